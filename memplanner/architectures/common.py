@@ -1,0 +1,41 @@
+"""What the causal language models share: the mask of eager attention, and the head with its loss."""
+
+from memplanner.tape import loss as losses
+from memplanner.tape.context import Context
+from memplanner.tape.engine import Tensor
+from memplanner.tape.shapes import BOOL, SCALAR, Shape
+
+
+def causal_mask(ctx: Context) -> Tensor | None:
+    """Eager attention gets a (batch, 1, seq, seq) mask in the weights' type; the kernels know causality by themselves.
+
+    Source: transformers.masking_utils.eager_mask.
+    """
+    if ctx.attention != "eager":
+        return None
+    tape, s = ctx.tape, ctx.seq
+    allowed = tape.new(Shape(one=1, one_=1, queries=s, keys=s), BOOL, "causal mask (bool)")
+    zero = tape.new(SCALAR, ctx.weight_dtype, "zero")
+    mask = tape.new(Shape(batch=ctx.batch, one=1, queries=s, keys=s), ctx.weight_dtype, "causal mask")
+    del allowed, zero
+    return mask
+
+
+def language_model_head(
+    ctx: Context, hidden: Tensor, labels: Tensor, *, vocab: int, tied_to: str | None
+) -> tuple[Tensor | None, Tensor]:
+    """(logits, loss): the output projection and transformers' ForCausalLMLoss, in the plan's way of computing it."""
+    tape = ctx.tape
+    weight = tape.params[tied_to] if tied_to else None
+    if weight is None:
+        width = hidden.shape.dims[-1]
+        weight = ctx.param("lm_head.weight", Shape(vocab=vocab, hidden=width))
+    if ctx.loss_kind == "cross-entropy":
+        shape = Shape(batch=ctx.batch, seq=ctx.seq, vocab=vocab)
+        logits = ctx.matmul(hidden, weight, None, shape, "logits")
+        tape.phase("loss")
+        return logits, losses.causal_lm_loss(logits, labels, ctx.batch, ctx.seq)
+    tape.phase("loss")
+    if ctx.loss_kind == "chunked":
+        return None, losses.chunked_cross_entropy(ctx, hidden, weight, labels, vocab, ctx.loss_chunks)
+    return None, losses.fused_linear_cross_entropy(ctx, hidden, weight, labels, vocab)

@@ -1,0 +1,73 @@
+"""memplanner compare: methods and ranks side by side at equal settings."""
+
+import argparse
+from pathlib import Path
+
+from memplanner.cli.main import Answer
+from memplanner.cli.plan_arguments import add_plan_arguments, loaded
+from memplanner.errors import Problem, UserError
+from memplanner.fields import choices
+from memplanner.plan import TrainingPlan
+from memplanner.plan_file import merge
+from memplanner.problems import show, suggest
+from memplanner.report.page import Page
+
+
+def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
+    add_plan_arguments(parser, described=described)
+    methods = ",".join(choices(TrainingPlan, "method"))
+    parser.add_argument("--methods", default=methods, metavar="A,B", help=f"which methods (default: {methods})")
+    parser.add_argument("--ranks", default="", metavar="N,N", help="which ranks (default: the plan's)")
+
+
+def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    from memplanner.predict import predict
+
+    methods, ranks = _methods(args.methods), _ranks(args.ranks)
+    found = loaded(args, root)
+    estimates = [predict(plan, root=found.root) for plan in plans(found.plan, methods, ranks)]
+    if args.format == "json":
+        from memplanner.report.as_json import compare_object, dump
+
+        return Answer(text=dump(compare_object(estimates)))
+    from memplanner.report.compare_text import compare_markdown, compare_text
+
+    if args.format == "markdown":
+        return Answer(text=compare_markdown(estimates, label=found.label))
+    return Answer(text=compare_text(estimates, page, label=found.label))
+
+
+def plans(base: TrainingPlan, methods: tuple[str, ...], ranks: tuple[str, ...]) -> list[TrainingPlan]:
+    """The base plan with each method and, where it has one, each rank; the plan's own rank when none is asked for."""
+    table = base.model_dump(mode="json")
+    own = () if base.method.kind == "full" else (str(base.method.rank),)
+    found = []
+    for method in methods:
+        for rank in ("",) if method == "full" else (ranks or own or ("",)):
+            found.append(merge(table, {"--method": method} | ({"--rank": rank} if rank else {}), where="plan"))
+    return found
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    known = choices(TrainingPlan, "method")
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    problems = [
+        Problem(where="--methods", key="", message=f"{show(name)} is not a known method", hint=suggest(name, known))
+        for name in names
+        if name not in known
+    ]
+    if problems or not names:
+        raise UserError(*problems or [Problem(where="--methods", key="", message="names no method")])
+    return names
+
+
+def _ranks(text: str) -> tuple[str, ...]:
+    ranks = tuple(dict.fromkeys(rank.strip() for rank in text.split(",") if rank.strip()))
+    problems = [
+        Problem(where="--ranks", key="", message=f"{show(rank)} is not a rank from 1 to {1 << 20}")
+        for rank in ranks
+        if not (rank.isascii() and rank.isdigit() and len(rank) < 10 and 1 <= int(rank) <= 1 << 20)
+    ]
+    if problems:
+        raise UserError(*problems)
+    return ranks

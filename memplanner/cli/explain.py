@@ -1,0 +1,31 @@
+"""memplanner explain: the picture of the step and the tensors at its peak."""
+
+import argparse
+from pathlib import Path
+
+from memplanner.cli.main import Answer
+from memplanner.cli.plan_arguments import add_plan_arguments, loaded
+from memplanner.errors import Problem, UserError
+from memplanner.problems import show
+from memplanner.report.page import Page
+
+
+def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
+    add_plan_arguments(parser, described=described, formats=("text", "json"))
+    parser.add_argument("--top", default="15", metavar="N", help="how many tensors to list (default: 15)")
+
+
+def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    from memplanner.predict import predict
+
+    if not (args.top.isascii() and args.top.isdigit() and 0 < len(args.top) < 10 and int(args.top) > 0):
+        raise UserError(Problem(where="--top", key="", message=f"{show(args.top)} is not a whole number above 0"))
+    found = loaded(args, root)
+    estimate = predict(found.plan, root=found.root)
+    if args.format == "json":
+        from memplanner.report.as_json import dump, explain_object
+
+        return Answer(text=dump(explain_object(estimate)))
+    from memplanner.report.explain_text import explain_text
+
+    return Answer(text=explain_text(estimate, page, label=found.label, top=int(args.top)))

@@ -1,0 +1,19 @@
+"""memplanner gpus: what is in profiles/gpus."""
+
+import argparse
+from pathlib import Path
+
+from memplanner.cli.main import Answer
+from memplanner.profiles import all_gpus
+from memplanner.report.as_json import dump
+from memplanner.report.listing import gpus_object, gpus_text
+from memplanner.report.page import Page
+
+
+def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how the list is written")
+
+
+def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    found = all_gpus()
+    return Answer(text=dump(gpus_object(found)) if args.format == "json" else gpus_text(found, page))

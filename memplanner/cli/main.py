@@ -1,0 +1,122 @@
+"""Finds the command, runs it, prints its answer or its errors, and returns the exit code. Nothing else prints."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Protocol, cast
+
+from memplanner.cli.exit_code import ExitCode
+from memplanner.errors import Problem, UserError, nearest
+from memplanner.report.page import Page, page_for
+
+COMMANDS = {
+    "check": "does this run fit, where is its peak, and what would make it fit",
+    "explain": "the picture of the step and the largest tensors at its peak, each with its formula",
+    "compare": "training methods and ranks side by side, everything else equal",
+    "gpus": "the cards that memplanner knows",
+    "models": "the models that come with memplanner",
+    "schema": "the JSON Schema of a plan file",
+    "paper": "published memory figures beside what the model computes",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a command has to say on stdout, and the exit code."""
+
+    text: str
+    code: ExitCode = ExitCode.OK
+
+
+class Command(Protocol):
+    """What each module in memplanner.cli provides."""
+
+    def configure(self, parser: argparse.ArgumentParser, *, described: bool) -> None:
+        """Add the arguments; help texts only when they will be shown, since they are read from source."""
+
+    def run(self, args: argparse.Namespace, page: Page, root: Path) -> Answer:
+        """Answer the question, or raise UserError."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are UserErrors, so that every complaint looks alike."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(Problem(where=self.prog, key="", message=message, hint=f"see {self.prog} --help"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the entry point of the `memplanner` script."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        answer = _answer(words, page_for(sys.stdout), Path())
+        sys.stdout.write(answer.text)
+        sys.stdout.flush()
+    except UserError as error:
+        for problem in error.problems:
+            print(f"memplanner: {problem}", file=sys.stderr)
+        return ExitCode.WRONG_QUESTION
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        sys.stdout.write(answer.text.encode(encoding, "replace").decode(encoding))
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
+    return answer.code
+
+
+def _answer(words: list[str], page: Page, root: Path) -> Answer:
+    name, rest = (words[0], words[1:]) if words else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        return Answer(text=usage())
+    if name == "--version":
+        from importlib.metadata import version
+
+        return Answer(text=f"memplanner {version('memplanner')}\n")
+    if name not in COMMANDS:
+        hint = nearest(name, COMMANDS) or f"commands: {', '.join(COMMANDS)}"
+        raise UserError(Problem(where="memplanner", key="", message=f"no command is called {name!r}", hint=hint))
+    described = any(word in ("-h", "--help") for word in rest)
+    command = cast(Command, importlib.import_module(f"memplanner.cli.{name}"))
+    parser = _Parser(
+        prog=f"memplanner {name}",
+        description=f"{COMMANDS[name].capitalize()}.",
+        allow_abbrev=False,
+        add_help=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=page.width),
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="show this and exit")
+    command.configure(parser, described=described)
+    if described:
+        return Answer(text=parser.format_help())
+    args, unknown = parser.parse_known_args(rest)
+    if unknown:
+        raise UserError(*(_unknown(parser, word) for word in unknown))
+    return command.run(args, page, root)
+
+
+def _unknown(parser: argparse.ArgumentParser, word: str) -> Problem:
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    if not word.startswith("-"):
+        return Problem(where=parser.prog, key="", message=f"unexpected argument {word!r}")
+    hint = nearest(word.partition("=")[0], flags) or f"see {parser.prog} --help"
+    return Problem(where=parser.prog, key="", message=f"no flag is called {word!r}", hint=hint)
+
+
+def usage() -> str:
+    """The help of bare `memplanner`."""
+    commands = "".join(f"  {name:<9} {what}\n" for name, what in COMMANDS.items())
+    return (
+        "Does this LLM training run fit, where is its memory peak and why?\n\n"
+        "usage: memplanner COMMAND [ARGUMENTS]\n\n"
+        f"{commands}\n"
+        "  memplanner check --gpu rtx4090           the default plan\n"
+        "  memplanner check llama-3.1-8b --method lora --rank 16\n"
+        "  memplanner COMMAND --help                a command's flags\n\n"
+        "Exit codes: 0 fits, 1 does not fit, 2 the question was wrong.\n"
+    )

@@ -1,0 +1,21 @@
+"""memplanner paper: the published figures beside what the model computes."""
+
+import argparse
+from pathlib import Path
+
+from memplanner.cli.main import Answer
+from memplanner.report.page import Page
+
+
+def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how the answer is written")
+
+
+def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    from memplanner.predict import predict
+    from memplanner.report.as_json import dump
+    from memplanner.report.paper_text import paper_object, paper_text
+    from memplanner.solve.published import compute, papers
+
+    found = [(paper, [compute(figure, predict) for figure in paper.figure]) for paper in papers()]
+    return Answer(text=dump(paper_object(found)) if args.format == "json" else paper_text(found, page))

@@ -1,0 +1,39 @@
+"""The arguments of every command that works on a plan, and the plan they add up to."""
+
+import argparse
+from pathlib import Path
+
+from memplanner.options import OPTIONS
+from memplanner.plan_file import LoadedPlan, load_plan
+
+FORMATS = ("text", "json", "markdown")
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser, *, described: bool, formats: tuple[str, ...] = FORMATS) -> None:
+    """MODEL, one flag per field of the plan, --plan and --format. A flag that is not typed leaves no trace."""
+    parser.add_argument(
+        "model", nargs="?", default="", metavar="MODEL", help="a bundled model's name, or the path of a config.json"
+    )
+    group = parser.add_argument_group("plan", "typed flags win over the plan file")
+    for option in OPTIONS:
+        text = option.describe().replace("%", "%%") if described else None
+        if option.values == "switch":
+            group.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+        else:
+            metavar = option.placeholder() if described else None
+            group.add_argument(option.flag, default=argparse.SUPPRESS, metavar=metavar, help=text)
+    parser.add_argument(
+        "--plan",
+        default="",
+        metavar="FILE",
+        help="a plan in TOML or JSON, an earlier answer's JSON, or a bundled plan's name; "
+        "default: memplanner.toml, [tool.memplanner] in pyproject.toml, or a bundled plan",
+    )
+    parser.add_argument("--format", choices=formats, default="text", help="how the answer is written (default: text)")
+
+
+def loaded(args: argparse.Namespace, root: Path) -> LoadedPlan:
+    """The plan that the arguments and the files in `root` add up to."""
+    typed = vars(args)
+    flags = {option.flag: typed[option.dest] for option in OPTIONS if option.dest in typed}
+    return load_plan(root=root, plan_file=args.plan, model=args.model, flags=flags)

@@ -1,0 +1,44 @@
+"""Errors meant for the user: one line each, naming the place, the key, the value and what to type instead."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One thing wrong with what the user asked.
+
+    where: the file, flag or environment the value came from.
+    key: dotted name of the setting, or "" when the whole file is at fault.
+    message: what is wrong, with the value in it.
+    hint: the nearest right answer, or "".
+    """
+
+    where: str
+    key: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.where}: {self.key}" if self.key else self.where
+        return printable(f"{place}: {self.message}{f' ({self.hint})' if self.hint else ''}")
+
+
+class UserError(Exception):
+    """The question was wrong (exit code 2). Carries every problem found, not only the first."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def printable(text: str) -> str:
+    """The text on one line with control characters shown as escapes, so that a crafted name cannot drive a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
+    """A hint such as "did you mean 'rtx4090'?", or "" when nothing known is close to `name`."""
+    matches = difflib.get_close_matches(name.lower(), list(known), n=limit, cutoff=0.5)
+    return f"did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""

@@ -1,0 +1,152 @@
+"""CUDA kernels re-enacted on fake CPU tensors: the same outputs, saved tensors and temporaries, no arithmetic.
+
+Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must follow CUDA. Each mapping:
+
+* flash attention: saves q, k, v, the output (laid out by token) and a float32 log-sum-exp; backward makes the three
+  gradients, a float32 query accumulator and row sums, and expanded key/value gradients under grouped-query attention
+  (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and mha_bwd);
+* memory-efficient attention: keys and values expanded first; log-sum-exp padded to 32 rows
+  (cuda/attention.cu, cuda/attention_backward.cu);
+* dropout: native_dropout's mask of one byte per element (ATen/native/Dropout.cpp, is_fused_kernel_acceptable);
+* softmax of float16 into float32: no float32 copy of the input (ATen/native/SoftMax.cpp, half_to_float).
+"""
+
+import contextlib
+import unittest.mock
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _ceil(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _by_token(like: Tensor) -> Tensor:
+    """An empty (batch, heads, seq, dim) tensor laid out (batch, seq, heads, dim)."""
+    batch, heads, seq, dim = like.shape
+    return torch.empty(batch, seq, heads, dim, dtype=like.dtype, device=like.device).transpose(1, 2)
+
+
+class FlashAttention(torch.autograd.Function):
+    """The flash kernel's memory."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = _by_token(q)
+        lse = torch.empty(q.shape[:3], dtype=torch.float32)
+        seed = torch.empty(2, dtype=torch.int64)
+        ctx.save_for_backward(q, k, v, out, lse, seed)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        q, k, v = (saved := ctx.saved_tensors)[:3]
+        batch, heads, seq, dim = q.shape
+        rounded = _ceil(dim, 32) if dim <= 128 else _ceil(dim, 64)
+        dq, dk, dv = _by_token(q), _by_token(k), _by_token(v)
+        sums = torch.empty(batch, heads, _ceil(seq, 128), dtype=torch.float32)
+        accumulator = torch.empty(batch, _ceil(seq, 128), heads, rounded, dtype=torch.float32)
+        if k.shape[1] != heads:
+            expanded = [_by_token(q), _by_token(q)]
+            del expanded
+        del sums, accumulator, saved
+        return dq, dk, dv
+
+
+class EfficientAttention(torch.autograd.Function):
+    """The memory-efficient kernel's memory; all three inputs have all heads."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = _by_token(q)
+        lse = torch.empty(*q.shape[:2], _ceil(q.shape[2], 32), dtype=torch.float32)
+        ctx.save_for_backward(q, k, v, out, lse)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        q, k, v = (saved := ctx.saved_tensors)[:3]
+        dq, dk, dv = _by_token(q), _by_token(k), _by_token(v)
+        sums = torch.empty(q.shape[:3], dtype=torch.float32)
+        if q.shape[3] > 64 and q.dtype != torch.float32:
+            accumulator = torch.empty(q.shape, dtype=torch.float32)
+            del accumulator
+        del sums, saved
+        return dq, dk, dv
+
+
+def _attention(kernel: str) -> Any:
+    def scaled_dot_product_attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        assert attn_mask is None, "the kernels are traced without a mask"
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        if kernel == "efficient":
+            groups = query.shape[1] // key.shape[1]
+            if groups > 1:
+                key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+            return EfficientAttention.apply(query, key, value)  # type: ignore[no-any-return]
+        return FlashAttention.apply(query, key, value)  # type: ignore[no-any-return]
+
+    return scaled_dot_product_attention
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    if not training or p == 0:
+        return input
+    return torch.native_dropout(input, p, True)[0]
+
+
+class _HalfToFloatSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = torch.empty(x.shape, dtype=torch.float32)
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.empty(grad.shape, dtype=torch.float16)
+
+
+_softmax = torch.nn.functional.softmax
+
+
+def _cuda_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+    if input.dtype == torch.float16 and dtype == torch.float32:
+        return _HalfToFloatSoftmax.apply(input)  # type: ignore[no-any-return]
+    return _softmax(input, dim, _stacklevel, dtype)
+
+
+@contextlib.contextmanager
+def cuda_memory(attention: str) -> Iterator[None]:
+    """Within this context transformers' models on fake CPU tensors allocate as they do on CUDA.
+
+    attention: the plan's attention; "sdpa" and "flash-attention-2" take the flash kernel.
+    """
+    import transformers.masking_utils as masks
+
+    functional = torch.nn.functional
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context
+        if attention in ("sdpa", "flash-attention-2", "sdpa-efficient"):
+            kernel = _attention("efficient" if attention == "sdpa-efficient" else "flash")
+            patch(unittest.mock.patch.object(functional, "scaled_dot_product_attention", kernel))
+        patch(unittest.mock.patch.object(functional, "dropout", _dropout))
+        patch(unittest.mock.patch.object(functional, "softmax", _cuda_softmax))
+        # Fake tensors count as "being traced", which makes transformers build masks that a real step skips.
+        patch(unittest.mock.patch.object(masks, "is_tracing", lambda *_: False))
+        patch(unittest.mock.patch.object(masks, "find_packed_sequence_indices", lambda *_: None))
+        yield

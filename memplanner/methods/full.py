@@ -1,0 +1,22 @@
+"""Full training: every parameter learns."""
+
+from typing import Literal
+
+from memplanner.base import Settings
+from memplanner.tape.context import Context, LinearSpec
+from memplanner.tape.engine import Tensor
+from memplanner.tape.shapes import Shape
+
+
+class Full(Settings):
+    """Every parameter is trained."""
+
+    kind: Literal["full"] = "full"
+
+    def linear(self, ctx: Context, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
+        """A plain linear layer."""
+        return ctx.plain_linear(spec, x, out_shape, trainable=True)
+
+    def trains(self, ctx: Context, path: str) -> bool:
+        """Everything learns."""
+        return True

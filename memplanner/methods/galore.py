@@ -1,0 +1,40 @@
+"""GaLore (arXiv 2403.03507; galore_torch): full training whose optimizer works in a projected gradient space."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from memplanner.methods.settings import LowRank
+from memplanner.optimizers.rules import Projection
+from memplanner.tape.context import Context, LinearSpec
+from memplanner.tape.engine import Tensor
+from memplanner.tape.shapes import Shape
+
+
+class Galore(LowRank):
+    """Gradient low-rank projection; weights stay whole."""
+
+    kind: Literal["galore"] = "galore"
+    rank: Annotated[int, Field(ge=1, le=1 << 20)] = 128
+    """Rank of the projected gradient space."""
+    refresh_interval: Annotated[int, Field(ge=1, le=1 << 30)] = 200
+    """Steps between two SVDs of the gradient."""
+    accounting: Literal["as-coded", "as-published"] = "as-coded"
+    """"as-coded": what galore_torch keeps (an fp32 run's projector pins the whole small×small matrix);
+    "as-published": the paper's formula, state m·r + 2·n·r."""
+
+    def linear(self, ctx: Context, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
+        """A plain linear layer, its weight marked for projection."""
+        projection = None
+        if self.targets(ctx, spec):
+            projection = Projection(
+                rank=self.rank_of(ctx, spec),
+                sides="one",
+                pins_full_factor=self.accounting == "as-coded",
+                stores_identity=True,
+            )
+        return ctx.plain_linear(spec, x, out_shape, trainable=True, tags=projection)
+
+    def trains(self, ctx: Context, path: str) -> bool:
+        """Everything learns."""
+        return True

@@ -1,0 +1,42 @@
+"""Fields and rules that the low-rank methods share."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from memplanner.base import Settings
+from memplanner.tape.context import Context, LinearSpec
+from memplanner.tape.shapes import FP32, Dtype
+
+Rank = Annotated[int, Field(ge=1, le=1 << 20)]
+AdapterDtype = Literal["fp32", "base"]
+
+
+class LowRank(Settings):
+    """What every method with a rank and target modules has."""
+
+    rank: Rank = 8
+    """Inner rank of the adapter or projection."""
+    target_modules: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
+    """Names of the linear modules the method acts on, as peft spells them (q_proj, v_proj, all-linear).
+    Empty: the method's own default for the family."""
+    rank_pattern: dict[str, Rank] = {}
+    """Other ranks for modules whose name ends in the key (peft's rank_pattern), e.g. {"down_proj": 64}."""
+
+    def targets(self, ctx: Context, spec: LinearSpec) -> bool:
+        """Whether this linear module is one the method acts on."""
+        names = self.target_modules or ctx.default_targets
+        return any(n == "all-linear" or spec.path == n or spec.path.endswith(f".{n}") for n in names)
+
+    def rank_of(self, ctx: Context, spec: LinearSpec) -> int:
+        """The module's rank: the pattern's where one matches, else the method's."""
+        full = f"{ctx.tape.scope}.{spec.path}"
+        for key, rank in self.rank_pattern.items():
+            if full == key or full.endswith(f".{key}"):
+                return rank
+        return self.rank
+
+
+def adapter_dtype(ctx: Context, choice: AdapterDtype) -> Dtype:
+    """FP32, or the base weights' type."""
+    return FP32 if choice == "fp32" else ctx.weight_dtype

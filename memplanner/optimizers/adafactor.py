@@ -1,0 +1,46 @@
+"""Adafactor as transformers ships it (arXiv 1804.04235; transformers/optimization.py)."""
+
+from typing import Literal
+
+from memplanner.base import Settings
+from memplanner.optimizers.rules import StateTensor, step_each
+from memplanner.tape.engine import Param, Tape
+from memplanner.tape.shapes import FP32, Dtype, Shape
+
+
+class Adafactor(Settings):
+    """A second moment by rows and columns."""
+
+    kind: Literal["adafactor"] = "adafactor"
+    beta1: bool = False
+    """Keep a first moment as well."""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the update makes no temporaries."""
+        return False
+
+    def state(self, shape: Shape, dtype: Dtype) -> tuple[StateTensor, ...]:
+        """Row and column sums in fp32 for a matrix, the whole second moment for a vector."""
+        first = (StateTensor("exp_avg", shape, FP32),) if self.beta1 else ()
+        if len(shape.dims) < 2:
+            return (*first, StateTensor("exp_avg_sq", shape, FP32))
+        rows, columns = Shape(rows=shape.dims[0]), Shape(columns=shape.dims[1])
+        return (*first, StateTensor("exp_avg_sq_row", rows, FP32), StateTensor("exp_avg_sq_col", columns, FP32))
+
+    def shared(self) -> tuple[StateTensor, ...]:
+        """Nothing."""
+        return ()
+
+    def step_one(self, tape: Tape, shape: Shape, dtype: Dtype) -> None:
+        """Gradient and parameter in fp32 where they are not, the update, and its negative when it is added."""
+        half = dtype is not FP32
+        grad = tape.new(shape, FP32, "gradient in fp32") if half else None
+        weight = tape.new(shape, FP32, "parameter in fp32") if half else None
+        update = tape.new(shape, FP32, "update")
+        negative = tape.new(shape, FP32, "negated update")
+        del grad, weight, update, negative
+
+    def step_all(self, tape: Tape, params: list[Param]) -> None:
+        """One parameter after another."""
+        step_each(self, tape, params)

@@ -1,0 +1,188 @@
+"""TrainingPlan: everything a training step's memory depends on, in one frozen value."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from memplanner.base import Settings
+from memplanner.methods.dora import Dora
+from memplanner.methods.full import Full
+from memplanner.methods.galore import Galore
+from memplanner.methods.gradnormlorp import GradNormLorp
+from memplanner.methods.lora import Lora
+from memplanner.optimizers.adafactor import Adafactor
+from memplanner.optimizers.adamw import AdamW
+from memplanner.optimizers.adamw8bit import AdamW8bit
+from memplanner.optimizers.sgd import Sgd
+from memplanner.units import parse_share, parse_size
+
+
+def _kind_shorthand(value: Any) -> Any:
+    """`method = "lora"` stands for `method = {kind = "lora"}`."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+def _optimizer_shorthand(value: Any) -> Any:
+    if value == "adamw-fused":
+        return {"kind": "adamw", "implementation": "fused"}
+    return _kind_shorthand(value)
+
+
+def _size(value: str) -> str:
+    parse_size(value)
+    return value
+
+
+def _size_or_share(value: str) -> str:
+    if value.strip().endswith("%"):
+        parse_share(value)
+    else:
+        parse_size(value)
+    return value
+
+
+class CrossEntropy(Settings):
+    """transformers' own: logits upcast to fp32, then torch's cross_entropy."""
+
+    kind: Literal["cross-entropy"] = "cross-entropy"
+
+
+class ChunkedCrossEntropy(Settings):
+    """Head and loss over chunks of tokens, each recomputed in backward, so that one chunk's logits are alive."""
+
+    kind: Literal["chunked"] = "chunked"
+    chunks: Annotated[int, Field(ge=1, le=65536)] = 8
+    """Number of chunks the tokens are split into."""
+
+
+class FusedLinearCrossEntropy(Settings):
+    """Head and loss in one kernel that makes the gradients during forward (Liger)."""
+
+    kind: Literal["fused"] = "fused"
+
+
+Method = Annotated[
+    Annotated[Full | Lora | Dora | Galore | GradNormLorp, Field(discriminator="kind")], BeforeValidator(_kind_shorthand)
+]
+Optimizer = Annotated[
+    Annotated[AdamW | AdamW8bit | Sgd | Adafactor, Field(discriminator="kind")], BeforeValidator(_optimizer_shorthand)
+]
+Loss = Annotated[
+    Annotated[CrossEntropy | ChunkedCrossEntropy | FusedLinearCrossEntropy, Field(discriminator="kind")],
+    BeforeValidator(_kind_shorthand),
+]
+Precision = Literal["fp32", "bf16", "fp16", "bf16-mixed", "fp16-mixed"]
+Quantization = Literal["none", "int8", "nf4", "nf4-double"]
+Attention = Literal["eager", "sdpa", "sdpa-math", "sdpa-efficient", "flash-attention-2"]
+
+_CHECKPOINTING = re.compile(r"none|full|every-([1-9]\d{0,4})", re.ASCII)
+
+
+def _checkpointing(value: str) -> str:
+    if _CHECKPOINTING.fullmatch(value) is None:
+        raise ValueError(f"{value!r} is not 'none', 'full' or 'every-N' with N from 1")
+    return value
+
+
+class Step(Settings):
+    """One optimizer step: its batches and what the training loop keeps alive."""
+
+    batch_size: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    """Sequences in one micro-batch."""
+    seq_len: Annotated[int, Field(ge=1, le=1 << 24)] = 256
+    """Longest sequence of any batch, in tokens; the longest is what runs out of memory."""
+    typical_seq_len: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
+    """Length of an ordinary batch, for comparison with the longest; unset: the same."""
+    grad_accumulation: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    """Micro-batches per optimizer step; above one, gradients live through later forward passes."""
+    keep_gradients: bool = False
+    """Gradients stay allocated into the next forward pass (zero_grad(set_to_none=False))."""
+    keep_outputs: bool = False
+    """The output object, logits included, is held through backward, as hand-written loops do."""
+    input_gradients: bool = False
+    """The embedding's output asks for a gradient (enable_input_require_grads), as peft's k-bit preparation does."""
+    checkpointing: Annotated[str, AfterValidator(_checkpointing)] = "none"
+    """Activation checkpointing: none, full (every block) or every-N (each N-th block)."""
+    attention: Attention = "sdpa"
+    """Attention implementation; "sdpa" is the flash kernel where the data type allows it."""
+    loss: Loss = CrossEntropy()
+    """How the loss is computed."""
+    per_layer_updates: bool = False
+    """Update each parameter as soon as its gradient is ready in backward and free the gradient."""
+
+    @property
+    def checkpoint_every(self) -> int:
+        """0 without checkpointing, else N: blocks 0, N, 2N … are checkpointed (transformers' every_n_layers)."""
+        if self.checkpointing == "none":
+            return 0
+        return 1 if self.checkpointing == "full" else int(self.checkpointing.removeprefix("every-"))
+
+    @model_validator(mode="after")
+    def _per_layer_updates_use_gradients_up(self) -> "Step":
+        if self.per_layer_updates and self.grad_accumulation > 1:
+            raise ValueError(f"per_layer_updates frees each gradient at once; grad_accumulation {self.grad_accumulation} needs it kept")
+        if self.per_layer_updates and self.keep_gradients:
+            raise ValueError("per_layer_updates frees each gradient at once; keep_gradients would keep it")
+        return self
+
+    @model_validator(mode="after")
+    def _typical_within_longest(self) -> "Step":
+        if self.typical_seq_len is not None and self.typical_seq_len > self.seq_len:
+            raise ValueError(f"typical_seq_len {self.typical_seq_len} is above seq_len {self.seq_len}, the longest")
+        return self
+
+
+class GpuDevice(Settings):
+    """A card from profiles/gpus."""
+
+    kind: Literal["gpu"] = "gpu"
+    name: str = "rtx4090"
+
+
+class SizeDevice(Settings):
+    """A device given by its memory alone."""
+
+    kind: Literal["size"] = "size"
+    memory: Annotated[str, AfterValidator(_size)]
+    """Bytes a process can get, e.g. "24GiB"."""
+
+
+def _device_shorthand(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            parse_size(value)
+        except ValueError:
+            return {"kind": "gpu", "name": value}
+        return {"kind": "size", "memory": value}
+    return value
+
+
+Device = Annotated[Annotated[GpuDevice | SizeDevice, Field(discriminator="kind")], BeforeValidator(_device_shorthand)]
+
+
+class TrainingPlan(Settings):
+    """model × method × precision × optimizer × step × device × budget."""
+
+    model: Annotated[str, Field(min_length=1, max_length=4096)] = "llama-7b"
+    """A bundled model's name, or the path of a Hugging Face config.json."""
+    method: Method = Full()
+    precision: Precision = "bf16"
+    """Weights and arithmetic; "-mixed" is autocast over fp32 weights."""
+    quantization: Quantization = "none"
+    """Storage of the frozen base weights (bitsandbytes); needs a method that freezes them."""
+    optimizer: Optimizer = AdamW()
+    step: Step = Step()
+    device: Device = GpuDevice()
+    budget: Annotated[str, AfterValidator(_size_or_share)] | None = None
+    """A ceiling below the card's memory: a size or a share of it."""
+    headroom: Annotated[str, AfterValidator(_size_or_share)] = "0%"
+    """Memory of the card left free for others (a display, a second process): a size or a share."""
+
+    @model_validator(mode="after")
+    def _quantized_base_is_frozen(self) -> "TrainingPlan":
+        if self.quantization != "none" and self.method.kind not in ("lora", "dora"):
+            raise ValueError(
+                f"quantization {self.quantization!r} needs a frozen base: method 'lora' or 'dora', not {self.method.kind!r}"
+            )
+        return self

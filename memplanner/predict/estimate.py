@@ -1,0 +1,284 @@
+"""predict(plan): what a training step needs, when and why, and whether the device has it."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from memplanner.architectures.reader import Family, read_config
+from memplanner.plan import SizeDevice, TrainingPlan
+from memplanner.predict.replay import Moment, Replay
+from memplanner.predict.reserved import reserved_peak
+from memplanner.predict.walk import Walk, walk
+from memplanner.profiles import GpuProfile, ModelProfile, find_gpu, find_model
+from memplanner.tape.context import AUXILIARY
+from memplanner.tape.shapes import Shape
+from memplanner.timeline import CATEGORIES, Category, Phase, PhasePeak, TensorRow, Verdict
+from memplanner.units import parse_share, parse_size
+
+IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and caching allocator"
+"""What is modelled; other code may need another amount for the same plan."""
+
+ERROR_MARGIN = 0.02
+"""Half the width of the band that counts as "tight", as a share of the device bytes."""
+
+DEFAULT_WORKSPACE_BYTES = 8_519_680
+"""cuBLAS workspace of a device given by its size alone: PyTorch's default before Hopper (CublasHandlePool.cpp)."""
+
+_PERSISTENT: tuple[Category, ...] = ("parameters", "adapters", "gradients", "optimizer_state", "projectors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The answer to a plan. Peaks are maxima over time; `rows` and `at_peak` are what is alive at that moment."""
+
+    plan: TrainingPlan
+    gpu: GpuProfile | None
+    model: ModelProfile
+    phases: tuple[PhasePeak, ...]
+    """In the order of a step; "refresh" only where a subspace is recomputed."""
+    walked: Walk = field(repr=False)
+    implementation: str = IMPLEMENTATION
+    notes: tuple[str, ...] = ()
+    peak_moment: Moment | None = field(repr=False, default=None)
+    replay: Replay = field(repr=False)
+
+    @cached_property
+    def peak(self) -> PhasePeak:
+        """The phase with the highest peak; the earliest of equals."""
+        return max(self.phases, key=lambda p: p.peak_bytes)
+
+    @property
+    def peak_phase(self) -> Phase:
+        """Where the peak lies."""
+        return self.peak.name
+
+    @property
+    def allocated_bytes(self) -> int:
+        """torch.cuda.max_memory_allocated over a step."""
+        return self.peak.peak_bytes
+
+    @cached_property
+    def reserved_bytes(self) -> int:
+        """torch.cuda.max_memory_reserved: the segments that the caching allocator holds for it."""
+        return reserved_peak(self.walked)
+
+    @cached_property
+    def context_bytes(self) -> int:
+        """Outside the allocator: the CUDA context and loaded kernels; 0 for a device given by its size."""
+        return 0 if self.gpu is None else self.gpu.context.bytes
+
+    @cached_property
+    def device_bytes(self) -> int:
+        """What nvidia-smi shows for the process: reserved plus context."""
+        return self.reserved_bytes + self.context_bytes
+
+    @cached_property
+    def total_bytes(self) -> int:
+        """What the device gives a process."""
+        device = self.plan.device
+        if isinstance(device, SizeDevice):
+            return parse_size(device.memory)
+        assert self.gpu is not None
+        return self.gpu.total.bytes
+
+    @cached_property
+    def limit_bytes(self) -> int:
+        """The budget, or all of the device, less the headroom."""
+        total = self.total_bytes
+        limit = total - _of(self.plan.headroom, total)
+        return limit if self.plan.budget is None else min(limit, _of(self.plan.budget, total))
+
+    @property
+    def margin_bytes(self) -> int:
+        """What is left under the limit; negative when it does not fit."""
+        return self.limit_bytes - self.device_bytes
+
+    @property
+    def error_margin_bytes(self) -> int:
+        """How far the estimate may be off."""
+        return round(self.device_bytes * ERROR_MARGIN)
+
+    @property
+    def verdict(self) -> Verdict:
+        """fits, tight (within the error margin below the limit) or does-not-fit."""
+        if self.margin_bytes < 0:
+            return "does-not-fit"
+        return "tight" if self.margin_bytes < self.error_margin_bytes else "fits"
+
+    @cached_property
+    def rows(self) -> tuple[TensorRow, ...]:
+        """Tensors alive at the peak, largest first; their bytes sum to allocated_bytes."""
+        return tuple(sorted(self._rows_at_peak(), key=lambda r: (-r.bytes, r.name)))
+
+    @cached_property
+    def at_peak(self) -> dict[Category, int]:
+        """Bytes alive at the peak by category; they sum to allocated_bytes."""
+        sums: Counter[Category] = Counter()
+        for row in self.rows:
+            sums[row.category] += row.bytes
+        return {c: sums[c] for c in CATEGORIES}
+
+    @cached_property
+    def persistent(self) -> dict[str, int]:
+        """Exact tensor bytes by category of what a step's end (gradients: its backward's end) leaves."""
+        sums: Counter[str] = Counter()
+        for held in self.walked.held:
+            sums[held.category] += held.num_bytes
+        if not sums["gradients"] and not self.plan.step.per_layer_updates:
+            sums["gradients"] = sum(
+                p.num_bytes * p.count for p in self.walked.tape.params.values() if p.trainable
+            )
+        return {c: sums[c] for c in _PERSISTENT}
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """All parameters, adapters included; a quantised weight counts its elements."""
+        return sum(
+            (p.tags if isinstance(p.tags, Shape) else p.shape).numel * p.count
+            for p in self.walked.tape.params.values()
+            if p.tags is not AUXILIARY
+        )
+
+    @cached_property
+    def num_trainable(self) -> int:
+        """Parameters that learn."""
+        return sum(p.shape.numel * p.count for p in self.walked.tape.params.values() if p.trainable)
+
+    def curve(self) -> tuple[tuple[Phase, int], ...]:
+        """Live bytes over the step: (phase, bytes) at the peak and the end of each stretch, in order."""
+        base = _base(self.walked)
+        points: list[tuple[Phase, int]] = [("load", self.phases[0].peak_bytes)]
+        for piece in self.replay.pieces:
+            points.append((piece.phase, base + piece.live_before))
+            points.append((piece.phase, base + piece.peak))
+            points.append((piece.phase, base + piece.live_after))
+        return tuple(points)
+
+    def _rows_at_peak(self) -> list[TensorRow]:
+        loaded = self.peak_phase == "load"
+        rows = [
+            TensorRow(
+                name=h.name,
+                category=h.category,
+                shape=h.shape.dims,
+                dtype=h.dtype.name,
+                count=h.count,
+                bytes=h.block_bytes,
+                born="load",
+                dies="",
+                why=_why(h.shape.why(h.dtype), h.shape.numel * h.dtype.size, h.block_bytes // h.count, h.count),
+            )
+            for h in self.walked.held
+            if not loaded or h.category in ("parameters", "adapters")
+        ]
+        if self.peak_moment is None:
+            return rows
+        tape = self.walked.tape
+        for index, count in self.replay.alive(self.peak_moment).items():
+            scope, name, shape, dtype = tape.meta[index]
+            size = tape.sizes[index]
+            if size == 0:
+                continue
+            rows.append(
+                TensorRow(
+                    name=f"{scope} {name}".strip(),
+                    category=tape.categories[index],
+                    shape=shape.dims,
+                    dtype=dtype.name,
+                    count=count,
+                    bytes=size * count,
+                    born=self._phase_of(index),
+                    dies=self._phase_of(~index),
+                    why=_why(shape.why(dtype), shape.numel * dtype.size, size, count),
+                )
+            )
+        return rows
+
+    def _phase_of(self, entry: int) -> Phase:
+        """The phase in which a log entry (a birth, or ~index a death) lies."""
+        tape = self.walked.tape
+        try:
+            position = tape.log.index(entry)
+        except ValueError:
+            return "steady"
+        return next(name for name, start in reversed(tape.phases) if start <= position)
+
+
+def _why(formula: str, exact: int, block: int, count: int) -> str:
+    total = f"{formula} = {exact:,} B"
+    if block != exact:
+        total += f", in blocks of 512 B: {block:,} B"
+    return f"{count} × ({total}) = {block * count:,} B" if count > 1 else total
+
+
+def _of(amount: str, total: int) -> int:
+    return round(parse_share(amount) * total) if amount.strip().endswith("%") else parse_size(amount)
+
+
+def _base(walked: Walk) -> int:
+    return sum(h.block_bytes for h in walked.held)
+
+
+@lru_cache(maxsize=256)
+def _model(name: str, root: Path) -> tuple[ModelProfile, Family, object]:
+    profile = find_model(name, root)
+    family, config = read_config(profile.config, profile.name)
+    return profile, family, config
+
+
+def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -> Estimate:
+    """The memory of one training step of the plan.
+
+    root: directory that a relative model path starts from. collapse: walk equal blocks once. UserError when the model
+    or the card is unknown or cannot be modelled.
+    """
+    model, family, config = _model(plan.model, root)
+    gpu = None if isinstance(plan.device, SizeDevice) else find_gpu(plan.device.name)
+    walked = walk(
+        plan,
+        family,
+        config,
+        workspace_bytes=DEFAULT_WORKSPACE_BYTES if gpu is None else gpu.cublas_workspace.bytes,
+        seq_len=plan.step.seq_len,
+        collapse=collapse,
+    )
+    return estimate_of(plan, model, gpu, walked)
+
+
+def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None, walked: Walk) -> Estimate:
+    """Read the walk's log into an estimate."""
+    base = _base(walked)
+    replay = Replay(walked.tape, frozenset(walked.refresh_only))
+    weights = sum(h.block_bytes for h in walked.held if h.category in ("parameters", "adapters"))
+    phases = [PhasePeak(name="load", peak_bytes=weights, end_bytes=weights)]
+    moments: dict[Phase, Moment] = {}
+    released = 0
+    if plan.step.grad_accumulation > 1 and not plan.step.keep_gradients:
+        released = sum(h.block_bytes for h in walked.held if h.category == "gradients")
+    for name, peak, end, moment in replay.phase_peaks():
+        if name == "steady":
+            phases.append(PhasePeak(name=name, peak_bytes=base + end - released, end_bytes=base + end - released))
+            continue
+        phases.append(PhasePeak(name=name, peak_bytes=base + peak, end_bytes=base + end))
+        moments[name] = moment
+    best = max(phases, key=lambda p: p.peak_bytes).name
+    used = replay
+    if walked.refresh_only:
+        refreshing = Replay(walked.tape)
+        where: Phase = "backward" if plan.step.per_layer_updates else "update"
+        found = {name: (peak, end, moment) for name, peak, end, moment in refreshing.phase_peaks()}
+        peak, end, moment = found[where]
+        phases.insert(-1, PhasePeak(name="refresh", peak_bytes=base + peak, end_bytes=base + end))
+        if base + peak > max(p.peak_bytes for p in phases if p.name != "refresh"):
+            best, moments["refresh"], used = "refresh", moment, refreshing
+    return Estimate(
+        plan=plan,
+        gpu=gpu,
+        model=model,
+        phases=tuple(phases),
+        walked=walked,
+        notes=tuple(dict.fromkeys(walked.notes)),
+        peak_moment=moments.get(best),
+        replay=used,
+    )

@@ -1,0 +1,201 @@
+"""Reads a tape's log: the peak of every phase, and what is alive at any moment.
+
+A `Run` in the log stands for `reps` equal blocks. Live bytes are affine in the repetition, so its highest moment lies
+in its first or its last repetition: both are read off the one that was walked.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+from memplanner.tape.engine import Run, Tape
+from memplanner.timeline import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A place in the log: after entry `position` of piece `piece`, in repetition `rep` of its run."""
+
+    piece: int
+    position: int
+    rep: int
+
+
+@dataclass(slots=True)
+class Piece:
+    """A stretch of the log inside one phase, and inside one run or none. Bytes are relative to the step's base."""
+
+    phase: Phase
+    start: int
+    end: int
+    run: Run | None
+    forward: bool
+    live_before: int = 0
+    live_after: int = 0
+    peak: int = 0
+    peak_at: Moment | None = None
+    net: int = 0
+
+    @property
+    def reps(self) -> int:
+        return 1 if self.run is None else self.run.reps
+
+
+class Replay:
+    """The log read once. skip: tensors left out (what only a subspace refresh makes)."""
+
+    def __init__(self, tape: Tape, skip: frozenset[int] = frozenset()) -> None:
+        self.tape = tape
+        self.skip = skip
+        self.pieces = self._cut()
+        self._measure()
+
+    def _cut(self) -> list[Piece]:
+        tape = self.tape
+        inside: dict[int, tuple[Run, bool]] = {}
+        bounds = {len(tape.log)}
+        for run in tape.runs:
+            inside[run.start] = (run, True)
+            bounds.update((run.start, run.end))
+            if run.back_start >= 0:
+                inside[run.back_start] = (run, False)
+                bounds.update((run.back_start, run.back_end))
+        phase_at = {position: name for name, position in reversed(tape.phases)}
+        bounds.update(phase_at)
+        ends = sorted(bounds)
+        pieces: list[Piece] = []
+        open_until = -1
+        phase: Phase = tape.phases[0][0]
+        names = sorted(((position, i, name) for i, (name, position) in enumerate(tape.phases)))
+        for start, end in zip(ends, ends[1:], strict=False):
+            while names and names[0][0] <= start:
+                phase = names.pop(0)[2]
+            run, forward = inside.get(start, (None, True)) if start >= open_until else (None, True)
+            if run is not None:
+                open_until = run.end if forward else run.back_end
+            pieces.append(Piece(phase, start, end, run, forward))
+        return pieces
+
+    def _entries(self, piece: Piece) -> list[int]:
+        entries = self.tape.log[piece.start : piece.end]
+        if self.skip:
+            return [i for i in entries if (i if i >= 0 else ~i) not in self.skip]
+        return entries
+
+    def _shared(self, piece: Piece, entries: list[int]) -> frozenset[int]:
+        """Tensors of all repetitions together (rotary tables, say) that die in this run: they do so once, in the last."""
+        run = piece.run
+        if run is None:
+            return frozenset()
+        log = self.tape.log
+        own = {i for i in entries if i >= 0}
+        own.update(i for i in log[run.start : run.end] if i >= 0)
+        own.update((run.input, run.output, run.grad_input))
+        return frozenset(~i for i in entries if i < 0 and ~i not in own)
+
+    def _measure(self) -> None:
+        tape = self.tape
+        sizes, reps = tape.sizes, tape.reps
+        live = 0
+        for number, piece in enumerate(self.pieces):
+            entries, run, n = self._entries(piece), piece.run, piece.reps
+            if run is None:
+                deltas = [sizes[i] * reps[i] if i >= 0 else -sizes[~i] * reps[~i] for i in entries]
+            else:
+                deltas = [sizes[i] if i >= 0 else -sizes[~i] for i in entries]
+            prefix = list(accumulate(deltas, initial=0))
+            top = max(prefix)
+            piece.live_before = live
+            piece.peak, piece.peak_at = live + top, Moment(number, prefix.index(top), 0)
+            net = prefix[-1]
+            if n > 1:
+                assert run is not None
+                shared = self._shared(piece, entries)
+                if shared:
+                    once = [0 if i < 0 and ~i in shared else d for i, d in zip(entries, deltas, strict=True)]
+                    first = list(accumulate(once, initial=0))
+                    piece.peak, piece.peak_at = live + max(first), Moment(number, first.index(max(first)), 0)
+                    step = first[-1]
+                else:
+                    step = net
+                # The walked block took its input from outside the run; the others free theirs unless it is kept.
+                more = step - sizes[run.input] if piece.forward and not run.input_kept else step
+                last = live + step + (n - 2) * more
+                if last + top > piece.peak:
+                    piece.peak, piece.peak_at = last + top, Moment(number, prefix.index(top), n - 1)
+                live = last + (net if step == more else net - sizes[run.input])
+            else:
+                live += net
+            piece.live_after = live
+
+    def phase_peaks(self) -> Iterator[tuple[Phase, int, int, Moment]]:
+        """(phase, peak bytes, bytes at its end, moment of the peak), in order."""
+        current: tuple[Phase, int, int, Moment] | None = None
+        for piece in self.pieces:
+            assert piece.peak_at is not None
+            if current is not None and piece.phase == current[0]:
+                name, peak, _, moment = current
+                if piece.peak > peak:
+                    peak, moment = piece.peak, piece.peak_at
+                current = (name, peak, piece.live_after, moment)
+                continue
+            if current is not None:
+                yield current
+            current = (piece.phase, piece.peak, piece.live_after, piece.peak_at)
+        if current is not None:
+            yield current
+
+    def alive(self, moment: Moment) -> Counter[int]:
+        """Tensor → how many of it are alive at the moment."""
+        counts: Counter[int] = Counter()
+        for piece in self.pieces[: moment.piece]:
+            self._play(piece, counts, piece.reps - 1, piece.end - piece.start)
+            run = piece.run
+            if run is not None and piece.forward and piece.reps > 1 and not run.input_kept:
+                counts[run.output] -= 1  # the last block's input was the output of the one before
+        piece = self.pieces[moment.piece]
+        self._play(piece, counts, moment.rep, moment.position)
+        return +counts
+
+    def _play(self, piece: Piece, counts: "Counter[int]", rep: int, length: int) -> None:
+        """Apply `rep` whole repetitions of the piece and then its first `length` entries."""
+        reps, run = self.tape.reps, piece.run
+        entries = self._entries(piece)
+        if run is None:
+            for i in entries[:length]:
+                if i >= 0:
+                    counts[i] += reps[i]
+                elif reps[~i] > 1:
+                    counts[~i] = 0  # every repetition's copy goes at once
+                else:
+                    counts[~i] -= 1
+            return
+        shared = self._shared(piece, entries) if piece.reps > 1 else frozenset()
+        last = rep == piece.reps - 1
+        for i in entries if rep else ():
+            if i >= 0:
+                counts[i] += rep
+            elif ~i not in shared:
+                counts[self._stands_for(~i, run, last=False)] -= rep
+        if rep:
+            # What one block hands to the next exists once: the output going forward, the gradient going back.
+            if piece.forward and not run.input_kept:
+                counts[run.output] -= rep - 1
+            if not piece.forward and run.grad_output in counts and run.grad_output != run.grad_input:
+                counts[run.grad_output] -= rep - 1
+                counts[run.grad_input] += rep - 1
+        for i in entries[:length]:
+            if i >= 0:
+                counts[i] += 1
+            elif ~i not in shared or last:
+                dying = self._stands_for(~i, run, last=last)
+                if rep and dying == run.grad_input and run.grad_output >= 0:
+                    dying = run.grad_output
+                counts[dying] -= 1
+
+    @staticmethod
+    def _stands_for(index: int, run: Run, *, last: bool) -> int:
+        """Which tensor dies when the walked block's input does: in all repetitions but the last one walked back it is
+        the output of the block before."""
+        return run.output if index == run.input and not last else index

@@ -1,0 +1,113 @@
+"""From allocated to reserved: the walk's log, every repetition spelled out, run through the caching allocator."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from memplanner.predict.allocator import CachingAllocator
+from memplanner.predict.walk import Walk
+from memplanner.tape.engine import Run, Tape
+
+Key = tuple[int, int]
+"""A tensor and the repetition of its run that made it."""
+
+
+def reserved_peak(walked: Walk) -> int:
+    """Bytes of segments after two steps: the first makes the optimizer's states in between, the second is a usual one."""
+    allocator = CachingAllocator()
+    late = ("gradients", "optimizer_state", "projectors")
+    for held in walked.held:
+        if held.category not in late:
+            for _ in range(held.count):
+                allocator.allocate(held.block_bytes // held.count)
+    events = list(expanded(walked.tape))
+    update = next(position for name, position in walked.tape.phases if name == "update")
+    before = [e for e in events if e[2] < update]
+    _play(allocator, before, {})
+    alive: dict[Key, Any] = {}
+    allocator_states = [h for h in walked.held if h.category in late]
+    for held in allocator_states:
+        for _ in range(held.count):
+            allocator.allocate(held.block_bytes // held.count)
+    _play(allocator, events, alive)
+    return allocator.reserved
+
+
+def _play(allocator: CachingAllocator, events: list[tuple[Key, int, int]], alive: dict[Key, Any]) -> None:
+    for key, size, _ in events:
+        if size > 0:
+            alive[key] = allocator.allocate(size)
+        elif size < 0:
+            allocator.release(alive.pop(key))
+    for key in list(alive):
+        allocator.release(alive.pop(key))
+
+
+def expanded(tape: Tape) -> Iterator[tuple[Key, int, int]]:
+    """Every allocation (size > 0) and free (size < 0) of the step, repetitions spelled out, with its place in the log."""
+    starts: dict[int, tuple[Run, bool]] = {}
+    for run in tape.runs:
+        starts[run.start] = (run, True)
+        if run.back_start >= 0:
+            starts[run.back_start] = (run, False)
+    position, log, sizes, reps = 0, tape.log, tape.sizes, tape.reps
+    outputs = {run.output: run for run in tape.runs}
+    alive: set[Key] = set()
+    while position < len(log):
+        if position in starts:
+            run, forward = starts.pop(position)
+            end = run.end if forward else run.back_end
+            for event in _repeated(tape, run, forward, log[position:end], position):
+                (alive.add if event[1] > 0 else alive.discard)(event[0])
+                yield event
+            position = end
+            continue
+        i = log[position]
+        index = i if i >= 0 else ~i
+        if i >= 0:
+            keys = [(index, rep) for rep in range(reps[index])]
+        elif index in outputs:
+            keys = [(index, outputs[index].reps - 1)]
+        else:
+            keys = [k for k in ((index, rep) for rep in range(max(reps[index], _highest(tape, index)))) if k in alive]
+        for key in keys:
+            (alive.add if i >= 0 else alive.discard)(key)
+            yield key, sizes[index] if i >= 0 else -sizes[index], position
+        position += 1
+
+
+def _highest(tape: Tape, index: int) -> int:
+    """One past the last repetition that can have made this tensor."""
+    return max((run.reps for run in tape.runs), default=1)
+
+
+def _repeated(tape: Tape, run: Run, forward: bool, entries: list[int], position: int) -> Iterator[tuple[Key, int, int]]:
+    sizes, n = tape.sizes, run.reps
+    own = {i for i in tape.log[run.start : run.end] if i >= 0}
+    born = {i for i in entries if i >= 0}
+    order = range(n) if forward else range(n - 1, -1, -1)
+    for number, rep in enumerate(order):
+        for i in entries:
+            index = i if i >= 0 else ~i
+            if i >= 0:
+                yield (index, rep), sizes[index], position
+            elif index == run.input:
+                yield ((run.output, rep - 1) if rep else (index, _outer(tape, index))), -sizes[index], position
+            elif index in born or index in own:
+                yield (index, rep), -sizes[index], position
+            elif index == run.grad_input:
+                key = (index, _outer(tape, index)) if number == 0 else (run.grad_output, rep + 1)
+                yield key, -sizes[index], position
+            elif number == n - 1:
+                yield (index, _outer(tape, index)), -sizes[index], position
+        if forward and rep and not run.input_kept:
+            yield (run.output, rep - 1), -sizes[run.output], position
+
+
+def _outer(tape: Tape, index: int) -> int:
+    """The repetition under which a tensor from outside the run is known: the last of its own run, else 0."""
+    for run in tape.runs:
+        if index == run.output:
+            return run.reps - 1
+        if index == run.grad_output:
+            return 0
+    return 0

@@ -1,0 +1,182 @@
+"""A plan's training step, written on the tape: load, forward, loss, backward, update, refresh, steady."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from memplanner.architectures.reader import Family
+from memplanner.errors import Problem, UserError
+from memplanner.optimizers.adamw import AdamW
+from memplanner.optimizers.rules import Optimizer, Projection
+from memplanner.plan import ChunkedCrossEntropy, TrainingPlan
+from memplanner.tape.context import PRECISIONS, Context
+from memplanner.tape.engine import Param, Tape, block
+from memplanner.tape.shapes import INT64, UINT8, Dtype, Shape
+from memplanner.timeline import Category
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A tensor that outlives the step, or `count` equal ones."""
+
+    name: str
+    category: Category
+    shape: Shape
+    dtype: Dtype
+    count: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Exact bytes of all copies."""
+        return self.shape.numel * self.dtype.size * self.count
+
+    @property
+    def block_bytes(self) -> int:
+        """What the caching allocator hands out for them."""
+        return block(self.shape.numel * self.dtype.size) * self.count
+
+
+@dataclass(slots=True)
+class Walk:
+    """A step: its log on the tape, and what is alive throughout."""
+
+    tape: Tape
+    held: list[Held] = field(default_factory=list)
+    refresh_only: set[int] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+def walk(plan: TrainingPlan, family: Family, config: object, *, workspace_bytes: int, seq_len: int, collapse: bool = True) -> Walk:
+    """Walk one step of the plan at the given sequence length.
+
+    workspace_bytes: one cuBLAS workspace; forward and backward run on different threads and hold one each.
+    collapse: walk equal blocks once (False walks every one, for tests).
+    """
+    step, method = plan.step, plan.method
+    weight_dtype, autocast = PRECISIONS[plan.precision]
+    tape = Tape(collapse=collapse)
+    out = Walk(tape)
+    ctx = Context(
+        tape,
+        method,
+        weight_dtype,
+        autocast,
+        step.batch_size,
+        seq_len,
+        step.attention,
+        step.checkpoint_every,
+        loss_kind=step.loss.kind,
+        loss_chunks=step.loss.chunks if isinstance(step.loss, ChunkedCrossEntropy) else 1,
+        quantization=plan.quantization,
+        input_gradients=step.input_gradients,
+        default_targets=family.lora_targets if method.kind in ("lora", "dora") else family.block_targets,
+    )
+    optimizer = _as_run(plan)
+    tape.gradients_held = held_gradients = step.keep_gradients or step.grad_accumulation > 1
+    if step.per_layer_updates:
+        tape.on_gradient = _update_at_once(optimizer, out.refresh_only)
+
+    model = family.model(config, ctx)
+    tape.phase("forward")
+    tape.category = "inputs"
+    tokens = Shape(batch=step.batch_size, seq=seq_len)
+    input_ids = tape.new(tokens, INT64, "input ids")
+    labels = tape.new(Shape(batch=step.batch_size) if family.classifier else tokens, INT64, "labels")
+    tape.category = "activations"
+    logits, loss = model.forward(input_ids, labels)
+    tape.autocast_cache.clear()
+    if not step.keep_outputs:
+        del logits
+    if loss.node is None:
+        raise _nothing_trained(plan, family)
+    tape.phase("backward")
+    tape.backward(loss)
+    if ctx.input_leaf is not None:
+        ctx.input_leaf.grad = None
+    del loss
+    if step.keep_outputs:
+        del logits
+    tape.phase("update")
+    trained = [p for p in tape.params.values() if p.trainable]
+    if not step.per_layer_updates:
+        _update(tape, optimizer, trained, out.refresh_only)
+    tape.phase("steady")
+    for p in trained:
+        p.grad = None
+    del input_ids, labels
+
+    out.held = [Held(p.name, p.category, p.shape, p.dtype, p.count) for p in tape.params.values()]
+    if held_gradients:
+        out.held += [Held(f"{p.name} gradient", "gradients", p.shape, p.dtype, p.count) for p in trained]
+    out.held += _states(optimizer, trained, per_layer=step.per_layer_updates)
+    if workspace_bytes:
+        out.held.append(Held("cuBLAS workspace", "workspaces", Shape(bytes=workspace_bytes), UINT8, 2))
+    out.notes = ctx.notes
+    return out
+
+
+def _as_run(plan: TrainingPlan) -> Optimizer:
+    """The plan's optimizer as the method's code runs it: the projected optimizers go parameter by parameter."""
+    optimizer = plan.optimizer
+    if plan.method.kind in ("galore", "gradnormlorp") and isinstance(optimizer, AdamW):
+        return optimizer.model_copy(update={"implementation": "for-loop"})
+    return optimizer
+
+
+def _update_at_once(optimizer: Optimizer, refresh_only: set[int]) -> Callable[[Tape, Param], None]:
+    """A hook that updates a parameter as soon as its gradient is there, and frees the gradient."""
+
+    def update(tape: Tape, param: Param) -> None:
+        if param.category != "temporaries":  # the embedding output's own gradient is no parameter's
+            _step_one(tape, optimizer, param, refresh_only)
+            param.grad = None
+
+    return update
+
+
+def _step_one(tape: Tape, optimizer: Optimizer, param: Param, refresh_only: set[int]) -> None:
+    rule = param.tags
+    if not isinstance(rule, Projection):
+        optimizer.step_one(tape, param.shape, param.dtype)
+        return
+    first = len(tape.sizes)
+    rule.refresh(tape, param.shape, param.dtype)
+    refresh_only.update(range(first, len(tape.sizes)))
+    rule.step(optimizer, tape, param.shape, param.dtype)
+
+
+def _update(tape: Tape, optimizer: Optimizer, trained: list[Param], refresh_only: set[int]) -> None:
+    """The optimizer's step over all parameters. Projected ones go one by one, equal shapes alike."""
+    plain = [p for p in trained if not isinstance(p.tags, Projection)]
+    optimizer.step_all(tape, plain)
+    seen = set()
+    for p in trained:
+        key = (p.shape.dims, p.dtype.name, p.tags)
+        if isinstance(p.tags, Projection) and key not in seen:
+            seen.add(key)
+            _step_one(tape, optimizer, p, refresh_only)
+
+
+def _states(optimizer: Optimizer, trained: list[Param], *, per_layer: bool) -> list[Held]:
+    """What the optimizer keeps between steps; with per-layer updates there is one optimizer object per parameter."""
+    held = []
+    for p in trained:
+        if isinstance(p.tags, Projection):
+            state = p.tags.state(optimizer, p.shape, p.dtype)
+        else:
+            state = optimizer.state(p.shape, p.dtype)
+        held += [Held(f"{p.name} {t.name}", t.category, t.shape, t.dtype, p.count) for t in state]
+    objects = sum(p.count for p in trained) if per_layer else 1
+    held += [Held(t.name, t.category, t.shape, t.dtype, objects) for t in optimizer.shared()]
+    return held
+
+
+def _nothing_trained(plan: TrainingPlan, family: Family) -> UserError:
+    names = ", ".join(getattr(plan.method, "target_modules", ()))
+    return UserError(
+        Problem(
+            where="plan",
+            key="method.target_modules",
+            message=f"{names!r} names no linear module of {plan.model}",
+            hint=f"its modules: {', '.join(family.block_targets)}",
+        )
+    )

@@ -1,0 +1,1 @@
+"""Finished data in, text out; nothing here computes a byte."""

@@ -1,0 +1,69 @@
+"""Machine-readable answers. Each object names its schema; bytes are integers; keys only ever get added."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from memplanner.report.words import device_word
+from memplanner.timeline import CATEGORIES
+
+if TYPE_CHECKING:
+    from memplanner.predict.estimate import Estimate
+
+PERSISTENT = ("parameters", "adapters", "gradients", "optimizer_state", "projectors")
+
+
+def estimate_object(estimate: "Estimate") -> dict[str, Any]:
+    """The object of `check --format json`."""
+    return {
+        "schema": "memplanner/estimate/1",
+        "verdict": estimate.verdict,
+        "gpu": {
+            "name": estimate.gpu.name if estimate.gpu is not None else device_word(estimate.plan),
+            "total_bytes": estimate.total_bytes,
+        },
+        "allocated_bytes": estimate.allocated_bytes,
+        "reserved_bytes": estimate.reserved_bytes,
+        "device_bytes": estimate.device_bytes,
+        "peak_phase": estimate.peak_phase,
+        "phases": [{"name": phase.name, "peak_bytes": phase.peak_bytes} for phase in estimate.phases],
+        "at_peak": {category: estimate.at_peak.get(category, 0) for category in CATEGORIES},
+        "persistent": {name: estimate.persistent.get(name, 0) for name in PERSISTENT},
+        "parameters": {"total": estimate.num_parameters, "trainable": estimate.num_trainable},
+        "margin_bytes": estimate.margin_bytes,
+        "plan": estimate.plan.model_dump(mode="json"),
+    }
+
+
+def explain_object(estimate: "Estimate") -> dict[str, Any]:
+    """The object of `explain --format json`: every row alive at the peak and the curve."""
+    return {
+        "schema": "memplanner/explanation/1",
+        "allocated_bytes": estimate.allocated_bytes,
+        "peak_phase": estimate.peak_phase,
+        "rows": [
+            {
+                "name": row.name,
+                "category": row.category,
+                "shape": list(row.shape),
+                "dtype": row.dtype,
+                "count": row.count,
+                "bytes": row.bytes,
+                "born": row.born,
+                "dies": row.dies,
+                "why": row.why,
+            }
+            for row in estimate.rows
+        ],
+        "curve": [{"phase": phase, "bytes": size} for phase, size in estimate.curve()],
+        "plan": estimate.plan.model_dump(mode="json"),
+    }
+
+
+def compare_object(estimates: Sequence["Estimate"]) -> dict[str, Any]:
+    """The object of `compare --format json`."""
+    return {"schema": "memplanner/comparison/1", "estimates": [estimate_object(estimate) for estimate in estimates]}
+
+
+def dump(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2) + "\n"

@@ -1,0 +1,92 @@
+"""`memplanner check` for people: the verdict first, then why."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from memplanner.errors import printable
+from memplanner.report.page import Cell, Column, Page, heading, stacked_bar, table, wrap
+from memplanner.report.palette import CATEGORY_COLOURS, CATEGORY_GLYPHS, MUTED, VERDICT_COLOURS
+from memplanner.report.words import PHASE_WORDS, plan_words, share, verdict_line
+from memplanner.timeline import CATEGORIES
+from memplanner.units import format_bytes, format_count
+
+if TYPE_CHECKING:
+    from memplanner.predict.estimate import Estimate
+    from memplanner.solve.changes import Changes
+
+
+def check_text(estimate: "Estimate", changes: "Changes | None", page: Page, *, label: str) -> str:
+    """The whole report. `changes` is given where the plan does not fit; `label` says where the plan came from."""
+    lines = [
+        page.paint(printable(verdict_line(estimate)), VERDICT_COLOURS[estimate.verdict], bold=True),
+        *wrap(plan_words(estimate.plan), page.width, rest="  "),
+        *wrap(f"Plan: {label}.", page.width, rest="  "),
+        *_peaks(estimate, page),
+        *breakdown(estimate, page),
+    ]
+    if changes is not None:
+        lines += _changes(changes, page)
+    lines += _notes(estimate, page)
+    return "\n".join(lines) + "\n"
+
+
+def _peaks(estimate: "Estimate", page: Page) -> list[str]:
+    outside = format_bytes(estimate.context_bytes)
+    limit = "what the device gives a process"
+    if estimate.limit_bytes < estimate.total_bytes:
+        which = "the budget" if estimate.plan.budget is not None else "less the headroom"
+        limit = f"{which}, of {format_bytes(estimate.total_bytes)} that the device gives"
+    margin = f"{share(estimate.margin_bytes, estimate.limit_bytes)} of the limit"
+    margin += f"; tight below {format_bytes(estimate.error_margin_bytes)}"
+    rows = [
+        ("allocated", estimate.allocated_bytes, "live tensors"),
+        ("reserved", estimate.reserved_bytes, "what PyTorch's caching allocator holds for them"),
+        ("device", estimate.device_bytes, f"with {outside} of context, outside the allocator"),
+        ("limit", estimate.limit_bytes, limit),
+        ("margin", estimate.margin_bytes, margin),
+    ]
+    cells = [
+        (Cell(text=name), Cell(text=format_bytes(size), bold=name == "device"), Cell(text=text, colour=MUTED))
+        for name, size, text in rows
+    ]
+    title = f"Peak, in {PHASE_WORDS[estimate.peak_phase]}"
+    return [*heading(page, title), *table(page, (Column(), Column(right=True), Column(shrinks=True)), cells)]
+
+
+def breakdown(estimate: "Estimate", page: Page) -> list[str]:
+    """What is alive at the peak, by category: one bar and a table."""
+    present = [(c, estimate.at_peak[c]) for c in CATEGORIES if estimate.at_peak.get(c)]
+    bar = stacked_bar(
+        page, [(size, CATEGORY_GLYPHS[c], CATEGORY_COLOURS[c]) for c, size in present], page.width - 4
+    )
+    rows = [
+        (
+            Cell(text=CATEGORY_GLYPHS[c] if page.depth == "none" else "█", colour=CATEGORY_COLOURS[c]),
+            c.replace("_", " "),
+            format_bytes(size),
+            share(size, estimate.allocated_bytes),
+        )
+        for c, size in sorted(present, key=lambda item: -item[1])
+    ]
+    columns = (Column(), Column(), Column(right=True), Column(right=True))
+    return [*heading(page, "Alive at that moment"), f"  {bar}", *table(page, columns, rows)]
+
+
+def _changes(changes: "Changes", page: Page) -> list[str]:
+    if changes.fitting:
+        title = "Any one of these makes it fit, the least intrusive first"
+        shown = changes.fitting
+    else:
+        title = "No single change makes it fit; these save most"
+        shown = changes.others
+    if not shown:
+        return [*heading(page, "No single change makes it fit, and none that was tried saves anything")]
+    rows = [(c.typed, f"saves {format_bytes(c.saved_bytes)}", format_bytes(c.device_bytes), c.effect) for c in shown]
+    columns = (Column(), Column(right=True), Column(title="", right=True), Column(shrinks=True))
+    return [*heading(page, title), *table(page, columns, rows)]
+
+
+def _notes(estimate: "Estimate", page: Page) -> list[str]:
+    counts = f"{format_count(estimate.num_parameters)} parameters, {format_count(estimate.num_trainable)} trained"
+    notes: Sequence[str] = (counts, *estimate.notes, f"Modelled: {estimate.implementation}.")
+    return [*heading(page, "Notes"), *(line for n in notes for line in wrap(n, page.width, first="  - ", rest="    "))]

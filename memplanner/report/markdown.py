@@ -1,0 +1,53 @@
+"""The same answers as Markdown, for a pull request's comment or a notebook."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from memplanner.errors import printable
+from memplanner.report.words import PHASE_WORDS, plan_words, share, verdict_line
+from memplanner.timeline import CATEGORIES
+from memplanner.units import format_bytes
+
+if TYPE_CHECKING:
+    from memplanner.predict.estimate import Estimate
+    from memplanner.solve.changes import Changes
+
+
+def escape(text: str) -> str:
+    """Untrusted text as itself: no markup, no links, no HTML, no table cells of its own."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+!|<>&~@" else c for c in printable(text))
+
+
+def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, right_from: int = 1) -> list[str]:
+    """A table whose columns from `right_from` on are right-aligned."""
+    rule = ["---:" if i >= right_from else "---" for i in range(len(titles))]
+    return [f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows)]
+
+
+def check_markdown(estimate: "Estimate", changes: "Changes | None", *, label: str) -> str:
+    """`check --format markdown`."""
+    lines = [f"**{escape(verdict_line(estimate))}**", "", escape(plan_words(estimate.plan)), ""]
+    lines += markdown_table(
+        ("Peak", "Bytes", ""),
+        (
+            ("allocated", str(estimate.allocated_bytes), format_bytes(estimate.allocated_bytes)),
+            ("reserved", str(estimate.reserved_bytes), format_bytes(estimate.reserved_bytes)),
+            ("device", str(estimate.device_bytes), format_bytes(estimate.device_bytes)),
+            ("limit", str(estimate.limit_bytes), format_bytes(estimate.limit_bytes)),
+            ("margin", str(estimate.margin_bytes), format_bytes(estimate.margin_bytes)),
+        ),
+    )
+    present = [(c, estimate.at_peak[c]) for c in CATEGORIES if estimate.at_peak.get(c)]
+    lines += ["", f"Alive at the peak, in {PHASE_WORDS[estimate.peak_phase]}:", ""]
+    lines += markdown_table(
+        ("Category", "Bytes", "", "Share"),
+        [
+            (c.replace("_", " "), str(size), format_bytes(size), share(size, estimate.allocated_bytes))
+            for c, size in sorted(present, key=lambda item: -item[1])
+        ],
+    )
+    if changes is not None and (shown := changes.fitting or changes.others):
+        lines += ["", "Any one of these makes it fit:" if changes.fitting else "These save most, none is enough:", ""]
+        lines += [f"- `{c.typed}` saves {format_bytes(c.saved_bytes)}: {c.effect}" for c in shown]
+    lines += ["", *(f"- {escape(note)}" for note in estimate.notes), f"- Modelled: {escape(estimate.implementation)}."]
+    return "\n".join([*lines, f"- Plan: {escape(label)}."]) + "\n"

@@ -1,0 +1,148 @@
+"""The single changes of a plan that would make it fit, the least intrusive first.
+
+Each change is the flags a user would type, laid over the plan by the code that reads typed flags: what is offered
+works as typed. Intrusion orders them by what the user pays:
+
+0  nothing that training sees: another implementation of the same arithmetic;
+1  time: the same numbers, recomputed, or in more micro-batches;
+2  a habit: what a training loop may look at (gradients after backward) is gone;
+3  precision of what is stored;
+4  capacity: fewer ranks;
+5  another method;
+6  other data: shorter sequences.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memplanner.errors import UserError
+from memplanner.plan import TrainingPlan
+from memplanner.plan_file import merge
+
+if TYPE_CHECKING:
+    from memplanner.predict.estimate import Estimate
+
+Flags = Mapping[str, str | bool]
+SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Flags to add to the command, what they cost the user, and what they save."""
+
+    flags: Flags
+    effect: str
+    intrusion: int
+    saved_bytes: int
+    device_bytes: int
+
+    @property
+    def typed(self) -> str:
+        """The flags as they are typed."""
+        return " ".join(
+            f"{flag} {value}" if isinstance(value, str) else flag if value else f"--no-{flag.removeprefix('--')}"
+            for flag, value in self.flags.items()
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """fitting: changes that make the plan fit. others: where none does, those that save most. Both may be empty."""
+
+    fitting: tuple[Change, ...]
+    others: tuple[Change, ...]
+
+
+def single_changes(estimate: "Estimate", predict: "Callable[[TrainingPlan], Estimate]") -> Changes:
+    """Try each single change of the estimate's plan through `predict`."""
+    fitting: list[Change] = []
+    others: list[Change] = []
+    base = estimate.plan.model_dump(mode="json")
+    found_family = set()
+    for family, intrusion, flags, effect in _candidates(estimate.plan):
+        if family in found_family:
+            continue  # a smaller dose of the same change was enough
+        try:
+            changed = predict(merge(base, flags, where="plan"))
+        except UserError:
+            continue  # not a plan that this model and method allow
+        saved = estimate.device_bytes - changed.device_bytes
+        if saved <= 0:
+            continue
+        change = Change(
+            flags=flags, effect=effect, intrusion=intrusion, saved_bytes=saved, device_bytes=changed.device_bytes
+        )
+        if changed.verdict == "does-not-fit":
+            others.append(change)
+        else:
+            fitting.append(change)
+            found_family.add(family)
+    fitting.sort(key=lambda change: (change.intrusion, -change.saved_bytes))
+    others.sort(key=lambda change: -change.saved_bytes)
+    return Changes(fitting=tuple(fitting[:SHOWN]), others=() if fitting else tuple(others[:SHOWN]))
+
+
+def _candidates(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
+    """(family, intrusion, flags, effect); within a family the smaller dose comes first."""
+    yield from _implementations(plan)
+    yield from _batches(plan)
+    yield from _storage(plan)
+    yield from _methods(plan)
+    if plan.step.seq_len >= 256:
+        half = plan.step.seq_len // 2
+        yield "seq", 6, {"--seq-len": str(half)}, f"sequences cut at {half} tokens"
+
+
+def _implementations(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
+    step, optimizer = plan.step, plan.optimizer
+    if optimizer.kind == "adamw" and optimizer.implementation == "foreach":
+        yield "fused", 0, {"--optimizer": "adamw-fused"}, "same arithmetic, no copies at the optimizer step"
+    if step.attention in ("eager", "sdpa-math"):
+        yield "attention", 0, {"--attention": "sdpa"}, "same arithmetic, no score matrices kept"
+    if step.loss.kind == "cross-entropy":
+        yield "loss", 0, {"--loss": "fused"}, "same loss, logits never whole (Liger's kernel)"
+        yield "chunked", 1, {"--loss": "chunked"}, "same loss, one chunk's logits at a time"
+    if step.keep_outputs:
+        yield "outputs", 0, {"--keep-outputs": False}, "drop the output object before backward"
+    if step.keep_gradients:
+        yield "gradients", 0, {"--keep-gradients": False}, "zero_grad(set_to_none=True)"
+    if step.checkpointing != "full":
+        yield "checkpointing", 1, {"--checkpointing": "full"}, "same result, each block's forward runs twice"
+    if not step.per_layer_updates and step.grad_accumulation == 1:
+        yield "per-layer", 2, {"--per-layer-updates": True}, "update inside backward: no clipping by the global norm"
+
+
+def _batches(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
+    size, accumulation = plan.step.batch_size, plan.step.grad_accumulation
+    while size % 2 == 0 and not plan.step.per_layer_updates:
+        size, accumulation = size // 2, accumulation * 2
+        flags = {"--batch-size": str(size), "--grad-accumulation": str(accumulation)}
+        yield "batch", 1, flags, "same total batch, in more micro-batches"
+    if plan.step.batch_size > 1:
+        size = plan.step.batch_size
+        while (size := size // 2) >= 1:
+            yield "small batch", 6, {"--batch-size": str(size)}, "a smaller batch"
+
+
+def _storage(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
+    if plan.optimizer.kind == "adamw":
+        yield "8-bit", 3, {"--optimizer": "adamw-8bit"}, "moments in 8 bits"
+    if plan.precision in ("fp32", "bf16-mixed", "fp16-mixed"):
+        yield "precision", 3, {"--precision": "bf16"}, "weights and arithmetic in bf16"
+    if plan.method.kind in ("lora", "dora") and plan.quantization in ("none", "int8"):
+        if plan.quantization == "none":
+            yield "quantization", 3, {"--quantization": "int8"}, "frozen weights in 8 bits"
+        yield "quantization", 3, {"--quantization": "nf4"}, "frozen weights in 4 bits"
+
+
+def _methods(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
+    if plan.method.kind != "full":
+        rank = plan.method.rank
+        while (rank := rank // 2) >= 4:
+            yield "rank", 4, {"--rank": str(rank)}, "a smaller rank"
+    if plan.method.kind in ("full", "galore", "gradnormlorp"):
+        rank = 8 if plan.method.kind == "full" else plan.method.rank
+        for kind in ("gradnormlorp", "lora"):
+            if kind != plan.method.kind:
+                yield kind, 5, {"--method": kind, "--rank": str(rank)}, f"train {kind} adapters of rank {rank} instead"

@@ -1,0 +1,106 @@
+"""Published memory figures (profiles/published) beside what the model computes for the plan each one describes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, ValidationError
+
+from memplanner.base import Settings
+from memplanner.errors import UserError
+from memplanner.plan import TrainingPlan
+from memplanner.plan_file import find_source, merge
+from memplanner.problems import problems_of
+from memplanner.profiles import stems
+from memplanner.reading import parse_toml, read_text
+
+if TYPE_CHECKING:
+    from memplanner.predict.estimate import Estimate
+
+
+class Figure(Settings):
+    """One published figure."""
+
+    claim: str
+    """What was printed, with the base and the settings it names or that are assumed."""
+    published: str
+    """The figure as printed, unit and all."""
+    quantity: Literal["weights-and-state", "optimizer", "allocated", "device", "none"]
+    """What is computed: "optimizer" is state and projectors, "none" a figure that is no memory."""
+    plan: str = ""
+    """The bundled plan that is computed."""
+    flags: dict[str, str | bool] = {}
+    """Laid over the plan."""
+    base_flags: dict[str, str | bool] = {}
+    """Laid over the plan for the base; where given, the figure is the share of the base that is saved."""
+    note: str = ""
+    """Why it can differ, or cannot be reproduced."""
+
+
+class Paper(Settings):
+    """One file of profiles/published."""
+
+    title: str
+    about: str
+    figure: tuple[Figure, ...] = Field(strict=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computed:
+    """A figure and what the model makes of it.
+
+    num_bytes: the computed quantity; None where there is none.
+    base_bytes: the base that a saving is a share of; None where the figure is no saving.
+    refusal: why nothing could be computed, or "".
+    """
+
+    figure: Figure
+    num_bytes: int | None
+    base_bytes: int | None = None
+    verdict: str = ""
+    refusal: str = ""
+
+
+def papers() -> tuple[Paper, ...]:
+    """Every file of profiles/published."""
+    return tuple(_paper(path) for path in reversed(stems("published", ".toml").values()))
+
+
+def _paper(path: Path) -> Paper:
+    try:
+        return Paper.model_validate(parse_toml(read_text(path), path))
+    except ValidationError as error:
+        raise UserError(*problems_of(error, Paper, lambda keys: (str(path), ".".join(keys)))) from None
+
+
+def compute(figure: Figure, predict: "Callable[[TrainingPlan], Estimate]") -> Computed:
+    """Predict the figure's plan, and its base where it has one."""
+    if figure.quantity == "none":
+        return Computed(figure=figure, num_bytes=None)
+    table = find_source(Path(), figure.plan).table
+    try:
+        estimate = predict(merge(table, figure.flags, where=figure.plan))
+        base = predict(merge(table, figure.base_flags, where=figure.plan)) if figure.base_flags else None
+    except UserError as error:
+        return Computed(figure=figure, num_bytes=None, refusal=str(error).splitlines()[0])
+    return Computed(
+        figure=figure,
+        num_bytes=quantity(estimate, figure.quantity),
+        base_bytes=quantity(base, figure.quantity) if base is not None else None,
+        verdict=estimate.verdict if figure.quantity == "device" else "",
+    )
+
+
+def quantity(estimate: "Estimate", name: str) -> int:
+    """The named quantity in bytes."""
+    kept = estimate.persistent
+    match name:
+        case "weights-and-state":
+            return kept["parameters"] + kept["adapters"] + kept["optimizer_state"] + kept["projectors"]
+        case "optimizer":
+            return kept["optimizer_state"] + kept["projectors"]
+        case "allocated":
+            return estimate.allocated_bytes
+        case _:
+            return estimate.device_bytes

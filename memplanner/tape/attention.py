@@ -1,0 +1,213 @@
+"""Scaled dot product attention on the tape: the eager formula and PyTorch's kernels, as each saves and allocates.
+
+Shapes: heads (batch, heads, seq, dim), kv_heads (batch, kv_heads, seq, dim), scores (batch, heads, seq, seq).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from memplanner.tape import ops
+from memplanner.tape.engine import Node, Tape, Tensor
+from memplanner.tape.shapes import FP32, INT64, Dtype, Shape
+
+Softmax = Literal["fp32", "value", "scores"]
+"""Type of the softmax in eager attention: "fp32" then cast to the query's (LLaMA); the scores' own, then cast to the
+value's (GPT-2) or left (BERT). Under autocast softmax always runs in fp32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """The shapes of one attention layer."""
+
+    batch: int
+    seq: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    tokens: Shape
+    q: Shape
+    kv: Shape
+    half_q: Shape
+    half_kv: Shape
+    by_token: Shape
+    scores: Shape
+    lse: Shape
+
+    @classmethod
+    def of(cls, *, batch: int, seq: int, num_heads: int, num_kv_heads: int, head_dim: int) -> "Heads":
+        """All shapes from the five numbers."""
+        return cls(
+            batch=batch,
+            seq=seq,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            tokens=Shape(batch=batch, seq=seq, heads_dim=num_heads * head_dim),
+            q=Shape(batch=batch, heads=num_heads, seq=seq, head_dim=head_dim),
+            kv=Shape(batch=batch, kv_heads=num_kv_heads, seq=seq, head_dim=head_dim),
+            half_q=Shape(batch=batch, heads=num_heads, seq=seq, half_head_dim=head_dim // 2),
+            half_kv=Shape(batch=batch, kv_heads=num_kv_heads, seq=seq, half_head_dim=head_dim // 2),
+            by_token=Shape(batch=batch, seq=seq, heads=num_heads, head_dim=head_dim),
+            scores=Shape(batch=batch, heads=num_heads, seq=seq, keys=seq),
+            lse=Shape(batch=batch, heads=num_heads, seq=seq),
+        )
+
+    def attend(
+        self,
+        kind: str,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        mask: Tensor | None,
+        dropout: float,
+        softmax: Softmax,
+        autocast: Dtype | None,
+    ) -> Tensor:
+        """Attention of the plan's kind, merged to (batch, seq, heads·dim)."""
+        if kind == "eager":
+            out = eager(q, k, v, self, mask=mask, dropout=dropout, softmax=softmax, autocast=autocast)
+            return ops.reshape(out, self.tokens)
+        if kind == "sdpa-efficient":
+            return efficient(q, k, v, self, autocast)
+        return flash(q, k, v, self, autocast)
+
+    @property
+    def groups(self) -> int:
+        """Query heads per key/value head."""
+        return self.num_heads // self.num_kv_heads
+
+
+def repeat_kv(x: Tensor, heads: Heads) -> Tensor:
+    """Key/value heads expanded to all heads: a copy; its backward sums the groups."""
+    if heads.groups == 1:
+        return x
+    node = x.tape.record(_repeat_backward, (x.node,), None, x.shape)
+    out = x.tape.new(heads.q, x.dtype, "key/value heads expanded")
+    out.node = node
+    return out
+
+
+def _repeat_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+    return (tape.new(node.ctx, grad.dtype, "gradient summed over expanded heads"),)
+
+
+def eager(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: Heads,
+    *,
+    mask: Tensor | None,
+    dropout: float,
+    softmax: Softmax,
+    autocast: Dtype | None,
+) -> Tensor:
+    """transformers' eager_attention_forward: scores are materialised several times over."""
+    k = repeat_kv(k, heads)
+    v = repeat_kv(v, heads)
+    weights = ops.scale(_matmul(q, k, heads.scores, "attention scores", autocast), "scaled scores")
+    if mask is not None:
+        weights = ops.add_constant(weights, mask, "masked scores")
+    weights = ops.to(
+        ops.softmax(weights, FP32 if softmax == "fp32" or autocast else weights.dtype),
+        FP32 if softmax == "scores" and autocast else v.dtype if softmax == "value" else q.dtype,
+        "attention weights",
+    )
+    weights = ops.dropout(weights, dropout)
+    out = ops.view(_matmul(weights, v, heads.q, "attention output", autocast), heads.q)
+    by_token = ops.transpose(out, heads.by_token)
+    del out
+    return ops.contiguous(by_token)
+
+
+def _matmul(a: Tensor, b: Tensor, shape: Shape, name: str, autocast: Dtype | None) -> Tensor:
+    """torch.matmul of 4-D tensors: both become contiguous 3-D ones before bmm."""
+    a, b = lowered(autocast, a, b)
+    left, right = ops.contiguous(a), ops.contiguous(b)
+    del a, b
+    return ops.bmm(left, right, shape, name)
+
+
+def lowered(autocast: Dtype | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The arguments of an operation that autocast runs in its own type; cast last to first, as C++ evaluates them."""
+    if autocast is None:
+        return tensors
+    return tuple(reversed([ops.to(x, autocast, "cast by autocast") for x in reversed(tensors)]))
+
+
+def flash(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None) -> Tensor:
+    """The flash kernel, PyTorch's or flash-attn's: keeps q, k, v, its output and one fp32 number per query row.
+
+    The output and the gradients are laid out (batch, seq, heads, dim), so that no copy follows.
+    """
+    tape = q.tape
+    q, k, v = lowered(autocast, q, k, v)
+    out = tape.new(heads.q, q.dtype, "attention output")
+    out.transposed = True
+    lse = tape.new(heads.lse, FP32, "log-sum-exp")
+    seed = tape.new(Shape(philox=2), INT64, "random state")
+    node = tape.record(_flash_backward, (q.node, k.node, v.node), (q, k, v, out, lse, seed), heads)
+    out.node = node
+    return _merge(out, heads)
+
+
+def _flash_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, ...]:
+    # aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_bwd
+    heads: Heads = node.ctx
+    seq = -(-heads.seq // 128) * 128
+    dim = heads.head_dim if heads.head_dim % 8 == 0 else -(-heads.head_dim // 8) * 8
+    rounded = -(-dim // 32) * 32 if dim <= 128 else -(-dim // 64) * 64
+    dq = _grad(tape, heads.q, grad.dtype, "query gradient")
+    dk = _grad(tape, heads.kv, grad.dtype, "key gradient")
+    dv = _grad(tape, heads.kv, grad.dtype, "value gradient")
+    delta = tape.new(Shape(batch=heads.batch, heads=heads.num_heads, seq=seq), FP32, "softmax gradient sums")
+    accumulator = tape.new(
+        Shape(batch=heads.batch, seq=seq, heads=heads.num_heads, head_dim=rounded), FP32, "query gradient in fp32"
+    )
+    if heads.groups > 1:
+        dk_expanded = tape.new(heads.q, grad.dtype, "key gradient of all heads")
+        dv_expanded = tape.new(heads.q, grad.dtype, "value gradient of all heads")
+        del dk_expanded, dv_expanded
+    del delta, accumulator
+    return dq, dk, dv
+
+
+def efficient(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None) -> Tensor:
+    """The memory-efficient kernel; keys and values are expanded to all heads before it."""
+    k = repeat_kv(k, heads)
+    v = repeat_kv(v, heads)
+    tape = q.tape
+    q, k, v = lowered(autocast, q, k, v)
+    out = tape.new(heads.q, q.dtype, "attention output")
+    out.transposed = True
+    padded = -(-heads.seq // 32) * 32
+    lse = tape.new(Shape(batch=heads.batch, heads=heads.num_heads, seq=padded), FP32, "log-sum-exp")
+    node = tape.record(_efficient_backward, (q.node, k.node, v.node), (q, k, v, out, lse), heads)
+    out.node = node
+    return _merge(out, heads)
+
+
+def _efficient_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, ...]:
+    # aten/src/ATen/native/transformers/cuda/attention_backward.cu, _efficient_attention_backward
+    heads: Heads = node.ctx
+    dq = _grad(tape, heads.q, grad.dtype, "query gradient")
+    dk = _grad(tape, heads.q, grad.dtype, "key gradient")
+    dv = _grad(tape, heads.q, grad.dtype, "value gradient")
+    delta = tape.new(heads.lse, FP32, "softmax gradient sums")
+    if heads.head_dim > 64 and grad.dtype is not FP32:
+        accumulator = tape.new(heads.q, FP32, "gradient accumulator in fp32")
+        del accumulator
+    del delta
+    return dq, dk, dv
+
+
+def _grad(tape: Tape, shape: Shape, dtype: Dtype, name: str) -> Tensor:
+    grad = tape.new(shape, dtype, name)
+    grad.transposed = True
+    return grad
+
+
+def _merge(out: Tensor, heads: Heads) -> Tensor:
+    """(batch, heads, seq, dim) laid out by token, viewed as (batch, seq, heads·dim)."""
+    return ops.reshape(ops.transpose(out, heads.by_token), heads.tokens)

@@ -1,0 +1,181 @@
+"""What an architecture's forward pass writes with: the tape plus the plan's precision, method and shapes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from memplanner.tape import nn, ops, quantized
+from memplanner.tape.engine import Param, Tape, Tensor
+from memplanner.tape.shapes import BF16, FP16, FP32, Dtype, Shape
+
+PRECISIONS: dict[str, tuple[Dtype, Dtype | None]] = {
+    "fp32": (FP32, None),
+    "bf16": (BF16, None),
+    "fp16": (FP16, None),
+    "bf16-mixed": (FP32, BF16),
+    "fp16-mixed": (FP32, FP16),
+}
+"""Name → (type of the weights, type autocast runs matrix products in, or None without autocast)."""
+
+
+AUXILIARY = "auxiliary"
+"""Tag of a tensor that is no parameter of the model: quantisation scales, cached norms, buffers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinearSpec:
+    """A linear module: path inside its block, e.g. "self_attn.q_proj", and its sizes."""
+
+    name: str
+    path: str
+    in_features: int
+    out_features: int
+    bias: bool = False
+    labels: tuple[str, str] = ("out", "in_")
+    conv1d: bool = False
+    """GPT-2's Conv1D: the weight is stored (in, out)."""
+
+    @property
+    def weight_shape(self) -> Shape:
+        """(out, in), or (in, out) for Conv1D."""
+        out, in_ = self.labels
+        if self.conv1d:
+            return Shape(**{in_: self.in_features, out: self.out_features})
+        return Shape(**{out: self.out_features, in_: self.in_features})
+
+    @property
+    def bias_shape(self) -> Shape:
+        """(out,)."""
+        return Shape(**{self.labels[0]: self.out_features})
+
+
+class Method(Protocol):
+    """A training method's answers to the forward pass."""
+
+    def linear(self, ctx: "Context", spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
+        """What a linear layer is under this method."""
+
+    def trains(self, ctx: "Context", path: str) -> bool:
+        """Whether a parameter outside the linear layers learns."""
+
+
+@dataclass(slots=True)
+class Context:
+    """The tape, and how this plan computes."""
+
+    tape: Tape
+    method: Method
+    weight_dtype: Dtype
+    autocast: Dtype | None
+    batch: int
+    seq: int
+    attention: str
+    checkpoint_every: int
+    loss_kind: str = "cross-entropy"
+    loss_chunks: int = 8
+    quantization: str = "none"
+    input_gradients: bool = False
+    default_targets: tuple[str, ...] = ("all-linear",)
+    input_leaf: Param | None = None
+    notes: list[str] = field(default_factory=list)
+
+    # -- parameters ----------------------------------------------------------------------------------------------
+
+    def param(self, path: str, shape: Shape, *, trainable: bool | None = None, dtype: Dtype | None = None, category: Any = "parameters", tags: Any = None) -> Param:
+        """The weight of this name in the current block, made the first time it is asked for."""
+        tape = self.tape
+        key = f"{tape.scope}.{path}" if tape.scope else path
+        found = tape.params.get(key)
+        if found is None:
+            found = tape.params[key] = Param(
+                key,
+                shape,
+                dtype or self.weight_dtype,
+                count=tape.current_reps,
+                trainable=self.method.trains(self, path) if trainable is None else trainable,
+                category=category,
+                tags=tags,
+            )
+        return found
+
+    # -- layers --------------------------------------------------------------------------------------------------
+
+    def linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
+        """A linear layer as the method has it."""
+        return self.method.linear(self, spec, x, out_shape)
+
+    def head(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
+        """A linear layer of a new classification head: trained whole under every method."""
+        return self.plain_linear(spec, x, out_shape, trainable=True)
+
+    def plain_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape, *, trainable: bool, tags: Any = None) -> Tensor:
+        """torch.nn.Linear, in autocast's type where there is autocast."""
+        weight: Any = self.param(f"{spec.path}.weight", spec.weight_shape, trainable=trainable, tags=tags)
+        bias: Any = None
+        if spec.bias:
+            bias = self.param(f"{spec.path}.bias", spec.bias_shape, trainable=trainable)
+        return self.matmul(x, weight, bias, out_shape, f"{spec.path} output")
+
+    def frozen_weight(self, spec: LinearSpec) -> Param:
+        """The frozen base weight, unquantised."""
+        return self.param(f"{spec.path}.weight", spec.weight_shape, trainable=False)
+
+    def frozen_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
+        """The base layer under an adapter: its weight frozen, and quantised where the plan says so."""
+        if self.quantization == "none":
+            return self.plain_linear(spec, x, out_shape, trainable=False)
+        tags: object = spec.weight_shape  # the first tensor stands for the weight, the others are its scales
+        for name, shape, dtype in quantized.state_shapes(self.quantization, spec.weight_shape):
+            self.param(f"{spec.path}.{name}", shape, trainable=False, dtype=dtype, tags=tags)
+            tags = AUXILIARY
+        if spec.bias:
+            self.param(f"{spec.path}.bias", spec.bias_shape, trainable=False)
+        compute = self.autocast or x.dtype
+        return quantized.linear(
+            ops.to(x, compute, "input cast"), self.quantization, spec.weight_shape, out_shape, f"{spec.path} output"
+        )
+
+    def matmul(self, x: Tensor, weight: Any, bias: Any, out_shape: Shape, name: str) -> Tensor:
+        """torch.nn.functional.linear under the plan's autocast."""
+        if self.autocast is not None:
+            # C++ evaluates the casts of a call's arguments last to first.
+            if bias is not None:
+                bias = nn.cast_param(self.tape, bias, self.autocast)
+            weight = nn.cast_param(self.tape, weight, self.autocast)
+            x = ops.to(x, self.autocast, "input cast by autocast")
+        return nn.matmul_weight(x, weight, bias, out_shape, name)
+
+    def require_input_gradients(self, embeddings: Tensor) -> None:
+        """enable_input_require_grads: the embedding's output asks for a gradient of its own if it has none."""
+        if self.input_gradients and embeddings.node is None:
+            leaf = Param("embeddings", embeddings.shape, embeddings.dtype, count=1, trainable=True, category="temporaries")
+            self.input_leaf = leaf
+            embeddings.node = leaf
+
+    def buffer(self, path: str, shape: Shape, dtype: Dtype) -> None:
+        """A module's buffer."""
+        self.param(path, shape, trainable=False, dtype=dtype, tags=AUXILIARY)
+
+    def layers(
+        self, prefix: str, num_layers: int, block: Callable[[int, Tensor, Any], Tensor], h: Tensor, shared: Any
+    ) -> Tensor:
+        """A stack of blocks under the plan's checkpointing: transformers checkpoints blocks 0, N, 2N, …
+
+        shared: what every block is given beside the hidden state; checkpointed calls hold on to it.
+        """
+        every, tape = self.checkpoint_every, self.tape
+
+        def layer(i: int, h: Tensor) -> Tensor:
+            if every and i % every == 0:
+                return tape.checkpoint(lambda x: block(i, x, shared), h)
+            return block(i, h, shared)
+
+        signatures = [(self.signature(f"{prefix}.{i}"), bool(every) and i % every == 0) for i in range(num_layers)]
+        return tape.stack(prefix, signatures, layer, h, max(1, every))
+
+    def signature(self, scope: str) -> Any:
+        """What tells this block's weights from its neighbours': the rank patterns that name it."""
+        pattern = getattr(self.method, "rank_pattern", None)
+        if not pattern:
+            return None
+        return tuple(key for key in pattern if f".{scope}." in f".{key}.")

@@ -1,0 +1,102 @@
+"""Layers with weights: linear, embedding, norms. Each registers its weights on the tape the first time it runs."""
+
+from typing import Any
+
+from memplanner.tape import ops
+from memplanner.tape.engine import Node, Param, Tape, Tensor
+from memplanner.tape.shapes import FP32, Dtype, Shape
+
+
+def cast_param(tape: Tape, weight: Param, dtype: Dtype) -> Tensor | Param:
+    """The weight in `dtype`, as autocast makes it: a copy, kept until the autocast region ends if it is trained
+    (aten/src/ATen/autocast_mode.cpp, cached_cast)."""
+    if weight.dtype is dtype:
+        return weight
+    cached = tape.autocast_cache.get(weight.name)
+    if cached is not None:
+        return cached
+    node = tape.record(_cast_param_backward, (weight.node,), None, weight)
+    out = tape.new(weight.shape, dtype, f"{weight.name} as {dtype.name}")
+    out.node = node
+    if weight.trainable:
+        tape.autocast_cache[weight.name] = out
+    return out
+
+
+def _cast_param_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+    weight = node.ctx
+    return (tape.new(weight.shape, weight.dtype, "weight gradient"),)
+
+
+def matmul_weight(
+    x: Tensor, weight: Param | Tensor, bias: Param | Tensor | None, out_shape: Shape, name: str
+) -> Tensor:
+    """x·Wᵀ + b with W (out, in): torch.nn.functional.linear. W saves x when it learns; x's gradient needs W."""
+    tape = x.tape
+    weight_learns = weight.node is not None
+    node = tape.record(
+        _matmul_backward,
+        (x.node, weight.node, None if bias is None else bias.node),
+        (x if weight_learns else None, weight if x.node is not None and weight.__class__ is Tensor else None),
+        (x.shape, weight.shape, None if bias is None else bias.shape),
+    )
+    out = tape.new(out_shape, x.dtype, name)
+    out.node = node
+    return out
+
+
+def _matmul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, ...]:
+    x_shape, w_shape, b_shape = node.ctx
+    x_edge, w_edge, b_edge = node.edges
+    w_grad = x_grad = None
+    if x_edge is not None and b_shape is not None:  # addmm: the input's gradient first; mm: the weight's
+        x_grad = tape.view(tape.new(x_shape, grad.dtype, "gradient"), x_shape)
+    if w_edge is not None:
+        w_grad = tape.view(tape.new(w_shape, grad.dtype, "weight gradient"), w_shape)
+    if x_edge is not None and b_shape is None:
+        x_grad = tape.view(tape.new(x_shape, grad.dtype, "gradient"), x_shape)
+    b_grad = None if b_edge is None else tape.new(b_shape, grad.dtype, "bias gradient")
+    return x_grad, w_grad, b_grad
+
+
+def embedding(tape: Tape, weight: Param, indices: Tensor, out_shape: Shape, name: str) -> Tensor:
+    """Rows of the weight; backward makes a gradient of the whole table."""
+    node = tape.record(_embedding_backward, (weight.node,), (indices,), weight)
+    out = tape.new(out_shape, weight.dtype, name)
+    out.node = node
+    return out
+
+
+def _embedding_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+    return (tape.new(node.ctx.shape, grad.dtype, "weight gradient"),)
+
+
+def layer_norm(x: Tensor, weight: Param, bias: Param, rows: Shape, *, autocast: bool) -> Tensor:
+    """native_layer_norm: keeps its input and two fp32 numbers per row; autocast runs it in fp32."""
+    if autocast:
+        x = ops.to(x, FP32)
+    tape = x.tape
+    out = tape.new(x.shape, x.dtype, "normalised")
+    mean = tape.new(rows, FP32, "mean per row")
+    rstd = tape.new(rows, FP32, "reciprocal deviation per row")
+    out.node = tape.record(_layer_norm_backward, (x.node, weight.node, bias.node), (x, mean, rstd), weight)
+    return out
+
+
+def _layer_norm_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, ...]:
+    weight = node.ctx
+    x_edge, w_edge, b_edge = node.edges
+    x_grad = None if x_edge is None else tape.like(grad, "gradient")
+    w_grad = None if w_edge is None else tape.new(weight.shape, weight.dtype, "weight gradient")
+    b_grad = None if b_edge is None else tape.new(weight.shape, weight.dtype, "bias gradient")
+    return x_grad, w_grad, b_grad
+
+
+def rms_norm(x: Tensor, weight: Param, rows: Shape) -> Tensor:
+    """RMSNorm as transformers writes it (LlamaRMSNorm.forward): in fp32, one elementwise operation at a time."""
+    dtype = x.dtype
+    hidden = ops.to(x, FP32, "norm input")
+    del x
+    variance = ops.mean_rows(ops.square(hidden), rows)
+    hidden = ops.mul_rows(hidden, ops.rsqrt(ops.shift(variance)), "normalised")
+    return ops.mul_param(ops.to(hidden, dtype), weight, "norm output")

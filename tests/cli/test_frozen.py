@@ -1,0 +1,68 @@
+"""The public surface, letter by letter: changing it breaks someone's CI, so it must be changed here as well."""
+
+import argparse
+import json
+
+from memplanner.cli import check
+from memplanner.cli.exit_code import ExitCode
+from memplanner.cli.main import COMMANDS
+from tests.cli.conftest import Run
+
+CHECK_FLAGS = (
+    "--attention --batch-size --budget --checkpointing --format --gpu --grad-accumulation --headroom "
+    "--keep-gradients --keep-outputs --loss --method --no-keep-gradients --no-keep-outputs --no-per-layer-updates "
+    "--optimizer --optimizer-bits --per-layer-updates --plan --precision --projection-rank --quantization --rank "
+    "--seq-len --strict --target-modules"
+)
+
+
+def test_flags_of_check() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    check.configure(parser, described=False)
+    assert " ".join(sorted(f for a in parser._actions for f in a.option_strings)) == CHECK_FLAGS
+
+
+def test_commands() -> None:
+    assert list(COMMANDS) == ["check", "explain", "compare", "gpus", "models", "schema", "paper"]
+
+
+def test_exit_codes() -> None:
+    assert {code.name: int(code) for code in ExitCode} == {"OK": 0, "DOES_NOT_FIT": 1, "WRONG_QUESTION": 2}
+
+
+def test_json_of_check(run: Run) -> None:
+    code, out, err = run("check", "--gpu", "rtx4090", "--format", "json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert list(found) == [
+        "schema",
+        "verdict",
+        "gpu",
+        "allocated_bytes",
+        "reserved_bytes",
+        "device_bytes",
+        "peak_phase",
+        "phases",
+        "at_peak",
+        "persistent",
+        "parameters",
+        "margin_bytes",
+        "plan",
+    ]
+    assert found["schema"] == "memplanner/estimate/1"
+    assert list(found["gpu"]) == ["name", "total_bytes"]
+    assert [list(phase) for phase in found["phases"]] == [["name", "peak_bytes"]] * len(found["phases"])
+    assert list(found["persistent"]) == ["parameters", "adapters", "gradients", "optimizer_state", "projectors"]
+    assert list(found["parameters"]) == ["total", "trainable"]
+    assert list(found["at_peak"]) == [
+        "parameters",
+        "adapters",
+        "gradients",
+        "optimizer_state",
+        "projectors",
+        "activations",
+        "temporaries",
+        "workspaces",
+        "inputs",
+    ]
+    assert all(type(found[key]) is int for key in found if key.endswith("_bytes"))

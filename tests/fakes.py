@@ -1,0 +1,124 @@
+"""A stand-in for predict's Estimate: made-up figures with the real shape, so that reports can be tested alone."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from memplanner.plan import SizeDevice, TrainingPlan
+from memplanner.profiles import GpuProfile, find_gpu
+from memplanner.timeline import Category, Phase, PhasePeak, TensorRow, Verdict
+from memplanner.units import GIB, MIB, parse_size
+
+ROWS = (
+    TensorRow(
+        name="layers.*.mlp.down_proj.weight",
+        category="parameters",
+        shape=(4096, 11008),
+        dtype="bf16",
+        count=32,
+        bytes=12 * GIB,
+        born="load",
+        dies="",
+        why="32 × 4096 out × 11008 in × 2 B (bf16)",
+    ),
+    TensorRow(
+        name="logits",
+        category="activations",
+        shape=(1, 256, 32000),
+        dtype="fp32",
+        count=1,
+        bytes=3 * GIB,
+        born="forward",
+        dies="backward",
+        why="1 batch × 256 seq × 32000 vocab × 4 B (fp32)",
+    ),
+    TensorRow(
+        name="exp_avg",
+        category="optimizer_state",
+        shape=(),
+        dtype="fp32",
+        count=1,
+        bytes=1 * GIB,
+        born="update",
+        dies="",
+        why="a moment",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeEstimate:
+    plan: TrainingPlan
+    gpu: GpuProfile | None
+    total_bytes: int
+    limit_bytes: int
+    device_bytes: int = 18 * GIB
+    allocated_bytes: int = 16 * GIB
+    reserved_bytes: int = 17 * GIB
+    verdict: Verdict = "fits"
+    implementation: str = "transformers + peft"
+    notes: tuple[str, ...] = ("rank 1024 is above the smaller side 512: clamped", "[red]not markup[/red] \x1b[31m")
+    peak_phase: Phase = "backward"
+    error_margin_bytes: int = 100 * MIB
+    context_bytes: int = 700 * MIB
+    num_parameters: int = 6_738_415_616
+    num_trainable: int = 1_000_000
+    rows: tuple[TensorRow, ...] = ROWS
+    phases: tuple[PhasePeak, ...] = (
+        PhasePeak(name="load", peak_bytes=12 * GIB, end_bytes=12 * GIB),
+        PhasePeak(name="forward", peak_bytes=15 * GIB, end_bytes=15 * GIB),
+        PhasePeak(name="backward", peak_bytes=16 * GIB, end_bytes=13 * GIB),
+    )
+    at_peak: dict[Category, int] = field(
+        default_factory=lambda: {"parameters": 12 * GIB, "activations": 3 * GIB, "optimizer_state": 1 * GIB}
+    )
+    persistent: dict[str, int] = field(
+        default_factory=lambda: {
+            "parameters": 12 * GIB,
+            "adapters": MIB,
+            "gradients": MIB,
+            "optimizer_state": GIB,
+            "projectors": 0,
+        }
+    )
+
+    @property
+    def margin_bytes(self) -> int:
+        return self.limit_bytes - self.device_bytes
+
+    def curve(self) -> tuple[tuple[Phase, int], ...]:
+        rising: list[tuple[Phase, int]] = [("forward", 12 * GIB + i * (3 * GIB // 50)) for i in range(50)]
+        falling: list[tuple[Phase, int]] = [("backward", 16 * GIB - i * (3 * GIB // 60)) for i in range(60)]
+        return (("load", 0), ("load", 12 * GIB), *rising, *falling, ("update", 13 * GIB), ("steady", 12 * GIB))
+
+
+def fake_predict(plan: TrainingPlan, *, root: Path = Path()) -> FakeEstimate:
+    """18 GiB, less whatever obvious savings the plan names; enough for verdicts to move with the plan."""
+    saved = 2 * GIB * (plan.step.checkpointing == "full") + 3 * GIB * (plan.optimizer.kind == "adamw-8bit")
+    saved += 1 * GIB * (plan.method.kind == "lora")
+    if isinstance(plan.device, SizeDevice):
+        gpu, total = None, parse_size(plan.device.memory)
+    else:
+        gpu = find_gpu(plan.device.name)
+        total = gpu.total.bytes
+    limit = min(total, parse_size(plan.budget)) if plan.budget and "%" not in plan.budget else total
+    device = 18 * GIB - saved
+    return FakeEstimate(
+        plan=plan,
+        gpu=gpu,
+        total_bytes=total,
+        limit_bytes=limit,
+        device_bytes=device,
+        allocated_bytes=device - 2 * GIB,
+        verdict="fits" if device + 100 * MIB <= limit else "tight" if device <= limit else "does-not-fit",
+    )
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every `from memplanner.predict import predict` find the fake."""
+    fake: Any = SimpleNamespace(predict=fake_predict)
+    monkeypatch.setitem(sys.modules, "memplanner.predict", fake)

@@ -1,0 +1,177 @@
+"""Where the plan comes from, what flags do to it, and what is said about a wrong one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memplanner.errors import UserError
+from memplanner.methods.full import Full
+from memplanner.methods.lora import Lora
+from memplanner.optimizers.adamw import AdamW
+from memplanner.optimizers.adamw8bit import AdamW8bit
+from memplanner.options import OPTIONS
+from memplanner.plan import GpuDevice, SizeDevice, TrainingPlan
+from memplanner.plan_file import DEFAULT_PLAN, load_plan, merge
+from memplanner.profiles import stems
+
+
+def plan_of(table: dict[str, Any], **flags: Any) -> TrainingPlan:
+    return merge(table, {f"--{name.replace('_', '-')}": value for name, value in flags.items()}, where="file")
+
+
+def refusal(table: dict[str, Any], **flags: Any) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        plan_of(table, **flags)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("name", stems("plans", ".toml"))
+def test_bundled_plans_are_valid(name: str, tmp_path: Path) -> None:
+    found = load_plan(root=tmp_path, plan_file=name)
+    assert found.plan.model in name
+
+
+def test_order_of_sources(tmp_path: Path) -> None:
+    assert load_plan(root=tmp_path).label == f"bundled plan {DEFAULT_PLAN}"
+    assert load_plan(root=tmp_path, model="gpt2").label == "defaults"
+    project = tmp_path / "pyproject.toml"
+    project.write_text('[project]\nname = "x"\n')
+    assert load_plan(root=tmp_path).label == f"bundled plan {DEFAULT_PLAN}"
+    project.write_text('[tool.memplanner]\nmodel = "gpt2"\n')
+    assert load_plan(root=tmp_path).plan.model == "gpt2"
+    (tmp_path / "memplanner.toml").write_text('model = "llama-1b"\nmethod = "lora"\n')
+    assert load_plan(root=tmp_path).plan.method == Lora()
+    assert load_plan(root=tmp_path, model="gpt2").plan.model == "gpt2"
+    (tmp_path / "other.toml").write_text('model = "llama-60m"\n')
+    assert load_plan(root=tmp_path, plan_file="other.toml").plan.model == "llama-60m"
+    assert load_plan(root=tmp_path, plan_file="pyproject.toml").plan.model == "gpt2"
+
+
+def test_model_path_starts_from_the_file_that_names_it(tmp_path: Path) -> None:
+    folder = tmp_path / "plans"
+    folder.mkdir()
+    (folder / "p.toml").write_text('model = "./config.json"\n')
+    assert load_plan(root=tmp_path, plan_file="plans/p.toml").root == folder
+    assert load_plan(root=tmp_path, plan_file="plans/p.toml", model="./config.json").root == tmp_path
+
+
+def test_flags_beat_the_file_only_when_typed() -> None:
+    table = {"step": {"batch_size": 4, "per_layer_updates": True}, "device": "a40"}
+    assert plan_of(table).step.batch_size == 4
+    assert plan_of(table, batch_size="2").step.batch_size == 2
+    assert plan_of(table).step.per_layer_updates
+    assert not plan_of(table, per_layer_updates=False).step.per_layer_updates
+    assert plan_of(table).device == GpuDevice(name="a40")
+    assert plan_of(table, gpu="24GiB").device == SizeDevice(memory="24GiB")
+
+
+def test_changing_the_method_carries_over_what_it_shares() -> None:
+    table = {"method": {"kind": "gradnormlorp", "rank": 64, "projection_rank": 4, "target_modules": ["q_proj"]}}
+    assert plan_of(table, method="lora").method == Lora(rank=64, target_modules=("q_proj",))
+    assert plan_of(table, method="full").method == Full()
+    assert plan_of({"method": "lora"}, target_modules="q_proj, v_proj").method == Lora(
+        target_modules=("q_proj", "v_proj")
+    )
+
+
+def test_optimizer_flags() -> None:
+    fused = {"optimizer": "adamw-fused"}
+    assert plan_of(fused).optimizer == AdamW(implementation="fused")
+    assert plan_of({}, optimizer="adamw-fused").optimizer == AdamW(implementation="fused")
+    assert plan_of(fused, optimizer="adamw").optimizer == AdamW(implementation="foreach")
+    assert plan_of(fused, optimizer_bits="16").optimizer == AdamW(implementation="fused", state_dtype="bf16")
+    assert plan_of(fused, optimizer_bits="32").optimizer == AdamW(implementation="fused", state_dtype="fp32")
+    assert plan_of(fused, optimizer_bits="8").optimizer == AdamW8bit()
+    assert plan_of({"optimizer": "adamw-8bit"}, optimizer_bits="32").optimizer == AdamW(state_dtype="fp32")
+    assert refusal({}, optimizer="adamw-8bit", optimizer_bits="32") == [
+        "--optimizer-bits: 32 contradicts --optimizer adamw-8bit"
+    ]
+    assert "sgd" in refusal({}, optimizer="sgd", optimizer_bits="8")[0]
+
+
+@pytest.mark.parametrize("value", [True, "8", 8.0, None, [8], 0, -1, 1 << 40])
+def test_toml_numbers_are_not_guessed(value: Any) -> None:
+    assert len(refusal({"step": {"batch_size": value}})) == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"method": {"rank": 8}}, "file: method: its kind is missing (kind = one of full, lora, dora, galore, gradnorm"),
+        ({"method": {"kind": "lora", "rnk": 1}}, "file: method.rnk: unknown key (did you mean 'rank'?)"),
+        ({"step": {"seq-len": 1}}, "file: step.seq-len: unknown key (did you mean 'seq_len'?)"),
+        ({"precision": "bf61"}, "file: precision: 'bf61' is not a known precision (did you mean 'bf16'"),
+        ({"quantization": "nf4"}, "file: quantization 'nf4' needs a frozen base"),
+        ({"step": 5}, "file: step: 5 is not a table of settings"),
+        ({"step": {"loss": {"kind": "chunked", "chunks": 0}}}, "file: step.loss.chunks: 0 is below 1"),
+        ({"method": {"kind": "lora", "dropout": float("nan")}}, "file: method.dropout: nan"),
+    ],
+)
+def test_messages(table: dict[str, Any], message: str) -> None:
+    found = refusal(table)
+    assert len(found) == 1
+    assert found[0].startswith(message)
+
+
+def test_a_flag_answers_for_its_own_value_only() -> None:
+    assert refusal({"method": {"kind": "lora", "rank": 0}}, method="dora") == ["file: method.rank: 0 is below 1"]
+    assert refusal({"method": "lora"}, rank="0") == ["--rank: 0 is below 1"]
+
+
+def test_every_option_sets_a_documented_field() -> None:
+    for option in OPTIONS:
+        assert option.describe(), option.flag
+        assert option.placeholder() or option.values == "switch"
+
+
+def test_json_round_trip() -> None:
+    plan = plan_of({}, method="lora", target_modules="q_proj", budget="80%", loss="chunked", gpu="24GiB")
+    assert merge(json.loads(plan.model_dump_json()), {}, where="file") == plan
+
+
+_words = ["kind", "lora", "full", "rank", "method", "step", "loss", "optimizer", "device", "model", "budget", "adamw"]
+_keys = st.sampled_from([*TrainingPlan.model_fields, *_words, "batch_size", "target_modules"]) | st.text(max_size=5)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=4),
+    max_leaves=12,
+)
+tables = st.dictionaries(_keys, json_values | st.sampled_from(_words), max_size=6)
+typed = st.dictionaries(
+    st.sampled_from([o.flag for o in OPTIONS if o.values != "switch"]),
+    st.sampled_from(["1", "-1", "8", "x", "", "lora", "full", "adamw", "sgd", "chunked"]) | st.text(max_size=6),
+    max_size=4,
+)
+
+
+@given(tables, typed)
+def test_any_table_and_flags_make_a_plan_or_a_user_error(table: dict[str, Any], flags: dict[str, str]) -> None:
+    try:
+        merge(table, flags, where="file")
+    except UserError as error:
+        assert error.problems
+        assert all("\n" not in str(problem) for problem in error.problems)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode), st.sampled_from([".toml", ".json"]))
+def test_any_bytes_make_a_plan_or_a_user_error(tmp_path_factory: pytest.TempPathFactory, data: bytes, end: str) -> None:
+    path = tmp_path_factory.getbasetemp() / f"fuzz{end}"
+    path.write_bytes(data)
+    try:
+        load_plan(root=path.parent, plan_file=path.name)
+    except UserError as error:
+        assert error.problems
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, "a = " + "[" * 100_000, "\ufeff{}"])
+@pytest.mark.parametrize("end", [".toml", ".json"])
+def test_pathological_files(tmp_path: Path, text: str, end: str) -> None:
+    (tmp_path / f"p{end}").write_text(text)
+    try:
+        load_plan(root=tmp_path, plan_file=f"p{end}")
+    except UserError as error:
+        assert len(str(error)) < 500

@@ -1,0 +1,127 @@
+"""Every bundled profile is valid and findable; a user's own config.json is read safely."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memplanner.errors import UserError
+from memplanner.profiles import all_gpus, all_models, find_gpu, find_model, key, profiles_dir, stems
+from memplanner.reading import MAX_FILE_BYTES
+
+
+def test_every_card_is_valid_and_every_spelling_leads_to_it() -> None:
+    cards = all_gpus()
+    assert len(cards) >= 30
+    spellings: dict[str, str] = {}
+    for card in cards:
+        for spelling in {key(s) for s in (card.id, card.name, *card.aliases)}:
+            assert spellings.setdefault(spelling, card.id) == card.id, spelling
+            assert find_gpu(spelling) == card
+        assert 0 < card.total.bytes <= card.nvidia_smi.bytes, card.id
+        for figure in (card.total, card.nvidia_smi, card.context, card.cublas_workspace):
+            assert figure.source
+
+
+def test_every_model_is_valid_and_every_spelling_leads_to_it() -> None:
+    models = all_models()
+    assert len(models) >= 30
+    spellings: dict[str, str] = {}
+    for model in models:
+        for spelling in {key(s) for s in (model.id, model.name, *model.aliases)}:
+            assert spellings.setdefault(spelling, model.id) == model.id, spelling
+            assert find_model(spelling) == model
+        assert model.parameters
+        assert "model_type" in model.config
+        assert "memplanner" not in model.config
+
+
+@pytest.mark.parametrize("name", ["rtx4090", "RTX 4090", "4090", "NVIDIA GeForce RTX 4090", "rtx-4090", "RTX_4090"])
+def test_spellings(name: str) -> None:
+    assert find_gpu(name).id == "rtx4090"
+
+
+@pytest.mark.parametrize(("name", "hint"), [("RTX 4091", "rtx4090"), ("lama-7b", "llama-7b")])
+def test_unknown_names_offer_the_nearest(name: str, hint: str) -> None:
+    find = find_gpu if "RTX" in name else find_model
+    with pytest.raises(UserError, match=f"did you mean '{hint}'"):
+        find(name)
+
+
+def test_no_other_file_lies_in_profiles() -> None:
+    folders = {"gpus": ".toml", "models": ".json", "plans": ".toml", "published": ".toml"}
+    for folder, suffix in folders.items():
+        files = [path.name for path in (profiles_dir() / folder).iterdir()]
+        assert sorted(files) == sorted(path.name for path in stems(folder, suffix).values())
+
+
+CONFIG = {"model_type": "llama", "hidden_size": 64}
+
+
+def test_own_config(tmp_path: Path) -> None:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    for name in ("my-model", "./my-model", "my-model/config.json", str(folder)):
+        model = find_model(name, tmp_path)
+        assert (model.config, model.name, model.parameters) == (CONFIG, "my-model", None)
+
+
+def test_a_bundled_name_wins_over_a_folder_unless_it_is_spelled_as_a_path(tmp_path: Path) -> None:
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    assert find_model("gpt2", tmp_path).parameters
+    assert find_model("./gpt2", tmp_path).config == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"model_type": "llama", "hidd', "config.json: not valid JSON at line 1, column 25: .*cut short|at line 1"),
+        ("", "cut short"),
+        ("[1]", "holds a JSON array, not an object"),
+        ('"x"', "holds a JSON string"),
+        ("{" + " " * MAX_FILE_BYTES, "larger than 1 MiB"),
+        ("\x00", "not valid JSON at line 1, column 1"),
+    ],
+)
+def test_broken_configs(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        find_model("./config.json", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_odd_paths(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("./nothing.json", "./empty", "/dev/zero", "~nobody-here/x", ".", "", "\x00", "x" * 5000):
+        with pytest.raises(UserError):
+            find_model(name, tmp_path)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_model_or_a_user_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    _read(tmp_path_factory, data)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    )
+)
+def test_any_json_is_a_model_or_a_user_error(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    _read(tmp_path_factory, json.dumps(value).encode())
+
+
+def _read(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "config.json"
+    path.write_bytes(data)
+    try:
+        find_model(str(path))
+    except UserError as error:
+        assert "\n" not in str(error)
