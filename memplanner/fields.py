@@ -73,12 +73,19 @@ def owners(cls: type[Settings], path: tuple[str, ...]) -> tuple[type[Settings], 
 
 
 def json_schema(cls: type[Settings]) -> dict[str, Any]:
-    """The class's JSON Schema with the field docs as descriptions."""
+    """The class's JSON Schema with the field docs as descriptions.
+
+    A union may also be written as a word (`method = "lora"`), which the schema says too.
+    """
     schema = cls.model_json_schema()
     classes = {cls.__name__: cls} | {found.__name__: found for found in _reachable(cls)}
     for name, table in {cls.__name__: schema, **schema.get("$defs", {})}.items():
         for field, doc in field_docs(classes[name]).items():
             table["properties"][field]["description"] = doc
+        for field, value in table.get("properties", {}).items():
+            if "discriminator" in value:
+                kept = {k: value.pop(k) for k in ("description", "default", "title") if k in value}
+                table["properties"][field] = {**kept, "anyOf": [{"type": "string"}, value]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

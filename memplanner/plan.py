@@ -100,8 +100,9 @@ class Step(Settings):
     """Gradients stay allocated into the next forward pass (zero_grad(set_to_none=False))."""
     keep_outputs: bool = False
     """The output object, logits included, is held through backward, as hand-written loops do."""
-    input_gradients: bool = False
-    """The embedding's output asks for a gradient (enable_input_require_grads), as peft's k-bit preparation does."""
+    input_gradients: bool | None = None
+    """The embedding's output asks for a gradient (enable_input_require_grads). Unset: where there is checkpointing, as
+    transformers 5 does."""
     checkpointing: Annotated[str, AfterValidator(_checkpointing)] = "none"
     """Activation checkpointing: none, full (every block) or every-N (each N-th block)."""
     attention: Attention = "sdpa"
@@ -118,10 +119,17 @@ class Step(Settings):
             return 0
         return 1 if self.checkpointing == "full" else int(self.checkpointing.removeprefix("every-"))
 
+    @property
+    def asks_input_gradients(self) -> bool:
+        """input_gradients, or transformers' own rule where it is unset."""
+        return self.checkpoint_every > 0 if self.input_gradients is None else self.input_gradients
+
     @model_validator(mode="after")
     def _per_layer_updates_use_gradients_up(self) -> "Step":
         if self.per_layer_updates and self.grad_accumulation > 1:
-            raise ValueError(f"per_layer_updates frees each gradient at once; grad_accumulation {self.grad_accumulation} needs it kept")
+            raise ValueError(
+                f"per_layer_updates frees each gradient at once; grad_accumulation {self.grad_accumulation} needs it kept"
+            )
         if self.per_layer_updates and self.keep_gradients:
             raise ValueError("per_layer_updates frees each gradient at once; keep_gradients would keep it")
         return self

@@ -1,4 +1,4 @@
-"""Finds and reads the plan: a file's table, the flags laid over it, one TrainingPlan or every problem with it at once."""
+"""Finds and reads the plan: a file's table, typed flags laid over it, one TrainingPlan or every problem at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from memplanner.problems import problems_of, show
 from memplanner.reading import parse_json, parse_toml, read_text
 
 S = TypeVar("S", bound=Settings)
-T = TypeVar("T", "GpuProfile", "ModelProfile")
+T = TypeVar("T", bound="GpuProfile | ModelProfile")
 
 
 class Figure(Settings):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memplanner.plan import SizeDevice, TrainingPlan
-from memplanner.profiles import GpuProfile, find_gpu
+from memplanner.profiles import GpuProfile, find_gpu, find_model
 from memplanner.timeline import Category, Phase, PhasePeak, TensorRow, Verdict
 from memplanner.units import GIB, MIB, parse_size
 
@@ -98,6 +98,7 @@ class FakeEstimate:
 
 def fake_predict(plan: TrainingPlan, *, root: Path = Path()) -> FakeEstimate:
     """18 GiB, less whatever obvious savings the plan names; enough for verdicts to move with the plan."""
+    find_model(plan.model, root)
     saved = 2 * GIB * (plan.step.checkpointing == "full") + 3 * GIB * (plan.optimizer.kind == "adamw-8bit")
     saved += 1 * GIB * (plan.method.kind == "lora")
     if isinstance(plan.device, SizeDevice):

@@ -101,7 +101,10 @@ def test_toml_numbers_are_not_guessed(value: Any) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"method": {"rank": 8}}, "file: method: its kind is missing (kind = one of full, lora, dora, galore, gradnorm"),
+        (
+            {"method": {"rank": 8}},
+            "file: method: its kind is missing (kind = one of full, lora, dora, galore, gradnorm",
+        ),
         ({"method": {"kind": "lora", "rnk": 1}}, "file: method.rnk: unknown key (did you mean 'rank'?)"),
         ({"step": {"seq-len": 1}}, "file: step.seq-len: unknown key (did you mean 'seq_len'?)"),
         ({"precision": "bf61"}, "file: precision: 'bf61' is not a known precision (did you mean 'bf16'"),

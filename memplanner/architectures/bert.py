@@ -59,7 +59,7 @@ class Bert:
         bias = self.ctx.param(f"{path}.bias", self.norm_weight)
         return nn.layer_norm(x, weight, bias, self.rows, autocast=self.ctx.autocast is not None)
 
-    def self_attention(self, x: Tensor) -> Tensor:
+    def self_attention(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         heads = self.heads
         q, k, v = (
             ops.view_heads(self.ctx.linear(spec, x, self.hidden), heads.q)
@@ -84,7 +84,7 @@ class Bert:
         return hidden
 
     def block(self, i: int, hidden: Tensor, shared: None) -> Tensor:
-        attention = self.self_attention(hidden)
+        attention, _weights = self.self_attention(hidden)
         attention_output = self.output(self.attention_out, "attention.output.LayerNorm", attention, hidden)
         del attention
         intermediate = self.ctx.linear(self.up, attention_output, self.inner)

@@ -55,11 +55,11 @@ class Gpt2:
         bias = self.ctx.param(f"{path}.bias", self.norm_weight)
         return nn.layer_norm(x, weight, bias, self.rows, autocast=self.ctx.autocast is not None)
 
-    def attention(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def attention(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         heads = self.heads
         q, k, v = ops.split(self.ctx.linear(self.c_attn, x, self.joined), self.hidden, 3)
         q, k, v = (ops.view_heads(t, heads.q) for t in (q, k, v))
-        out = heads.attend(
+        out, weights = heads.attend(
             self.ctx.attention,
             q,
             k,
@@ -70,7 +70,7 @@ class Gpt2:
             autocast=self.ctx.autocast,
         )
         out = self.ctx.linear(self.c_proj, out, self.hidden)
-        return ops.dropout(out, self.c.residual_dropout)
+        return ops.dropout(out, self.c.residual_dropout), weights
 
     def mlp(self, x: Tensor) -> Tensor:
         hidden = self.ctx.linear(self.mlp_fc, x, self.inner)
@@ -81,7 +81,7 @@ class Gpt2:
     def block(self, i: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
         residual = hidden
         hidden = self.norm("ln_1", hidden)
-        attn_output = self.attention(hidden, mask)
+        attn_output, _weights = self.attention(hidden, mask)
         hidden = ops.add(attn_output, residual, "residual")
         residual = hidden
         hidden = self.norm("ln_2", hidden)

@@ -92,7 +92,7 @@ class Llama:
         out = nn.rms_norm(ops.view(out, by_token), self.ctx.param(f"{norm}.weight", self.head_dim), rows)
         return ops.transpose(out, heads)
 
-    def attention(self, x: Tensor, shared: Shared) -> Tensor:
+    def attention(self, x: Tensor, shared: Shared) -> tuple[Tensor, Tensor | None]:
         heads = self.heads
         q = self.project_heads(self.q_proj, "self_attn.q_norm", x, heads.tokens, heads.q, self.head_rows)
         k = self.project_heads(self.k_proj, "self_attn.k_norm", x, self.kv, heads.kv, self.kv_head_rows)
@@ -101,7 +101,7 @@ class Llama:
         k_rotated = self.rotate(k, heads.half_kv, shared)
         q, k = q_rotated, k_rotated
         del q_rotated, k_rotated
-        out = heads.attend(
+        out, weights = heads.attend(
             self.ctx.attention,
             q,
             k,
@@ -111,7 +111,7 @@ class Llama:
             softmax="fp32",
             autocast=self.ctx.autocast,
         )
-        return self.ctx.linear(self.o_proj, out, self.hidden)
+        return self.ctx.linear(self.o_proj, out, self.hidden), weights
 
     def mlp(self, x: Tensor) -> Tensor:
         ctx = self.ctx
@@ -125,7 +125,7 @@ class Llama:
     def block(self, i: int, hidden: Tensor, shared: Shared) -> Tensor:
         residual = hidden
         hidden = self.norm("input_layernorm", hidden)
-        hidden = self.attention(hidden, shared)
+        hidden, _weights = self.attention(hidden, shared)
         hidden = ops.add(residual, hidden, "residual")
         residual = hidden
         hidden = self.norm("post_attention_layernorm", hidden)

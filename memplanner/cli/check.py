@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if code != ExitCode.OK:
         from memplanner.solve.changes import single_changes
 
-        changes = single_changes(estimate, lambda plan: predict(plan, root=found.root))
+        changes = single_changes(estimate, lambda plan: predict(plan, root=found.root), strict=args.strict)
     if args.format == "markdown":
         from memplanner.report.markdown import check_markdown
 

@@ -7,6 +7,7 @@ from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded
 from memplanner.errors import Problem, UserError
 from memplanner.fields import choices
+from memplanner.methods.settings import LowRank
 from memplanner.plan import TrainingPlan
 from memplanner.plan_file import merge
 from memplanner.problems import show, suggest
@@ -38,12 +39,15 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
 
 def plans(base: TrainingPlan, methods: tuple[str, ...], ranks: tuple[str, ...]) -> list[TrainingPlan]:
-    """The base plan with each method and, where it has one, each rank; the plan's own rank when none is asked for."""
+    """The base plan with each method and, where it has one, each rank.
+
+    When none is asked for, all get the plan's own rank, or the same default where the plan's method has none.
+    """
     table = base.model_dump(mode="json")
-    own = () if base.method.kind == "full" else (str(base.method.rank),)
+    own = str(LowRank().rank if base.method.kind == "full" else base.method.rank)
     found = []
     for method in methods:
-        for rank in ("",) if method == "full" else (ranks or own or ("",)):
+        for rank in ("",) if method == "full" else (ranks or (own,)):
             found.append(merge(table, {"--method": method} | ({"--rank": rank} if rank else {}), where="plan"))
     return found
 

@@ -1,6 +1,7 @@
 """Finds the command, runs it, prints its answer or its errors, and returns the exit code. Nothing else prints."""
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -52,6 +53,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the entry point of the `memplanner` script."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        gc.disable()  # a process of its own that lives a fraction of a second; saves a tenth of it
     try:
         answer = _answer(words, page_for(sys.stdout), Path())
         sys.stdout.write(answer.text)

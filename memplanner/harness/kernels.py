@@ -8,7 +8,8 @@ Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must 
 * memory-efficient attention: keys and values expanded first; log-sum-exp padded to 32 rows
   (cuda/attention.cu, cuda/attention_backward.cu);
 * dropout: native_dropout's mask of one byte per element (ATen/native/Dropout.cpp, is_fused_kernel_acceptable);
-* softmax of float16 into float32: no float32 copy of the input (ATen/native/SoftMax.cpp, half_to_float).
+* softmax of float16 into float32: no float32 copy of the input (ATen/native/SoftMax.cpp, half_to_float);
+* autocast runs softmax and pow in float32 on CUDA (ATen/autocast_mode.h, AT_FORALL_FP32), not on the CPU.
 """
 
 import contextlib
@@ -127,7 +128,22 @@ _softmax = torch.nn.functional.softmax
 def _cuda_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
     if input.dtype == torch.float16 and dtype == torch.float32:
         return _HalfToFloatSoftmax.apply(input)  # type: ignore[no-any-return]
+    if dtype is None:
+        input = _promoted(input)
     return _softmax(input, dim, _stacklevel, dtype)
+
+
+_pow = torch.pow
+
+
+def _cuda_pow(input: Tensor, exponent: Any) -> Tensor:
+    return _pow(_promoted(input), exponent)
+
+
+def _promoted(x: Tensor) -> Tensor:
+    """x in float32 under autocast: these functions are on CUDA's list and not on the CPU's."""
+    half = torch.is_autocast_enabled("cpu") and x.dtype in (torch.float16, torch.bfloat16)
+    return x.float() if half else x
 
 
 @contextlib.contextmanager
@@ -146,6 +162,7 @@ def cuda_memory(attention: str) -> Iterator[None]:
             patch(unittest.mock.patch.object(functional, "scaled_dot_product_attention", kernel))
         patch(unittest.mock.patch.object(functional, "dropout", _dropout))
         patch(unittest.mock.patch.object(functional, "softmax", _cuda_softmax))
+        patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))
         # Fake tensors count as "being traced", which makes transformers build masks that a real step skips.
         patch(unittest.mock.patch.object(masks, "is_tracing", lambda *_: False))
         patch(unittest.mock.patch.object(masks, "find_packed_sequence_indices", lambda *_: None))

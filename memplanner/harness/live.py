@@ -47,10 +47,14 @@ class LiveBytes(TorchDispatchMode):
             self.log.append((size, f"{why} {tuple(tensor.shape)} {str(tensor.dtype)[6:]}"))
         self.peak = max(self.peak, self.live)
 
+    def forget(self, tensor: torch.Tensor) -> None:
+        """Stop counting a tensor that lives on the host when training on a GPU."""
+        self._dead(tensor.untyped_storage()._cdata)
+
     def _dead(self, key: int) -> None:
-        size = self._known.pop(key)[1]
+        size = self._known.pop(key, (None, 0))[1]
         self.live -= size
-        if self.log is not None:
+        if size and self.log is not None:
             self.log.append((-size, "free"))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

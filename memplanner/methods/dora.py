@@ -39,6 +39,9 @@ class Dora(Lora):
         adapted = ctx.matmul(
             ctx.matmul(x, a, None, inner, f"{spec.path}.lora_A output"), b, None, out_shape, f"{spec.path}.lora_B output"
         )
+        if spec.bias and not self.dropout:
+            bias = ctx.param(f"{spec.path}.bias", spec.bias_shape, trainable=False)
+            base = ops.add_constant(base, bias, "base output without bias")
         extra = ops.add(
             ops.mul_param(base, ops.shift(ratio, "magnitude ratio minus one"), "rescaled base output"),
             ops.scale(ops.mul_param(adapted, ratio, "rescaled adapter output"), "scaled adapter output"),
@@ -60,10 +63,12 @@ class Dora(Lora):
         lowered = eye if product is eye.dtype else tape.new(square, product, "identity cast by autocast")
         through_a = tape.new(Shape(in_=n, rank=r), product, "A of the identity")
         lora_weight = tape.new(full, product, "B·A")
-        held: tuple[Tensor, ...] = (eye, lowered, through_a, lora_weight)
+        # The graph of B·A, never run backward, keeps what it saved while B·A is alive.
+        held: tuple[Tensor, ...] = (eye, lowered, through_a) if tape.saves else ()
+        del eye, lowered, through_a
         if product is not dtype:
             lora_weight = tape.new(full, dtype, "B·A in the adapter's type")
-            held = (*held, lora_weight)
+        held = (*held, lora_weight)
         weight = None
         if ctx.quantization != "none" or ctx.weight_dtype is not dtype:
             if ctx.quantization != "none":

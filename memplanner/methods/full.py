@@ -17,6 +17,11 @@ class Full(Settings):
         """A plain linear layer."""
         return ctx.plain_linear(spec, x, out_shape, trainable=True)
 
+    @property
+    def copies_head(self) -> bool:
+        """Whether a new classification head is trained as a copy."""
+        return False
+
     def trains(self, ctx: Context, path: str) -> bool:
         """Everything learns."""
         return True

@@ -35,6 +35,11 @@ class Galore(LowRank):
             )
         return ctx.plain_linear(spec, x, out_shape, trainable=True, tags=projection)
 
+    @property
+    def copies_head(self) -> bool:
+        """Whether a new classification head is trained as a copy."""
+        return False
+
     def trains(self, ctx: Context, path: str) -> bool:
         """Everything learns."""
         return True

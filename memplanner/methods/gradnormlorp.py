@@ -40,6 +40,11 @@ class GradNormLorp(LowRank):
     """"reparameterised" is the method as its equations say; the others are paths of the authors' public code:
     LowRankWeightNormAdamW and WeightNormGaLoreAdamW on bare weights, and peft's DoRA under GaLoreAdamW."""
 
+    @property
+    def copies_head(self) -> bool:
+        """Whether a new classification head is trained as a copy."""
+        return self.implementation == "dora-galore"
+
     def trains(self, ctx: Context, path: str) -> bool:
         """What is not targeted learns in pre-training."""
         return self.train_rest or self.implementation in ("low-rank-weight-norm-adamw", "weight-norm-galore-adamw")

@@ -20,6 +20,11 @@ class Lora(LowRank):
     adapter_dtype: AdapterDtype = "fp32"
     """peft keeps adapters in fp32 over a half-precision base (autocast_adapter_dtype=True); "base" follows it."""
 
+    @property
+    def copies_head(self) -> bool:
+        """Whether a new classification head is trained as a copy."""
+        return True
+
     def trains(self, ctx: Context, path: str) -> bool:
         """Only adapters (and a new classification head) learn."""
         return False

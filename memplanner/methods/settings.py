@@ -1,8 +1,8 @@
 """Fields and rules that the low-rank methods share."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from memplanner.base import Settings
 from memplanner.tape.context import Context, LinearSpec
@@ -12,12 +12,21 @@ Rank = Annotated[int, Field(ge=1, le=1 << 20)]
 AdapterDtype = Literal["fp32", "base"]
 
 
+def _comma_separated(value: Any) -> Any:
+    """target_modules = "all-linear" (as peft takes it) or "q_proj,v_proj" stands for the list of those names."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+ModuleName = Annotated[str, Field(min_length=1, max_length=200)]
+ModuleNames = Annotated[tuple[ModuleName, ...], Field(strict=False, max_length=1000), BeforeValidator(_comma_separated)]
+
+
 class LowRank(Settings):
     """What every method with a rank and target modules has."""
 
     rank: Rank = 8
     """Inner rank of the adapter or projection."""
-    target_modules: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
+    target_modules: ModuleNames = ()
     """Names of the linear modules the method acts on, as peft spells them (q_proj, v_proj, all-linear).
     Empty: the method's own default for the family."""
     rank_pattern: dict[str, Rank] = {}

@@ -119,12 +119,14 @@ class Replay:
                     step = first[-1]
                 else:
                     step = net
-                # The walked block took its input from outside the run; the others free theirs unless it is kept.
-                more = step - sizes[run.input] if piece.forward and not run.input_kept else step
-                last = live + step + (n - 2) * more
+                # Where the walked block's input is held elsewhere, every other block still frees its own: forward, all
+                # but the first; backward, all but the last.
+                frees = run.input_held and run.input_kept is not piece.forward
+                more = step - sizes[run.input] if frees else step
+                last = live + (step + (n - 2) * more if piece.forward else (n - 1) * more)
                 if last + top > piece.peak:
                     piece.peak, piece.peak_at = last + top, Moment(number, prefix.index(top), n - 1)
-                live = last + (net if step == more else net - sizes[run.input])
+                live = last + net - (sizes[run.input] if frees and piece.forward else 0)
             else:
                 live += net
             piece.live_after = live
@@ -152,7 +154,7 @@ class Replay:
         for piece in self.pieces[: moment.piece]:
             self._play(piece, counts, piece.reps - 1, piece.end - piece.start)
             run = piece.run
-            if run is not None and piece.forward and piece.reps > 1 and not run.input_kept:
+            if run is not None and piece.forward and run.input_held and not run.input_kept:
                 counts[run.output] -= 1  # the last block's input was the output of the one before
         piece = self.pieces[moment.piece]
         self._play(piece, counts, moment.rep, moment.position)
@@ -172,30 +174,28 @@ class Replay:
                     counts[~i] -= 1
             return
         shared = self._shared(piece, entries) if piece.reps > 1 else frozenset()
-        last = rep == piece.reps - 1
+        # Blocks other than the one next to the outside take their input from, and give their gradient to, a neighbour.
+        edge = 0 if piece.forward else piece.reps - 1
         for i in entries if rep else ():
             if i >= 0:
                 counts[i] += rep
-            elif ~i not in shared:
-                counts[self._stands_for(~i, run, last=False)] -= rep
-        if rep:
-            # What one block hands to the next exists once: the output going forward, the gradient going back.
-            if piece.forward and not run.input_kept:
-                counts[run.output] -= rep - 1
-            if not piece.forward and run.grad_output in counts and run.grad_output != run.grad_input:
+            elif ~i == run.input:
+                outside = int(edge < rep)
+                counts[run.input] -= outside
+                counts[run.output] -= rep - outside
+            elif ~i == run.grad_input:
+                counts[run.grad_input] -= 1
                 counts[run.grad_output] -= rep - 1
-                counts[run.grad_input] += rep - 1
+            elif ~i not in shared:
+                counts[~i] -= rep
+        if rep and run.input_held and run.input_kept is not piece.forward:
+            counts[run.output] -= rep - 1 if piece.forward else rep
         for i in entries[:length]:
             if i >= 0:
                 counts[i] += 1
-            elif ~i not in shared or last:
-                dying = self._stands_for(~i, run, last=last)
-                if rep and dying == run.grad_input and run.grad_output >= 0:
-                    dying = run.grad_output
-                counts[dying] -= 1
-
-    @staticmethod
-    def _stands_for(index: int, run: Run, *, last: bool) -> int:
-        """Which tensor dies when the walked block's input does: in all repetitions but the last one walked back it is
-        the output of the block before."""
-        return run.output if index == run.input and not last else index
+            elif ~i == run.input:
+                counts[run.input if rep == edge else run.output] -= 1
+            elif ~i == run.grad_input:
+                counts[run.grad_output if rep else run.grad_input] -= 1
+            elif ~i not in shared or rep == piece.reps - 1:
+                counts[~i] -= 1

@@ -99,7 +99,7 @@ def _repeated(tape: Tape, run: Run, forward: bool, entries: list[int], position:
                 yield key, -sizes[index], position
             elif number == n - 1:
                 yield (index, _outer(tape, index)), -sizes[index], position
-        if forward and rep and not run.input_kept:
+        if rep and run.input_held and run.input_kept is not forward:
             yield (run.output, rep - 1), -sizes[run.output], position
 
 

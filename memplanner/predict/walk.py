@@ -67,7 +67,7 @@ def walk(plan: TrainingPlan, family: Family, config: object, *, workspace_bytes:
         loss_kind=step.loss.kind,
         loss_chunks=step.loss.chunks if isinstance(step.loss, ChunkedCrossEntropy) else 1,
         quantization=plan.quantization,
-        input_gradients=step.input_gradients,
+        input_gradients=step.asks_input_gradients,
         default_targets=family.lora_targets if method.kind in ("lora", "dora") else family.block_targets,
     )
     optimizer = _as_run(plan)
@@ -90,8 +90,6 @@ def walk(plan: TrainingPlan, family: Family, config: object, *, workspace_bytes:
         raise _nothing_trained(plan, family)
     tape.phase("backward")
     tape.backward(loss)
-    if ctx.input_leaf is not None:
-        ctx.input_leaf.grad = None
     del loss
     if step.keep_outputs:
         del logits
@@ -126,9 +124,8 @@ def _update_at_once(optimizer: Optimizer, refresh_only: set[int]) -> Callable[[T
     """A hook that updates a parameter as soon as its gradient is there, and frees the gradient."""
 
     def update(tape: Tape, param: Param) -> None:
-        if param.category != "temporaries":  # the embedding output's own gradient is no parameter's
-            _step_one(tape, optimizer, param, refresh_only)
-            param.grad = None
+        _step_one(tape, optimizer, param, refresh_only)
+        param.grad = None
 
     return update
 

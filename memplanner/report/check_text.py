@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memplanner.errors import printable
-from memplanner.report.page import Cell, Column, Page, heading, stacked_bar, table, wrap
+from memplanner.report.page import Cell, Column, Page, fit, heading, stacked_bar, table, text_width, wrap
 from memplanner.report.palette import CATEGORY_COLOURS, CATEGORY_GLYPHS, MUTED, VERDICT_COLOURS
 from memplanner.report.words import PHASE_WORDS, plan_words, share, verdict_line
 from memplanner.timeline import CATEGORIES
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 def check_text(estimate: "Estimate", changes: "Changes | None", page: Page, *, label: str) -> str:
     """The whole report. `changes` is given where the plan does not fit; `label` says where the plan came from."""
     lines = [
-        page.paint(printable(verdict_line(estimate)), VERDICT_COLOURS[estimate.verdict], bold=True),
+        *verdict(estimate, page),
         *wrap(plan_words(estimate.plan), page.width, rest="  "),
         *wrap(f"Plan: {label}.", page.width, rest="  "),
         *_peaks(estimate, page),
@@ -30,14 +29,23 @@ def check_text(estimate: "Estimate", changes: "Changes | None", page: Page, *, l
     return "\n".join(lines) + "\n"
 
 
+def verdict(estimate: "Estimate", page: Page) -> list[str]:
+    """The first line of an answer (two, where the page is very narrow)."""
+    colour = VERDICT_COLOURS[estimate.verdict]
+    return [page.paint(line, colour, bold=True) for line in wrap(verdict_line(estimate), page.width, rest="  ")]
+
+
 def _peaks(estimate: "Estimate", page: Page) -> list[str]:
     outside = format_bytes(estimate.context_bytes)
     limit = "what the device gives a process"
     if estimate.limit_bytes < estimate.total_bytes:
         which = "the budget" if estimate.plan.budget is not None else "less the headroom"
         limit = f"{which}, of {format_bytes(estimate.total_bytes)} that the device gives"
-    margin = f"{share(estimate.margin_bytes, estimate.limit_bytes)} of the limit"
-    margin += f"; tight below {format_bytes(estimate.error_margin_bytes)}"
+    if estimate.margin_bytes < 0:
+        margin = f"{share(-estimate.margin_bytes, estimate.limit_bytes)} over the limit"
+    else:
+        margin = f"{share(estimate.margin_bytes, estimate.limit_bytes)} of the limit"
+        margin += f"; tight below {format_bytes(estimate.error_margin_bytes)}"
     rows = [
         ("allocated", estimate.allocated_bytes, "live tensors"),
         ("reserved", estimate.reserved_bytes, "what PyTorch's caching allocator holds for them"),
@@ -56,9 +64,7 @@ def _peaks(estimate: "Estimate", page: Page) -> list[str]:
 def breakdown(estimate: "Estimate", page: Page) -> list[str]:
     """What is alive at the peak, by category: one bar and a table."""
     present = [(c, estimate.at_peak[c]) for c in CATEGORIES if estimate.at_peak.get(c)]
-    bar = stacked_bar(
-        page, [(size, CATEGORY_GLYPHS[c], CATEGORY_COLOURS[c]) for c, size in present], page.width - 4
-    )
+    bar = stacked_bar(page, [(size, CATEGORY_GLYPHS[c], CATEGORY_COLOURS[c]) for c, size in present], page.width - 4)
     rows = [
         (
             Cell(text=CATEGORY_GLYPHS[c] if page.depth == "none" else "█", colour=CATEGORY_COLOURS[c]),
@@ -81,9 +87,19 @@ def _changes(changes: "Changes", page: Page) -> list[str]:
         shown = changes.others
     if not shown:
         return [*heading(page, "No single change makes it fit, and none that was tried saves anything")]
-    rows = [(c.typed, f"saves {format_bytes(c.saved_bytes)}", format_bytes(c.device_bytes), c.effect) for c in shown]
-    columns = (Column(), Column(right=True), Column(title="", right=True), Column(shrinks=True))
-    return [*heading(page, title), *table(page, columns, rows)]
+    rows = [(c.typed, f"saves {format_bytes(c.saved_bytes)}", f"→ {format_bytes(c.device_bytes)}") for c in shown]
+    lines = table(page, (Column(), Column(right=True), Column(right=True)), rows)
+    room = page.width - max(map(text_width, lines)) - 2
+    lines = [line.ljust(max(map(len, lines))) for line in lines]
+    if max(text_width(c.effect) for c in shown) <= room:
+        lines = [f"{line}  {page.paint(c.effect, MUTED)}" for line, c in zip(lines, shown, strict=True)]
+    else:
+        lines = [
+            text
+            for line, c in zip(lines, shown, strict=True)
+            for text in (line.rstrip(), page.paint(f"      {fit(c.effect, page.width - 6)}", MUTED))
+        ]
+    return [*heading(page, title), *lines]
 
 
 def _notes(estimate: "Estimate", page: Page) -> list[str]:

@@ -13,13 +13,11 @@ if TYPE_CHECKING:
     from memplanner.predict.estimate import Estimate
 
 TITLES = ("Method", "Rank", "", "Device", "Allocated", "Peak in", "Trained", "Weights", "Gradients", "Optimizer")
-_NARROW = 8
-"""Columns shown where the page is too narrow for all."""
 
 
 def rows_of(estimates: Sequence["Estimate"]) -> list[tuple[str, ...]]:
     """The table's text, one tuple per estimate in TITLES' order. Optimizer is its state with the projectors."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for estimate in estimates:
         method, kept = estimate.plan.method, estimate.persistent
         rows.append(
@@ -41,23 +39,12 @@ def rows_of(estimates: Sequence["Estimate"]) -> list[tuple[str, ...]]:
 
 def compare_text(estimates: Sequence["Estimate"], page: Page, *, label: str) -> str:
     """The table under one line that says what was held equal."""
-    shown = len(TITLES) if page.width >= 112 else _NARROW
-    columns = [
-        Column(title=title, right=i not in (0, 2, 5), shrinks=i == 0) for i, title in enumerate(TITLES[:shown])
-    ]
-    cells = [
-        [
-            Cell(text=text, colour=VERDICT_COLOURS[estimate.verdict] if i == 2 else "", bold=i == 3)
-            for i, text in enumerate(row[:shown])
-        ]
-        for estimate, row in zip(estimates, rows_of(estimates), strict=True)
-    ]
     first = estimates[0]
     lines = [
         *wrap(f"Equal for all: {plan_words(first.plan, method=False)}", page.width, rest="  "),
         *wrap(f"Plan: {label}.", page.width, rest="  "),
         *heading(page, f"On {device_word(first.plan)}, {format_bytes(first.limit_bytes)}"),
-        *table(page, columns, cells),
+        *_table(estimates, page),
     ]
     notes = dict.fromkeys(note for estimate in estimates for note in estimate.notes)
     if notes:
@@ -66,8 +53,24 @@ def compare_text(estimates: Sequence["Estimate"], page: Page, *, label: str) -> 
     return "\n".join(lines) + "\n"
 
 
+def _table(estimates: Sequence["Estimate"], page: Page) -> list[str]:
+    """As many of the columns, from the left, as the page has room for."""
+    columns = [Column(title=title, right=i not in (0, 2, 5), shrinks=i == 0) for i, title in enumerate(TITLES)]
+    cells = [
+        [
+            Cell(text=text, colour=VERDICT_COLOURS[estimate.verdict] if i == 2 else "", bold=i == 3)
+            for i, text in enumerate(row)
+        ]
+        for estimate, row in zip(estimates, rows_of(estimates), strict=True)
+    ]
+    shown = len(TITLES)
+    unbounded = Page(width=1000)
+    while shown > 4 and max(map(len, table(unbounded, columns[:shown], [row[:shown] for row in cells]))) > page.width:
+        shown -= 1
+    return table(page, columns[:shown], [row[:shown] for row in cells])
+
+
 def compare_markdown(estimates: Sequence["Estimate"], *, label: str) -> str:
     """The same table as Markdown."""
     lines = [f"Equal for all: {escape(plan_words(estimates[0].plan, method=False))}. Plan: {escape(label)}.", ""]
     return "\n".join(lines + markdown_table(TITLES, rows_of(estimates))) + "\n"
-

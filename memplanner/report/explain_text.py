@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from memplanner.errors import printable
-from memplanner.report.check_text import breakdown
+from memplanner.report.check_text import breakdown, verdict
 from memplanner.report.page import Cell, Column, Page, heading, pad, table, wrap
-from memplanner.report.palette import ACCENT, BAD, CATEGORY_COLOURS, CATEGORY_GLYPHS, MUTED, VERDICT_COLOURS
-from memplanner.report.words import PHASE_WORDS, plan_words, share, verdict_line
+from memplanner.report.palette import ACCENT, BAD, CATEGORY_COLOURS, CATEGORY_GLYPHS, MUTED
+from memplanner.report.words import PHASE_WORDS, plan_words, share
 from memplanner.timeline import Phase, TensorRow
 from memplanner.units import format_bytes
 
@@ -21,7 +20,7 @@ _HEIGHT = 10
 def explain_text(estimate: "Estimate", page: Page, *, label: str, top: int) -> str:
     """The whole report; `top` is how many tensors are listed."""
     lines = [
-        page.paint(printable(verdict_line(estimate)), VERDICT_COLOURS[estimate.verdict], bold=True),
+        *verdict(estimate, page),
         *wrap(plan_words(estimate.plan), page.width, rest="  "),
         *wrap(f"Plan: {label}.", page.width, rest="  "),
         *heading(page, "Live bytes over one step"),
@@ -147,13 +146,16 @@ def _tensors(estimate: "Estimate", page: Page, top: int) -> list[str]:
         lines += _tensor(row, estimate.allocated_bytes, page)
     rest = sum(row.bytes for row in estimate.rows[top:])
     if rest:
-        lines.append(f"  {pad(format_bytes(rest), 10, right=True)} {pad(share(rest, estimate.allocated_bytes), 6, right=True)}  in all other rows")
+        lines.append(f"{_amount(rest, estimate.allocated_bytes)}  in all other rows")
     return lines
+
+
+def _amount(num_bytes: int, total: int) -> str:
+    return f"  {pad(format_bytes(num_bytes), 10, right=True)} {pad(share(num_bytes, total), 6, right=True)}"
 
 
 def _tensor(row: TensorRow, total: int, page: Page) -> list[str]:
     glyph = page.paint(CATEGORY_GLYPHS[row.category] if page.depth == "none" else "█", CATEGORY_COLOURS[row.category])
-    amount = f"  {pad(format_bytes(row.bytes), 10, right=True)} {pad(share(row.bytes, total), 6, right=True)} "
     shape = " × ".join(map(str, row.shape)) or "scalar"
     count = f"{row.count} × " if row.count > 1 else ""
     lives = f"{row.born} to {row.dies}" if row.dies else f"from {row.born} on"
@@ -163,6 +165,6 @@ def _tensor(row: TensorRow, total: int, page: Page) -> list[str]:
         f"{row.name}: {count}({shape}) {row.dtype}, {row.category.replace('_', ' ')}, {lives}",
         page.width - 22,
     )
-    lines = [f"{amount} {glyph} {page.paint(what, bold=True)}", *(indent + text for text in more)]
+    lines = [f"{_amount(row.bytes, total)} {glyph} {page.paint(what, bold=True)}", *(indent + text for text in more)]
     lines += [page.paint(text, MUTED) for text in wrap(row.why, page.width, first=indent, rest=indent)]
     return lines

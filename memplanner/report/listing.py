@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from memplanner.profiles import GpuProfile, ModelProfile
-from memplanner.report.page import Column, Page, table
+from memplanner.report.page import Column, Page, table, wrap
 from memplanner.units import format_bytes, format_count
 
 
@@ -22,7 +22,7 @@ def gpus_text(gpus: Sequence[GpuProfile], page: Page) -> str:
         for gpu in gpus
     ]
     note = "Total is what PyTorch reports, the most a process can get; ~ marks a figure that is not measured."
-    return "\n".join([*table(page, columns, rows, indent=0), "", note]) + "\n"
+    return "\n".join([*table(page, columns, rows, indent=0), "", *wrap(note, page.width)]) + "\n"
 
 
 def _figure(num_bytes: int, estimated: bool) -> str:
@@ -51,7 +51,7 @@ def models_text(models: Sequence[ModelProfile], page: Page) -> str:
         for model in models
     ]
     note = "Any Hugging Face config.json of these families works too: memplanner check path/to/config.json"
-    return "\n".join([*table(page, columns, rows, indent=0), "", note]) + "\n"
+    return "\n".join([*table(page, columns, rows, indent=0), "", *wrap(note, page.width)]) + "\n"
 
 
 def models_object(models: Sequence[ModelProfile]) -> dict[str, Any]:

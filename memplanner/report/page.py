@@ -35,7 +35,7 @@ class Page:
 
 
 def page_for(stream: TextIO, env: Mapping[str, str] = os.environ) -> Page:
-    """The page that suits a stream: the terminal's width, 80 when piped; colour on a terminal unless NO_COLOR is set."""
+    """The page that suits a stream: a terminal's width, 80 when piped; colour on a terminal unless NO_COLOR is set."""
     terminal = stream.isatty()
     width = int(env["COLUMNS"]) if env.get("COLUMNS", "").isascii() and env.get("COLUMNS", "").isdigit() else 0
     if not width and terminal:
@@ -60,9 +60,7 @@ def text_width(text: str) -> int:
         return len(text)
     import unicodedata
 
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def fit(text: str, width: int) -> str:
@@ -136,10 +134,9 @@ def table(page: Page, columns: Sequence[Column], rows: Sequence[Sequence[str | C
             spare += given
     out = []
     for line in lines:
-        parts = [
-            page.paint(pad(cell.text, width, right=column.right), cell.colour, bold=cell.bold)
-            for cell, width, column in zip(line, widths, columns, strict=True)
-        ]
+        padded = [pad(c.text, width, right=col.right) for c, width, col in zip(line, widths, columns, strict=True)]
+        padded[-1] = padded[-1].rstrip()
+        parts = [page.paint(text, c.colour, bold=c.bold) if text else "" for c, text in zip(line, padded, strict=True)]
         out.append((" " * indent + "  ".join(parts)).rstrip())
     return out
 

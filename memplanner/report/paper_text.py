@@ -12,6 +12,7 @@ from memplanner.units import GIB, format_bytes
 QUANTITY_WORDS = {
     "weights-and-state": "weights, optimizer state and projectors",
     "optimizer": "optimizer state and projectors",
+    "moments": "optimizer state without projectors",
     "allocated": "peak of allocated memory",
     "device": "peak of device memory",
     "none": "not memory",
@@ -47,7 +48,7 @@ def answer(computed: Computed) -> str:
     if computed.refusal:
         return f"cannot be computed: {computed.refusal}"
     if computed.num_bytes is None:
-        return "nothing"
+        return "nothing: it is no memory"
     size = f"{computed.num_bytes / 10**9:.3f} GB = {format_bytes(computed.num_bytes, decimals=3)}"
     words = QUANTITY_WORDS[computed.figure.quantity]
     if computed.base_bytes is not None:

@@ -54,12 +54,14 @@ class Changes:
     others: tuple[Change, ...]
 
 
-def single_changes(estimate: "Estimate", predict: "Callable[[TrainingPlan], Estimate]") -> Changes:
-    """Try each single change of the estimate's plan through `predict`."""
+def single_changes(
+    estimate: "Estimate", predict: "Callable[[TrainingPlan], Estimate]", *, strict: bool = False
+) -> Changes:
+    """Try each single change of the estimate's plan through `predict`; strict: a tight fit is none."""
     fitting: list[Change] = []
-    others: list[Change] = []
+    others: dict[str, Change] = {}
     base = estimate.plan.model_dump(mode="json")
-    found_family = set()
+    found_family: set[str] = set()
     for family, intrusion, flags, effect in _candidates(estimate.plan):
         if family in found_family:
             continue  # a smaller dose of the same change was enough
@@ -73,14 +75,15 @@ def single_changes(estimate: "Estimate", predict: "Callable[[TrainingPlan], Esti
         change = Change(
             flags=flags, effect=effect, intrusion=intrusion, saved_bytes=saved, device_bytes=changed.device_bytes
         )
-        if changed.verdict == "does-not-fit":
-            others.append(change)
+        if changed.verdict == "does-not-fit" or (strict and changed.verdict == "tight"):
+            if family not in others or others[family].saved_bytes < saved:
+                others[family] = change
         else:
             fitting.append(change)
             found_family.add(family)
     fitting.sort(key=lambda change: (change.intrusion, -change.saved_bytes))
-    others.sort(key=lambda change: -change.saved_bytes)
-    return Changes(fitting=tuple(fitting[:SHOWN]), others=() if fitting else tuple(others[:SHOWN]))
+    most = sorted(others.values(), key=lambda change: -change.saved_bytes)
+    return Changes(fitting=tuple(fitting[:SHOWN]), others=() if fitting else tuple(most[:SHOWN]))
 
 
 def _candidates(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:

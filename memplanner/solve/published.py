@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from memplanner.predict.estimate import Estimate
 
 
+Quantity = Literal["weights-and-state", "optimizer", "moments", "allocated", "device", "none"]
+
+
 class Figure(Settings):
     """One published figure."""
 
@@ -26,13 +29,13 @@ class Figure(Settings):
     """What was printed, with the base and the settings it names or that are assumed."""
     published: str
     """The figure as printed, unit and all."""
-    quantity: Literal["weights-and-state", "optimizer", "allocated", "device", "none"]
-    """What is computed: "optimizer" is state and projectors, "none" a figure that is no memory."""
+    quantity: Quantity
+    """What is computed: "optimizer" is state and projectors, "moments" state alone, "none" no memory at all."""
     plan: str = ""
     """The bundled plan that is computed."""
-    flags: dict[str, str | bool] = {}
+    flags: dict[str, str | bool] = Field(default_factory=dict)
     """Laid over the plan."""
-    base_flags: dict[str, str | bool] = {}
+    base_flags: dict[str, str | bool] = Field(default_factory=dict)
     """Laid over the plan for the base; where given, the figure is the share of the base that is saved."""
     note: str = ""
     """Why it can differ, or cannot be reproduced."""
@@ -100,6 +103,8 @@ def quantity(estimate: "Estimate", name: str) -> int:
             return kept["parameters"] + kept["adapters"] + kept["optimizer_state"] + kept["projectors"]
         case "optimizer":
             return kept["optimizer_state"] + kept["projectors"]
+        case "moments":
+            return kept["optimizer_state"]
         case "allocated":
             return estimate.allocated_bytes
         case _:

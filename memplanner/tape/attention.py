@@ -63,14 +63,15 @@ class Heads:
         dropout: float,
         softmax: Softmax,
         autocast: Dtype | None,
-    ) -> Tensor:
-        """Attention of the plan's kind, merged to (batch, seq, heads·dim)."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention of the plan's kind, merged to (batch, seq, heads·dim); and the weights, which eager attention
+        returns as well, so that they live until the block's forward ends."""
         if kind == "eager":
-            out = eager(q, k, v, self, mask=mask, dropout=dropout, softmax=softmax, autocast=autocast)
-            return ops.reshape(out, self.tokens)
+            out, weights = eager(q, k, v, self, mask=mask, dropout=dropout, softmax=softmax, autocast=autocast)
+            return ops.reshape(out, self.tokens), weights
         if kind == "sdpa-efficient":
-            return efficient(q, k, v, self, autocast)
-        return flash(q, k, v, self, autocast)
+            return efficient(q, k, v, self, autocast), None
+        return flash(q, k, v, self, autocast), None
 
     @property
     def groups(self) -> int:
@@ -102,7 +103,7 @@ def eager(
     dropout: float,
     softmax: Softmax,
     autocast: Dtype | None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """transformers' eager_attention_forward: scores are materialised several times over."""
     k = repeat_kv(k, heads)
     v = repeat_kv(v, heads)
@@ -118,7 +119,7 @@ def eager(
     out = ops.view(_matmul(weights, v, heads.q, "attention output", autocast), heads.q)
     by_token = ops.transpose(out, heads.by_token)
     del out
-    return ops.contiguous(by_token)
+    return ops.contiguous(by_token), weights
 
 
 def _matmul(a: Tensor, b: Tensor, shape: Shape, name: str, autocast: Dtype | None) -> Tensor:

@@ -50,7 +50,13 @@ class LinearSpec:
 
 
 class Method(Protocol):
-    """A training method's answers to the forward pass."""
+    """A training method's answers to the forward pass.
+
+    copies_head: a new classification head is trained as a copy, the original kept (peft's modules_to_save).
+    """
+
+    @property
+    def copies_head(self) -> bool: ...
 
     def linear(self, ctx: "Context", spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """What a linear layer is under this method."""
@@ -76,7 +82,6 @@ class Context:
     quantization: str = "none"
     input_gradients: bool = False
     default_targets: tuple[str, ...] = ("all-linear",)
-    input_leaf: Param | None = None
     notes: list[str] = field(default_factory=list)
 
     # -- parameters ----------------------------------------------------------------------------------------------
@@ -105,7 +110,12 @@ class Context:
         return self.method.linear(self, spec, x, out_shape)
 
     def head(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
-        """A linear layer of a new classification head: trained whole under every method."""
+        """A linear layer of a new classification head: trained whole under every method; peft trains a copy of it
+        (modules_to_save) and keeps the original."""
+        if self.method.copies_head:
+            path = f"{spec.path}.original_module"
+            self.param(f"{path}.weight", spec.weight_shape, trainable=False)
+            self.param(f"{path}.bias", spec.bias_shape, trainable=False)
         return self.plain_linear(spec, x, out_shape, trainable=True)
 
     def plain_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape, *, trainable: bool, tags: Any = None) -> Tensor:
@@ -146,11 +156,11 @@ class Context:
         return nn.matmul_weight(x, weight, bias, out_shape, name)
 
     def require_input_gradients(self, embeddings: Tensor) -> None:
-        """enable_input_require_grads: the embedding's output asks for a gradient of its own if it has none."""
+        """enable_input_require_grads: the embedding's output asks for a gradient of its own if it has none. The graph
+        holds on to it, as to any leaf."""
         if self.input_gradients and embeddings.node is None:
-            leaf = Param("embeddings", embeddings.shape, embeddings.dtype, count=1, trainable=True, category="temporaries")
-            self.input_leaf = leaf
-            embeddings.node = leaf
+            leaf = Param("embeddings", embeddings.shape, embeddings.dtype, count=1, trainable=True, category="temporaries", tags=embeddings)
+            embeddings.node = self.tape.record(ops.pass_backward, (leaf,))
 
     def buffer(self, path: str, shape: Shape, dtype: Dtype) -> None:
         """A module's buffer."""

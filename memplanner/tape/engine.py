@@ -133,8 +133,9 @@ class Run:
     """A stretch of equal blocks, walked once: log[start:end] forward and log[back_start:back_end] backward.
 
     input, output: indices of the hidden states that enter and leave the walked block; the output of one is the input of
-    the next. input_kept: the block's graph keeps its input for backward (else each next block frees it).
-    grad_input, grad_output: the gradients that enter and leave it in backward.
+    the next. input_kept: each block's graph keeps its input for backward. input_held: something outside the run holds
+    the walked block's input, while every further block frees its own, at the end of its forward or (input_kept) of its
+    backward. grad_input, grad_output: the gradients that enter and leave it in backward.
     """
 
     reps: int
@@ -143,6 +144,7 @@ class Run:
     end: int = -1
     output: int = -1
     input_kept: bool = False
+    input_held: bool = False
     back_start: int = -1
     back_end: int = -1
     grad_input: int = -1
@@ -194,6 +196,11 @@ class Tape:
     def view(self, x: Tensor, shape: Shape) -> Tensor:
         """x's storage under another shape, in memory order."""
         return Tensor(self, x.index, shape, x.dtype, x if x.base is None else x.base)
+
+    @property
+    def saves(self) -> bool:
+        """Whether operations keep tensors for backward here: not in a checkpointed call's first run."""
+        return self.frame is None or self.frame.recomputed is not None
 
     def phase(self, name: Phase) -> None:
         """A phase begins here."""
@@ -301,6 +308,9 @@ class Tape:
         if param.uses > 0:
             param.buffer = grad
             return
+        if param.category == "temporaries":  # an activation asked for its gradient: both go with the graph
+            param.tags = None
+            return
         if self.gradients_held:
             del grad  # added in place into the gradient that is there already
         else:
@@ -339,26 +349,38 @@ class Tape:
                 self.scope = f"{prefix}.{i}"
                 h = layer(i, h)
             else:
-                h = self._run(prefix, i, width, reps, layer, h)
+                entering = [h]
+                del h
+                h = self._run(prefix, i, width, reps, layer, entering)
             i += width * reps
         self.scope = ""
         return h
 
     def _run(
-        self, prefix: str, first: int, width: int, reps: int, layer: Callable[[int, Tensor], Tensor], h: Tensor
+        self,
+        prefix: str,
+        first: int,
+        width: int,
+        reps: int,
+        layer: Callable[[int, Tensor], Tensor],
+        entering: list[Tensor],
     ) -> Tensor:
+        """Walk `width` blocks for all `reps` repetitions. entering: the hidden state, given up to this call."""
+        h = out = entering.pop()
         run = Run(reps=reps, start=len(self.log), input=h.index)
         self.current_reps = reps
         self.nodes.append(run)
         mark = len(self.nodes)
-        out = h
         for j in range(width):
             step = f":{width}" if width > 1 else ""
             self.scope = f"{prefix}.{first + j}–{first + j + (reps - 1) * width}{step}"
             out = layer(first + j, out)
-        run.end = len(self.log)
-        run.output = out.index
         run.input_kept = self._is_saved(h, mark)
+        before = len(self.log)
+        del h  # here the caller's `hidden_states = layer(hidden_states)` lets go of its input
+        run.end = len(self.log)
+        run.input_held = not run.input_kept and run.end == before
+        run.output = out.index
         self.reps[out.index] = 1
         self.current_reps = 1
         self.runs.append(run)
@@ -384,6 +406,7 @@ class Tape:
             self.current_reps = run.reps
             return
         run.back_end = len(self.log)
+        run.input_held |= run.input_kept and ~run.input not in self.log[run.back_start :]
         self.current_reps = 1
         if below is not None:
             run.grad_output = below.index

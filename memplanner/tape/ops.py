@@ -56,13 +56,13 @@ def scale(x: Tensor, name: str = "scaled") -> Tensor:
 
 def shift(x: Tensor, name: str = "shifted") -> Tensor:
     """x plus a Python number: the gradient passes through."""
-    node = x.tape.record(_pass_backward, (x.node,))
+    node = x.tape.record(pass_backward, (x.node,))
     out = x.tape.like(x, name)
     out.node = node
     return out
 
 
-def _pass_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+def pass_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
     return (grad,)
 
 
@@ -83,9 +83,9 @@ def _add_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Ten
     return a, b
 
 
-def add_constant(x: Tensor, constant: Tensor, name: str = "sum") -> Tensor:
+def add_constant(x: Tensor, constant: Tensor | Param, name: str = "sum") -> Tensor:
     """x plus a (broadcast) tensor that needs no gradient, such as a mask: saves nothing."""
-    node = x.tape.record(_to_backward if constant.dtype.size > x.dtype.size else _pass_backward, (x.node,), None, x.dtype)
+    node = x.tape.record(_to_backward if constant.dtype.size > x.dtype.size else pass_backward, (x.node,), None, x.dtype)
     out = x.tape.like(x, name, x.dtype if x.dtype.size >= constant.dtype.size else constant.dtype)
     out.node = node
     return out
@@ -263,7 +263,7 @@ def contiguous(x: Tensor) -> Tensor:
 
 
 def _copy(x: Tensor, shape: Shape) -> Tensor:
-    node = x.tape.record(_pass_backward, (x.node,))
+    node = x.tape.record(pass_backward, (x.node,))
     out = x.tape.new(shape, x.dtype, "contiguous copy")
     out.node = node
     return out
@@ -380,8 +380,14 @@ def cube(x: Tensor) -> Tensor:
 def gelu_new(x: Tensor, autocast: bool = False) -> Tensor:
     """transformers' NewGELUActivation, one elementwise operation at a time; autocast runs the power in fp32."""
     half = scale(x, "half input")
-    inner = tanh(scale(add(x, scale(cube(to(x, FP32, "power input") if autocast else x))), "tanh input"))
-    return mul(half, shift(inner, "one plus tanh"), "gelu")
+    return mul(
+        half,
+        shift(
+            tanh(scale(add(x, scale(cube(to(x, FP32, "power input") if autocast else x))), "tanh input")),
+            "one plus tanh",
+        ),
+        "gelu",
+    )
 
 
 def split(x: Tensor, shape: Shape, parts: int) -> tuple[Tensor, ...]:

@@ -1,6 +1,7 @@
 """Lines, columns, colours: nothing is ever wider than the page."""
 
 import io
+import itertools
 
 import pytest
 from hypothesis import given
@@ -69,7 +70,7 @@ def test_page_of_a_pipe(env: dict[str, str], width: int, depth: str) -> None:
 def test_the_picture_keeps_the_peak(points: list[tuple[str, int]], width: int) -> None:
     columns = columns_of(tuple(points), width)  # type: ignore[arg-type]
     assert len(columns) <= width
-    runs = sum(a[0] != b[0] for a, b in zip(points, points[1:], strict=False)) + 1
+    runs = sum(a[0] != b[0] for a, b in itertools.pairwise(points)) + 1
     if points and width >= len(points) >= runs:
         assert max(size for _, size in columns) == max(size for _, size in points)
 

@@ -22,6 +22,6 @@ def test_where_nothing_is_enough_the_largest_savings_are_shown() -> None:
     estimate = fake_predict(TrainingPlan(device="8GiB"))  # type: ignore[arg-type]
     changes = single_changes(estimate, fake_predict)  # type: ignore[arg-type]
     assert changes.fitting == ()
-    assert [change.typed for change in changes.others][0] == "--optimizer adamw-8bit"
+    assert changes.others[0].typed == "--optimizer adamw-8bit"
     savings = [change.saved_bytes for change in changes.others]
     assert savings == sorted(savings, reverse=True)
