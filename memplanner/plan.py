@@ -52,7 +52,7 @@ class ChunkedCrossEntropy(Settings):
     """Head and loss over chunks of tokens, each recomputed in backward, so that one chunk's logits are alive."""
 
     kind: Literal["chunked"] = "chunked"
-    chunks: Annotated[int, Field(ge=1, le=65536)] = 8
+    chunks: Annotated[int, Field(ge=1, le=256)] = 8
     """Number of chunks the tokens are split into."""
 
 
@@ -186,6 +186,12 @@ class TrainingPlan(Settings):
     """A ceiling below the card's memory: a size or a share of it."""
     headroom: Annotated[str, AfterValidator(_size_or_share)] = "0%"
     """Memory of the card left free for others (a display, a second process): a size or a share."""
+
+    @model_validator(mode="after")
+    def _flash_attention_wants_half_precision(self) -> "TrainingPlan":
+        if self.step.attention == "flash-attention-2" and self.precision == "fp32":
+            raise ValueError("attention 'flash-attention-2' computes in half precision; precision 'fp32' cannot use it")
+        return self
 
     @model_validator(mode="after")
     def _quantized_base_is_frozen(self) -> "TrainingPlan":

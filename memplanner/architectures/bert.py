@@ -66,11 +66,12 @@ class Bert:
             for spec in (self.query, self.key, self.value)
         )
         return heads.attend(
-            self.ctx.attention,
+            self.ctx.kernel(heads),
             q,
             k,
             v,
             mask=None,
+            causal=False,
             dropout=self.c.attention_dropout,
             softmax="scores",
             autocast=self.ctx.autocast,

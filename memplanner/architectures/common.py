@@ -37,5 +37,12 @@ def language_model_head(
         return logits, losses.causal_lm_loss(logits, labels, ctx.batch, ctx.seq)
     tape.phase("loss")
     if ctx.loss_kind == "chunked":
-        return None, losses.chunked_cross_entropy(ctx, hidden, weight, labels, vocab, ctx.loss_chunks)
-    return None, losses.fused_linear_cross_entropy(ctx, hidden, weight, labels, vocab)
+
+        def project(x: Tensor, shape: Shape) -> Tensor:
+            return ctx.matmul(x, weight, None, shape, "logits of a chunk")
+
+        return None, losses.chunked_cross_entropy(
+            tape, hidden, project, batch=ctx.batch, seq=ctx.seq, vocab=vocab, chunks=ctx.loss_chunks
+        )
+    hidden, cast = ctx.lowered(hidden, weight)
+    return None, losses.fused_linear_cross_entropy(tape, hidden, cast, tokens=ctx.batch * ctx.seq, vocab=vocab)

@@ -60,11 +60,12 @@ class Gpt2:
         q, k, v = ops.split(self.ctx.linear(self.c_attn, x, self.joined), self.hidden, 3)
         q, k, v = (ops.view_heads(t, heads.q) for t in (q, k, v))
         out, weights = heads.attend(
-            self.ctx.attention,
+            self.ctx.kernel(heads),
             q,
             k,
             v,
             mask=mask,
+            causal=True,
             dropout=self.c.attention_dropout,
             softmax="value",
             autocast=self.ctx.autocast,

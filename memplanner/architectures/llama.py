@@ -102,11 +102,12 @@ class Llama:
         q, k = q_rotated, k_rotated
         del q_rotated, k_rotated
         out, weights = heads.attend(
-            self.ctx.attention,
+            self.ctx.kernel(heads),
             q,
             k,
             v,
             mask=shared.mask,
+            causal=True,
             dropout=self.c.attention_dropout,
             softmax="fp32",
             autocast=self.ctx.autocast,

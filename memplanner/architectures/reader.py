@@ -164,6 +164,11 @@ class Family:
     block_targets: tuple[str, ...]
     classifier: bool = False
 
+    def heads(self, config: Any) -> tuple[int, int]:
+        """Query heads per key/value head, and the width of a head."""
+        kv_heads = getattr(config, "num_kv_heads", config.num_heads)
+        return config.num_heads // kv_heads, getattr(config, "head_dim", config.hidden // config.num_heads)
+
 
 _LLAMA = Family(
     "llama",

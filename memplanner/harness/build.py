@@ -44,7 +44,7 @@ def build(plan: TrainingPlan, root: Path = Path()) -> tuple[torch.nn.Module, Fam
         model = factory.from_config(config, dtype=DTYPES[plan.precision])
         base = model
         if isinstance(plan.method, Lora):
-            model = _adapted(model, plan.method, family)
+            model = _adapted(model, plan.method, family, DTYPES[plan.precision])
     if plan.step.checkpoint_every:
         base.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=plan.step.checkpoint_every)
     if plan.step.asks_input_gradients:
@@ -54,7 +54,7 @@ def build(plan: TrainingPlan, root: Path = Path()) -> tuple[torch.nn.Module, Fam
     return model.train(), family
 
 
-def _adapted(model: torch.nn.Module, method: Lora, family: Family) -> torch.nn.Module:
+def _adapted(model: torch.nn.Module, method: Lora, family: Family, dtype: torch.dtype) -> torch.nn.Module:
     from peft import LoraConfig, TaskType, get_peft_model
 
     targets = method.target_modules or family.lora_targets
@@ -67,7 +67,12 @@ def _adapted(model: torch.nn.Module, method: Lora, family: Family) -> torch.nn.M
         use_dora=method.kind == "dora",
         task_type=TaskType.SEQ_CLS if family.classifier else TaskType.CAUSAL_LM,
     )
-    return get_peft_model(model, config, autocast_adapter_dtype=method.adapter_dtype == "fp32")  # type: ignore[arg-type]
+    model = get_peft_model(model, config)  # type: ignore[arg-type,assignment]
+    if method.adapter_dtype == "base":  # peft moves adapters to the base's type, but not on the meta device
+        for name, param in model.named_parameters():
+            if ".lora_" in name:
+                param.data = param.data.to(dtype)
+    return model
 
 
 def optimizer_for(plan: TrainingPlan, params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

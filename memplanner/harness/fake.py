@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from memplanner.architectures.reader import read_config
 from memplanner.harness.build import AUTOCAST, build, optimizer_for
 from memplanner.harness.kernels import cuda_memory
 from memplanner.harness.live import LiveBytes, fake_parameters
 from memplanner.plan import TrainingPlan
+from memplanner.profiles import find_model
+from memplanner.tape.attention import choose_kernel
+from memplanner.tape.context import PRECISIONS
 from memplanner.timeline import Phase, PhasePeak
 
 
@@ -52,7 +56,7 @@ def trace(plan: TrainingPlan, *, root: Path = Path(), log: bool = False, steps: 
         logs[name] = list(meter.log or ())
         meter.reset()
 
-    with mode, cuda_memory(step.attention), _marking(lambda: close("forward")):
+    with mode, cuda_memory(_kernel(plan, root)), _marking(lambda: close("forward")):
         for tensor in (*model.parameters(), *model.buffers()):
             meter.track(tensor)
         meter.reset()
@@ -127,6 +131,17 @@ def _optimizers(plan: TrainingPlan, params: list[torch.nn.Parameter], meter: Liv
 
         param.register_post_accumulate_grad_hook(update)
     return []
+
+
+def _kernel(plan: TrainingPlan, root: Path) -> str:
+    """The attention kernel that the analytic model takes for this plan on a card with all of them."""
+    profile = find_model(plan.model, root)
+    family, config = read_config(profile.config, profile.name)
+    weight, autocast = PRECISIONS[plan.precision]
+    heads = family.heads(config)
+    return choose_kernel(
+        plan.step.attention, autocast or weight, groups=heads[0], head_dim=heads[1], compute_capability=8.0
+    )
 
 
 def _autocast(plan: TrainingPlan) -> Any:

@@ -150,16 +150,17 @@ def _promoted(x: Tensor) -> Tensor:
 def cuda_memory(attention: str) -> Iterator[None]:
     """Within this context transformers' models on fake CPU tensors allocate as they do on CUDA.
 
-    attention: the plan's attention; "sdpa" and "flash-attention-2" take the flash kernel.
+    attention: the attention kernel, as memplanner.tape.attention names it: "eager", "flash", "efficient" or "math".
     """
     import transformers.masking_utils as masks
 
     functional = torch.nn.functional
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context
-        if attention in ("sdpa", "flash-attention-2", "sdpa-efficient"):
-            kernel = _attention("efficient" if attention == "sdpa-efficient" else "flash")
-            patch(unittest.mock.patch.object(functional, "scaled_dot_product_attention", kernel))
+        if attention in ("flash", "efficient"):
+            patch(unittest.mock.patch.object(functional, "scaled_dot_product_attention", _attention(attention)))
+        elif attention == "math":
+            patch(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         patch(unittest.mock.patch.object(functional, "dropout", _dropout))
         patch(unittest.mock.patch.object(functional, "softmax", _cuda_softmax))
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))

@@ -216,6 +216,13 @@ def _of(amount: str, total: int) -> int:
     return round(parse_share(amount) * total) if amount.strip().endswith("%") else parse_size(amount)
 
 
+def _capability(gpu: GpuProfile | None) -> float:
+    """CUDA compute capability; AMD's cards have the flash kernel, and so has a device of which only the size is known."""
+    if gpu is None or gpu.vendor != "nvidia":
+        return 8.0
+    return float(gpu.compute_capability)
+
+
 def _base(walked: Walk) -> int:
     return sum(h.block_bytes for h in walked.held)
 
@@ -241,6 +248,7 @@ def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -
         config,
         workspace_bytes=DEFAULT_WORKSPACE_BYTES if gpu is None else gpu.cublas_workspace.bytes,
         seq_len=plan.step.seq_len,
+        compute_capability=_capability(gpu),
         collapse=collapse,
     )
     return estimate_of(plan, model, gpu, walked)

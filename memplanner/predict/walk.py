@@ -45,7 +45,9 @@ class Walk:
     notes: list[str] = field(default_factory=list)
 
 
-def walk(plan: TrainingPlan, family: Family, config: object, *, workspace_bytes: int, seq_len: int, collapse: bool = True) -> Walk:
+def walk(
+    plan: TrainingPlan, family: Family, config: object, *, workspace_bytes: int, seq_len: int, compute_capability: float, collapse: bool = True
+) -> Walk:
     """Walk one step of the plan at the given sequence length.
 
     workspace_bytes: one cuBLAS workspace; forward and backward run on different threads and hold one each.
@@ -64,6 +66,7 @@ def walk(plan: TrainingPlan, family: Family, config: object, *, workspace_bytes:
         seq_len,
         step.attention,
         step.checkpoint_every,
+        compute_capability=compute_capability,
         loss_kind=step.loss.kind,
         loss_chunks=step.loss.chunks if isinstance(step.loss, ChunkedCrossEntropy) else 1,
         quantization=plan.quantization,

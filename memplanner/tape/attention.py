@@ -8,11 +8,35 @@ from typing import Any, Literal
 
 from memplanner.tape import ops
 from memplanner.tape.engine import Node, Tape, Tensor
-from memplanner.tape.shapes import FP32, INT64, Dtype, Shape
+from memplanner.tape.shapes import BF16, BOOL, FP32, INT64, SCALAR, Dtype, Shape
 
 Softmax = Literal["fp32", "value", "scores"]
 """Type of the softmax in eager attention: "fp32" then cast to the query's (LLaMA); the scores' own, then cast to the
 value's (GPT-2) or left (BERT). Under autocast softmax always runs in fp32."""
+
+Kernel = Literal["eager", "flash", "efficient", "math"]
+
+
+def choose_kernel(
+    kind: str, dtype: Dtype, *, groups: int, head_dim: int, compute_capability: float
+) -> Kernel:
+    """The kernel that runs for a plan's attention.
+
+    "sdpa" is PyTorch's own choice among flash (half precision, compute capability 8.0, head dim up to 256),
+    memory-efficient (no grouped-query attention) and math (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp);
+    transformers passes grouped heads as they are (use_gqa_in_sdpa).
+    """
+    if kind == "eager":
+        return "eager"
+    if kind == "flash-attention-2":
+        return "flash"
+    if kind in ("sdpa-efficient", "sdpa-math"):
+        return "efficient" if kind == "sdpa-efficient" else "math"
+    if dtype is not FP32 and compute_capability >= 8 and head_dim <= 256:
+        return "flash"
+    if groups > 1 or (dtype is BF16 and compute_capability < 8):
+        return "math"
+    return "efficient"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,22 +78,25 @@ class Heads:
 
     def attend(
         self,
-        kind: str,
+        kernel: Kernel,
         q: Tensor,
         k: Tensor,
         v: Tensor,
         *,
         mask: Tensor | None,
+        causal: bool,
         dropout: float,
         softmax: Softmax,
         autocast: Dtype | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attention of the plan's kind, merged to (batch, seq, heads·dim); and the weights, which eager attention
+        """Attention by this kernel, merged to (batch, seq, heads·dim); and the weights, which eager attention
         returns as well, so that they live until the block's forward ends."""
-        if kind == "eager":
+        if kernel == "eager":
             out, weights = eager(q, k, v, self, mask=mask, dropout=dropout, softmax=softmax, autocast=autocast)
             return ops.reshape(out, self.tokens), weights
-        if kind == "sdpa-efficient":
+        if kernel == "math":
+            return ops.reshape(math(q, k, v, self, causal=causal, dropout=dropout, autocast=autocast), self.tokens), None
+        if kernel == "efficient":
             return efficient(q, k, v, self, autocast), None
         return flash(q, k, v, self, autocast), None
 
@@ -135,6 +162,40 @@ def lowered(autocast: Dtype | None, *tensors: Tensor) -> tuple[Tensor, ...]:
     if autocast is None:
         return tensors
     return tuple(reversed([ops.to(x, autocast, "cast by autocast") for x in reversed(tensors)]))
+
+
+def math(
+    q: Tensor, k: Tensor, v: Tensor, heads: Heads, *, causal: bool, dropout: float, autocast: Dtype | None
+) -> Tensor:
+    """PyTorch's fallback, operation by operation and in fp32 (_scaled_dot_product_attention_math)."""
+    tape = q.tape
+    q, k, v = lowered(autocast, q, k, v)
+    dtype = q.dtype
+    q32, k32, v32 = (ops.to(t, FP32, "in fp32") for t in (q, k, v))
+    scaled_q = ops.scale(q32, "scaled query")
+    mask = None
+    if causal:
+        square = Shape(queries=heads.seq, keys=heads.seq)
+        ones = tape.new(square, BOOL, "ones")
+        allowed = tape.new(square, BOOL, "causal mask (bool)")
+        del ones
+        zero, minus = tape.new(SCALAR, FP32, "zero"), tape.new(SCALAR, FP32, "minus infinity")
+        mask = tape.new(square, FP32, "causal mask")
+        del zero, minus, allowed
+    k32, v32 = repeat_kv(k32, heads), repeat_kv(v32, heads)
+    scores = _matmul(scaled_q, ops.scale(k32, "scaled key"), heads.scores, "attention scores", None)
+    if mask is not None:
+        scores = ops.add_constant(scores, mask, "masked scores")
+    weights = ops.softmax(scores)
+    del scores
+    weights = ops.dropout(weights, dropout)
+    returned = ops.to(weights, dtype, "attention weights") if dtype is not FP32 else None
+    out = ops.view(_matmul(weights, v32, heads.q, "attention output", None), heads.q)
+    out = ops.to(out, dtype, "attention output")
+    del returned, weights, q32, k32, v32, scaled_q, mask
+    by_token = ops.transpose(out, heads.by_token)
+    del out
+    return ops.contiguous(by_token)
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None) -> Tensor:

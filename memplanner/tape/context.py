@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from memplanner.tape import nn, ops, quantized
+from memplanner.tape.attention import Heads, Kernel, choose_kernel
 from memplanner.tape.engine import Param, Tape, Tensor
 from memplanner.tape.shapes import BF16, FP16, FP32, Dtype, Shape
 
@@ -77,12 +78,23 @@ class Context:
     seq: int
     attention: str
     checkpoint_every: int
+    compute_capability: float = 8.0
     loss_kind: str = "cross-entropy"
     loss_chunks: int = 8
     quantization: str = "none"
     input_gradients: bool = False
     default_targets: tuple[str, ...] = ("all-linear",)
     notes: list[str] = field(default_factory=list)
+
+    def kernel(self, heads: Heads) -> Kernel:
+        """The attention kernel that runs on this device."""
+        return choose_kernel(
+            self.attention,
+            self.autocast or self.weight_dtype,
+            groups=heads.groups,
+            head_dim=heads.head_dim,
+            compute_capability=self.compute_capability,
+        )
 
     # -- parameters ----------------------------------------------------------------------------------------------
 
@@ -151,9 +163,15 @@ class Context:
             # C++ evaluates the casts of a call's arguments last to first.
             if bias is not None:
                 bias = nn.cast_param(self.tape, bias, self.autocast)
-            weight = nn.cast_param(self.tape, weight, self.autocast)
-            x = ops.to(x, self.autocast, "input cast by autocast")
+            x, weight = self.lowered(x, weight)
         return nn.matmul_weight(x, weight, bias, out_shape, name)
+
+    def lowered(self, x: Tensor, weight: Any) -> tuple[Tensor, Any]:
+        """An input and a weight in autocast's type."""
+        if self.autocast is None:
+            return x, weight
+        cast = nn.cast_param(self.tape, weight, self.autocast)
+        return ops.to(x, self.autocast, "input cast by autocast"), cast
 
     def require_input_gradients(self, embeddings: Tensor) -> None:
         """enable_input_require_grads: the embedding's output asks for a gradient of its own if it has none. The graph

@@ -85,6 +85,7 @@ def test_schema(run: Run) -> None:
     schema = json.loads(run("schema")[1])
     assert schema["properties"]["headroom"]["description"].startswith("Memory of the card left free")
     assert schema["$defs"]["Step"]["properties"]["batch_size"]["minimum"] == 1
+    assert {"type": "string"} in schema["properties"]["method"]["anyOf"]
 
 
 @pytest.mark.parametrize("width", [80, 120])
