@@ -266,6 +266,8 @@ def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None,
         released = sum(h.block_bytes for h in walked.held if h.category == "gradients")
     for name, peak, end, moment in replay.phase_peaks():
         if name == "steady":
+            if "update" not in moments:  # an update in place, or one inside backward, allocates nothing by itself
+                phases.append(PhasePeak(name="update", peak_bytes=phases[-1].end_bytes, end_bytes=phases[-1].end_bytes))
             phases.append(PhasePeak(name=name, peak_bytes=base + end - released, end_bytes=base + end - released))
             continue
         phases.append(PhasePeak(name=name, peak_bytes=base + peak, end_bytes=base + end))

@@ -182,17 +182,17 @@ def math(
         zero, minus = tape.new(SCALAR, FP32, "zero"), tape.new(SCALAR, FP32, "minus infinity")
         mask = tape.new(square, FP32, "causal mask")
         del zero, minus, allowed
-    k32, v32 = repeat_kv(k32, heads), repeat_kv(v32, heads)
-    scores = _matmul(scaled_q, ops.scale(k32, "scaled key"), heads.scores, "attention scores", None)
+    keys, values = repeat_kv(k32, heads), repeat_kv(v32, heads)
+    scores = _matmul(scaled_q, ops.scale(keys, "scaled key"), heads.scores, "attention scores", None)
     if mask is not None:
         scores = ops.add_constant(scores, mask, "masked scores")
     weights = ops.softmax(scores)
     del scores
     weights = ops.dropout(weights, dropout)
     returned = ops.to(weights, dtype, "attention weights") if dtype is not FP32 else None
-    out = ops.view(_matmul(weights, v32, heads.q, "attention output", None), heads.q)
+    out = ops.view(_matmul(weights, values, heads.q, "attention output", None), heads.q)
     out = ops.to(out, dtype, "attention output")
-    del returned, weights, q32, k32, v32, scaled_q, mask
+    del returned, weights, q32, k32, v32, keys, values, scaled_q, mask
     by_token = ops.transpose(out, heads.by_token)
     del out
     return ops.contiguous(by_token)
