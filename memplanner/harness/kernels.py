@@ -111,6 +111,8 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
 
 
 class _HalfToFloatSoftmax(torch.autograd.Function):
+    """softmax from float16 to float32 and back; backward's product with the output is CUDA's own temporary."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         out = torch.empty(x.shape, dtype=torch.float32)
@@ -119,7 +121,10 @@ class _HalfToFloatSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return torch.empty(grad.shape, dtype=torch.float16)
+        out = torch.empty(grad.shape, dtype=torch.float16)
+        product = torch.empty(grad.shape, dtype=torch.float32)
+        del product
+        return out
 
 
 _softmax = torch.nn.functional.softmax

@@ -66,6 +66,9 @@ class LiveBytes(TorchDispatchMode):
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
                 self.track(leaf, str(func))
+        if func is torch.ops.aten._softmax_backward_data.default:
+            # CUDA's kernel materialises grad * output (ATen/native/cuda/SoftMax.cu); the CPU's does not.
+            self.peak = max(self.peak, self.live + block(args[0].untyped_storage().nbytes()))
         return out
 
     def _accumulate(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

@@ -348,7 +348,11 @@ def softmax(x: Tensor, dtype: Dtype = FP32) -> Tensor:
 
 
 def _softmax_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
-    return (tape.new(grad.shape, node.ctx, "gradient"),)
+    # aten/src/ATen/native/cuda/SoftMax.cu, softmax_backward_cuda_out: grad * output is materialised first.
+    out = tape.new(grad.shape, node.ctx, "gradient")
+    product = tape.new(grad.shape, grad.dtype, "gradient times softmax")
+    del product
+    return (out,)
 
 
 def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
