@@ -107,6 +107,9 @@ class Step(Settings):
     """Activation checkpointing: none, full (every block) or every-N (each N-th block)."""
     attention: Attention = "sdpa"
     """Attention implementation; "sdpa" is the flash kernel where the data type allows it."""
+    padding: bool = False
+    """Batches are padded, so attention gets a mask tensor: SDPA then expands grouped heads, keeps a mask per layer and
+    cannot use the flash kernel. (transformers 4.5x made such a mask for unpadded batches as well.)"""
     loss: Loss = CrossEntropy()
     """How the loss is computed."""
     per_layer_updates: bool = False
@@ -123,6 +126,12 @@ class Step(Settings):
     def asks_input_gradients(self) -> bool:
         """input_gradients, or transformers' own rule where it is unset."""
         return self.checkpoint_every > 0 if self.input_gradients is None else self.input_gradients
+
+    @model_validator(mode="after")
+    def _flash_attention_unpads(self) -> "Step":
+        if self.padding and self.attention == "flash-attention-2":
+            raise ValueError("padding with attention 'flash-attention-2' (variable-length kernels) is not modelled yet")
+        return self
 
     @model_validator(mode="after")
     def _per_layer_updates_use_gradients_up(self) -> "Step":

@@ -5,6 +5,7 @@ Modelled implementation: transformers' modeling_bert.py and modeling_roberta.py.
 
 from dataclasses import dataclass
 
+from memplanner.architectures.common import attention_mask
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.context import Context, LinearSpec
@@ -59,7 +60,7 @@ class Bert:
         bias = self.ctx.param(f"{path}.bias", self.norm_weight)
         return nn.layer_norm(x, weight, bias, self.rows, autocast=self.ctx.autocast is not None)
 
-    def self_attention(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def self_attention(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         heads = self.heads
         q, k, v = (
             ops.view_heads(self.ctx.linear(spec, x, self.hidden), heads.q)
@@ -70,7 +71,7 @@ class Bert:
             q,
             k,
             v,
-            mask=None,
+            mask=mask,
             causal=False,
             dropout=self.c.attention_dropout,
             softmax="scores",
@@ -84,8 +85,8 @@ class Bert:
         hidden = self.norm(norm, ops.add(hidden, residual, "residual"))
         return hidden
 
-    def block(self, i: int, hidden: Tensor, shared: None) -> Tensor:
-        attention, _weights = self.self_attention(hidden)
+    def block(self, i: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        attention, _weights = self.self_attention(hidden, mask)
         attention_output = self.output(self.attention_out, "attention.output.LayerNorm", attention, hidden)
         del attention
         intermediate = self.ctx.linear(self.up, attention_output, self.inner)
@@ -134,8 +135,9 @@ class Bert:
     def base(self, input_ids: Tensor) -> Tensor:
         """RobertaModel: token ids to the last hidden state."""
         embedding_output = self.embeddings(input_ids)
+        mask = attention_mask(self.ctx, causal=False)
         hidden = embedding_output
-        hidden = self.ctx.layers("encoder.layer", self.c.num_layers, self.block, hidden, None)
+        hidden = self.ctx.layers("encoder.layer", self.c.num_layers, self.block, hidden, mask)
         return hidden
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -6,17 +6,22 @@ from memplanner.tape.engine import Tensor
 from memplanner.tape.shapes import BOOL, SCALAR, Shape
 
 
-def causal_mask(ctx: Context) -> Tensor | None:
-    """Eager attention gets a (batch, 1, seq, seq) mask in the weights' type; the kernels know causality by themselves.
+def attention_mask(ctx: Context, *, causal: bool = True) -> Tensor | None:
+    """The mask that all layers share, (batch, 1, seq, seq): for eager attention in the weights' type, for SDPA boolean
+    and only where batches are padded; the kernels know causality by themselves.
 
-    Source: transformers.masking_utils.eager_mask.
+    Source: transformers.masking_utils, eager_mask and sdpa_mask.
     """
-    if ctx.attention != "eager":
+    eager = ctx.attention == "eager"
+    if not ctx.padding and not (eager and causal):
         return None
     tape, s = ctx.tape, ctx.seq
-    allowed = tape.new(Shape(one=1, one_=1, queries=s, keys=s), BOOL, "causal mask (bool)")
+    full = Shape(batch=ctx.batch, one=1, queries=s, keys=s)
+    allowed = tape.new(full if ctx.padding else Shape(one=1, one_=1, queries=s, keys=s), BOOL, "attention mask (bool)")
+    if not eager:
+        return allowed
     zero = tape.new(SCALAR, ctx.weight_dtype, "zero")
-    mask = tape.new(Shape(batch=ctx.batch, one=1, queries=s, keys=s), ctx.weight_dtype, "causal mask")
+    mask = tape.new(full, ctx.weight_dtype, "attention mask")
     del allowed, zero
     return mask
 

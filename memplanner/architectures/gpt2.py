@@ -5,7 +5,7 @@ Modelled implementation: transformers' modeling_gpt2.py. Its linear layers are C
 
 from dataclasses import dataclass
 
-from memplanner.architectures.common import causal_mask, language_model_head
+from memplanner.architectures.common import attention_mask, language_model_head
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.context import Context, LinearSpec
@@ -102,7 +102,7 @@ class Gpt2:
             tape, place, position_ids, Shape(one=1, seq=ctx.seq, hidden=c.hidden), "position embeddings"
         )
         hidden = ops.add_broadcast(inputs_embeds, position_embeds, "embeddings")
-        mask = causal_mask(ctx)
+        mask = attention_mask(ctx)
         hidden = ops.dropout(hidden, c.embedding_dropout)
         hidden = ctx.layers("h", c.num_layers, self.block, hidden, mask)
         return self.norm("ln_f", hidden)

@@ -7,7 +7,7 @@ f intermediate, h heads, g key/value heads, e head dim, v vocabulary.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memplanner.architectures.common import causal_mask, language_model_head
+from memplanner.architectures.common import attention_mask, language_model_head
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.context import Context, LinearSpec
@@ -144,7 +144,7 @@ class Llama:
         ctx.require_input_gradients(inputs_embeds)
         for name in ("rotary_emb.inv_freq", "rotary_emb.original_inv_freq"):
             ctx.buffer(name, Shape(half_head_dim=c.head_dim // 2), FP32)
-        mask = causal_mask(ctx)
+        mask = attention_mask(ctx)
         shared = Shared(*self.rotary_tables(), mask)
         hidden = inputs_embeds
         hidden = ctx.layers("layers", c.num_layers, self.block, hidden, shared)

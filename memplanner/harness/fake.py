@@ -66,12 +66,16 @@ def trace(plan: TrainingPlan, *, root: Path = Path(), log: bool = False, steps: 
             for _ in range(step.grad_accumulation):
                 tokens = torch.empty((step.batch_size, step.seq_len), dtype=torch.long)
                 labels = torch.empty((step.batch_size,) if family.classifier else tokens.shape, dtype=torch.long)
+                inputs: dict[str, Any] = {} if family.classifier else {"use_cache": False}
+                if step.padding:
+                    inputs["attention_mask"] = torch.empty(tokens.shape, dtype=torch.long)
+                    meter.track(inputs["attention_mask"])
                 meter.reset()
                 meter.track(tokens)
                 meter.track(labels)
                 with meter:
                     with _autocast(plan):
-                        output = model(input_ids=tokens, labels=labels, **({} if family.classifier else {"use_cache": False}))
+                        output = model(input_ids=tokens, labels=labels, **inputs)
                     loss = output.loss
                     if not step.keep_outputs:
                         del output
@@ -91,7 +95,7 @@ def trace(plan: TrainingPlan, *, root: Path = Path(), log: bool = False, steps: 
                 if not step.per_layer_updates:
                     for optimizer in optimizers:
                         optimizer.zero_grad(set_to_none=not step.keep_gradients)
-            del tokens, labels
+            del tokens, labels, inputs
             close("steady")
     counted = {id(p): p for p in model.parameters()}.values()
     order: tuple[Phase, ...] = ("load", "forward", "loss", "backward", "update", "steady")
@@ -140,7 +144,8 @@ def _kernel(plan: TrainingPlan, root: Path) -> str:
     weight, autocast = PRECISIONS[plan.precision]
     heads = family.heads(config)
     return choose_kernel(
-        plan.step.attention, autocast or weight, groups=heads[0], head_dim=heads[1], compute_capability=8.0
+        plan.step.attention, autocast or weight, groups=heads[0], head_dim=heads[1], compute_capability=8.0,
+        masked=plan.step.padding,
     )
 
 

@@ -5,7 +5,8 @@ Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must 
 * flash attention: saves q, k, v, the output (laid out by token) and a float32 log-sum-exp; backward makes the three
   gradients, a float32 query accumulator and row sums, and expanded key/value gradients under grouped-query attention
   (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and mha_bwd);
-* memory-efficient attention: keys and values expanded first; log-sum-exp padded to 32 rows
+* memory-efficient attention: keys and values expanded first; log-sum-exp padded to 32 rows; a boolean mask becomes one
+  in the query's type for each layer
   (cuda/attention.cu, cuda/attention_backward.cu);
 * dropout: native_dropout's mask of one byte per element (ATen/native/Dropout.cpp, is_fused_kernel_acceptable);
 * softmax of float16 into float32: no float32 copy of the input (ATen/native/SoftMax.cpp, half_to_float);
@@ -61,14 +62,15 @@ class EfficientAttention(torch.autograd.Function):
     """The memory-efficient kernel's memory; all three inputs have all heads."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        bias = None if mask is None else torch.empty(mask.shape, dtype=q.dtype)
         out = _by_token(q)
         lse = torch.empty(*q.shape[:2], _ceil(q.shape[2], 32), dtype=torch.float32)
-        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.save_for_backward(q, k, v, out, lse, bias)
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v = (saved := ctx.saved_tensors)[:3]
         dq, dk, dv = _by_token(q), _by_token(k), _by_token(v)
         sums = torch.empty(q.shape[:3], dtype=torch.float32)
@@ -76,7 +78,7 @@ class EfficientAttention(torch.autograd.Function):
             accumulator = torch.empty(q.shape, dtype=torch.float32)
             del accumulator
         del sums, saved
-        return dq, dk, dv
+        return dq, dk, dv, None
 
 
 def _attention(kernel: str) -> Any:
@@ -90,7 +92,7 @@ def _attention(kernel: str) -> Any:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        assert attn_mask is None, "the kernels are traced without a mask"
+        assert attn_mask is None or kernel == "efficient", "flash takes no mask"
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -98,7 +100,7 @@ def _attention(kernel: str) -> Any:
             groups = query.shape[1] // key.shape[1]
             if groups > 1:
                 key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
-            return EfficientAttention.apply(query, key, value)  # type: ignore[no-any-return]
+            return EfficientAttention.apply(query, key, value, attn_mask)  # type: ignore[no-any-return]
         return FlashAttention.apply(query, key, value)  # type: ignore[no-any-return]
 
     return scaled_dot_product_attention
@@ -171,5 +173,13 @@ def cuda_memory(attention: str) -> Iterator[None]:
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))
         # Fake tensors count as "being traced", which makes transformers build masks that a real step skips.
         patch(unittest.mock.patch.object(masks, "is_tracing", lambda *_: False))
+        # A mask that is given is needed: its values are not there to say otherwise.
+        skip = masks._ignore_bidirectional_mask_sdpa
+        patch(unittest.mock.patch.object(masks, "fast_all", lambda *_: False))
+        patch(
+            unittest.mock.patch.object(
+                masks, "_ignore_bidirectional_mask_sdpa", lambda mask, *rest: mask is None and skip(mask, *rest)
+            )
+        )
         patch(unittest.mock.patch.object(masks, "find_packed_sequence_indices", lambda *_: None))
         yield

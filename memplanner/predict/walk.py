@@ -67,6 +67,7 @@ def walk(
         step.attention,
         step.checkpoint_every,
         compute_capability=compute_capability,
+        padding=step.padding,
         loss_kind=step.loss.kind,
         loss_chunks=step.loss.chunks if isinstance(step.loss, ChunkedCrossEntropy) else 1,
         quantization=plan.quantization,

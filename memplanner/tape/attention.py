@@ -18,13 +18,13 @@ Kernel = Literal["eager", "flash", "efficient", "math"]
 
 
 def choose_kernel(
-    kind: str, dtype: Dtype, *, groups: int, head_dim: int, compute_capability: float
+    kind: str, dtype: Dtype, *, groups: int, head_dim: int, compute_capability: float, masked: bool = False
 ) -> Kernel:
     """The kernel that runs for a plan's attention.
 
     "sdpa" is PyTorch's own choice among flash (half precision, compute capability 8.0, head dim up to 256),
     memory-efficient (no grouped-query attention) and math (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp);
-    transformers passes grouped heads as they are (use_gqa_in_sdpa).
+    transformers passes grouped heads as they are, unless there is a mask (use_gqa_in_sdpa), which flash cannot take.
     """
     if kind == "eager":
         return "eager"
@@ -32,9 +32,9 @@ def choose_kernel(
         return "flash"
     if kind in ("sdpa-efficient", "sdpa-math"):
         return "efficient" if kind == "sdpa-efficient" else "math"
-    if dtype is not FP32 and compute_capability >= 8 and head_dim <= 256:
+    if dtype is not FP32 and compute_capability >= 8 and head_dim <= 256 and not masked:
         return "flash"
-    if groups > 1 or (dtype is BF16 and compute_capability < 8):
+    if (groups > 1 and not masked) or (dtype is BF16 and compute_capability < 8):
         return "math"
     return "efficient"
 
@@ -95,9 +95,9 @@ class Heads:
             out, weights = eager(q, k, v, self, mask=mask, dropout=dropout, softmax=softmax, autocast=autocast)
             return ops.reshape(out, self.tokens), weights
         if kernel == "math":
-            return ops.reshape(math(q, k, v, self, causal=causal, dropout=dropout, autocast=autocast), self.tokens), None
+            return ops.reshape(math(q, k, v, self, mask=mask, causal=causal, dropout=dropout, autocast=autocast), self.tokens), None
         if kernel == "efficient":
-            return efficient(q, k, v, self, autocast), None
+            return efficient(q, k, v, self, autocast, mask), None
         return flash(q, k, v, self, autocast), None
 
     @property
@@ -165,34 +165,44 @@ def lowered(autocast: Dtype | None, *tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def math(
-    q: Tensor, k: Tensor, v: Tensor, heads: Heads, *, causal: bool, dropout: float, autocast: Dtype | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: Heads,
+    *,
+    mask: Tensor | None,
+    causal: bool,
+    dropout: float,
+    autocast: Dtype | None,
 ) -> Tensor:
     """PyTorch's fallback, operation by operation and in fp32 (_scaled_dot_product_attention_math)."""
     tape = q.tape
+    if mask is not None:
+        k, v = repeat_kv(k, heads), repeat_kv(v, heads)
     q, k, v = lowered(autocast, q, k, v)
     dtype = q.dtype
+    bias = None if mask is None else tape.new(mask.shape, dtype, "attention mask of this layer")
     q32, k32, v32 = (ops.to(t, FP32, "in fp32") for t in (q, k, v))
     scaled_q = ops.scale(q32, "scaled query")
-    mask = None
-    if causal:
+    if mask is None and causal:
         square = Shape(queries=heads.seq, keys=heads.seq)
         ones = tape.new(square, BOOL, "ones")
         allowed = tape.new(square, BOOL, "causal mask (bool)")
         del ones
         zero, minus = tape.new(SCALAR, FP32, "zero"), tape.new(SCALAR, FP32, "minus infinity")
-        mask = tape.new(square, FP32, "causal mask")
+        bias = tape.new(square, FP32, "causal mask")
         del zero, minus, allowed
-    keys, values = repeat_kv(k32, heads), repeat_kv(v32, heads)
+    keys, values = (k32, v32) if mask is not None else (repeat_kv(k32, heads), repeat_kv(v32, heads))
     scores = _matmul(scaled_q, ops.scale(keys, "scaled key"), heads.scores, "attention scores", None)
-    if mask is not None:
-        scores = ops.add_constant(scores, mask, "masked scores")
+    if bias is not None:
+        scores = ops.add_constant(scores, bias, "masked scores")
     weights = ops.softmax(scores)
     del scores
     weights = ops.dropout(weights, dropout)
     returned = ops.to(weights, dtype, "attention weights") if dtype is not FP32 else None
     out = ops.view(_matmul(weights, values, heads.q, "attention output", None), heads.q)
     out = ops.to(out, dtype, "attention output")
-    del returned, weights, q32, k32, v32, keys, values, scaled_q, mask
+    del returned, weights, q32, k32, v32, keys, values, scaled_q, bias
     by_token = ops.transpose(out, heads.by_token)
     del out
     return ops.contiguous(by_token)
@@ -235,17 +245,21 @@ def _flash_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[T
     return dq, dk, dv
 
 
-def efficient(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None) -> Tensor:
+def efficient(
+    q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None, mask: Tensor | None
+) -> Tensor:
     """The memory-efficient kernel; keys and values are expanded to all heads before it."""
     k = repeat_kv(k, heads)
     v = repeat_kv(v, heads)
     tape = q.tape
     q, k, v = lowered(autocast, q, k, v)
+    # A boolean mask becomes one in the query's type, kept for backward (convert_boolean_attn_mask).
+    bias = None if mask is None else tape.new(mask.shape, q.dtype, "attention mask of this layer")
     out = tape.new(heads.q, q.dtype, "attention output")
     out.transposed = True
     padded = -(-heads.seq // 32) * 32
     lse = tape.new(Shape(batch=heads.batch, heads=heads.num_heads, seq=padded), FP32, "log-sum-exp")
-    node = tape.record(_efficient_backward, (q.node, k.node, v.node), (q, k, v, out, lse), heads)
+    node = tape.record(_efficient_backward, (q.node, k.node, v.node), (q, k, v, out, lse, bias), heads)
     out.node = node
     return _merge(out, heads)
 

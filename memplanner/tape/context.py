@@ -79,6 +79,7 @@ class Context:
     attention: str
     checkpoint_every: int
     compute_capability: float = 8.0
+    padding: bool = False
     loss_kind: str = "cross-entropy"
     loss_chunks: int = 8
     quantization: str = "none"
@@ -94,6 +95,7 @@ class Context:
             groups=heads.groups,
             head_dim=heads.head_dim,
             compute_capability=self.compute_capability,
+            masked=self.padding,
         )
 
     # -- parameters ----------------------------------------------------------------------------------------------

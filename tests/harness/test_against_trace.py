@@ -136,6 +136,12 @@ REGIMES = [
     case("llama", method={**DORA, "dropout": 0.1}, precision="fp16-mixed", step={"attention": "eager"}),
     case("llama", method={**LORA, "rank_pattern": {"layers.1.self_attn.q_proj": 64, "v_proj": 4}}),
     case("roberta", method=DORA, precision="bf16-mixed", step={"checkpointing": "full"}),
+    case("llama", method="full", step={"padding": True}),
+    case("llama", method=LORA, precision="bf16-mixed", step={"padding": True, "checkpointing": "full"}),
+    case("qwen2", method="full", step={"padding": True, "attention": "eager"}),
+    case("gpt2", method=LORA, step={"padding": True}),
+    case("roberta", method="full", precision="fp16", step={"padding": True}),
+    case("roberta", method=LORA, precision="fp32", step={"padding": True, "attention": "eager"}),
 ]
 
 
