@@ -188,6 +188,9 @@ class TrainingPlan(Settings):
     """Weights and arithmetic; "-mixed" is autocast over fp32 weights."""
     quantization: Quantization = "none"
     """Storage of the frozen base weights (bitsandbytes); needs a method that freezes them."""
+    kbit_preparation: bool = True
+    """With a quantised base: whatever is not quantised (embeddings, head, norms) goes to fp32, as peft's
+    prepare_model_for_kbit_training does, and the hidden states with it."""
     optimizer: Optimizer = AdamW()
     step: Step = Step()
     device: Device = GpuDevice()

@@ -10,7 +10,7 @@ from memplanner.optimizers.rules import Optimizer, Projection
 from memplanner.plan import ChunkedCrossEntropy, TrainingPlan
 from memplanner.tape.context import PRECISIONS, Context
 from memplanner.tape.engine import Param, Tape, block
-from memplanner.tape.shapes import INT64, UINT8, Dtype, Shape
+from memplanner.tape.shapes import FP32, INT64, UINT8, Dtype, Shape
 from memplanner.timeline import Category
 
 
@@ -55,6 +55,9 @@ def walk(
     """
     step, method = plan.step, plan.method
     weight_dtype, autocast = PRECISIONS[plan.precision]
+    compute_dtype = autocast or weight_dtype
+    if plan.quantization != "none" and plan.kbit_preparation:
+        weight_dtype = FP32
     tape = Tape(collapse=collapse)
     out = Walk(tape)
     ctx = Context(
@@ -71,6 +74,7 @@ def walk(
         loss_kind=step.loss.kind,
         loss_chunks=step.loss.chunks if isinstance(step.loss, ChunkedCrossEntropy) else 1,
         quantization=plan.quantization,
+        compute_dtype=compute_dtype,
         input_gradients=step.asks_input_gradients,
         default_targets=family.lora_targets if method.kind in ("lora", "dora") else family.block_targets,
     )

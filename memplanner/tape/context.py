@@ -83,6 +83,7 @@ class Context:
     loss_kind: str = "cross-entropy"
     loss_chunks: int = 8
     quantization: str = "none"
+    compute_dtype: Dtype = BF16
     input_gradients: bool = False
     default_targets: tuple[str, ...] = ("all-linear",)
     notes: list[str] = field(default_factory=list)
@@ -154,10 +155,12 @@ class Context:
             tags = AUXILIARY
         if spec.bias:
             self.param(f"{spec.path}.bias", spec.bias_shape, trainable=False)
-        compute = self.autocast or x.dtype
-        return quantized.linear(
-            ops.to(x, compute, "input cast"), self.quantization, spec.weight_shape, out_shape, f"{spec.path} output"
-        )
+        name = f"{spec.path} output"
+        if self.quantization == "int8":
+            return quantized.linear_8bit(x, spec.weight_shape, out_shape, name)
+        lowered = ops.to(x, self.compute_dtype, "input in the compute type")
+        out = quantized.linear_4bit(lowered, spec.weight_shape, out_shape, name)
+        return ops.to(out, x.dtype, "output in the input's type")
 
     def matmul(self, x: Tensor, weight: Any, bias: Any, out_shape: Shape, name: str) -> Tensor:
         """torch.nn.functional.linear under the plan's autocast."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from memplanner.tape.engine import Node, Tape, Tensor
-from memplanner.tape.shapes import FP16, FP32, INT8, UINT8, Shape
+from memplanner.tape.shapes import FP16, FP32, INT8, INT32, UINT8, Shape
 
 BLOCK_4BIT = 64
 """Elements per absmax in Linear4bit (bitsandbytes.nn.Params4bit, blocksize=64)."""
@@ -31,27 +31,34 @@ def state_shapes(quantization: str, shape: Shape) -> tuple[tuple[str, Shape, Any
     )
 
 
-def linear(
-    x: Tensor, quantization: str, weight_shape: Shape, out_shape: Shape, name: str
-) -> Tensor:
-    """A product with a quantised weight. 4-bit: a fused kernel forward, the weight in x's type for the length of the
-    backward product (bitsandbytes.autograd.MatMul4Bit). 8-bit: the input quantised to int8 forward, the weight in x's
-    type in backward (MatMul8bitLt)."""
+def linear_4bit(x: Tensor, weight_shape: Shape, out_shape: Shape, name: str) -> Tensor:
+    """A product with a 4-bit weight, which stands dequantised in x's type for its length, forward and backward
+    (bitsandbytes.autograd.MatMul4Bit; with few tokens its forward kernel does without, which is not modelled)."""
     tape = x.tape
-    node = tape.record(_backward, (x.node,), (x if quantization == "int8" else None,), (x.shape, weight_shape))
-    scratch: list[Tensor] = []
-    if quantization == "int8":
-        if x.dtype is not FP16:
-            scratch.append(tape.new(x.shape, FP16, "input in fp16"))
-        scratch.append(tape.new(x.shape, INT8, "input in int8"))
-        scratch.append(tape.new(out_shape, FP32, "int32 product"))
+    node = tape.record(_dequantised_backward, (x.node,), (), (x.shape, weight_shape))
+    weight = tape.new(weight_shape, x.dtype, "dequantised weight")
     out = tape.new(out_shape, x.dtype, name)
-    scratch.clear()
+    del weight
     out.node = node
     return out
 
 
-def _backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+def linear_8bit(x: Tensor, weight_shape: Shape, out_shape: Shape, name: str) -> Tensor:
+    """A product with an int8 weight: the input goes to int8 by way of fp16 and is kept; backward has the weight in x's
+    type (bitsandbytes.autograd.MatMul8bitLt, threshold 0)."""
+    tape = x.tape
+    node = tape.record(_dequantised_backward, (x.node,), (x,), (x.shape, weight_shape))
+    half = None if x.dtype is FP16 else tape.new(x.shape, FP16, "input in fp16")
+    small = tape.new(x.shape, INT8, "input in int8")
+    del half
+    product = tape.new(out_shape, INT32, "product in int32")
+    out = tape.new(out_shape, x.dtype, name)
+    del small, product
+    out.node = node
+    return out
+
+
+def _dequantised_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
     x_shape, w_shape = node.ctx
     weight = tape.new(w_shape, grad.dtype, "dequantised weight")
     x_grad = tape.view(tape.new(x_shape, grad.dtype, "gradient"), x_shape)
