@@ -89,7 +89,7 @@ def _llama(f: Fields, model_type: str) -> LlamaConfig:
         f.divides("num_attention_heads", heads, hidden, "hidden_size")
     head_dim = f.size("head_dim", default=max(1, hidden // heads))
     f.divides("num_key_value_heads", kv_heads, heads, "num_attention_heads")
-    if head_dim % 2:
+    if head_dim % 2 and not f.problems:
         f.problem("head_dim", f"{head_dim} is odd; rotary embeddings need an even one")
     qwen2 = model_type == "qwen2"
     bias = True if qwen2 else f.flag("attention_bias", False)
@@ -163,6 +163,14 @@ class Family:
     lora_targets: tuple[str, ...]
     block_targets: tuple[str, ...]
     classifier: bool = False
+
+    def longest_sequence(self, config: Any) -> int | None:
+        """Tokens that the position table has room for; None where positions are rotary. RoBERTa's first two rows are
+        for padding."""
+        positions: int | None = getattr(config, "positions", None)
+        if positions is not None and self.classifier and not config.pooler:
+            return positions - 2
+        return positions
 
     def heads(self, config: Any) -> tuple[int, int]:
         """Query heads per key/value head, and the width of a head."""

@@ -36,6 +36,11 @@ class Galore(LowRank):
         return ctx.plain_linear(spec, x, out_shape, trainable=True, tags=projection)
 
     @property
+    def above_full_rank(self) -> str:
+        """What a rank above a matrix's smaller side comes to."""
+        return "the SVD has no more than that, and so the rank is that"
+
+    @property
     def copies_head(self) -> bool:
         """Whether a new classification head is trained as a copy."""
         return False

@@ -40,10 +40,17 @@ class LowRank(Settings):
     def rank_of(self, ctx: Context, spec: LinearSpec) -> int:
         """The module's rank: the pattern's where one matches, else the method's."""
         full = f"{ctx.tape.scope}.{spec.path}"
-        for key, rank in self.rank_pattern.items():
-            if full == key or full.endswith(f".{key}"):
-                return rank
-        return self.rank
+        matching = (rank for key, rank in self.rank_pattern.items() if full == key or full.endswith(f".{key}"))
+        rank = next(matching, self.rank)
+        small = min(spec.in_features, spec.out_features)
+        if rank > small:
+            ctx.notes.append(f"rank {rank} is above {small}, the smaller side of a matrix it is for: {self.above_full_rank}")
+        return rank
+
+    @property
+    def above_full_rank(self) -> str:
+        """What a rank above a matrix's smaller side comes to."""
+        return "the adapter is larger than it need be"
 
 
 def adapter_dtype(ctx: Context, choice: AdapterDtype) -> Dtype:

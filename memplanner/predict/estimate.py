@@ -6,6 +6,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from memplanner.architectures.reader import Family, read_config
+from memplanner.errors import Problem, UserError
 from memplanner.plan import SizeDevice, TrainingPlan
 from memplanner.predict.replay import Moment, Replay
 from memplanner.predict.reserved import reserved_peak
@@ -242,6 +243,10 @@ def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -
     or the card is unknown or cannot be modelled.
     """
     model, family, config = _model(plan.model, root)
+    room = family.longest_sequence(config)
+    if room is not None and plan.step.seq_len > room:
+        message = f"{plan.step.seq_len} is above the {room} positions of {plan.model}"
+        raise UserError(Problem(where="plan", key="step.seq_len", message=message))
     gpu = None if isinstance(plan.device, SizeDevice) else find_gpu(plan.device.name)
     walked = walk(
         plan,

@@ -116,8 +116,15 @@ def walk(
     out.held += _states(optimizer, trained, per_layer=step.per_layer_updates)
     if workspace_bytes:
         out.held.append(Held("cuBLAS workspace", "workspaces", Shape(bytes=workspace_bytes), UINT8, 2))
+    unmatched = [t for t in getattr(method, "target_modules", ()) if not _names_a_module(t, family)]
+    if unmatched:
+        ctx.notes.append(f"target_modules {', '.join(unmatched)}: no such linear module; ignored, as peft does")
     out.notes = ctx.notes
     return out
+
+
+def _names_a_module(target: str, family: Family) -> bool:
+    return target == "all-linear" or target.rsplit(".", 1)[-1] in family.block_targets
 
 
 def _as_run(plan: TrainingPlan) -> Optimizer:

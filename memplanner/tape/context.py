@@ -90,7 +90,7 @@ class Context:
 
     def kernel(self, heads: Heads) -> Kernel:
         """The attention kernel that runs on this device."""
-        return choose_kernel(
+        kernel = choose_kernel(
             self.attention,
             self.autocast or self.weight_dtype,
             groups=heads.groups,
@@ -98,6 +98,9 @@ class Context:
             compute_capability=self.compute_capability,
             masked=self.padding,
         )
+        if self.attention == "sdpa" and kernel != "flash":
+            self.notes.append(f"attention 'sdpa' runs PyTorch's {kernel} kernel here: flash cannot take this plan")
+        return kernel
 
     # -- parameters ----------------------------------------------------------------------------------------------
 
