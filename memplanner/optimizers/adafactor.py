@@ -5,7 +5,7 @@ from typing import Literal
 from memplanner.base import Settings
 from memplanner.optimizers.rules import StateTensor, step_each
 from memplanner.tape.engine import Param, Tape
-from memplanner.tape.shapes import FP32, Dtype, Shape
+from memplanner.tape.shapes import FP32, SCALAR, Dtype, Shape
 
 
 class Adafactor(Settings):
@@ -21,8 +21,10 @@ class Adafactor(Settings):
         return False
 
     def state(self, shape: Shape, dtype: Dtype) -> tuple[StateTensor, ...]:
-        """Row and column sums in fp32 for a matrix, the whole second moment for a vector."""
-        first = (StateTensor("exp_avg", shape, FP32),) if self.beta1 else ()
+        """Row and column sums in fp32 for a matrix, the whole second moment for a vector; and the parameter's RMS."""
+        first: tuple[StateTensor, ...] = (StateTensor("RMS", SCALAR, FP32),)
+        if self.beta1:
+            first = (*first, StateTensor("exp_avg", shape, FP32))
         if len(shape.dims) < 2:
             return (*first, StateTensor("exp_avg_sq", shape, FP32))
         rows, columns = Shape(rows=shape.dims[0]), Shape(columns=shape.dims[1])
