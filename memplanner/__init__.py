@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memplanner.plan import TrainingPlan
-    from memplanner.predict import Estimate, predict
+    from memplanner.prediction import Estimate, predict
 
 __all__ = ["Estimate", "TrainingPlan", "predict"]
 
-_HOMES = {"Estimate": "memplanner.predict", "TrainingPlan": "memplanner.plan", "predict": "memplanner.predict"}
+_HOMES = {"Estimate": "memplanner.prediction", "TrainingPlan": "memplanner.plan", "predict": "memplanner.prediction"}
 
 
 def __getattr__(name: str) -> Any:
@@ -22,7 +22,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'memplanner' has no attribute {name!r}")
     from importlib import import_module
 
-    # "predict" is also the name of a subpackage, which importing it puts here: the function takes its place.
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

@@ -31,6 +31,7 @@ class Option:
 
     @property
     def dest(self) -> str:
+        """The flag as argparse names its value."""
         return self.flag.removeprefix("--").replace("-", "_")
 
     def read(self, text: str) -> Any:
@@ -51,6 +52,7 @@ class Option:
         return doc
 
     def placeholder(self) -> str:
+        """What the help shows for the value."""
         if self.metavar or self.values == "switch":
             return self.metavar
         words = choices(owners(TrainingPlan, self.path)[0], self.path[-1])

@@ -137,7 +137,7 @@ class Step(Settings):
     def _per_layer_updates_use_gradients_up(self) -> "Step":
         if self.per_layer_updates and self.grad_accumulation > 1:
             raise ValueError(
-                f"per_layer_updates frees each gradient at once; grad_accumulation {self.grad_accumulation} needs it kept"
+                f"per_layer_updates frees every gradient; grad_accumulation {self.grad_accumulation} needs them kept"
             )
         if self.per_layer_updates and self.keep_gradients:
             raise ValueError("per_layer_updates frees each gradient at once; keep_gradients would keep it")
@@ -209,6 +209,6 @@ class TrainingPlan(Settings):
     def _quantized_base_is_frozen(self) -> "TrainingPlan":
         if self.quantization != "none" and self.method.kind not in ("lora", "dora"):
             raise ValueError(
-                f"quantization {self.quantization!r} needs a frozen base: method 'lora' or 'dora', not {self.method.kind!r}"
+                f"quantization {self.quantization!r} needs a frozen base: method lora or dora, not {self.method.kind!r}"
             )
         return self

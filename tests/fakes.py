@@ -120,6 +120,6 @@ def fake_predict(plan: TrainingPlan, *, root: Path = Path()) -> FakeEstimate:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every `from memplanner.predict import predict` find the fake."""
+    """Make every `from memplanner.prediction import predict` find the fake."""
     fake: Any = SimpleNamespace(predict=fake_predict)
-    monkeypatch.setitem(sys.modules, "memplanner.predict", fake)
+    monkeypatch.setitem(sys.modules, "memplanner.prediction", fake)

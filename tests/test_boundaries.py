@@ -14,9 +14,9 @@ HEAVY = ("torch", "textual", "rich", "transformers", "numpy", "click", "typer")
     [
         (CHECK, HEAVY),
         ("from memplanner.cli.main import main; main(['explain'])", HEAVY),
-        ("from memplanner.predict import predict", (*HEAVY, "argparse", "memplanner.report", "memplanner.cli")),
-        ("import memplanner.profiles, memplanner.plan_file", (*HEAVY, "memplanner.predict", "memplanner.report")),
-        ("import memplanner.report.check_text", (*HEAVY, "memplanner.predict", "memplanner.cli")),
+        ("from memplanner.prediction import predict", (*HEAVY, "argparse", "memplanner.report", "memplanner.cli")),
+        ("import memplanner.profiles, memplanner.plan_file", (*HEAVY, "memplanner.prediction", "memplanner.report")),
+        ("import memplanner.report.check_text", (*HEAVY, "memplanner.prediction", "memplanner.cli")),
     ],
 )
 def test_imports(code: str, forbidden: tuple[str, ...]) -> None:

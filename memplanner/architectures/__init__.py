@@ -1,0 +1,1 @@
+"""Architecture families: one file each, written in the order of its forward pass."""

@@ -103,8 +103,20 @@ class Bert:
             ctx.buffer(f"embeddings.{name}", Shape(one=1, positions=c.positions), INT64)
         position_ids = tape.new(ids, INT64, "position ids")
         type_ids = tape.new(ids, INT64, "token type ids")
-        words = nn.embedding(tape, ctx.param("embeddings.word_embeddings.weight", Shape(vocab=c.vocab, hidden=d)), input_ids, self.hidden, "word embeddings")
-        types = nn.embedding(tape, ctx.param("embeddings.token_type_embeddings.weight", Shape(types=c.types, hidden=d)), type_ids, self.hidden, "token type embeddings")
+        words = nn.embedding(
+            tape,
+            ctx.param("embeddings.word_embeddings.weight", Shape(vocab=c.vocab, hidden=d)),
+            input_ids,
+            self.hidden,
+            "word embeddings",
+        )
+        types = nn.embedding(
+            tape,
+            ctx.param("embeddings.token_type_embeddings.weight", Shape(types=c.types, hidden=d)),
+            type_ids,
+            self.hidden,
+            "token type embeddings",
+        )
         ctx.require_input_gradients(words)
         hidden = ops.add(words, types, "embeddings")
         table = ctx.param("embeddings.position_embeddings.weight", Shape(positions=c.positions, hidden=d))

@@ -88,7 +88,8 @@ class Llama:
         out = self.ctx.linear(spec, x, flat)
         if not (self.c.qk_norm and norm):
             return ops.view_heads(out, heads)
-        by_token = Shape(**dict(zip(("batch", "seq", rows.labels[2], "head_dim"), (*rows.dims[:3], heads.dims[3]))))
+        labels = ("batch", "seq", rows.labels[2], "head_dim")
+        by_token = Shape(**dict(zip(labels, (*rows.dims[:3], heads.dims[3]), strict=True)))
         out = nn.rms_norm(ops.view(out, by_token), self.ctx.param(f"{norm}.weight", self.head_dim), rows)
         return ops.transpose(out, heads)
 

@@ -155,7 +155,8 @@ def _bert(f: Fields, model_type: str) -> BertConfig:
 class Family:
     """A family of architectures: how its config is read and its forward pass written, the projections that methods
     take by default (peft's mapping, and every linear layer of the blocks), and the longest sequence, where positions
-    are a table."""
+    are a table.
+    """
 
     name: str
     read: Callable[[Fields, str], Any]
@@ -166,7 +167,8 @@ class Family:
 
     def longest_sequence(self, config: Any) -> int | None:
         """Tokens that the position table has room for; None where positions are rotary. RoBERTa's first two rows are
-        for padding."""
+        for padding.
+        """
         positions: int | None = getattr(config, "positions", None)
         if positions is not None and self.classifier and not config.pooler:
             return positions - 2

@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    from memplanner.predict import predict
+    from memplanner.prediction import predict
 
     found = loaded(args, root)
     estimate = predict(found.plan, root=found.root)

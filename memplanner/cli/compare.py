@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    from memplanner.predict import predict
+    from memplanner.prediction import predict
 
     methods, ranks = _methods(args.methods), _ranks(args.ranks)
     found = loaded(args, root)
@@ -48,7 +48,8 @@ def plans(base: TrainingPlan, methods: tuple[str, ...], ranks: tuple[str, ...]) 
     found = []
     for method in methods:
         for rank in ("",) if method == "full" else (ranks or (own,)):
-            found.append(merge(table, {"--method": method} | ({"--rank": rank} if rank else {}), where="plan"))
+            flags = {"--method": method} | ({"--rank": rank} if rank else {})
+            found += [merge(table, flags, where="plan")]
     return found
 
 

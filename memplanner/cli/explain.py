@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    from memplanner.predict import predict
+    from memplanner.prediction import predict
 
     if not (args.top.isascii() and args.top.isdigit() and 0 < len(args.top) < 10 and int(args.top) > 0):
         raise UserError(Problem(where="--top", key="", message=f"{show(args.top)} is not a whole number above 0"))

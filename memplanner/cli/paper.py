@@ -12,7 +12,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    from memplanner.predict import predict
+    from memplanner.prediction import predict
     from memplanner.report.as_json import dump
     from memplanner.report.paper_text import paper_object, paper_text
     from memplanner.solve.published import compute, papers

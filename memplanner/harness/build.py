@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from memplanner.architectures.reader import Family, read_config
+from memplanner.methods.dora import Dora
 from memplanner.methods.lora import Lora
 from memplanner.plan import TrainingPlan
 from memplanner.profiles import find_model
@@ -21,7 +22,7 @@ DTYPES = {
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
 
 
-class NotBuildable(Exception):
+class NotBuildableError(Exception):
     """The plan asks for something that this harness cannot build yet."""
 
 
@@ -36,9 +37,9 @@ def build(plan: TrainingPlan, root: Path = Path()) -> tuple[torch.nn.Module, Fam
     config._attn_implementation = "eager" if plan.step.attention == "eager" else "sdpa"
     factory: Any = AutoModelForSequenceClassification if family.classifier else AutoModelForCausalLM
     if plan.quantization != "none":
-        raise NotBuildable(f"quantization {plan.quantization!r} on fake tensors")
+        raise NotBuildableError(f"quantization {plan.quantization!r} on fake tensors")
     if plan.method.kind == "gradnormlorp":
-        raise NotBuildable("method 'gradnormlorp'")
+        raise NotBuildableError("method 'gradnormlorp'")
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = factory.from_config(config, dtype=DTYPES[plan.precision])
@@ -64,7 +65,7 @@ def _adapted(model: torch.nn.Module, method: Lora, family: Family, dtype: torch.
         lora_dropout=method.dropout,
         target_modules="all-linear" if targets == ("all-linear",) else list(targets),
         rank_pattern=dict(method.rank_pattern),
-        use_dora=method.kind == "dora",
+        use_dora=isinstance(method, Dora),
         task_type=TaskType.SEQ_CLS if family.classifier else TaskType.CAUSAL_LM,
     )
     model = get_peft_model(model, config)  # type: ignore[arg-type,assignment]
@@ -79,7 +80,7 @@ def optimizer_for(plan: TrainingPlan, params: list[torch.nn.Parameter]) -> torch
     """The plan's optimizer over these parameters."""
     settings = plan.optimizer
     if plan.method.kind in ("galore", "gradnormlorp"):
-        raise NotBuildable(f"the optimizer of method {plan.method.kind!r}")
+        raise NotBuildableError(f"the optimizer of method {plan.method.kind!r}")
     if settings.kind == "adamw" and settings.state_dtype == "param":
         way = settings.implementation
         return torch.optim.AdamW(params, lr=1e-4, foreach=way == "foreach", fused=way == "fused")
@@ -88,11 +89,11 @@ def optimizer_for(plan: TrainingPlan, params: list[torch.nn.Parameter]) -> torch
     if settings.kind == "adafactor":
         from transformers import Adafactor
 
-        return Adafactor(
+        return Adafactor(  # type: ignore[no-any-return]
             params, lr=1e-4, relative_step=False, scale_parameter=False, beta1=0.9 if settings.beta1 else None
         )
     if settings.kind == "adamw-8bit" and settings.format == "bitsandbytes":
         import bitsandbytes
 
         return bitsandbytes.optim.AdamW8bit(params, lr=1e-4)  # type: ignore[no-any-return]
-    raise NotBuildable(f"optimizer {settings!r}")
+    raise NotBuildableError(f"optimizer {settings!r}")

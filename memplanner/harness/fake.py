@@ -144,7 +144,11 @@ def _kernel(plan: TrainingPlan, root: Path) -> str:
     weight, autocast = PRECISIONS[plan.precision]
     heads = family.heads(config)
     return choose_kernel(
-        plan.step.attention, autocast or weight, groups=heads[0], head_dim=heads[1], compute_capability=8.0,
+        plan.step.attention,
+        autocast or weight,
+        groups=heads[0],
+        head_dim=heads[1],
+        compute_capability=8.0,
         masked=plan.step.padding,
     )
 

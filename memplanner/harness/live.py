@@ -75,14 +75,15 @@ class LiveBytes(TorchDispatchMode):
         return old.add_(new) if self._sole_owner(old) else self._tracked_add(old, new)
 
     def _tracked_add(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        out = torch.ops.aten.add.Tensor(old, new)
+        out: torch.Tensor = torch.ops.aten.add.Tensor(old, new)
         self.track(out, "gradient accumulation")
         return out
 
     @staticmethod
     def _sole_owner(tensor: torch.Tensor) -> bool:
         # The engine's buffer, its call and this wrapper hold the tensor; a view's base holds the storage once more.
-        return tensor._use_count() <= 4 and torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) <= 2
+        holders: int = tensor._use_count()  # type: ignore[attr-defined]
+        return holders <= 4 and torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) <= 2
 
 
 def fake_parameters(model: torch.nn.Module, mode: Any) -> None:
@@ -101,7 +102,8 @@ def fake_parameters(model: torch.nn.Module, mode: Any) -> None:
             if param is not None:
                 requires_grad = param.requires_grad
                 module._parameters[name] = fake(  # type: ignore[assignment]
-                    param, lambda t, r=requires_grad: torch.nn.Parameter(t, requires_grad=r)  # type: ignore[misc]
+                    param,
+                    lambda t, r=requires_grad: torch.nn.Parameter(t, requires_grad=r),  # type: ignore[misc]
                 )
         for name, buffer in module._buffers.items():
             if buffer is not None:

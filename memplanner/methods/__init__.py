@@ -1,0 +1,1 @@
+"""Training methods: one file each, with its settings and what a linear layer is under it."""

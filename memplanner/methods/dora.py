@@ -37,7 +37,11 @@ class Dora(Lora):
         ratio.node = tape.record(ops.elementwise_backward, (magnitude.node,), (norm,))
         inner = Shape(**dict(zip((*x.shape.labels[:-1], "rank"), (*x.shape.dims[:-1], a.shape.dims[0]), strict=True)))
         adapted = ctx.matmul(
-            ctx.matmul(x, a, None, inner, f"{spec.path}.lora_A output"), b, None, out_shape, f"{spec.path}.lora_B output"
+            ctx.matmul(x, a, None, inner, f"{spec.path}.lora_A output"),
+            b,
+            None,
+            out_shape,
+            f"{spec.path}.lora_B output",
         )
         if spec.bias and not self.dropout:
             bias = ctx.param(f"{spec.path}.bias", spec.bias_shape, trainable=False)
@@ -50,11 +54,10 @@ class Dora(Lora):
         del held
         return ops.add(result, extra, "adapted output")
 
-    def weight_norm(
-        self, ctx: Context, spec: LinearSpec, a: Param, dtype: Dtype
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def weight_norm(self, ctx: Context, spec: LinearSpec, a: Param, dtype: Dtype) -> tuple[Tensor, tuple[Tensor, ...]]:
         """‖W + s·B·A‖ by rows, and what stays alive until the layer's forward returns: the identity that A and B are
-        applied to, the products, and W in the adapter's type."""
+        applied to, the products, and W in the adapter's type.
+        """
         tape = ctx.tape
         n, m, r = spec.in_features, spec.out_features, a.shape.dims[0]
         square, full = Shape(in_=n, in__=n), Shape(out=m, in_=n)
@@ -73,7 +76,9 @@ class Dora(Lora):
         if ctx.quantization != "none" or ctx.weight_dtype is not dtype:
             if ctx.quantization != "none":
                 dequantised = tape.new(full, ctx.weight_dtype, "dequantised weight")
-                weight = dequantised if ctx.weight_dtype is dtype else tape.new(full, dtype, "weight in the adapter's type")
+                weight = (
+                    dequantised if ctx.weight_dtype is dtype else tape.new(full, dtype, "weight in the adapter's type")
+                )
                 del dequantised
             else:
                 weight = tape.new(full, dtype, "weight in the adapter's type")

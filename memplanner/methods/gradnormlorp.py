@@ -15,9 +15,7 @@ from memplanner.tape.context import AUXILIARY, Context, LinearSpec
 from memplanner.tape.engine import Tensor
 from memplanner.tape.shapes import FP32, Shape
 
-Implementation = Literal[
-    "reparameterised", "low-rank-weight-norm-adamw", "weight-norm-galore-adamw", "dora-galore"
-]
+Implementation = Literal["reparameterised", "low-rank-weight-norm-adamw", "weight-norm-galore-adamw", "dora-galore"]
 
 
 class GradNormLorp(LowRank):
@@ -61,7 +59,7 @@ class GradNormLorp(LowRank):
 
     def reparameterised(self, ctx: Context, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """The layer of the module docstring."""
-        tape, k = ctx.tape, self.rank_of(ctx, spec)
+        k = self.rank_of(ctx, spec)
         out, in_ = spec.labels
         dtype = adapter_dtype(ctx, self.adapter_dtype)
         sides: Literal["one", "two"] = "one" if self.projection == "one-sided" else "two"
@@ -120,9 +118,16 @@ class GradNormLorp(LowRank):
         """Paths A and C of the authors' code: what their optimizers keep per weight beside moments."""
         rank = self.rank_of(ctx, spec)
         if self.implementation == "low-rank-weight-norm-adamw":
-            extra = (ExtraState("v, a full copy of the weight", "full"), ExtraState("g", "row"), ExtraState("moments of g", "row", 2))
+            extra: tuple[ExtraState, ...] = (
+                ExtraState("v, a full copy of the weight", "full"),
+                ExtraState("g", "row"),
+                ExtraState("moments of g", "row", 2),
+            )
             return Projection(rank=rank, sides="one", pins_full_factor=True, extra=extra)
-        extra = (ExtraState("v, its gradient and moments", "full", 5), ExtraState("g, its gradient and moments", "row", 4))
+        extra = (
+            ExtraState("v, its gradient and moments", "full", 5),
+            ExtraState("g, its gradient and moments", "row", 4),
+        )
         return Projection(rank=rank, sides="one", pins_full_factor=True, extra=extra, keeps_moments=False)
 
 

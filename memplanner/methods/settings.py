@@ -44,7 +44,9 @@ class LowRank(Settings):
         rank = next(matching, self.rank)
         small = min(spec.in_features, spec.out_features)
         if rank > small:
-            ctx.notes.append(f"rank {rank} is above {small}, the smaller side of a matrix it is for: {self.above_full_rank}")
+            ctx.notes.append(
+                f"rank {rank} is above {small}, the smaller side of a matrix it is for: {self.above_full_rank}"
+            )
         return rank
 
     @property

@@ -1,0 +1,1 @@
+"""Optimizers: one state format per file."""

@@ -38,7 +38,8 @@ class AdamW(Settings):
 
     def step_one(self, tape: Tape, shape: Shape, dtype: Dtype) -> None:
         """for-loop: the root of the second moment, and its quotient by the bias correction. foreach on one tensor: the
-        root alone."""
+        root alone.
+        """
         if self.implementation == "fused":
             return
         root = tape.new(shape, self.moments_dtype(dtype), "root of exp_avg_sq")
@@ -49,7 +50,8 @@ class AdamW(Settings):
 
     def step_all(self, tape: Tape, params: list[Param]) -> None:
         """foreach takes the root of every second moment at once; the roots of one dtype's group are alive until the
-        next group's are made."""
+        next group's are made.
+        """
         if self.implementation == "foreach":
             roots = [bulk(tape, p, self.moments_dtype(p.dtype), "root of exp_avg_sq") for p in params]
             del roots

@@ -27,7 +27,8 @@ class AdamW8bit(Settings):
 
     def state(self, shape: Shape, dtype: Dtype) -> tuple[StateTensor, ...]:
         """bitsandbytes: bytes and fp32 absmax per block; the code books are shared. torchao: bytes, fp32 scale per
-        block and a code book of 256 fp32 per state, only where whole blocks fit."""
+        block and a code book of 256 fp32 per state, only where whole blocks fit.
+        """
         n = shape.numel
         blocks = Shape(blocks=-(-n // BLOCK))
         if self.format == "bitsandbytes":
@@ -54,7 +55,9 @@ class AdamW8bit(Settings):
         """bitsandbytes' two code books (signed and unsigned), one pair per optimizer object."""
         if self.format == "torchao":
             return ()
-        return StateTensor("signed code book", Shape(code=256), FP32), StateTensor("unsigned code book", Shape(code=256), FP32)
+        return StateTensor("signed code book", Shape(code=256), FP32), StateTensor(
+            "unsigned code book", Shape(code=256), FP32
+        )
 
     def step_one(self, tape: Tape, shape: Shape, dtype: Dtype) -> None:
         """bitsandbytes' kernel works in place; torchao's compiled step too."""

@@ -92,7 +92,11 @@ class Projection:
             if self.rank >= side and not self.stores_identity:
                 continue
             if self.pins_full_factor and dtype is FP32:
-                found.append(StateTensor(f"{name} projector, pinning {side}×{side}", Shape(side=side, side_=side), dtype, "projectors"))
+                found.append(
+                    StateTensor(
+                        f"{name} projector, pinning {side}×{side}", Shape(side=side, side_=side), dtype, "projectors"
+                    )
+                )
             else:
                 found.append(StateTensor(f"{name} projector", Shape(side=side, r=rank), dtype, "projectors"))
         return tuple(found)
@@ -108,7 +112,8 @@ class Projection:
 
     def refresh(self, tape: Tape, shape: Shape, dtype: Dtype) -> None:
         """A new subspace: the gradient in fp32 and its singular value decomposition, as torch.linalg.svd makes it
-        (full_matrices=False), without the solver's own workspace, whose size no documentation gives."""
+        (full_matrices=False), without the solver's own workspace, whose size no documentation gives.
+        """
         m, n = shape.dims
         k = min(m, n)
         copy = None if dtype is FP32 else tape.new(shape, FP32, "gradient in fp32")

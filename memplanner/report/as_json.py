@@ -8,7 +8,7 @@ from memplanner.report.words import device_word
 from memplanner.timeline import CATEGORIES
 
 if TYPE_CHECKING:
-    from memplanner.predict.estimate import Estimate
+    from memplanner.prediction.estimate import Estimate
 
 PERSISTENT = ("parameters", "adapters", "gradients", "optimizer_state", "projectors")
 
@@ -66,4 +66,5 @@ def compare_object(estimates: Sequence["Estimate"]) -> dict[str, Any]:
 
 
 def dump(value: dict[str, Any]) -> str:
+    """The object as indented JSON text."""
     return json.dumps(value, indent=2) + "\n"

@@ -10,7 +10,7 @@ from memplanner.timeline import CATEGORIES
 from memplanner.units import format_bytes, format_count
 
 if TYPE_CHECKING:
-    from memplanner.predict.estimate import Estimate
+    from memplanner.prediction.estimate import Estimate
     from memplanner.solve.changes import Changes
 
 

@@ -10,7 +10,7 @@ from memplanner.report.words import VERDICT_WORDS, device_word, plan_words
 from memplanner.units import format_bytes, format_count
 
 if TYPE_CHECKING:
-    from memplanner.predict.estimate import Estimate
+    from memplanner.prediction.estimate import Estimate
 
 TITLES = ("Method", "Rank", "", "Device", "Allocated", "Peak in", "Trained", "Weights", "Gradients", "Optimizer")
 

@@ -10,7 +10,7 @@ from memplanner.timeline import Phase, TensorRow
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
-    from memplanner.predict.estimate import Estimate
+    from memplanner.prediction.estimate import Estimate
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _AXIS = 11

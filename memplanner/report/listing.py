@@ -30,6 +30,7 @@ def _figure(num_bytes: int, estimated: bool) -> str:
 
 
 def gpus_object(gpus: Sequence[GpuProfile]) -> dict[str, Any]:
+    """The cards, every figure with its source."""
     return {"schema": "memplanner/gpus/1", "gpus": [gpu.model_dump(mode="json") for gpu in gpus]}
 
 
@@ -55,6 +56,7 @@ def models_text(models: Sequence[ModelProfile], page: Page) -> str:
 
 
 def models_object(models: Sequence[ModelProfile]) -> dict[str, Any]:
+    """The bundled models, without their configs."""
     fields = {"id", "name", "aliases", "parameters", "source"}
     return {
         "schema": "memplanner/models/1",

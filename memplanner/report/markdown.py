@@ -9,7 +9,7 @@ from memplanner.timeline import CATEGORIES
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
-    from memplanner.predict.estimate import Estimate
+    from memplanner.prediction.estimate import Estimate
     from memplanner.solve.changes import Changes
 
 

@@ -6,7 +6,7 @@ from memplanner.plan import SizeDevice, TrainingPlan
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
-    from memplanner.predict.estimate import Estimate
+    from memplanner.prediction.estimate import Estimate
 
 VERDICT_WORDS = {"fits": "FITS", "tight": "TIGHT", "does-not-fit": "DOES NOT FIT"}
 
@@ -52,6 +52,7 @@ def method_words(plan: TrainingPlan) -> str:
 
 
 def optimizer_words(plan: TrainingPlan) -> str:
+    """The optimizer as its flag spells it, e.g. "adamw foreach"."""
     optimizer = plan.optimizer
     words: str = optimizer.kind
     if optimizer.kind == "adamw":
@@ -87,4 +88,5 @@ def plan_words(plan: TrainingPlan, *, method: bool = True) -> str:
 
 
 def share(part: int, whole: int) -> str:
+    """A percentage with one decimal; "–" of nothing."""
     return f"{100 * part / whole:.1f}%" if whole else "–"

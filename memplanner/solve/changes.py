@@ -21,7 +21,7 @@ from memplanner.plan import TrainingPlan
 from memplanner.plan_file import merge
 
 if TYPE_CHECKING:
-    from memplanner.predict.estimate import Estimate
+    from memplanner.prediction.estimate import Estimate
 
 Flags = Mapping[str, str | bool]
 SHOWN = 6

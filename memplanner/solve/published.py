@@ -16,7 +16,7 @@ from memplanner.profiles import stems
 from memplanner.reading import parse_toml, read_text
 
 if TYPE_CHECKING:
-    from memplanner.predict.estimate import Estimate
+    from memplanner.prediction.estimate import Estimate
 
 
 Quantity = Literal["weights-and-state", "optimizer", "moments", "allocated", "device", "none"]

@@ -90,12 +90,15 @@ class Heads:
         autocast: Dtype | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attention by this kernel, merged to (batch, seq, heads·dim); and the weights, which eager attention
-        returns as well, so that they live until the block's forward ends."""
+        returns as well, so that they live until the block's forward ends.
+        """
         if kernel == "eager":
             out, weights = eager(q, k, v, self, mask=mask, dropout=dropout, softmax=softmax, autocast=autocast)
             return ops.reshape(out, self.tokens), weights
         if kernel == "math":
-            return ops.reshape(math(q, k, v, self, mask=mask, causal=causal, dropout=dropout, autocast=autocast), self.tokens), None
+            return ops.reshape(
+                math(q, k, v, self, mask=mask, causal=causal, dropout=dropout, autocast=autocast), self.tokens
+            ), None
         if kernel == "efficient":
             return efficient(q, k, v, self, autocast, mask), None
         return flash(q, k, v, self, autocast), None
@@ -245,9 +248,7 @@ def _flash_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[T
     return dq, dk, dv
 
 
-def efficient(
-    q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None, mask: Tensor | None
-) -> Tensor:
+def efficient(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None, mask: Tensor | None) -> Tensor:
     """The memory-efficient kernel; keys and values are expanded to all heads before it."""
     k = repeat_kv(k, heads)
     v = repeat_kv(v, heads)

@@ -57,7 +57,8 @@ class Method(Protocol):
     """
 
     @property
-    def copies_head(self) -> bool: ...
+    def copies_head(self) -> bool:
+        """Whether a new classification head is trained as a copy."""
 
     def linear(self, ctx: "Context", spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """What a linear layer is under this method."""
@@ -104,7 +105,16 @@ class Context:
 
     # -- parameters ----------------------------------------------------------------------------------------------
 
-    def param(self, path: str, shape: Shape, *, trainable: bool | None = None, dtype: Dtype | None = None, category: Any = "parameters", tags: Any = None) -> Param:
+    def param(
+        self,
+        path: str,
+        shape: Shape,
+        *,
+        trainable: bool | None = None,
+        dtype: Dtype | None = None,
+        category: Any = "parameters",
+        tags: Any = None,
+    ) -> Param:
         """The weight of this name in the current block, made the first time it is asked for."""
         tape = self.tape
         key = f"{tape.scope}.{path}" if tape.scope else path
@@ -129,14 +139,17 @@ class Context:
 
     def head(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """A linear layer of a new classification head: trained whole under every method; peft trains a copy of it
-        (modules_to_save) and keeps the original."""
+        (modules_to_save) and keeps the original.
+        """
         if self.method.copies_head:
             path = f"{spec.path}.original_module"
             self.param(f"{path}.weight", spec.weight_shape, trainable=False)
             self.param(f"{path}.bias", spec.bias_shape, trainable=False)
         return self.plain_linear(spec, x, out_shape, trainable=True)
 
-    def plain_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape, *, trainable: bool, tags: Any = None) -> Tensor:
+    def plain_linear(
+        self, spec: LinearSpec, x: Tensor, out_shape: Shape, *, trainable: bool, tags: Any = None
+    ) -> Tensor:
         """torch.nn.Linear, in autocast's type where there is autocast."""
         weight: Any = self.param(f"{spec.path}.weight", spec.weight_shape, trainable=trainable, tags=tags)
         bias: Any = None
@@ -183,9 +196,18 @@ class Context:
 
     def require_input_gradients(self, embeddings: Tensor) -> None:
         """enable_input_require_grads: the embedding's output asks for a gradient of its own if it has none. The graph
-        holds on to it, as to any leaf."""
+        holds on to it, as to any leaf.
+        """
         if self.input_gradients and embeddings.node is None:
-            leaf = Param("embeddings", embeddings.shape, embeddings.dtype, count=1, trainable=True, category="temporaries", tags=embeddings)
+            leaf = Param(
+                "embeddings",
+                embeddings.shape,
+                embeddings.dtype,
+                count=1,
+                trainable=True,
+                category="temporaries",
+                tags=embeddings,
+            )
             embeddings.node = self.tape.record(ops.pass_backward, (leaf,))
 
     def buffer(self, path: str, shape: Shape, dtype: Dtype) -> None:

@@ -4,6 +4,7 @@ Log entries: index i at the birth of tensor i, ~i at its death. A stack of equal
 the log is marked as a `Run` that stands for `reps` repetitions.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ def block(num_bytes: int) -> int:
     return (num_bytes + BLOCK_BYTES - 1) & -BLOCK_BYTES
 
 
-class StopRecompute(Exception):
+class StopRecomputeError(Exception):
     """Ends a recomputation once the last tensor that backward needs exists (checkpoint's early stop)."""
 
 
@@ -54,7 +55,15 @@ class Param:
     __slots__ = ("buffer", "category", "count", "dtype", "grad", "name", "node", "shape", "tags", "trainable", "uses")
 
     def __init__(
-        self, name: str, shape: Shape, dtype: Dtype, *, count: int, trainable: bool, category: Category, tags: Any = None
+        self,
+        name: str,
+        shape: Shape,
+        dtype: Dtype,
+        *,
+        count: int,
+        trainable: bool,
+        category: Category,
+        tags: Any = None,
     ) -> None:
         self.name = name
         self.shape = shape
@@ -112,10 +121,8 @@ class Frame:
             scope, tape.scope = tape.scope, self.scope
             category, tape.category = tape.category, "activations"
             cache, tape.autocast_cache = tape.autocast_cache, {}
-            try:
+            with contextlib.suppress(StopRecomputeError):
                 self.run(self.x)
-            except StopRecompute:
-                pass
             tape.autocast_cache = cache
             tape.category = category
             tape.frame = outer
@@ -225,12 +232,12 @@ class Tape:
             if saved is not None:
                 frame.recomputed.append(saved)
                 if len(frame.recomputed) == frame.num_saves:
-                    raise StopRecompute
+                    raise StopRecomputeError
             return _RECOMPUTED
         node = Node(fn, edges, saved, ctx)
         for edge in edges:
             if edge.__class__ is Param:
-                edge.uses += 1  # type: ignore[union-attr]
+                edge.uses += 1
         if frame is not None and saved is not None:
             node.saved = None
             node.frame = frame
@@ -278,7 +285,7 @@ class Tape:
             if edge is None or grad is None:
                 continue
             if edge.__class__ is Param:
-                weights.append((edge, grad))  # type: ignore[arg-type]
+                weights.append((edge, grad))
             elif edge.grad is None:
                 edge.grad = grad
             else:

@@ -39,7 +39,14 @@ def causal_lm_loss(logits: Tensor, labels: Tensor, batch: int, seq: int) -> Tens
 
 
 def chunked_cross_entropy(
-    tape: Tape, hidden: Tensor, project: Callable[[Tensor, Shape], Tensor], *, batch: int, seq: int, vocab: int, chunks: int
+    tape: Tape,
+    hidden: Tensor,
+    project: Callable[[Tensor, Shape], Tensor],
+    *,
+    batch: int,
+    seq: int,
+    vocab: int,
+    chunks: int,
 ) -> Tensor:
     """Head and loss over chunks of the sequence, each under a checkpoint: one chunk's logits are alive at a time.
 
@@ -67,7 +74,8 @@ def fused_linear_cross_entropy(
     tape: Tape, hidden: Tensor, weight: Param | Tensor, *, tokens: int, vocab: int
 ) -> Tensor:
     """Head and loss in one function whose forward already makes the gradients, chunk by chunk (Liger-Kernel,
-    ops/fused_linear_cross_entropy.py: as many tokens at once as keep a chunk's logits about as large as the input)."""
+    ops/fused_linear_cross_entropy.py: as many tokens at once as keep a chunk's logits about as large as the input).
+    """
     width = hidden.shape.dims[-1]
     at_once = 1 << (-(-tokens // -(-vocab // width)) - 1).bit_length()
     at_once = min(at_once, tokens)

@@ -9,7 +9,8 @@ from memplanner.tape.shapes import FP32, Dtype, Shape
 
 def cast_param(tape: Tape, weight: Param, dtype: Dtype) -> Tensor | Param:
     """The weight in `dtype`, as autocast makes it: a copy, kept until the autocast region ends if it is trained
-    (aten/src/ATen/autocast_mode.cpp, cached_cast)."""
+    (aten/src/ATen/autocast_mode.cpp, cached_cast).
+    """
     if weight.dtype is dtype:
         return weight
     cached = tape.autocast_cache.get(weight.name)

@@ -4,6 +4,7 @@ Derivatives follow torch/csrc/autograd (tools/autograd/derivatives.yaml, Functio
 PyTorch; `transposed` marks memory in another order than the shape's, as after `.transpose(1, 2)`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from memplanner.tape.engine import Node, Param, Tape, Tensor
@@ -26,7 +27,8 @@ def _to_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tens
 
 def unary(x: Tensor, name: str, *, saves: str = "") -> Tensor:
     """An elementwise function of one tensor whose derivative needs its input ("input"), its output ("output") or
-    nothing (""); backward makes one tensor."""
+    nothing (""); backward makes one tensor.
+    """
     tape = x.tape
     if saves == "output":
         out = tape.like(x, name)
@@ -41,6 +43,7 @@ def unary(x: Tensor, name: str, *, saves: str = "") -> Tensor:
 
 
 def elementwise_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+    """One new tensor of the gradient's shape."""
     return (tape.like(grad, "gradient"),)
 
 
@@ -63,6 +66,7 @@ def shift(x: Tensor, name: str = "shifted") -> Tensor:
 
 
 def pass_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+    """The gradient itself."""
     return (grad,)
 
 
@@ -85,7 +89,9 @@ def _add_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Ten
 
 def add_constant(x: Tensor, constant: Tensor | Param, name: str = "sum") -> Tensor:
     """x plus a (broadcast) tensor that needs no gradient, such as a mask: saves nothing."""
-    node = x.tape.record(_to_backward if constant.dtype.size > x.dtype.size else pass_backward, (x.node,), None, x.dtype)
+    node = x.tape.record(
+        _to_backward if constant.dtype.size > x.dtype.size else pass_backward, (x.node,), None, x.dtype
+    )
     out = x.tape.like(x, name, x.dtype if x.dtype.size >= constant.dtype.size else constant.dtype)
     out.node = node
     return out
@@ -298,7 +304,8 @@ def _view_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Te
 
 def view_heads(x: Tensor, heads: Shape) -> Tensor:
     """x (batch, seq, heads·dim).view(…, heads, dim).transpose(1, 2); a gradient in the other memory order is copied
-    by the view's backward."""
+    by the view's backward.
+    """
     out = x.tape.view(x, heads)
     out.transposed = True
     out.node = x.tape.record(_view_heads_backward, (x.node,), None, x.shape)
@@ -339,7 +346,8 @@ def _cat_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Ten
 
 def softmax(x: Tensor, dtype: Dtype = FP32) -> Tensor:
     """softmax over the last dimension in `dtype`. What comes in another type is cast first, except that CUDA's kernel
-    takes float16 in and gives float32 out (aten/src/ATen/native/SoftMax.cpp, half_to_float)."""
+    takes float16 in and gives float32 out (aten/src/ATen/native/SoftMax.cpp, half_to_float).
+    """
     if not (x.dtype is FP16 and dtype is FP32):
         x = to(x, dtype, "softmax input")
     out = x.tape.new(x.shape, dtype, "softmax")
@@ -371,8 +379,16 @@ def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
 
 def _bmm_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, Tensor | None]:
     a_edge, b_edge = node.edges
-    b = None if b_edge is None else tape.view(tape.new(node.ctx[1], grad.dtype, "gradient of the right factor"), node.ctx[1])
-    a = None if a_edge is None else tape.view(tape.new(node.ctx[0], grad.dtype, "gradient of the left factor"), node.ctx[0])
+    b = (
+        None
+        if b_edge is None
+        else tape.view(tape.new(node.ctx[1], grad.dtype, "gradient of the right factor"), node.ctx[1])
+    )
+    a = (
+        None
+        if a_edge is None
+        else tape.view(tape.new(node.ctx[0], grad.dtype, "gradient of the left factor"), node.ctx[0])
+    )
     return a, b
 
 
@@ -440,7 +456,7 @@ def _add_broadcast_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) ->
     return (None if node.edges[0] is None else grad), small
 
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": silu,
     "swish": silu,
     "gelu": gelu,

@@ -33,7 +33,8 @@ def state_shapes(quantization: str, shape: Shape) -> tuple[tuple[str, Shape, Any
 
 def linear_4bit(x: Tensor, weight_shape: Shape, out_shape: Shape, name: str) -> Tensor:
     """A product with a 4-bit weight, which stands dequantised in x's type for its length, forward and backward
-    (bitsandbytes.autograd.MatMul4Bit; with few tokens its forward kernel does without, which is not modelled)."""
+    (bitsandbytes.autograd.MatMul4Bit; with few tokens its forward kernel does without, which is not modelled).
+    """
     tape = x.tape
     node = tape.record(_dequantised_backward, (x.node,), (), (x.shape, weight_shape))
     weight = tape.new(weight_shape, x.dtype, "dequantised weight")
@@ -45,7 +46,8 @@ def linear_4bit(x: Tensor, weight_shape: Shape, out_shape: Shape, name: str) -> 
 
 def linear_8bit(x: Tensor, weight_shape: Shape, out_shape: Shape, name: str) -> Tensor:
     """A product with an int8 weight: the input goes to int8 by way of fp16 and is kept; backward has the weight in x's
-    type (bitsandbytes.autograd.MatMul8bitLt, threshold 0)."""
+    type (bitsandbytes.autograd.MatMul8bitLt, threshold 0).
+    """
     tape = x.tape
     node = tape.record(_dequantised_backward, (x.node,), (x,), (x.shape, weight_shape))
     half = None if x.dtype is FP16 else tape.new(x.shape, FP16, "input in fp16")

@@ -12,7 +12,7 @@ pytest.importorskip("peft")
 
 from memplanner.harness.build import build
 from memplanner.plan import TrainingPlan
-from memplanner.predict import predict
+from memplanner.prediction import predict
 from memplanner.profiles import all_models
 from memplanner.tape.context import AUXILIARY
 from tests.harness.test_against_trace import MODELS
@@ -40,7 +40,7 @@ def real_sizes(plan: TrainingPlan) -> Sizes:
 
 @pytest.mark.parametrize("name", [m.id for m in all_models()])
 def test_every_bundled_model(name: str) -> None:
-    plan = TrainingPlan(model=name, device={"kind": "size", "memory": "24GiB"})
+    plan = TrainingPlan.model_validate({"model": name, "device": "24GiB"})
     estimate = predict(plan)
     assert estimate.model.parameters == estimate.num_parameters == estimate.num_trainable
     assert predicted_sizes(plan) == real_sizes(plan)

@@ -16,7 +16,7 @@ pytest.importorskip("peft")
 
 from memplanner.harness.fake import trace
 from memplanner.plan import TrainingPlan
-from memplanner.predict import Estimate, predict
+from memplanner.prediction import Estimate, predict
 
 TOLERANCE = 0.002
 
@@ -105,7 +105,9 @@ FAMILIES = [
             ("llama", "qwen2", "gpt2", "roberta"),
             itertools.product(("full", LORA), ("bf16", "bf16-mixed"), ("sdpa", "eager"), ("none", "full")),
         ),
-        itertools.product(("qwen3", "mistral", "bert"), itertools.product((LORA, DORA), ("fp32",), ("sdpa",), ("none", "full"))),
+        itertools.product(
+            ("qwen3", "mistral", "bert"), itertools.product((LORA, DORA), ("fp32",), ("sdpa",), ("none", "full"))
+        ),
     )
 ]
 
@@ -124,7 +126,9 @@ REGIMES = [
     case("llama", method="full", precision="fp16-mixed", step={"attention": "eager"}),
     case("llama", method=LORA, precision="fp16", step={"attention": "eager"}),
     case("qwen2", method="full", optimizer="adamw-fused", step={"checkpointing": "every-2", "keep_outputs": True}),
-    case("llama", method="full", optimizer={"kind": "adamw", "implementation": "for-loop"}, step={"keep_gradients": True}),
+    case(
+        "llama", method="full", optimizer={"kind": "adamw", "implementation": "for-loop"}, step={"keep_gradients": True}
+    ),
     case("gpt2", method="full", optimizer={"kind": "sgd", "momentum": 0.9}, step={"grad_accumulation": 3}),
     case("llama", method="full", optimizer="adafactor", step={"seq_len": 64}),
     case("roberta", method="full", precision="fp32", optimizer={"kind": "adafactor", "beta1": True}),

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 from memplanner.harness.build import build, optimizer_for
 from memplanner.optimizers.adamw8bit import AdamW8bit
 from memplanner.plan import TrainingPlan
-from memplanner.predict import predict
+from memplanner.prediction import predict
 from memplanner.tape.shapes import FP32, Shape
 
 CONFIG = {
@@ -71,9 +71,7 @@ def storages(values: Any) -> dict[int, int]:
 
 def state_bytes(optimizer: Any, *, host_step: bool) -> int:
     """Bytes of the optimizer's state; torch keeps its step counts on the host unless fused."""
-    states = [
-        {k: v for k, v in state.items() if not (host_step and k == "step")} for state in optimizer.state.values()
-    ]
+    states = [{k: v for k, v in state.items() if not (host_step and k == "step")} for state in optimizer.state.values()]
     return sum(storages(states).values())
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from memplanner.architectures.reader import Family, read_config
 from memplanner.errors import Problem, UserError
 from memplanner.plan import SizeDevice, TrainingPlan
-from memplanner.predict.replay import Moment, Replay
-from memplanner.predict.reserved import reserved_peak
-from memplanner.predict.walk import Walk, walk
+from memplanner.prediction.replay import Moment, Replay
+from memplanner.prediction.reserved import reserved_peak
+from memplanner.prediction.walk import Walk, walk
 from memplanner.profiles import GpuProfile, ModelProfile, find_gpu, find_model
 from memplanner.tape.context import AUXILIARY
 from memplanner.tape.shapes import Shape
@@ -22,7 +22,7 @@ IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and ca
 
 ERROR_MARGIN = 0.02
 """Half the width of the band that counts as "tight", as a share of the device bytes. The widest error of the allocated
-peak over the published measurements in tests/data is 1.4%; reserved has been off by more (tests/predict)."""
+peak over the published measurements in tests/data is 1.4%; reserved has been off by more (tests/prediction)."""
 
 DEFAULT_WORKSPACE_BYTES = 8_519_680
 """cuBLAS workspace of a device given by its size alone: PyTorch's default before Hopper (CublasHandlePool.cpp)."""
@@ -128,9 +128,7 @@ class Estimate:
         for held in self.walked.held:
             sums[held.category] += held.num_bytes
         if not sums["gradients"] and not self.plan.step.per_layer_updates:
-            sums["gradients"] = sum(
-                p.num_bytes * p.count for p in self.walked.tape.params.values() if p.trainable
-            )
+            sums["gradients"] = sum(p.num_bytes * p.count for p in self.walked.tape.params.values() if p.trainable)
         return {c: sums[c] for c in _PERSISTENT}
 
     @cached_property
@@ -219,7 +217,7 @@ def _of(amount: str, total: int) -> int:
 
 
 def _capability(gpu: GpuProfile | None) -> float:
-    """CUDA compute capability; AMD's cards have the flash kernel, and so has a device of which only the size is known."""
+    """CUDA compute capability; AMD's cards have the flash kernel, so, it is assumed, has a device given by its size."""
     if gpu is None or gpu.vendor != "nvidia":
         return 8.0
     return float(gpu.compute_capability)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from memplanner.plan import TrainingPlan
-from memplanner.predict import predict
+from memplanner.prediction import predict
 
 DATA = Path(__file__).parent.parent / "data" / "published_measurements.json"
 ROWS = {row["id"]: row for row in json.loads(DATA.read_text())["rows"]}

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from memplanner.predict.allocator import CachingAllocator
-from memplanner.predict.walk import Walk
+from memplanner.prediction.allocator import CachingAllocator
+from memplanner.prediction.walk import Walk
 from memplanner.tape.engine import Run, Tape
 
 Key = tuple[int, int]
@@ -12,7 +12,7 @@ Key = tuple[int, int]
 
 
 def reserved_peak(walked: Walk) -> int:
-    """Bytes of segments after two steps: the first makes the optimizer's states in between, the second is a usual one."""
+    """Bytes of segments after two steps, the first of which makes the optimizer's states."""
     allocator = CachingAllocator()
     late = ("gradients", "optimizer_state", "projectors")
     for held in walked.held:
@@ -43,7 +43,7 @@ def _play(allocator: CachingAllocator, events: list[tuple[Key, int, int]], alive
 
 
 def expanded(tape: Tape) -> Iterator[tuple[Key, int, int]]:
-    """Every allocation (size > 0) and free (size < 0) of the step, repetitions spelled out, with its place in the log."""
+    """Every allocation (size > 0) and free (size < 0) of the step and its place in the log, repetitions spelled out."""
     starts: dict[int, tuple[Run, bool]] = {}
     for run in tape.runs:
         starts[run.start] = (run, True)
@@ -68,15 +68,15 @@ def expanded(tape: Tape) -> Iterator[tuple[Key, int, int]]:
         elif index in outputs:
             keys = [(index, outputs[index].reps - 1)]
         else:
-            keys = [k for k in ((index, rep) for rep in range(max(reps[index], _highest(tape, index)))) if k in alive]
+            keys = [k for k in ((index, rep) for rep in range(max(reps[index], _highest(tape)))) if k in alive]
         for key in keys:
             (alive.add if i >= 0 else alive.discard)(key)
             yield key, sizes[index] if i >= 0 else -sizes[index], position
         position += 1
 
 
-def _highest(tape: Tape, index: int) -> int:
-    """One past the last repetition that can have made this tensor."""
+def _highest(tape: Tape) -> int:
+    """The most repetitions of any run."""
     return max((run.reps for run in tape.runs), default=1)
 
 

@@ -7,7 +7,7 @@ in its first or its last repetition: both are read off the one that was walked.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from memplanner.tape.engine import Run, Tape
 from memplanner.timeline import Phase
@@ -39,6 +39,7 @@ class Piece:
 
     @property
     def reps(self) -> int:
+        """Repetitions it stands for."""
         return 1 if self.run is None else self.run.reps
 
 
@@ -53,7 +54,7 @@ class Replay:
 
     def _cut(self) -> list[Piece]:
         tape = self.tape
-        inside: dict[int, tuple[Run, bool]] = {}
+        inside: dict[int, tuple[Run | None, bool]] = {}
         bounds = {len(tape.log)}
         for run in tape.runs:
             inside[run.start] = (run, True)
@@ -61,20 +62,13 @@ class Replay:
             if run.back_start >= 0:
                 inside[run.back_start] = (run, False)
                 bounds.update((run.back_start, run.back_end))
-        phase_at = {position: name for name, position in reversed(tape.phases)}
-        bounds.update(phase_at)
-        ends = sorted(bounds)
+        begins = {position: name for name, position in tape.phases}  # of phases at one place, the last is not empty
+        bounds.update(begins)
         pieces: list[Piece] = []
-        open_until = -1
-        phase: Phase = tape.phases[0][0]
-        names = sorted(((position, i, name) for i, (name, position) in enumerate(tape.phases)))
-        for start, end in zip(ends, ends[1:], strict=False):
-            while names and names[0][0] <= start:
-                phase = names.pop(0)[2]
-            run, forward = inside.get(start, (None, True)) if start >= open_until else (None, True)
-            if run is not None:
-                open_until = run.end if forward else run.back_end
-            pieces.append(Piece(phase, start, end, run, forward))
+        phase = tape.phases[0][0]
+        for start, end in pairwise(sorted(bounds)):
+            phase = begins.get(start, phase)
+            pieces.append(Piece(phase, start, end, *inside.get(start, (None, True))))
         return pieces
 
     def _entries(self, piece: Piece) -> list[int]:
@@ -84,7 +78,7 @@ class Replay:
         return entries
 
     def _shared(self, piece: Piece, entries: list[int]) -> frozenset[int]:
-        """Tensors of all repetitions together (rotary tables, say) that die in this run: they do so once, in the last."""
+        """Tensors of all repetitions together (rotary tables, say) that die in this run: once, in the last."""
         run = piece.run
         if run is None:
             return frozenset()

@@ -46,7 +46,14 @@ class Walk:
 
 
 def walk(
-    plan: TrainingPlan, family: Family, config: object, *, workspace_bytes: int, seq_len: int, compute_capability: float, collapse: bool = True
+    plan: TrainingPlan,
+    family: Family,
+    config: object,
+    *,
+    workspace_bytes: int,
+    seq_len: int,
+    compute_capability: float,
+    collapse: bool = True,
 ) -> Walk:
     """Walk one step of the plan at the given sequence length.
 
