@@ -29,8 +29,8 @@ tests: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet ".[bench]"
-	$(BIN)/python benchmarks/warm.py
-	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python -m benchmarks.warm
+	$(BIN)/python -m benchmarks.cold_start
 
 .venv-demo/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-demo

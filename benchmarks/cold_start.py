@@ -1,6 +1,6 @@
 """Cold starts: `memplanner check` beside a peer's command line, and where the time goes.
 
-`python -m benchmarks.cold_start [--pairs N]`. Both are asked whether full bf16 training of LLaMA-7B, one sequence of
+`python benchmarks/cold_start.py [--pairs N]`. Both are asked whether full bf16 training of LLaMA-7B, one sequence of
 2048 tokens, fits an RTX 4090, and answer in JSON. The two run in turn, N pairs, each pair in the other order than the
 one before; the figure is the median of the pairs' ratios, with its middle half. The peer is vramcalc (extra `bench`).
 """
@@ -28,10 +28,10 @@ PEER = [
 ]
 STEPS = {
     "python, nothing imported": [sys.executable, "-c", "pass"],
-    "python -m argparse's import": [sys.executable, "-c", "import argparse"],
+    "import argparse": [sys.executable, "-c", "import argparse"],
     "import pydantic's BaseModel": [sys.executable, "-c", "from pydantic import BaseModel"],
     "import memplanner.plan": [sys.executable, "-c", "import memplanner.plan"],
-    "import memplanner.prediction": [sys.executable, "-c", "import memplanner.prediction"],
+    "from memplanner import predict": [sys.executable, "-c", "from memplanner import predict"],
 }
 """What a cold start consists of, each on top of the one before."""
 

@@ -1,6 +1,6 @@
 """Warm predictions: the time of one more `predict`, by itself and with all that `check` reads off it.
 
-`python -m benchmarks.warm [--rounds N]`. Every row's smallest time over N interleaved rounds, and its ratio to the
+`python benchmarks/warm.py [--rounds N]`. Every row's smallest time over N interleaved rounds, and its ratio to the
 first row's. A prediction walks equal blocks once, so depth must cost nothing: the second row is the first model with
 four times as many layers. The third is a real deep one, whose grouped heads add operations to each block.
 """
@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from memplanner.plan import TrainingPlan
-from memplanner.prediction import Estimate, predict
+from memplanner import Estimate, TrainingPlan, predict
 from memplanner.profiles import find_model
 
 LIMIT_MS = 1.0

@@ -1,0 +1,92 @@
+"""The caching allocator: sequences worked by hand, and what must hold of all."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memplanner.prediction.allocator import CachingAllocator
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def test_a_small_request_takes_a_block_of_a_two_mib_segment() -> None:
+    allocator = CachingAllocator()
+    first, second = allocator.allocate(1), allocator.allocate(513)
+    assert (first.size, second.size) == (512, 1024)
+    assert second.address == first.address + 512
+    assert (allocator.allocated, allocator.reserved) == (1536, 2 * MIB)
+
+
+def test_segment_sizes() -> None:
+    for size, segment in (
+        (MIB, 2 * MIB),
+        (MIB + 1, 20 * MIB),
+        (10 * MIB - 512, 20 * MIB),
+        (10 * MIB, 10 * MIB),
+        (10 * MIB + 1, 12 * MIB),
+        (33 * MIB, 34 * MIB),
+    ):
+        allocator = CachingAllocator()
+        allocator.allocate(size)
+        assert allocator.reserved == segment, size
+
+
+def test_a_large_block_is_split_only_when_more_than_a_mib_is_left() -> None:
+    allocator = CachingAllocator()
+    allocator.release(allocator.allocate(12 * MIB))
+    whole = allocator.allocate(11 * MIB)
+    assert (whole.size, allocator.allocated) == (12 * MIB, 12 * MIB)
+    allocator.release(whole)
+    assert allocator.allocate(10 * MIB).size == 10 * MIB
+    assert allocator.allocate(2 * MIB).size == 2 * MIB
+    assert allocator.reserved == 12 * MIB
+
+
+def test_best_fit_takes_the_smallest_block_that_does() -> None:
+    allocator = CachingAllocator()
+    big, small = allocator.allocate(40 * MIB), allocator.allocate(16 * MIB)
+    big_address, small_address = big.address, small.address
+    allocator.release(big)
+    allocator.release(small)
+    assert allocator.allocate(15 * MIB).address == small_address
+    assert allocator.allocate(20 * MIB).address == big_address
+
+
+def test_neighbours_merge() -> None:
+    allocator = CachingAllocator()
+    blocks = [allocator.allocate(5 * MIB) for _ in range(4)]
+    assert allocator.reserved == 20 * MIB
+    for block in (blocks[0], blocks[2], blocks[3], blocks[1]):
+        allocator.release(block)
+    assert allocator.allocate(9 * MIB).size == 9 * MIB
+    assert allocator.reserved == 20 * MIB
+
+
+def test_pools_do_not_lend_to_each_other() -> None:
+    allocator = CachingAllocator()
+    allocator.release(allocator.allocate(20 * MIB))
+    allocator.allocate(KIB)
+    assert allocator.reserved == 22 * MIB
+
+
+REQUESTS = st.lists(st.tuples(st.integers(1, 40 * MIB), st.integers(0, 9)), max_size=60)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(REQUESTS)
+def test_live_blocks_never_overlap(requests: list[tuple[int, int]]) -> None:
+    def play() -> tuple[int, list[tuple[int, int]]]:
+        allocator = CachingAllocator()
+        live = []
+        for size, action in requests:
+            if action < 3 and live:
+                allocator.release(live.pop(action % len(live)))
+            else:
+                block = allocator.allocate(size)
+                assert block.size >= size
+                live.append(block)
+            spans = sorted((b.address, b.address + b.size) for b in live)
+            assert all(a_end <= b_start for (_, a_end), (b_start, _) in zip(spans, spans[1:], strict=False))
+            assert allocator.allocated == sum(b.size for b in live) <= allocator.reserved
+        return allocator.reserved, [(b.address, b.size) for b in live]
+
+    assert play() == play()

@@ -1,0 +1,103 @@
+"""Verdicts at their boundaries, and regimes whose figures can be worked out by hand."""
+
+from typing import Any
+
+import pytest
+
+from memplanner.errors import UserError
+from memplanner.plan import TrainingPlan
+from memplanner.prediction import Estimate, predict
+
+
+def estimate(**fields: Any) -> Estimate:
+    return predict(TrainingPlan.model_validate({"model": "llama-60m", **fields}))
+
+
+def test_exactly_at_the_limit_fits_and_one_byte_less_does_not() -> None:
+    needed = estimate(device="24GiB").device_bytes
+    assert estimate(device=f"{needed} B").margin_bytes == 0
+    assert estimate(device=f"{needed} B").verdict == "tight"
+    assert estimate(device=f"{needed - 1} B").verdict == "does-not-fit"
+    roomy = estimate(device=f"{needed + estimate(device='24GiB').error_margin_bytes} B")
+    assert roomy.verdict == "fits"
+
+
+def test_budget_and_headroom() -> None:
+    gib = 1 << 30
+    assert estimate(device="10GiB").limit_bytes == 10 * gib
+    assert estimate(device="10GiB", headroom="10%").limit_bytes == 9 * gib
+    assert estimate(device="10GiB", budget="50%").limit_bytes == 5 * gib
+    assert estimate(device="10GiB", budget="8GiB", headroom="3GiB").limit_bytes == 7 * gib
+    assert estimate(device="10GiB", budget="20GiB").limit_bytes == 10 * gib
+
+
+def test_a_card_adds_its_context_and_workspaces() -> None:
+    card, bare = estimate(device="rtx4090"), estimate(device="24GiB")
+    assert card.gpu is not None
+    assert card.device_bytes - card.reserved_bytes == card.gpu.context.bytes > 0
+    assert card.at_peak["workspaces"] == 2 * card.gpu.cublas_workspace.bytes
+    assert bare.context_bytes == 0
+    hopper = estimate(device="h100-sxm")
+    assert hopper.at_peak["workspaces"] == 2 * 32 * (1 << 20)
+
+
+def end_of(phase: str, e: Estimate) -> int:
+    return next(p.end_bytes for p in e.phases if p.name == phase)
+
+
+def test_gradients_kept_are_alive_in_forward() -> None:
+    plain, kept = estimate(), estimate(step={"keep_gradients": True})
+    gradients = sum(-(-p.num_bytes // 512) * 512 * p.count for p in kept.walked.tape.params.values() if p.trainable)
+    assert end_of("loss", kept) - end_of("loss", plain) == gradients
+    assert end_of("backward", kept) == end_of("backward", plain)
+    accumulated = estimate(step={"grad_accumulation": 4})
+    assert end_of("loss", accumulated) == end_of("loss", kept)
+    assert end_of("steady", accumulated) == end_of("steady", plain) == end_of("steady", kept) - gradients
+
+
+def test_the_output_object_holds_the_logits() -> None:
+    step = {"batch_size": 2, "seq_len": 64}
+    plain, held = estimate(step=step), estimate(step={**step, "keep_outputs": True})
+    assert end_of("loss", held) - end_of("loss", plain) == 2 * 64 * 32000 * 2
+
+
+def test_foreach_makes_a_root_per_parameter() -> None:
+    foreach, fused = estimate(), estimate(optimizer="adamw-fused")
+    peak = next(p for p in foreach.phases if p.name == "update")
+    weights = sum(-(-p.num_bytes // 512) * 512 * p.count for p in foreach.walked.tape.params.values() if p.trainable)
+    assert peak.peak_bytes - end_of("backward", foreach) == weights
+    quiet = next(p for p in fused.phases if p.name == "update")
+    assert quiet.peak_bytes == end_of("backward", fused)
+
+
+def test_per_layer_updates_keep_no_gradients() -> None:
+    e = estimate(step={"per_layer_updates": True})
+    assert e.persistent["gradients"] == 0
+    assert end_of("backward", e) == end_of("steady", e) + 2 * 2048 + 512 - 512  # the two token tensors of 256 × 8 B
+
+
+def test_the_cross_entropy_peak_is_twelve_bytes_per_logit() -> None:
+    tokens, vocab = 16 * 256, 32000
+    e = estimate(method="lora", step={"batch_size": 16, "seq_len": 256, "checkpointing": "full"})
+    assert e.peak_phase == "backward"
+    logits = [r for r in e.rows if r.shape[-1:] == (vocab,) and r.dtype == "fp32"]
+    assert len(logits) == 3
+    assert sum(r.bytes for r in logits) == 12 * tokens * vocab
+
+
+def test_a_sequence_beyond_the_position_table() -> None:
+    with pytest.raises(UserError, match="step.seq_len: 1025 is above the 1024 positions of gpt2"):
+        predict(TrainingPlan.model_validate({"model": "gpt2", "step": {"seq_len": 1025}}))
+    with pytest.raises(UserError, match="513 is above the 512 positions of roberta-base"):
+        predict(TrainingPlan.model_validate({"model": "roberta-base", "step": {"seq_len": 513}}))
+
+
+def test_targets_that_name_nothing() -> None:
+    with pytest.raises(UserError, match="its modules: q_proj, k_proj"):
+        estimate(method={"kind": "lora", "target_modules": ["querry"]})
+
+
+def test_the_a_hundred_and_twenty_six_layers_of_llama_405b() -> None:
+    e = predict(TrainingPlan.model_validate({"model": "llama-3.1-405b", "method": "lora", "device": "b200"}))
+    assert e.verdict == "does-not-fit"
+    assert e.num_parameters > 405_000_000_000
