@@ -4,15 +4,16 @@ y = (x·W0ᵀ + s·(x·Jᵀ)·Iᵀ) ⊙ (mag / ‖W0 + s·I·J‖), with W0 (m, 
 no (m, n) temporary: ‖·‖² per row comes from W0·Jᵀ (m, k), J·Jᵀ (k, k) and a kept ‖W0‖² (m).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from memplanner.methods.dora import Dora
 from memplanner.methods.settings import AdapterDtype, LowRank, adapter_dtype
 from memplanner.optimizers.rules import ExtraState, Projection
 from memplanner.tape import ops
 from memplanner.tape.context import AUXILIARY, Context, LinearSpec
-from memplanner.tape.engine import Tensor
+from memplanner.tape.engine import Node, Param, Tape, Tensor
 from memplanner.tape.shapes import FP32, Shape
 
 Implementation = Literal["reparameterised", "low-rank-weight-norm-adamw", "weight-norm-galore-adamw", "dora-galore"]
@@ -73,70 +74,82 @@ class GradNormLorp(LowRank):
         magnitude = ctx.param(f"{spec.path}.magnitude", rows, trainable=True, dtype=dtype, category="adapters")
         ctx.param(f"{spec.path}.row_norms", rows, trainable=False, dtype=FP32, category="adapters", tags=AUXILIARY)
         hidden = ops.to(x, dtype, "adapter input")
-        ratio, held = self.ratio(ctx, spec, k, factor_i, factor_j, magnitude)
+        ratio = self.ratio(ctx, spec, k, factor_i, factor_j, magnitude)
         base = ctx.frozen_linear(spec, x, out_shape)
         inner = Shape(**dict(zip((*x.shape.labels[:-1], "rank"), (*x.shape.dims[:-1], k), strict=True)))
         low = ctx.matmul(hidden, factor_j, None, inner, f"{spec.path} in the inner rank")
         up = ctx.matmul(low, factor_i, None, out_shape, f"{spec.path} adapter output")
         total = ops.add(base, up, f"{spec.path} before normalisation")
-        del base, up, low, held
+        del base, up, low
         return ops.to(ops.mul_param(total, ratio, f"{spec.path} output"), x.dtype)
 
-    def ratio(
-        self, ctx: Context, spec: LinearSpec, k: int, i: object, j: object, magnitude: object
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """mag / ‖·‖ per row, and what the exact norm keeps for backward."""
+    def ratio(self, ctx: Context, spec: LinearSpec, k: int, i: Param, j: Param, magnitude: Param) -> Tensor:
+        """mag / ‖W0 + s·I·J‖ per row, in fp32 but for the result; the exact norm keeps its parts for backward."""
         tape = ctx.tape
         tall = Shape(out=spec.out_features, rank=k)
-        rows = Shape(out=spec.out_features)
         cross = tape.new(tall, FP32, "W0·Jᵀ")
         gram = tape.new(Shape(rank=k, rank_=k), FP32, "J·Jᵀ")
         mixed = tape.new(tall, FP32, "I·(J·Jᵀ)")
         product = tape.new(tall, FP32, "row products")
         del product
-        norm = tape.new(rows, FP32, "weight norm")
-        ratio = tape.new(rows, magnitude.dtype, "magnitude / norm")  # type: ignore[attr-defined]
-        edges = [magnitude.node]  # type: ignore[attr-defined]
+        norm = tape.new(magnitude.shape, FP32, "weight norm")
+        ratio = tape.new(magnitude.shape, magnitude.dtype, "magnitude / norm")
         if self.norm == "exact":
-            edges += [i.node, j.node]  # type: ignore[attr-defined]
-            ratio.node = tape.record(_exact_backward, tuple(edges), (norm, cross, gram, mixed), (rows, i, j))
+            edges = (magnitude.node, i.node, j.node)
+            ratio.node = tape.record(_exact_backward, edges, (norm, cross, gram, mixed), (magnitude, i, j))
         else:
-            ratio.node = tape.record(ops.elementwise_backward, tuple(edges), (norm,))
-        return ratio, ()
+            ratio.node = tape.record(ops.elementwise_backward, (magnitude.node,), (norm,))
+        return ratio
 
     def as_dora(self, ctx: Context, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """peft's DoRA (dropout .1) whose factors are under GaLoreAdamW."""
-        from memplanner.methods.dora import Dora
-
-        adapter = Dora(rank=self.rank, dropout=0.1, adapter_dtype="base")
-        out = adapter.linear(ctx, spec, x, out_shape)
-        for name in ("lora_A", "lora_B"):
-            ctx.param(f"{spec.path}.{name}.weight", Shape()).tags = Projection(rank=self.projection_rank, sides="one")
-        return out
+        adapter = Dora(
+            rank=self.rank,
+            rank_pattern=self.rank_pattern,
+            target_modules=("all-linear",),  # the caller has chosen
+            dropout=0.1,
+            adapter_dtype="base",
+        )
+        for factor in adapter.factors(ctx, spec):
+            factor.tags = Projection(rank=self.projection_rank, sides="one", stores_identity=True)
+        return adapter.linear(ctx, spec, x, out_shape)
 
     def bare_rule(self, ctx: Context, spec: LinearSpec) -> Projection:
-        """Paths A and C of the authors' code: what their optimizers keep per weight beside moments."""
-        rank = self.rank_of(ctx, spec)
+        """Paths A and C of the authors' code: what their optimizers keep per weight beside the projected moments."""
+        return Projection(
+            rank=self.rank_of(ctx, spec),
+            sides="one",
+            pins_full_factor=True,
+            stores_identity=True,
+            extra=self.extra_state,
+            keeps_moments=self.implementation == "low-rank-weight-norm-adamw",
+        )
+
+    @property
+    def extra_state(self) -> tuple[ExtraState, ...]:
+        """What LowRankWeightNormAdamW and WeightNormGaLoreAdamW keep for every parameter: the weight's direction v and
+        its norms g, with what the optimizer keeps for them.
+        """
         if self.implementation == "low-rank-weight-norm-adamw":
-            extra: tuple[ExtraState, ...] = (
+            return (
                 ExtraState("v, a full copy of the weight", "full"),
                 ExtraState("g", "row"),
                 ExtraState("moments of g", "row", 2),
             )
-            return Projection(rank=rank, sides="one", pins_full_factor=True, extra=extra)
-        extra = (
-            ExtraState("v, its gradient and moments", "full", 5),
-            ExtraState("g, its gradient and moments", "row", 4),
-        )
-        return Projection(rank=rank, sides="one", pins_full_factor=True, extra=extra, keeps_moments=False)
+        if self.implementation == "weight-norm-galore-adamw":
+            return (
+                ExtraState("v, its gradient and moments", "full", 5),
+                ExtraState("g, its gradient and moments", "row", 4),
+            )
+        return ()
 
 
-def _exact_backward(tape, node, grad, saved):  # type: ignore[no-untyped-def]
+def _exact_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the magnitude and, through the norm, of I and J."""
-    rows, i, j = node.ctx
-    mag = tape.new(rows, grad.dtype, "magnitude gradient")
+    magnitude, i, j = node.ctx
+    scale = tape.new(magnitude.shape, grad.dtype, "magnitude gradient")
     scaled = tape.new(i.shape, FP32, "norm gradient times cross product")
     i_grad = tape.new(i.shape, i.dtype, "gradient through the norm")
     j_grad = tape.new(j.shape, j.dtype, "gradient through the norm")
     del scaled
-    return mag, i_grad, j_grad
+    return scale, i_grad, j_grad

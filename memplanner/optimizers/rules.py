@@ -50,6 +50,12 @@ class ExtraState:
     count: int = 1
 
 
+def extra_states(extra: tuple[ExtraState, ...], shape: Shape, dtype: Dtype) -> tuple[StateTensor, ...]:
+    """The tensors of these extra states for a parameter."""
+    rows = Shape(rows=shape.dims[0])
+    return tuple(StateTensor(e.name, shape if e.size == "full" else rows, dtype) for e in extra for _ in range(e.count))
+
+
 @dataclass(frozen=True, slots=True)
 class Projection:
     """The update happens in a projected space.
@@ -104,11 +110,7 @@ class Projection:
     def state(self, optimizer: Optimizer, shape: Shape, dtype: Dtype) -> tuple[StateTensor, ...]:
         """All that persists for a projected parameter."""
         moments = optimizer.state(self.reduced(shape), dtype) if self.keeps_moments else ()
-        rows = Shape(rows=shape.dims[0])
-        extra = tuple(
-            StateTensor(e.name, shape if e.size == "full" else rows, dtype) for e in self.extra for _ in range(e.count)
-        )
-        return (*moments, *self.projectors(shape, dtype), *extra)
+        return (*moments, *self.projectors(shape, dtype), *extra_states(self.extra, shape, dtype))
 
     def refresh(self, tape: Tape, shape: Shape, dtype: Dtype) -> None:
         """A new subspace: the gradient in fp32 and its singular value decomposition, as torch.linalg.svd makes it

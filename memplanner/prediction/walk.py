@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from memplanner.architectures.reader import Family
 from memplanner.errors import Problem, UserError
 from memplanner.optimizers.adamw import AdamW
-from memplanner.optimizers.rules import Optimizer, Projection
+from memplanner.optimizers.rules import ExtraState, Optimizer, Projection, extra_states
 from memplanner.plan import ChunkedCrossEntropy, TrainingPlan
 from memplanner.tape.context import PRECISIONS, Context
 from memplanner.tape.engine import Param, Tape, block
@@ -120,7 +120,7 @@ def walk(
     out.held = [Held(p.name, p.category, p.shape, p.dtype, p.count) for p in tape.params.values()]
     if held_gradients:
         out.held += [Held(f"{p.name} gradient", "gradients", p.shape, p.dtype, p.count) for p in trained]
-    out.held += _states(optimizer, trained, per_layer=step.per_layer_updates)
+    out.held += _states(optimizer, trained, getattr(method, "extra_state", ()), per_layer=step.per_layer_updates)
     if workspace_bytes:
         out.held.append(Held("cuBLAS workspace", "workspaces", Shape(bytes=workspace_bytes), UINT8, 2))
     unmatched = [t for t in getattr(method, "target_modules", ()) if not _names_a_module(t, family)]
@@ -175,14 +175,16 @@ def _update(tape: Tape, optimizer: Optimizer, trained: list[Param], refresh_only
             _step_one(tape, optimizer, p, refresh_only)
 
 
-def _states(optimizer: Optimizer, trained: list[Param], *, per_layer: bool) -> list[Held]:
+def _states(
+    optimizer: Optimizer, trained: list[Param], extra: tuple[ExtraState, ...], *, per_layer: bool
+) -> list[Held]:
     """What the optimizer keeps between steps; with per-layer updates there is one optimizer object per parameter."""
     held = []
     for p in trained:
         if isinstance(p.tags, Projection):
             state = p.tags.state(optimizer, p.shape, p.dtype)
         else:
-            state = optimizer.state(p.shape, p.dtype)
+            state = (*optimizer.state(p.shape, p.dtype), *extra_states(extra, p.shape, p.dtype))
         held += [Held(f"{p.name} {t.name}", t.category, t.shape, t.dtype, p.count) for t in state]
     objects = sum(p.count for p in trained) if per_layer else 1
     held += [Held(t.name, t.category, t.shape, t.dtype, objects) for t in optimizer.shared()]

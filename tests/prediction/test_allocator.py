@@ -1,5 +1,8 @@
 """The caching allocator: sequences worked by hand, and what must hold of all."""
 
+from itertools import pairwise
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,7 +79,7 @@ REQUESTS = st.lists(st.tuples(st.integers(1, 40 * MIB), st.integers(0, 9)), max_
 def test_live_blocks_never_overlap(requests: list[tuple[int, int]]) -> None:
     def play() -> tuple[int, list[tuple[int, int]]]:
         allocator = CachingAllocator()
-        live = []
+        live: list[Any] = []
         for size, action in requests:
             if action < 3 and live:
                 allocator.release(live.pop(action % len(live)))
@@ -85,7 +88,7 @@ def test_live_blocks_never_overlap(requests: list[tuple[int, int]]) -> None:
                 assert block.size >= size
                 live.append(block)
             spans = sorted((b.address, b.address + b.size) for b in live)
-            assert all(a_end <= b_start for (_, a_end), (b_start, _) in zip(spans, spans[1:], strict=False))
+            assert all(a_end <= b_start for (_, a_end), (b_start, _) in pairwise(spans))
             assert allocator.allocated == sum(b.size for b in live) <= allocator.reserved
         return allocator.reserved, [(b.address, b.size) for b in live]
 

@@ -86,7 +86,7 @@ def test_the_cross_entropy_peak_is_twelve_bytes_per_logit() -> None:
 
 
 def test_a_sequence_beyond_the_position_table() -> None:
-    with pytest.raises(UserError, match="step.seq_len: 1025 is above the 1024 positions of gpt2"):
+    with pytest.raises(UserError, match="1025 is above the 1024 positions of gpt2"):
         predict(TrainingPlan.model_validate({"model": "gpt2", "step": {"seq_len": 1025}}))
     with pytest.raises(UserError, match="513 is above the 512 positions of roberta-base"):
         predict(TrainingPlan.model_validate({"model": "roberta-base", "step": {"seq_len": 513}}))
