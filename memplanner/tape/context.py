@@ -228,12 +228,32 @@ class Context:
                 return tape.checkpoint(lambda x: block(i, x, shared), h)
             return block(i, h, shared)
 
-        signatures = [(self.signature(f"{prefix}.{i}"), bool(every) and i % every == 0) for i in range(num_layers)]
-        return tape.stack(prefix, signatures, layer, h, max(1, every))
+        return tape.stack(prefix, self.runs(prefix, num_layers), layer, h)
 
-    def signature(self, scope: str) -> Any:
-        """What tells this block's weights from its neighbours': the rank patterns that name it."""
-        pattern = getattr(self.method, "rank_pattern", None)
-        if not pattern:
-            return None
-        return tuple(key for key in pattern if f".{scope}." in f".{key}.")
+    def runs(self, prefix: str, num_layers: int) -> list[tuple[int, int]]:
+        """Stretches of equal blocks as (width, reps): by the rank patterns that name single blocks, and by the period
+        of checkpointing.
+        """
+        period = max(1, self.checkpoint_every)
+        named = {i for i in range(num_layers) if self.is_named(f"{prefix}.{i}")} if self.rank_pattern else set()
+        runs: list[tuple[int, int]] = []
+        i = 0
+        while i < num_layers:
+            apart = min((n for n in named if n >= i), default=num_layers)  # the next block unlike its neighbours
+            reps = (apart - i) // period if i % period == 0 else 0
+            width = period if reps else 1
+            if not reps:
+                # To the next checkpointed block, or that block alone; with period 1 only a named block comes here.
+                reps = 1 if i % period == 0 or i == apart else min(apart, -(-i // period) * period) - i
+            runs.append((width, reps))
+            i += width * reps
+        return runs
+
+    @property
+    def rank_pattern(self) -> dict[str, int]:
+        """The method's other ranks, by module."""
+        return getattr(self.method, "rank_pattern", {})
+
+    def is_named(self, scope: str) -> bool:
+        """Whether a rank pattern names this very block."""
+        return any(f".{scope}." in f".{key}." for key in self.rank_pattern)

@@ -332,34 +332,30 @@ class Tape:
     # -- repetition ----------------------------------------------------------------------------------------------
 
     def stack(
-        self, prefix: str, signatures: Sequence[Any], layer: Callable[[int, Tensor], Tensor], h: Tensor, period: int = 1
+        self,
+        prefix: str,
+        runs: Sequence[tuple[int, int]],
+        layer: Callable[[int, Tensor], Tensor],
+        h: Tensor,
     ) -> Tensor:
-        """Blocks in a row: `layer(i, h)` for each i, equal neighbours (equal signatures) walked once.
+        """Blocks in a row: `layer(i, h)` for each i, equal ones walked once.
 
-        period: after how many blocks the signatures may repeat (every-N checkpointing).
+        runs: (width, reps) in order: `width` blocks that come `reps` times in a row.
         """
-        total = len(signatures)
         i = 0
-        while i < total:
-            reps, width = 1, 1
-            if self.collapse and h.node is not None:
-                for width in sorted({1, period}):
-                    unit = signatures[i : i + width]
-                    reps = 1
-                    while signatures[i + reps * width : i + (reps + 1) * width] == unit:
-                        reps += 1
-                    if reps > 1:
-                        break
-                else:
-                    width = 1
-            if reps == 1:
-                self.scope = f"{prefix}.{i}"
-                h = layer(i, h)
-            else:
+        for width, reps in runs:
+            left = reps
+            # What comes before the first gradient differs from what comes after, so it is walked by itself.
+            while left and (left == 1 or h.node is None or not self.collapse):
+                for j in range(i, i + width):
+                    self.scope = f"{prefix}.{j}"
+                    h = layer(j, h)
+                i, left = i + width, left - 1
+            if left:
                 entering = [h]
                 del h
-                h = self._run(prefix, i, width, reps, layer, entering)
-            i += width * reps
+                h = self._run(prefix, i, width, left, layer, entering)
+                i += width * left
         self.scope = ""
         return h
 
