@@ -1,48 +1,62 @@
+# Needs Python 3.11 or newer with venv, and nothing else. PYTHON=python3.12 picks another interpreter.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+VENV ?= .venv
+DEMO_VENV ?= .venv-demo
+BIN = $(VENV)/bin
 
-.PHONY: demo test check format lint types boundaries tests bench clean
+.PHONY: help demo test check format-check lint types imports pytest format bench clean
 
-demo: .venv-demo/installed
-	.venv-demo/bin/memplanner check --gpu rtx4090
+help:
+	@echo "make demo    install the core and ask: does the default plan fit an RTX 4090?"
+	@echo "make test    install everything, with the CPU build of torch, and run the whole suite"
+	@echo "make check   format, lint, types, import boundaries and tests: what CI runs"
+	@echo "make format  rewrite the sources in the house format"
+	@echo "make bench   speed, as ratios"
+	@echo "make clean   remove the virtual environments and caches"
 
-test: $(VENV)/installed
+demo: $(DEMO_VENV)/.installed
+	$(DEMO_VENV)/bin/memplanner check --gpu rtx4090
+
+test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2
 
-check: format lint types boundaries tests
+check: format-check lint types imports pytest
 
-format: $(VENV)/installed
+format-check: $(VENV)/.installed
 	$(BIN)/ruff format --check
 
-lint: $(VENV)/installed
+lint: $(VENV)/.installed
 	$(BIN)/ruff check
 
-types: $(VENV)/installed
+types: $(VENV)/.installed
 	$(BIN)/mypy
 
-boundaries: $(VENV)/installed
+imports: $(VENV)/.installed
 	$(BIN)/lint-imports
 
-tests: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2
+pytest: test
 
-bench: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet ".[bench]"
+format: $(VENV)/.installed
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e ".[bench]"
 	$(BIN)/python -m benchmarks.warm
 	$(BIN)/python -m benchmarks.cold_start
 
-.venv-demo/installed: pyproject.toml
-	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/python -m pip install --quiet --disable-pip-version-check --editable .
-	touch $@
+# The core as a user gets it: a wheel, not a link to this directory.
+$(DEMO_VENV)/.installed: pyproject.toml $(shell find memplanner profiles -name '*.py' -o -name '*.toml' -o -name '*.json')
+	$(PYTHON) -m venv --clear $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check .
+	@touch $@
 
-# torch comes first and alone: its CPU build, not the default one with gigabytes of CUDA.
-$(VENV)/installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+# torch by itself first: what comes after would otherwise be free to choose another build.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[live,dev]"
-	touch $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[live,dev]"
+	@touch $@
 
 clean:
-	rm -rf .venv .venv-demo build dist
+	rm -rf $(VENV) $(DEMO_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -1,11 +1,13 @@
 """Cold starts: `memplanner check` beside a peer's command line, and where the time goes.
 
-`python benchmarks/cold_start.py [--pairs N]`. Both are asked whether full bf16 training of LLaMA-7B, one sequence of
+`python -m benchmarks.cold_start [--pairs N]`. Both are asked whether full bf16 training of LLaMA-7B, one sequence of
 2048 tokens, fits an RTX 4090, and answer in JSON. The two run in turn, N pairs, each pair in the other order than the
 one before; the figure is the median of the pairs' ratios, with its middle half. The peer is vramcalc (extra `bench`).
+Both run from bytecode, which an unmeasured run writes first, as they do on any machine from the second start on.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -35,11 +37,13 @@ STEPS = {
 }
 """What a cold start consists of, each on top of the one before."""
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
 
 def milliseconds(command: list[str]) -> float:
     """Wall time of one process; 0 (fits) and 1 (does not) are both answers."""
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = subprocess.run(command, capture_output=True, check=False, env=ENVIRONMENT)
     elapsed = (time.perf_counter() - start) * 1e3
     if done.returncode not in (0, 1) or done.stderr:
         sys.exit(f"{' '.join(command)} failed ({done.returncode}):\n{done.stderr.decode(errors='replace')}")
@@ -62,7 +66,11 @@ def import_times(command: list[str]) -> Counter[str]:
     """Milliseconds spent in each top-level package's own modules, from one run under -X importtime."""
     script, *arguments = command
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", script, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-X", "importtime", script, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
     )
     own: Counter[str] = Counter()
     for line in done.stderr.splitlines():

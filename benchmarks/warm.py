@@ -1,6 +1,6 @@
 """Warm predictions: the time of one more `predict`, by itself and with all that `check` reads off it.
 
-`python benchmarks/warm.py [--rounds N]`. Every row's smallest time over N interleaved rounds, and its ratio to the
+`python -m benchmarks.warm [--rounds N]`. Every row's smallest time over N interleaved rounds, and its ratio to the
 first row's. A prediction walks equal blocks once, so depth must cost nothing: the second row is the first model with
 four times as many layers. The third is a real deep one, whose grouped heads add operations to each block.
 """
@@ -65,8 +65,8 @@ def main() -> None:
         best = {(label, ask): float("inf") for label in asked for ask in (predict, verdict)}
         gc.disable()
         for _ in range(rounds):
-            for label, ask in best:
-                best[label, ask] = min(best[label, ask], seconds(ask, asked[label]))
+            for (label, ask), fastest in best.items():
+                best[label, ask] = min(fastest, seconds(ask, asked[label]))
             gc.collect()
     first = next(iter(asked))
     print(f"Warm prediction, best of {rounds}\n")

@@ -22,8 +22,7 @@ class Dora(Lora):
         base: Tensor = result
         if self.dropout > 0:
             x = ops.dropout(x, self.dropout)
-            weight = ctx.frozen_weight(spec)
-            base = ctx.matmul(x, weight, None, out_shape, f"{spec.path} output of the dropped input")
+            base = ctx.dequantised_linear(spec, x, out_shape, f"{spec.path} output of the dropped input")
         norm, held = self.weight_norm(ctx, spec, a, x.dtype)
         out = spec.labels[0]
         magnitude = ctx.param(

@@ -16,7 +16,9 @@ ROUND_LARGE: Final = 2 << 20
 BLOCK: Final = 512
 
 
-class _Block:
+class Block:
+    """A stretch of a segment, in use or free; `previous` and `next` are its neighbours in the segment."""
+
     __slots__ = ("address", "free", "next", "previous", "size", "small")
 
     def __init__(self, address: int, size: int, small: bool) -> None:
@@ -24,8 +26,8 @@ class _Block:
         self.size = size
         self.small = small
         self.free = True
-        self.previous: _Block | None = None
-        self.next: _Block | None = None
+        self.previous: Block | None = None
+        self.next: Block | None = None
 
 
 class CachingAllocator:
@@ -34,11 +36,10 @@ class CachingAllocator:
     def __init__(self) -> None:
         self.reserved = 0
         self.allocated = 0
-        self.peak_allocated = 0
         self._address = 0
-        self._pools: dict[bool, list[tuple[int, int, _Block]]] = {True: [], False: []}
+        self._pools: dict[bool, list[tuple[int, int, Block]]] = {True: [], False: []}
 
-    def allocate(self, num_bytes: int) -> _Block:
+    def allocate(self, num_bytes: int) -> Block:
         """A block for a request of that many bytes (at least one)."""
         size = (num_bytes + BLOCK - 1) & -BLOCK
         small = size <= SMALL_LIMIT
@@ -47,7 +48,7 @@ class CachingAllocator:
         block = pool.pop(at)[2] if at < len(pool) else self._segment(size, small)
         rest = block.size - size
         if rest >= BLOCK if small else rest > SMALL_LIMIT:
-            tail = _Block(block.address + size, rest, small)
+            tail = Block(block.address + size, rest, small)
             tail.previous, tail.next = block, block.next
             if block.next is not None:
                 block.next.previous = tail
@@ -56,10 +57,9 @@ class CachingAllocator:
             self._offer(tail)
         block.free = False
         self.allocated += block.size
-        self.peak_allocated = max(self.peak_allocated, self.allocated)
         return block
 
-    def release(self, block: _Block) -> None:
+    def release(self, block: Block) -> None:
         """Give a block back; it merges with free neighbours."""
         self.allocated -= block.size
         block.free = True
@@ -75,21 +75,21 @@ class CachingAllocator:
             block = first
         self._offer(block)
 
-    def _segment(self, size: int, small: bool) -> _Block:
+    def _segment(self, size: int, small: bool) -> Block:
         if small:
             length = SMALL_SEGMENT
         elif size < MIN_LARGE:
             length = LARGE_SEGMENT
         else:
             length = -(-size // ROUND_LARGE) * ROUND_LARGE
-        block = _Block(self._address, length, small)
+        block = Block(self._address, length, small)
         self._address += length + ROUND_LARGE
         self.reserved += length
         return block
 
-    def _offer(self, block: _Block) -> None:
+    def _offer(self, block: Block) -> None:
         insort(self._pools[block.small], (block.size, block.address, block))
 
-    def _withdraw(self, block: _Block) -> None:
+    def _withdraw(self, block: Block) -> None:
         pool = self._pools[block.small]
         del pool[bisect_left(pool, (block.size, block.address))]

@@ -1,10 +1,9 @@
 """From allocated to reserved: the walk's log, every repetition spelled out, run through the caching allocator."""
 
 from collections.abc import Iterator
-from typing import Any
 
-from memplanner.prediction.allocator import CachingAllocator
-from memplanner.prediction.walk import Walk
+from memplanner.prediction.allocator import Block, CachingAllocator
+from memplanner.prediction.walk import Held, Walk
 from memplanner.tape.engine import Run, Tape
 
 Key = tuple[int, int]
@@ -15,24 +14,25 @@ def reserved_peak(walked: Walk) -> int:
     """Bytes of segments after two steps, the first of which makes the optimizer's states."""
     allocator = CachingAllocator()
     late = ("gradients", "optimizer_state", "projectors")
-    for held in walked.held:
-        if held.category not in late:
-            for _ in range(held.count):
-                allocator.allocate(held.block_bytes // held.count)
+    _hold(allocator, [h for h in walked.held if h.category not in late])
     events = list(expanded(walked.tape))
     update = next(position for name, position in walked.tape.phases if name == "update")
-    before = [e for e in events if e[2] < update]
-    _play(allocator, before, {})
-    alive: dict[Key, Any] = {}
-    allocator_states = [h for h in walked.held if h.category in late]
-    for held in allocator_states:
-        for _ in range(held.count):
-            allocator.allocate(held.block_bytes // held.count)
-    _play(allocator, events, alive)
+    _play(allocator, [e for e in events if e[2] < update])
+    _hold(allocator, [h for h in walked.held if h.category in late])
+    _play(allocator, events)
     return allocator.reserved
 
 
-def _play(allocator: CachingAllocator, events: list[tuple[Key, int, int]], alive: dict[Key, Any]) -> None:
+def _hold(allocator: CachingAllocator, tensors: list[Held]) -> None:
+    """Allocate tensors that are never freed."""
+    for held in tensors:
+        for _ in range(held.count):
+            allocator.allocate(held.block_bytes // held.count)
+
+
+def _play(allocator: CachingAllocator, events: list[tuple[Key, int, int]]) -> None:
+    """Run the events through the allocator, and free what they leave."""
+    alive: dict[Key, Block] = {}
     for key, size, _ in events:
         if size > 0:
             alive[key] = allocator.allocate(size)

@@ -8,6 +8,7 @@ from memplanner.tape import nn, ops, quantized
 from memplanner.tape.attention import Heads, Kernel, choose_kernel
 from memplanner.tape.engine import Param, Tape, Tensor
 from memplanner.tape.shapes import BF16, FP16, FP32, Dtype, Shape
+from memplanner.timeline import Category
 
 PRECISIONS: dict[str, tuple[Dtype, Dtype | None]] = {
     "fp32": (FP32, None),
@@ -112,7 +113,7 @@ class Context:
         *,
         trainable: bool | None = None,
         dtype: Dtype | None = None,
-        category: Any = "parameters",
+        category: Category = "parameters",
         tags: Any = None,
     ) -> Param:
         """The weight of this name in the current block, made the first time it is asked for."""
@@ -151,15 +152,20 @@ class Context:
         self, spec: LinearSpec, x: Tensor, out_shape: Shape, *, trainable: bool, tags: Any = None
     ) -> Tensor:
         """torch.nn.Linear, in autocast's type where there is autocast."""
-        weight: Any = self.param(f"{spec.path}.weight", spec.weight_shape, trainable=trainable, tags=tags)
-        bias: Any = None
+        weight = self.param(f"{spec.path}.weight", spec.weight_shape, trainable=trainable, tags=tags)
+        bias: Param | None = None
         if spec.bias:
             bias = self.param(f"{spec.path}.bias", spec.bias_shape, trainable=trainable)
         return self.matmul(x, weight, bias, out_shape, f"{spec.path} output")
 
-    def frozen_weight(self, spec: LinearSpec) -> Param:
-        """The frozen base weight, unquantised."""
-        return self.param(f"{spec.path}.weight", spec.weight_shape, trainable=False)
+    def dequantised_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape, name: str) -> Tensor:
+        """The base layer's product by its whole weight, dequantised for it where it is not whole."""
+        weight: Param | Tensor
+        if self.quantization == "none":
+            weight = self.param(f"{spec.path}.weight", spec.weight_shape, trainable=False)
+        else:
+            weight = self.tape.new(spec.weight_shape, x.dtype, "dequantised weight")
+        return self.matmul(x, weight, None, out_shape, name)
 
     def frozen_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """The base layer under an adapter: its weight frozen, and quantised where the plan says so."""
@@ -187,7 +193,7 @@ class Context:
             x, weight = self.lowered(x, weight)
         return nn.matmul_weight(x, weight, bias, out_shape, name)
 
-    def lowered(self, x: Tensor, weight: Any) -> tuple[Tensor, Any]:
+    def lowered(self, x: Tensor, weight: Param) -> tuple[Tensor, Param | Tensor]:
         """An input and a weight in autocast's type."""
         if self.autocast is None:
             return x, weight

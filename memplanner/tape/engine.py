@@ -171,7 +171,6 @@ class Tape:
     runs: list[Run] = field(default_factory=list)
     phases: list[tuple[Phase, int]] = field(default_factory=list)
     params: dict[str, Param] = field(default_factory=dict)
-    modules: dict[str, Any] = field(default_factory=dict)
     autocast_cache: dict[str, Tensor] = field(default_factory=dict)
     category: Category = "activations"
     scope: str = ""
@@ -297,9 +296,10 @@ class Tape:
             self._accumulate(param, g)
             del g
 
-    def _sum(self, holder: Any, grad: Tensor) -> Tensor:
+    def _sum(self, holder: "Node", grad: Tensor) -> Tensor:
         """The buffered gradient plus one more: in place when the buffer holds the only reference to it."""
-        old: Tensor = holder.grad
+        old = holder.grad
+        assert old is not None
         holder.grad = None
         # `old` here and getrefcount's argument: two references, and one more if anyone else holds the tensor. A view
         # is never added into: its base holds the storage as well.

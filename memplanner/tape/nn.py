@@ -7,12 +7,14 @@ from memplanner.tape.engine import Node, Param, Tape, Tensor
 from memplanner.tape.shapes import FP32, Dtype, Shape
 
 
-def cast_param(tape: Tape, weight: Param, dtype: Dtype) -> Tensor | Param:
+def cast_param(tape: Tape, weight: Param | Tensor, dtype: Dtype) -> Tensor | Param:
     """The weight in `dtype`, as autocast makes it: a copy, kept until the autocast region ends if it is trained
     (aten/src/ATen/autocast_mode.cpp, cached_cast).
     """
     if weight.dtype is dtype:
         return weight
+    if isinstance(weight, Tensor):
+        return ops.to(weight, dtype, "weight cast by autocast")
     cached = tape.autocast_cache.get(weight.name)
     if cached is not None:
         return cached

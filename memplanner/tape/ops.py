@@ -47,11 +47,6 @@ def elementwise_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tu
     return (tape.like(grad, "gradient"),)
 
 
-def neg(x: Tensor) -> Tensor:
-    """-x."""
-    return unary(x, "negated")
-
-
 def scale(x: Tensor, name: str = "scaled") -> Tensor:
     """x times a Python number."""
     return unary(x, name)
@@ -423,7 +418,8 @@ def split(x: Tensor, shape: Shape, parts: int) -> tuple[Tensor, ...]:
 
 
 def _stash_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None]:
-    parent: Any = node.edges[0]
+    parent = node.edges[0]
+    assert isinstance(parent, Node)
     parent.ctx[1].append(grad)
     return (grad if parent.grad is None else None,)
 

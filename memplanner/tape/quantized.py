@@ -3,7 +3,7 @@
 from typing import Any
 
 from memplanner.tape.engine import Node, Tape, Tensor
-from memplanner.tape.shapes import FP16, FP32, INT8, INT32, UINT8, Shape
+from memplanner.tape.shapes import FP16, FP32, INT8, INT32, UINT8, Dtype, Shape
 
 BLOCK_4BIT = 64
 """Elements per absmax in Linear4bit (bitsandbytes.nn.Params4bit, blocksize=64)."""
@@ -11,7 +11,7 @@ NESTED_BLOCK = 256
 """Absmax values per second-level block under double quantisation."""
 
 
-def state_shapes(quantization: str, shape: Shape) -> tuple[tuple[str, Shape, Any], ...]:
+def state_shapes(quantization: str, shape: Shape) -> tuple[tuple[str, Shape, Dtype], ...]:
     """The tensors that hold a quantised (out, in) weight: name, shape, type."""
     n = shape.numel
     if quantization == "int8":
