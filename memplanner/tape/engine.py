@@ -296,7 +296,7 @@ class Tape:
             self._accumulate(param, g)
             del g
 
-    def _sum(self, holder: "Node", grad: Tensor) -> Tensor:
+    def _sum(self, holder: Node | Param, grad: Tensor) -> Tensor:
         """The buffered gradient plus one more: in place when the buffer holds the only reference to it."""
         old = holder.grad
         assert old is not None
