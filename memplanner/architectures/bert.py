@@ -48,12 +48,12 @@ class Bert:
         self.heads = Heads.of(
             batch=b, seq=s, num_heads=c.num_heads, num_kv_heads=c.num_heads, head_dim=d // c.num_heads
         )
-        self.query = LinearSpec("query", "attention.self.query", d, d, bias=True)
-        self.key = LinearSpec("key", "attention.self.key", d, d, bias=True)
-        self.value = LinearSpec("value", "attention.self.value", d, d, bias=True)
-        self.attention_out = LinearSpec("dense", "attention.output.dense", d, d, bias=True)
-        self.up = LinearSpec("dense", "intermediate.dense", d, f, bias=True)
-        self.down = LinearSpec("dense", "output.dense", f, d, bias=True)
+        self.query = LinearSpec("attention.self.query", d, d, bias=True)
+        self.key = LinearSpec("attention.self.key", d, d, bias=True)
+        self.value = LinearSpec("attention.self.value", d, d, bias=True)
+        self.attention_out = LinearSpec("attention.output.dense", d, d, bias=True)
+        self.up = LinearSpec("intermediate.dense", d, f, bias=True)
+        self.down = LinearSpec("output.dense", f, d, bias=True)
 
     def norm(self, path: str, x: Tensor) -> Tensor:
         weight = self.ctx.param(f"{path}.weight", self.norm_weight)
@@ -136,13 +136,13 @@ class Bert:
         logits = Shape(batch=ctx.batch, labels=c.num_labels)
         d, n = c.hidden, c.num_labels
         if c.pooler:
-            x = ops.tanh(ctx.linear(LinearSpec("dense", "pooler.dense", d, d, bias=True), x, self.first))
+            x = ops.tanh(ctx.linear(LinearSpec("pooler.dense", d, d, bias=True), x, self.first))
             x = ops.dropout(x, c.classifier_dropout)
-            return ctx.head(LinearSpec("classifier", "classifier", d, n, bias=True), x, logits)
+            return ctx.head(LinearSpec("classifier", d, n, bias=True), x, logits)
         x = ops.dropout(x, c.classifier_dropout)
-        x = ops.tanh(ctx.head(LinearSpec("dense", "classifier.dense", d, d, bias=True), x, self.first))
+        x = ops.tanh(ctx.head(LinearSpec("classifier.dense", d, d, bias=True), x, self.first))
         x = ops.dropout(x, c.classifier_dropout)
-        return ctx.head(LinearSpec("out_proj", "classifier.out_proj", d, n, bias=True), x, logits)
+        return ctx.head(LinearSpec("classifier.out_proj", d, n, bias=True), x, logits)
 
     def base(self, input_ids: Tensor) -> Tensor:
         """RobertaModel: token ids to the last hidden state."""

@@ -45,10 +45,10 @@ class Gpt2:
         self.heads = Heads.of(
             batch=b, seq=s, num_heads=c.num_heads, num_kv_heads=c.num_heads, head_dim=d // c.num_heads
         )
-        self.c_attn = LinearSpec("c_attn", "attn.c_attn", d, 3 * d, bias=True, conv1d=True)
-        self.c_proj = LinearSpec("c_proj", "attn.c_proj", d, d, bias=True, conv1d=True)
-        self.mlp_fc = LinearSpec("c_fc", "mlp.c_fc", d, c.intermediate, bias=True, conv1d=True)
-        self.mlp_proj = LinearSpec("c_proj", "mlp.c_proj", c.intermediate, d, bias=True, conv1d=True)
+        self.c_attn = LinearSpec("attn.c_attn", d, 3 * d, bias=True, conv1d=True)
+        self.c_proj = LinearSpec("attn.c_proj", d, d, bias=True, conv1d=True)
+        self.mlp_fc = LinearSpec("mlp.c_fc", d, c.intermediate, bias=True, conv1d=True)
+        self.mlp_proj = LinearSpec("mlp.c_proj", c.intermediate, d, bias=True, conv1d=True)
 
     def norm(self, path: str, x: Tensor) -> Tensor:
         weight = self.ctx.param(f"{path}.weight", self.norm_weight)

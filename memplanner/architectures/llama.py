@@ -61,13 +61,13 @@ class Llama:
         self.head_dim = Shape(head_dim=c.head_dim)
         qd, kd, f = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.intermediate
         bias = c.attention_bias
-        self.q_proj = LinearSpec("q_proj", "self_attn.q_proj", d, qd, bias, ("heads_dim", "hidden"))
-        self.k_proj = LinearSpec("k_proj", "self_attn.k_proj", d, kd, bias, ("kv_heads_dim", "hidden"))
-        self.v_proj = LinearSpec("v_proj", "self_attn.v_proj", d, kd, bias, ("kv_heads_dim", "hidden"))
-        self.o_proj = LinearSpec("o_proj", "self_attn.o_proj", qd, d, c.output_bias, ("hidden", "heads_dim"))
-        self.gate_proj = LinearSpec("gate_proj", "mlp.gate_proj", d, f, c.mlp_bias, ("intermediate", "hidden"))
-        self.up_proj = LinearSpec("up_proj", "mlp.up_proj", d, f, c.mlp_bias, ("intermediate", "hidden"))
-        self.down_proj = LinearSpec("down_proj", "mlp.down_proj", f, d, c.mlp_bias, ("hidden", "intermediate"))
+        self.q_proj = LinearSpec("self_attn.q_proj", d, qd, bias, ("heads_dim", "hidden"))
+        self.k_proj = LinearSpec("self_attn.k_proj", d, kd, bias, ("kv_heads_dim", "hidden"))
+        self.v_proj = LinearSpec("self_attn.v_proj", d, kd, bias, ("kv_heads_dim", "hidden"))
+        self.o_proj = LinearSpec("self_attn.o_proj", qd, d, c.output_bias, ("hidden", "heads_dim"))
+        self.gate_proj = LinearSpec("mlp.gate_proj", d, f, c.mlp_bias, ("intermediate", "hidden"))
+        self.up_proj = LinearSpec("mlp.up_proj", d, f, c.mlp_bias, ("intermediate", "hidden"))
+        self.down_proj = LinearSpec("mlp.down_proj", f, d, c.mlp_bias, ("hidden", "intermediate"))
         self.vocab_table = Shape(vocab=c.vocab, hidden=d)
 
     # -- the block, LlamaDecoderLayer ----------------------------------------------------------------------------

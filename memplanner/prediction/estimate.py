@@ -1,7 +1,7 @@
 """predict(plan): what a training step needs, when and why, and whether the device has it."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from memplanner.profiles import GpuProfile, ModelProfile, find_gpu, find_model
 from memplanner.tape.context import AUXILIARY
 from memplanner.tape.shapes import Shape
 from memplanner.timeline import CATEGORIES, Category, Phase, PhasePeak, TensorRow, Verdict
-from memplanner.units import parse_share, parse_size
+from memplanner.units import format_bytes, parse_share, parse_size
 
 IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and caching allocator"
 """What is modelled; other code may need another amount for the same plan."""
@@ -246,16 +246,28 @@ def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -
         message = f"{plan.step.seq_len} is above the {room} positions of {plan.model}"
         raise UserError(Problem(where="plan", key="step.seq_len", message=message))
     gpu = None if isinstance(plan.device, SizeDevice) else find_gpu(plan.device.name)
-    walked = walk(
-        plan,
-        family,
-        config,
-        workspace_bytes=DEFAULT_WORKSPACE_BYTES if gpu is None else gpu.cublas_workspace.bytes,
-        seq_len=plan.step.seq_len,
-        compute_capability=_capability(gpu),
-        collapse=collapse,
+    workspace_bytes = DEFAULT_WORKSPACE_BYTES if gpu is None else gpu.cublas_workspace.bytes
+
+    def at(seq_len: int) -> Estimate:
+        walked = walk(
+            plan,
+            family,
+            config,
+            workspace_bytes=workspace_bytes,
+            seq_len=seq_len,
+            compute_capability=_capability(gpu),
+            collapse=collapse,
+        )
+        return estimate_of(plan, model, gpu, walked)
+
+    longest = at(plan.step.seq_len)
+    typical = plan.step.typical_seq_len
+    if typical is None:
+        return longest
+    note = (
+        f"an ordinary batch, {typical} tokens long, allocates {format_bytes(at(typical).allocated_bytes)} at its peak"
     )
-    return estimate_of(plan, model, gpu, walked)
+    return replace(longest, notes=(*longest.notes, f"{note}; the longest decides"))
 
 
 def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None, walked: Walk) -> Estimate:

@@ -28,7 +28,6 @@ AUXILIARY = "auxiliary"
 class LinearSpec:
     """A linear module: path inside its block, e.g. "self_attn.q_proj", and its sizes."""
 
-    name: str
     path: str
     in_features: int
     out_features: int
@@ -184,7 +183,9 @@ class Context:
         out = quantized.linear_4bit(lowered, spec.weight_shape, out_shape, name)
         return ops.to(out, x.dtype, "output in the input's type")
 
-    def matmul(self, x: Tensor, weight: Any, bias: Any, out_shape: Shape, name: str) -> Tensor:
+    def matmul(
+        self, x: Tensor, weight: Param | Tensor, bias: Param | Tensor | None, out_shape: Shape, name: str
+    ) -> Tensor:
         """torch.nn.functional.linear under the plan's autocast."""
         if self.autocast is not None:
             # C++ evaluates the casts of a call's arguments last to first.
@@ -193,7 +194,7 @@ class Context:
             x, weight = self.lowered(x, weight)
         return nn.matmul_weight(x, weight, bias, out_shape, name)
 
-    def lowered(self, x: Tensor, weight: Param) -> tuple[Tensor, Param | Tensor]:
+    def lowered(self, x: Tensor, weight: Param | Tensor) -> tuple[Tensor, Param | Tensor]:
         """An input and a weight in autocast's type."""
         if self.autocast is None:
             return x, weight

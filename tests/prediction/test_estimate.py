@@ -7,6 +7,7 @@ import pytest
 from memplanner.errors import UserError
 from memplanner.plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
+from memplanner.units import format_bytes
 
 
 def estimate(**fields: Any) -> Estimate:
@@ -101,3 +102,11 @@ def test_the_a_hundred_and_twenty_six_layers_of_llama_405b() -> None:
     e = predict(TrainingPlan.model_validate({"model": "llama-3.1-405b", "method": "lora", "device": "b200"}))
     assert e.verdict == "does-not-fit"
     assert e.num_parameters > 405_000_000_000
+
+
+def test_an_ordinary_batch_beside_the_longest() -> None:
+    e = estimate(step={"seq_len": 1024, "typical_seq_len": 300})
+    short = estimate(step={"seq_len": 300})
+    assert e.allocated_bytes == estimate(step={"seq_len": 1024}).allocated_bytes
+    (note,) = [n for n in e.notes if "ordinary" in n]
+    assert f"300 tokens long, allocates {format_bytes(short.allocated_bytes)}" in note
