@@ -44,6 +44,13 @@ class GradNormLorp(LowRank):
         """Whether a new classification head is trained as a copy."""
         return self.implementation == "dora-galore"
 
+    @property
+    def above_full_rank(self) -> str:
+        """What a rank above a matrix's smaller side comes to."""
+        if self.extra_state:
+            return "the SVD has no more than that, and so the rank is that"
+        return super().above_full_rank
+
     def trains(self, ctx: Context, path: str) -> bool:
         """What is not targeted learns in pre-training."""
         return self.train_rest or self.implementation in ("low-rank-weight-norm-adamw", "weight-norm-galore-adamw")

@@ -19,6 +19,8 @@ class AdamW8bit(Settings):
     kind: Literal["adamw-8bit"] = "adamw-8bit"
     format: Literal["bitsandbytes", "torchao"] = "bitsandbytes"
     """Whose 8-bit format: block sizes and which tensors stay whole differ."""
+    update_norms: bool = False
+    """Keep the norm of each parameter's update, one fp32 (bitsandbytes' max_unorm above zero)."""
 
     @property
     def in_place(self) -> bool:
@@ -32,13 +34,15 @@ class AdamW8bit(Settings):
         n = shape.numel
         blocks = Shape(blocks=-(-n // BLOCK))
         if self.format == "bitsandbytes":
+            norm = (StateTensor("unorm_vec", SCALAR, FP32),) if self.update_norms else ()
             if n < MIN_8BIT_NUMEL:
-                return StateTensor("state1", shape, FP32), StateTensor("state2", shape, FP32)
+                return StateTensor("state1", shape, FP32), StateTensor("state2", shape, FP32), *norm
             return (
                 StateTensor("state1", shape, UINT8),
                 StateTensor("absmax1", blocks, FP32),
                 StateTensor("state2", shape, UINT8),
                 StateTensor("absmax2", blocks, FP32),
+                *norm,
             )
         step = StateTensor("step", SCALAR, FP32)
         if n < MIN_8BIT_NUMEL or n % BLOCK:
@@ -52,7 +56,7 @@ class AdamW8bit(Settings):
         )
 
     def shared(self) -> tuple[StateTensor, ...]:
-        """bitsandbytes' two code books (signed and unsigned), one pair per optimizer object."""
+        """bitsandbytes' two code books (signed and unsigned), a pair per optimizer object that quantises anything."""
         if self.format == "torchao":
             return ()
         return StateTensor("signed code book", Shape(code=256), FP32), StateTensor(

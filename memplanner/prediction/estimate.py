@@ -227,8 +227,19 @@ def _base(walked: Walk) -> int:
     return sum(h.block_bytes for h in walked.held)
 
 
-@lru_cache(maxsize=256)
 def _model(name: str, root: Path) -> tuple[ModelProfile, Family, object]:
+    """The model's profile, family and settings, read again only when the user's file has changed."""
+    try:
+        path = root / name
+        stat = (path / "config.json" if path.is_dir() else path).stat()
+        changed = (stat.st_mtime_ns, stat.st_size)
+    except (OSError, ValueError):
+        changed = (0, 0)
+    return _read_model(name, root, changed)
+
+
+@lru_cache(maxsize=256)
+def _read_model(name: str, root: Path, changed: tuple[int, int]) -> tuple[ModelProfile, Family, object]:
     profile = find_model(name, root)
     family, config = read_config(profile.config, profile.name)
     return profile, family, config

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from memplanner.architectures.reader import Family
 from memplanner.errors import Problem, UserError
 from memplanner.optimizers.adamw import AdamW
+from memplanner.optimizers.adamw8bit import AdamW8bit
 from memplanner.optimizers.rules import ExtraState, Optimizer, Projection, extra_states
 from memplanner.plan import ChunkedCrossEntropy, TrainingPlan
 from memplanner.tape.context import PRECISIONS, Context
@@ -139,6 +140,9 @@ def _as_run(plan: TrainingPlan) -> Optimizer:
     optimizer = plan.optimizer
     if plan.method.kind in ("galore", "gradnormlorp") and isinstance(optimizer, AdamW):
         return optimizer.model_copy(update={"implementation": "for-loop"})
+    if plan.method.kind == "galore" and isinstance(optimizer, AdamW8bit):
+        # galore_torch passes percentile_clipping=100 by position, where bitsandbytes now expects max_unorm.
+        return optimizer.model_copy(update={"update_norms": plan.method.accounting == "as-coded"})
     return optimizer
 
 
@@ -186,9 +190,9 @@ def _states(
         else:
             state = (*optimizer.state(p.shape, p.dtype), *extra_states(extra, p.shape, p.dtype))
         held += [Held(f"{p.name} {t.name}", t.category, t.shape, t.dtype, p.count) for t in state]
-    objects = sum(p.count for p in trained) if per_layer else 1
-    held += [Held(t.name, t.category, t.shape, t.dtype, objects) for t in optimizer.shared()]
-    return held
+    quantised = sum(h.count for h in held if h.dtype is UINT8 and h.name.endswith("state1"))
+    objects = quantised if per_layer else min(quantised, 1)
+    return held + [Held(t.name, t.category, t.shape, t.dtype, objects) for t in optimizer.shared() if objects]
 
 
 def _nothing_trained(plan: TrainingPlan, family: Family) -> UserError:

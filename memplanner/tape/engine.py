@@ -402,7 +402,7 @@ class Tape:
 
     def _backward_run(self, run: Run) -> None:
         """Backward enters the run (its end mark comes first) or leaves it."""
-        below = self.nodes[-1].grad if self.nodes else None
+        below = next((node.grad for node in reversed(self.nodes) if node.__class__ is not Run), None)
         if run.back_start < 0:
             run.back_start = len(self.log)
             run.grad_input = below.index if below is not None else -1

@@ -180,10 +180,10 @@ def _mul_param_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tup
     return x_grad, w_grad
 
 
-def square(x: Tensor) -> Tensor:
-    """x.pow(2)."""
+def square(x: Tensor, name: str = "square") -> Tensor:
+    """x.pow(2); any integer power is alike."""
     node = x.tape.record(_square_backward, (x.node,), (x,))
-    out = x.tape.like(x, "square")
+    out = x.tape.like(x, name)
     out.node = node
     return out
 
@@ -389,7 +389,7 @@ def _bmm_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Ten
 
 def cube(x: Tensor) -> Tensor:
     """x.pow(3)."""
-    return square(x)
+    return square(x, "cube")
 
 
 def gelu_new(x: Tensor, autocast: bool = False) -> Tensor:

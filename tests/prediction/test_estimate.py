@@ -1,5 +1,7 @@
 """Verdicts at their boundaries, and regimes whose figures can be worked out by hand."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +104,24 @@ def test_the_a_hundred_and_twenty_six_layers_of_llama_405b() -> None:
     e = predict(TrainingPlan.model_validate({"model": "llama-3.1-405b", "method": "lora", "device": "b200"}))
     assert e.verdict == "does-not-fit"
     assert e.num_parameters > 405_000_000_000
+
+
+def test_a_config_that_changes_is_read_again(tmp_path: Path) -> None:
+    config = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    path = tmp_path / "config.json"
+    counts = []
+    for vocab in (512, 1024):
+        path.write_text(json.dumps({"model_type": "llama", **config, "vocab_size": vocab}) + " " * (vocab // 512))
+        counts.append(estimate(model=str(path), device="24GiB").num_parameters)
+    assert counts[1] - counts[0] == 2 * 512 * 64
+
+
+def test_adjacent_runs_of_equal_blocks() -> None:
+    method = {"kind": "lora", "rank_pattern": {"layers.1.self_attn.q_proj": 4}}
+    plan = TrainingPlan.model_validate(
+        {"model": "llama-130m", "method": method, "step": {"checkpointing": "every-4", "input_gradients": False}}
+    )
+    assert predict(plan).phases == predict(plan, collapse=False).phases
 
 
 def test_an_ordinary_batch_beside_the_longest() -> None:

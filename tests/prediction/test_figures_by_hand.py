@@ -1,0 +1,270 @@
+"""Every figure of a small LLaMA's step worked out by hand, and the verdict's arithmetic around it.
+
+Letters: T = 64 tokens (2 × 32), h = 64 hidden, f = 128 intermediate, V = 512 vocabulary, 2 layers, 4 heads; bf16.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memplanner.plan import TrainingPlan
+from memplanner.prediction import Estimate, predict
+from memplanner.prediction.estimate import DEFAULT_WORKSPACE_BYTES, ERROR_MARGIN
+from memplanner.profiles import all_gpus
+from memplanner.units import GIB, MIB
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 512,
+}
+T, H, F, V, LAYERS = 64, 64, 128, 512, 2
+NORMS = 2 * LAYERS + 1
+WEIGHTS = 2 * (2 * V * H + LAYERS * (4 * H * H + 3 * H * F) + NORMS * H)
+"""Exact bytes: embedding and head, four attention and three MLP matrices a layer, norms."""
+BLOCKS = WEIGHTS + NORMS * (512 - 2 * H)
+"""In the allocator: only the norms (128 B) fall short of a block."""
+BUFFERS = 2 * 512
+"""inv_freq and original_inv_freq."""
+STATES = 2 * BLOCKS
+WORKSPACES = 2 * DEFAULT_WORKSPACE_BYTES
+TOKENS = 2 * T * 8
+"""Input ids and labels."""
+LOGITS = T * V * 2
+STEADY = BLOCKS + BUFFERS + STATES + WORKSPACES
+
+SCALE = 512
+"""Any tensor below a block: a random seed, a scalar, a step count."""
+ROTARY = 2 * 32 * 16 * 2
+"""cos and sin of one sequence and one head, shared by all layers and all sequences of a batch."""
+
+
+def norm_saves(tokens: int) -> int:
+    """RMSNorm and what reads it: the fp32 input, 1/rms in whole blocks, the bf16 quotient, the output."""
+    return tokens * H * 4 + -(-tokens * 4 // 512) * 512 + 2 * tokens * H * 2
+
+
+def layer_saves(tokens: int) -> int:
+    """Two norms; flash attention's q, k, v, output, log-sum-exp per head and seed; gate, silu(gate), up, product."""
+    attention = 4 * tokens * H * 2 + 4 * tokens * 4 + SCALE
+    return 2 * norm_saves(tokens) + attention + 4 * tokens * F * 2
+
+
+def forward_saves(tokens: int) -> int:
+    """All layers, the last norm and the rotary tables."""
+    return LAYERS * layer_saves(tokens) + norm_saves(tokens) + ROTARY
+
+
+SAVED = forward_saves(T)
+
+
+@pytest.fixture
+def estimate(tmp_path: Path) -> Callable[..., Estimate]:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG))
+
+    def predicted(**fields: Any) -> Estimate:
+        step = {"batch_size": 2, "seq_len": 32, **fields.pop("step", {})}
+        return predict(TrainingPlan.model_validate({"model": str(path), "device": "24GiB", "step": step, **fields}))
+
+    return predicted
+
+
+Estimating = Callable[..., Estimate]
+
+
+def peak(found: Estimate, phase: str) -> int:
+    return next(p.peak_bytes for p in found.phases if p.name == phase)
+
+
+def end(found: Estimate, phase: str) -> int:
+    return next(p.end_bytes for p in found.phases if p.name == phase)
+
+
+# -- the step ------------------------------------------------------------------------------------------------------
+
+
+def test_load_and_steady(estimate: Estimating) -> None:
+    found = estimate()
+    assert WEIGHTS == 295_552
+    assert found.num_parameters == found.num_trainable == WEIGHTS // 2
+    assert peak(found, "load") == end(found, "load") == BLOCKS + BUFFERS == 298_496
+    assert peak(found, "steady") == end(found, "steady") == STEADY == 893_440 + WORKSPACES
+    assert found.persistent["optimizer_state"] == 2 * WEIGHTS
+    assert found.persistent["gradients"] == WEIGHTS
+
+
+@pytest.mark.parametrize("more", [1, 2, 3, 7])
+def test_forward_saves_what_its_formulas_say(estimate: Estimating, more: int) -> None:
+    assert SAVED == 368_128
+    found = estimate(step={"batch_size": 2 * more})
+    assert end(found, "forward") == STEADY + more * (TOKENS + LOGITS) + forward_saves(more * T)
+
+
+def test_the_loss_keeps_its_log_probabilities(estimate: Estimating) -> None:
+    """The bf16 logits go once they are in fp32, and those once the log-softmax is there; then three small tensors."""
+    found = estimate()
+    assert end(found, "loss") == STEADY + TOKENS + SAVED + 2 * LOGITS + 3 * SCALE
+    assert peak(found, "loss") >= STEADY + TOKENS + SAVED + 5 * LOGITS
+
+
+def test_update_makes_a_root_per_moment(estimate: Estimating) -> None:
+    foreach, fused, one = (
+        estimate(optimizer={"kind": "adamw", "implementation": way}) for way in ("foreach", "fused", "for-loop")
+    )
+    ready = STEADY + BLOCKS + TOKENS
+    assert end(foreach, "backward") == ready
+    assert peak(foreach, "update") == ready + BLOCKS
+    tensors = 2 + 7 * LAYERS + NORMS
+    assert peak(fused, "update") == ready + tensors * SCALE  # a step count each, on the device
+    assert peak(one, "update") == ready + 2 * (2 * V * H)  # the embedding's root and denominator
+    for found in (foreach, fused, one):
+        assert end(found, "update") - TOKENS - BLOCKS == end(found, "steady")
+
+
+@pytest.mark.parametrize("accumulation", [2, 3, 64])
+def test_accumulated_gradients_live_through_forward(estimate: Estimating, accumulation: int) -> None:
+    plain, found = estimate(), estimate(step={"grad_accumulation": accumulation})
+    for phase in ("forward", "loss"):
+        assert peak(found, phase) == peak(plain, phase) + BLOCKS
+        assert end(found, phase) == end(plain, phase) + BLOCKS
+    assert end(found, "backward") == end(plain, "backward")
+    assert end(found, "steady") == STEADY
+    assert found.persistent == plain.persistent
+
+
+def test_kept_gradients_outlive_the_step(estimate: Estimating) -> None:
+    plain, found = estimate(), estimate(step={"keep_gradients": True})
+    assert end(found, "forward") == end(plain, "forward") + BLOCKS
+    assert end(found, "backward") == end(plain, "backward")
+    assert end(found, "steady") == STEADY + BLOCKS
+    both = estimate(step={"keep_gradients": True, "grad_accumulation": 4})
+    assert both.phases == found.phases
+
+
+def test_per_layer_updates_leave_no_gradient(estimate: Estimating) -> None:
+    plain, found = estimate(), estimate(step={"per_layer_updates": True})
+    assert found.persistent == {**plain.persistent, "gradients": 0}
+    assert end(found, "forward") == end(plain, "forward")
+    assert end(found, "backward") == peak(found, "update") == end(found, "update") == STEADY + TOKENS
+    assert end(found, "steady") == STEADY
+    assert peak(found, "update") == peak(plain, "update") - 2 * BLOCKS  # neither gradients nor roots
+
+
+def test_the_output_object_holds_the_logits(estimate: Estimating) -> None:
+    plain, found = estimate(), estimate(step={"keep_outputs": True})
+    assert end(found, "forward") == end(plain, "forward")
+    assert end(found, "loss") == end(plain, "loss") + LOGITS
+    assert peak(found, "backward") == peak(plain, "backward") + LOGITS
+    assert end(found, "backward") == end(plain, "backward")
+    assert end(found, "steady") == STEADY
+
+
+def test_full_checkpointing_keeps_the_blocks_inputs(estimate: Estimating) -> None:
+    found = estimate(step={"checkpointing": "full", "input_gradients": False})
+    assert end(found, "forward") == STEADY + TOKENS + LAYERS * T * H * 2 + norm_saves(T) + ROTARY + LOGITS
+
+
+def test_lora_by_hand(estimate: Estimating) -> None:
+    """Rank 4 on q and v, fp32: A (4, 64) and B (64, 4), 1 KiB each; a gradient and two moments as large."""
+    found = estimate(method={"kind": "lora", "rank": 4})
+    adapters = LAYERS * 2 * 2 * (4 * H * 4)
+    expected = {"adapters": adapters, "gradients": adapters, "optimizer_state": 2 * adapters, "projectors": 0}
+    assert {name: found.persistent[name] for name in expected} == expected
+    assert (found.num_trainable, found.num_parameters) == (adapters // 4, WEIGHTS // 2 + adapters // 4)
+    assert end(found, "steady") == BLOCKS + BUFFERS + 3 * adapters + WORKSPACES
+
+
+# -- reserved, device, verdict -------------------------------------------------------------------------------------
+
+
+def test_reserved_by_hand(estimate: Estimating) -> None:
+    """Nothing but the two workspaces is above 1 MiB: 16.25 of a 20 MiB segment; the rest is in one small segment."""
+    found = estimate()
+    small = found.allocated_bytes - WORKSPACES
+    assert small < 2 * MIB
+    assert found.reserved_bytes == 20 * MIB + 2 * MIB
+    assert found.device_bytes == found.reserved_bytes
+
+
+def test_exactly_at_the_limit_is_tight_and_one_byte_over_does_not_fit(estimate: Estimating) -> None:
+    need = estimate().device_bytes
+    exactly, over = estimate(device=f"{need} B"), estimate(device=f"{need - 1} B")
+    assert (exactly.verdict, exactly.margin_bytes) == ("tight", 0)
+    assert (over.verdict, over.margin_bytes) == ("does-not-fit", -1)
+
+
+def test_tight_ends_at_the_error_margin(estimate: Estimating) -> None:
+    need = estimate().device_bytes
+    margin = round(need * ERROR_MARGIN)
+    assert estimate().error_margin_bytes == margin
+    assert estimate(device=f"{need + margin - 1} B").verdict == "tight"
+    assert estimate(device=f"{need + margin} B").verdict == "fits"
+
+
+def test_the_budget_has_the_same_boundaries(estimate: Estimating) -> None:
+    need = estimate().device_bytes
+    margin = estimate().error_margin_bytes
+    verdicts = {need - 1: "does-not-fit", need: "tight", need + margin - 1: "tight", need + margin: "fits"}
+    assert {b: estimate(budget=f"{b} B").verdict for b in verdicts} == verdicts
+    headroom = 24 * GIB - need
+    assert estimate(headroom=f"{headroom} B").verdict == "tight"
+    assert estimate(headroom=f"{headroom + 1} B").verdict == "does-not-fit"
+    assert estimate(headroom=f"{headroom - margin} B").verdict == "fits"
+
+
+@pytest.mark.parametrize(
+    ("budget", "headroom", "limit"),
+    [
+        (None, "0%", 10 * GIB),
+        (None, "10%", 9 * GIB),
+        (None, "1GiB", 9 * GIB),
+        (None, "100%", 0),
+        (None, "11GiB", -GIB),
+        ("50%", "0%", 5 * GIB),
+        ("50%", "10%", 5 * GIB),  # a budget is a ceiling of its own; headroom is kept of the device
+        ("95%", "10%", 9 * GIB),
+        ("100%", "0 B", 10 * GIB),
+        ("4GiB", "0%", 4 * GIB),
+        ("4 GB", "0%", 4_000_000_000),
+        ("40GiB", "0%", 10 * GIB),
+        ("8GiB", "3GiB", 7 * GIB),
+        ("33.3%", "0%", round(10 * GIB * 0.333)),
+    ],
+)
+def test_budget_and_headroom(estimate: Estimating, budget: str | None, headroom: str, limit: int) -> None:
+    found = estimate(device="10GiB", budget=budget, headroom=headroom)
+    assert (found.total_bytes, found.limit_bytes) == (10 * GIB, limit)
+    assert found.margin_bytes == limit - found.device_bytes
+
+
+@pytest.mark.parametrize(
+    ("size", "total"), [("24GiB", 24 * GIB), ("24 GB", 24 * 10**9), ("1.5GiB", 3 * GIB // 2), ("512 MiB", 512 * MIB)]
+)
+def test_a_device_by_its_size(estimate: Estimating, size: str, total: int) -> None:
+    found = estimate(device=size)
+    assert found.gpu is None
+    assert (found.total_bytes, found.context_bytes) == (total, 0)
+    assert found.at_peak["workspaces"] == WORKSPACES
+    assert found.allocated_bytes == estimate().allocated_bytes
+
+
+@pytest.mark.parametrize("name", [gpu.id for gpu in all_gpus()])
+def test_every_card_adds_its_context_and_workspaces(estimate: Estimating, name: str) -> None:
+    """What the step itself allocates is the same on every card that runs the same attention kernel."""
+    found = estimate(device=name, step={"attention": "eager"})
+    gpu = found.gpu
+    assert gpu is not None
+    assert found.total_bytes == found.limit_bytes == gpu.total.bytes
+    assert found.device_bytes == found.reserved_bytes + gpu.context.bytes
+    own = 2 * gpu.cublas_workspace.bytes
+    plain = estimate(step={"attention": "eager"})
+    assert found.at_peak["workspaces"] == -(-own // 512) * 512
+    assert found.allocated_bytes - own == plain.allocated_bytes - WORKSPACES
+    assert found.verdict == "fits"
