@@ -1,6 +1,7 @@
 """From allocated to reserved: the walk's log, every repetition spelled out, run through the caching allocator."""
 
 from collections.abc import Iterator
+from itertools import groupby
 
 from memplanner.prediction.allocator import Block, CachingAllocator
 from memplanner.prediction.walk import Held, Walk
@@ -24,10 +25,12 @@ def reserved_peak(walked: Walk) -> int:
 
 
 def _hold(allocator: CachingAllocator, tensors: list[Held]) -> None:
-    """Allocate tensors that are never freed."""
-    for held in tensors:
-        for _ in range(held.count):
-            allocator.allocate(held.block_bytes // held.count)
+    """Allocate tensors that are never freed, block by block as a model is built: what comes as often stands together."""
+    for count, group in groupby(tensors, key=lambda held: held.count):
+        sizes = [held.block_bytes // count for held in group]
+        for _ in range(count):
+            for size in sizes:
+                allocator.allocate(size)
 
 
 def _play(allocator: CachingAllocator, events: list[tuple[Key, int, int]]) -> None:
@@ -62,16 +65,24 @@ def expanded(tape: Tape) -> Iterator[tuple[Key, int, int]]:
             position = end
             continue
         i = log[position]
-        index = i if i >= 0 else ~i
         if i >= 0:
-            keys = [(index, rep) for rep in range(reps[index])]
-        elif index in outputs:
+            # Tensors of as many blocks that are made in a row are made block by block.
+            end = position + 1
+            while end < len(log) and log[end] >= 0 and reps[log[end]] == reps[i] > 1 and end not in starts:
+                end += 1
+            for key in ((j, rep) for rep in range(reps[i]) for j in log[position:end]):
+                alive.add(key)
+                yield key, sizes[key[0]], position
+            position = end
+            continue
+        index = ~i
+        if index in outputs:
             keys = [(index, outputs[index].reps - 1)]
         else:
             keys = [k for k in ((index, rep) for rep in range(max(reps[index], _highest(tape)))) if k in alive]
         for key in keys:
-            (alive.add if i >= 0 else alive.discard)(key)
-            yield key, sizes[index] if i >= 0 else -sizes[index], position
+            alive.discard(key)
+            yield key, -sizes[index], position
         position += 1
 
 

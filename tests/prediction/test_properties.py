@@ -87,6 +87,7 @@ def test_collapsed_walk_equals_expanded(plan: TrainingPlan) -> None:
     assert collapsed.phases == expanded.phases
     assert collapsed.peak_phase == expanded.peak_phase
     assert by_category(collapsed) == by_category(expanded)
+    assert collapsed.reserved_bytes == expanded.reserved_bytes
     assert collapsed.persistent == expanded.persistent
     assert (collapsed.num_parameters, collapsed.num_trainable) == (expanded.num_parameters, expanded.num_trainable)
 
