@@ -25,7 +25,7 @@ def reserved_peak(walked: Walk) -> int:
 
 
 def _hold(allocator: CachingAllocator, tensors: list[Held]) -> None:
-    """Allocate tensors that are never freed, block by block as a model is built: what comes as often stands together."""
+    """Allocate tensors that are never freed; those of equal blocks go block by block, as models are built."""
     for count, group in groupby(tensors, key=lambda held: held.count):
         sizes = [held.block_bytes // count for held in group]
         for _ in range(count):
