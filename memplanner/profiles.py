@@ -69,7 +69,7 @@ class ModelProfile(Settings):
     config: dict[str, Any]
     """The raw fields; memplanner.architectures reads and checks them."""
     parameters: int | None = None
-    """The published parameter count, unset for a user's own config."""
+    """The parameter count that the bundled file gives, unset for a user's own config."""
     source: str
     """Where the fields come from."""
 

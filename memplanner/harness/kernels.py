@@ -74,9 +74,9 @@ class EfficientAttention(torch.autograd.Function):
         q, k, v = (saved := ctx.saved_tensors)[:3]
         dq, dk, dv = _by_token(q), _by_token(k), _by_token(v)
         sums = torch.empty(q.shape[:3], dtype=torch.float32)
-        if q.shape[3] > 64 and q.dtype != torch.float32:
-            accumulator = torch.empty(q.shape, dtype=torch.float32)
-            del accumulator
+        tiles = (*q.shape[:2], _ceil(q.shape[2], 64), _ceil(q.shape[3], 64))
+        accumulator = torch.empty(tiles, dtype=torch.float32)
+        del accumulator
         del sums, saved
         return dq, dk, dv, None
 

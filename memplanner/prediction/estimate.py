@@ -20,9 +20,9 @@ from memplanner.units import format_bytes, parse_share, parse_size
 IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and caching allocator"
 """What is modelled; other code may need another amount for the same plan."""
 
-ERROR_MARGIN = 0.02
-"""Half the width of the band that counts as "tight", as a share of the device bytes. The widest error of the allocated
-peak over the published measurements in tests/data is 1.4%; reserved has been off by more (tests/prediction)."""
+ERROR_MARGIN = 0.07
+"""Half the width of the band that counts as "tight", as a share of the device bytes: what the verdict compares has been
+off by up to 6.6% against the published measurements in tests/data, and a test holds it below this."""
 
 DEFAULT_WORKSPACE_BYTES = 8_519_680
 """cuBLAS workspace of a device given by its size alone: PyTorch's default before Hopper (CublasHandlePool.cpp)."""

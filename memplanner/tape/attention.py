@@ -272,9 +272,11 @@ def _efficient_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tup
     dk = _grad(tape, heads.q, grad.dtype, "key gradient")
     dv = _grad(tape, heads.q, grad.dtype, "value gradient")
     delta = tape.new(heads.lse, FP32, "softmax gradient sums")
-    if heads.head_dim > 64 and grad.dtype is not FP32:
-        accumulator = tape.new(heads.q, FP32, "gradient accumulator in fp32")
-        del accumulator
+    # kernel_backward.h: kNeedsAccumGradQ holds from compute capability 7.0 on, in tiles of 64 rows and 64 columns.
+    rows, width = -(-heads.seq // 64) * 64, -(-heads.head_dim // 64) * 64
+    tiles = Shape(batch=heads.batch, heads=heads.num_heads, seq=rows, head_dim=width)
+    accumulator = tape.new(tiles, FP32, "query gradient in fp32")
+    del accumulator
     del delta
     return dq, dk, dv
 
