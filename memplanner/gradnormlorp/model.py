@@ -1,0 +1,141 @@
+"""Applies GradNormLoRP to a model in place, and takes it off again."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from memplanner.gradnormlorp.layer import GradNormLoRPLinear
+from memplanner.gradnormlorp.optimizer import GradNormLoRPAdamW
+from memplanner.methods.gradnormlorp import GradNormLorp
+
+
+def layers(model: nn.Module) -> Iterator[tuple[str, GradNormLoRPLinear]]:
+    """The model's GradNormLoRP layers by name."""
+    for name, module in model.named_modules():
+        if isinstance(module, GradNormLoRPLinear):
+            yield name, module
+
+
+def apply_gradnormlorp(model: nn.Module, settings: GradNormLorp | None = None, *, scale: float = 1.0) -> nn.Module:
+    """Put the model's targeted linear layers under GradNormLoRP, in place, and return it.
+
+    settings: ranks, targets, norm and types, by default rank 8 on every linear layer of the model's blocks.
+    `target_modules` are names as peft takes them: "all-linear", or the ends of module names. `rank_pattern` gives other
+    ranks to modules whose names end in its keys. With `train_rest` everything that is not targeted stays as trainable
+    as it is; without, it is frozen, but for a sequence classifier's head.
+    scale: s, the factor of I·J.
+    ValueError where nothing matches, or the model is under GradNormLoRP already.
+    """
+    settings = settings or GradNormLorp()
+    if settings.implementation != "reparameterised":
+        raise ValueError(f"implementation {settings.implementation!r} is other code; this is 'reparameterised'")
+    if any(layers(model)):
+        raise ValueError("the model is under GradNormLoRP already")
+    found = dict(_targets(model, settings.target_modules))
+    if not found:
+        names = sorted({name.rsplit(".", 1)[-1] for name, _ in _linears(model)})
+        raise ValueError(f"target_modules {settings.target_modules} match no linear layer; there are: {names}")
+    for target in settings.target_modules:
+        if target != "all-linear" and not any(_ends_in(name, target) for name in found):
+            warnings.warn(f"target_modules {target!r} matches no linear layer; ignored", stacklevel=2)
+    if not settings.train_rest:
+        head = _classifier(model)
+        for name, param in model.named_parameters():
+            param.requires_grad_(head is not None and name.startswith(f"{head}."))
+    for name, base in found.items():
+        ranks = (rank for key, rank in settings.rank_pattern.items() if _ends_in(name, key))
+        layer = GradNormLoRPLinear(
+            base,
+            rank=next(ranks, settings.rank),
+            scale=scale,
+            norm=settings.norm,
+            dtype=torch.float32 if settings.adapter_dtype == "fp32" else None,
+        )
+        _replace(model, name, layer)
+    return model
+
+
+def parameter_groups(model: nn.Module, settings: GradNormLorp) -> list[dict[str, Any]]:
+    """Two groups for GradNormLoRPAdamW: the factors, projected as the settings say, and all else that is trained."""
+    factors = [p for _, layer in layers(model) for p in (layer.factor_i, layer.factor_j) if p.requires_grad]
+    known = {id(p) for p in factors}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    projected = {
+        "params": factors,
+        "projection_rank": settings.projection_rank,
+        "projection": settings.projection,
+        "refresh_interval": settings.refresh_interval,
+    }
+    return [projected, {"params": rest}] if rest else [projected]
+
+
+def merge_and_unload(model: nn.Module) -> nn.Module:
+    """The plain model again, the learned change in its weights, in place."""
+    for name, layer in list(layers(model)):
+        _replace(model, name, layer.merge())
+    return model
+
+
+def fold(model: nn.Module, optimizer: GradNormLoRPAdamW | None = None) -> None:
+    """Move every I·J into its W0 and begin new factors; the optimizer forgets its moments and projectors of them.
+
+    Without this, training never leaves a change of rank k; pre-training needs it.
+    """
+    for _, layer in layers(model):
+        layer.fold()
+        if optimizer is not None:
+            optimizer.restart((layer.factor_i, layer.factor_j))
+
+
+def fold_every(steps: int, model: nn.Module, optimizer: GradNormLoRPAdamW) -> RemovableHandle:
+    """Fold after each `steps`-th call of optimizer.step(), until the handle is removed."""
+    if steps < 1:
+        raise ValueError(f"steps {steps} is not positive")
+    count = 0
+
+    def after_step(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count % steps == 0:
+            fold(model, optimizer)
+
+    return optimizer.register_step_post_hook(after_step)
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every linear layer but the output embedding, GPT-2's Conv1D among them."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    for name, module in model.named_modules():
+        is_linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        if is_linear and module is not output:
+            yield name, module
+
+
+def _targets(model: nn.Module, wanted: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+    """The linear layers that the names ask for; without names, or for "all-linear", those inside numbered blocks, and
+    all of them in a model without such.
+    """
+    linears = dict(_linears(model))
+    in_blocks = {name: m for name, m in linears.items() if any(part.isdecimal() for part in name.split("."))}
+    every = "all-linear" in (names := tuple(wanted)) or not names
+    for name, module in linears.items():
+        if (every and name in (in_blocks or linears)) or any(_ends_in(name, target) for target in names):
+            yield name, module
+
+
+def _ends_in(name: str, ending: str) -> bool:
+    return name == ending or name.endswith(f".{ending}")
+
+
+def _classifier(model: nn.Module) -> str | None:
+    """The name of a sequence classifier's head, as transformers calls it."""
+    return next((name for name in ("classifier", "score") if isinstance(getattr(model, name, None), nn.Module)), None)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
