@@ -1,36 +1,39 @@
-"""Exact live bytes of a real training step on fake tensors: every storage from birth to death."""
+"""Exact live bytes of a real training step: a dispatch mode that follows every storage from birth to death."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from memplanner.harness.history import Event
 from memplanner.tape.engine import block
+from memplanner.timeline import Category
 
 
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of every storage that operations make, as the caching allocator would round them.
 
-    live: bytes alive now; peak: the most since `reset`. With `log` set, every birth and death is written down.
+    live: bytes alive now. events: every birth and death so far; addresses are the storages'. in_forward (a recomputed
+    forward pass included) and in_backward are set by who runs the step: the category of what is born, and how the
+    engine sums gradients, depend on them.
     """
 
-    def __init__(self, *, log: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.live = 0
-        self.peak = 0
-        self.log: list[tuple[int, str]] | None = [] if log else None
-        self._known: dict[int, tuple[Any, int]] = {}
-        self._pending: tuple[torch.Tensor, int] | None = None
+        self.events: list[Event] = []
+        self.names: dict[int, str] | None = None
+        """Event's index → what was made, where someone wants to know."""
+        self.in_forward = False
         self.in_backward = False
+        self._known: dict[int, tuple[Any, Event]] = {}
 
-    def reset(self) -> None:
-        """Forget the peak so far."""
-        self.peak = self.live
-        if self.log is not None:
-            self.log = []
+    def alive(self) -> list[Event]:
+        """Everything alive, as births."""
+        return [event for _, event in self._known.values()]
 
     def track(self, tensor: torch.Tensor, why: str = "") -> None:
         """Count a tensor's storage, unless it is counted already."""
@@ -41,21 +44,28 @@ class LiveBytes(TorchDispatchMode):
         size = block(storage.nbytes())
         if size == 0:
             return
-        self._known[key] = (weakref.ref(storage, lambda _: self._dead(key)), size)
+        event = Event(key, size, "activations" if self.in_forward else "temporaries")
+        self._known[key] = (weakref.ref(storage, lambda _: self._dead(key)), event)
         self.live += size
-        if self.log is not None:
-            self.log.append((size, f"{why} {tuple(tensor.shape)} {str(tensor.dtype)[6:]}"))
-        self.peak = max(self.peak, self.live)
+        if self.names is not None:
+            self.names[len(self.events)] = f"{why} {tuple(tensor.shape)} {str(tensor.dtype)[6:]}"
+        self.events.append(event)
+
+    def label(self, tensor: torch.Tensor, category: Category) -> None:
+        """Say what a tensor that is counted is."""
+        known = self._known.get(tensor.untyped_storage()._cdata)
+        if known is not None:
+            known[1].category = category
 
     def forget(self, tensor: torch.Tensor) -> None:
         """Stop counting a tensor that lives on the host when training on a GPU."""
         self._dead(tensor.untyped_storage()._cdata)
 
     def _dead(self, key: int) -> None:
-        size = self._known.pop(key, (None, 0))[1]
-        self.live -= size
-        if size and self.log is not None:
-            self.log.append((-size, "free"))
+        known = self._known.pop(key, None)
+        if known is not None:
+            self.live -= known[1].size
+            self.events.append(Event(key, 0))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.in_backward and func is torch.ops.aten.add.Tensor and not torch.is_grad_enabled():
@@ -68,7 +78,7 @@ class LiveBytes(TorchDispatchMode):
                 self.track(leaf, str(func))
         if func is torch.ops.aten._softmax_backward_data.default:
             # CUDA's kernel materialises grad * output (ATen/native/cuda/SoftMax.cu); the CPU's does not.
-            self.peak = max(self.peak, self.live + block(args[0].untyped_storage().nbytes()))
+            self.events += [Event(-1, block(args[0].untyped_storage().nbytes())), Event(-1, 0)]
         return out
 
     def _accumulate(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
@@ -86,6 +96,11 @@ class LiveBytes(TorchDispatchMode):
         return holders <= 4 and torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) <= 2
 
 
+def addresses(roles: Mapping[Category, Iterable[torch.Tensor]]) -> dict[int, Category]:
+    """Storage → category of these tensors."""
+    return {t.untyped_storage()._cdata: category for category, tensors in roles.items() for t in tensors}
+
+
 def fake_parameters(model: torch.nn.Module, mode: Any) -> None:
     """Replace a meta model's parameters and buffers by fake CPU tensors of the same shapes, ties kept."""
     made: dict[int, torch.Tensor] = {}
@@ -99,7 +114,7 @@ def fake_parameters(model: torch.nn.Module, mode: Any) -> None:
 
     for module in model.modules():
         for name, param in module._parameters.items():
-            if param is not None:
+            if type(param) is torch.nn.Parameter:  # bitsandbytes' own kinds are quantised elsewhere
                 requires_grad = param.requires_grad
                 module._parameters[name] = fake(  # type: ignore[assignment]
                     param,

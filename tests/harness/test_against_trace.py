@@ -165,7 +165,7 @@ def test_every_phase_agrees_with_the_trace(model: str, fields: dict[str, Any], t
     plan = plan_of(model, fields, tmp_path)
     estimate = predict(plan)
     traced = {p.name: p for p in trace(plan).phases}
-    predicted = {p.name: p for p in estimate.phases if p.name != "refresh"}
+    predicted = {p.name: p for p in estimate.phases}
     assert predicted.keys() == traced.keys()
     extra = workspaces(estimate)
     for name, phase in predicted.items():

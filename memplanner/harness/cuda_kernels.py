@@ -10,6 +10,9 @@ Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must 
   (cuda/attention.cu, cuda/attention_backward.cu);
 * dropout: native_dropout's mask of one byte per element (ATen/native/Dropout.cpp, is_fused_kernel_acceptable);
 * softmax of float16 into float32: no float32 copy of the input (ATen/native/SoftMax.cpp, half_to_float);
+* singular value decomposition: cuSOLVER destroys its input, so the gradient is copied in column-major order first
+  (ATen/native/BatchLinearAlgebra.cpp, linalg_svd_out); its own workspace is in no source;
+* products of half matrices with a float32 result: cuBLAS makes them in one call, the CPU casts (torch.mm, out_dtype);
 * autocast runs softmax and pow in float32 on CUDA (ATen/autocast_mode.h, AT_FORALL_FP32), not on the CPU.
 """
 
@@ -20,6 +23,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from memplanner.gradnormlorp import norm
 
 
 def _ceil(value: int, multiple: int) -> int:
@@ -153,6 +158,26 @@ def _promoted(x: Tensor) -> Tensor:
     return x.float() if half else x
 
 
+_svd = torch.linalg.svd
+
+
+def _cuda_svd(matrix: Tensor, full_matrices: bool = True) -> Any:
+    column_major = matrix.mT.contiguous().mT.clone(memory_format=torch.preserve_format)
+    factors = _svd(matrix, full_matrices=full_matrices)
+    del column_major
+    return factors
+
+
+def _cuda_cross_product(weight: Tensor, factor_j: Tensor) -> Tensor:
+    dtype = norm.wide(weight.dtype)
+    if weight.dtype != dtype and factor_j.dtype == weight.dtype:
+        return torch.mm(weight, factor_j.t(), out_dtype=dtype)
+    return _cross_product(weight, factor_j)
+
+
+_cross_product = norm.cross_product
+
+
 @contextlib.contextmanager
 def cuda_memory(attention: str) -> Iterator[None]:
     """Within this context transformers' models on fake CPU tensors allocate as they do on CUDA.
@@ -171,6 +196,9 @@ def cuda_memory(attention: str) -> Iterator[None]:
         patch(unittest.mock.patch.object(functional, "dropout", _dropout))
         patch(unittest.mock.patch.object(functional, "softmax", _cuda_softmax))
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))
+        patch(unittest.mock.patch.object(torch.linalg, "svd", _cuda_svd))
+        patch(unittest.mock.patch.object(norm, "cross_product", _cuda_cross_product))
+        patch(unittest.mock.patch.object(torch.cuda, "synchronize", lambda *_: None))  # galore_torch waits for a GPU
         # Fake tensors count as "being traced", which makes transformers build masks that a real step skips.
         patch(unittest.mock.patch.object(masks, "is_tracing", lambda *_: False))
         # A mask that is given is needed: its values are not there to say otherwise.

@@ -1,0 +1,288 @@
+"""What a run runs: a model, its optimizers and its batches, from a plan or from a user's own function."""
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from memplanner.errors import Problem, UserError
+from memplanner.gradnormlorp import GradNormLoRPAdamW, GradNormLoRPLinear
+from memplanner.harness.build import AUTOCAST, build, optimizers_for
+from memplanner.harness.live import fake_parameters
+from memplanner.harness.quantised import fake_quantised
+from memplanner.harness.text import token_ids
+from memplanner.plan import TrainingPlan
+from memplanner.profiles import find_model
+from memplanner.timeline import Category
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A training step that can be repeated.
+
+    batch: makes the inputs of the next micro-batch. stepped: whether optimizers step after backward, or inside it.
+    tokens_per_step: of all micro-batches together; 0 where nobody knows.
+    """
+
+    model: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    batch: Callable[[], Batch]
+    autocast: torch.dtype | None = None
+    grad_accumulation: int = 1
+    keep_gradients: bool = False
+    keep_outputs: bool = False
+    stepped: bool = True
+    refreshes: bool = False
+    """Whether the optimizers recompute subspaces now and then."""
+    tokens_per_step: int = 0
+    on_gradient: list[Callable[[nn.Parameter], None]] = field(default_factory=list)
+    """Called as soon as a parameter's gradient is complete, before an update inside backward uses it up."""
+    made: int = field(default=0, init=False)
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that learn."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def autocasting(self, device: str) -> Any:
+        """The context of the forward pass."""
+        return contextlib.nullcontext() if self.autocast is None else torch.autocast(device, dtype=self.autocast)
+
+    def refresh_next(self) -> None:
+        """Have the next step recompute every subspace."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                if isinstance(optimizer, GradNormLoRPAdamW):
+                    for param in group["params"]:
+                        if "taken" in optimizer.state[param]:
+                            optimizer.state[param]["taken"] = group["refresh_interval"]
+                else:
+                    for param in group["params"]:
+                        projector = optimizer.state[param].get("projector")
+                        if projector is not None:  # galore_torch: anew where the step's number divides
+                            projector.update_proj_gap = 1
+
+    def refresh_no_more(self) -> None:
+        """Back to the intervals of the parameter groups."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for param in group["params"]:
+                    projector = optimizer.state[param].get("projector")
+                    if projector is not None and not isinstance(optimizer, GradNormLoRPAdamW):
+                        projector.update_proj_gap = 1 << 60
+
+    def tensors(self) -> dict[Category, list[torch.Tensor]]:
+        """Every tensor that outlives a step, and the gradients that there are, by category."""
+        found: dict[Category, list[torch.Tensor]] = {"parameters": [], "adapters": [], "gradients": []}
+        found["optimizer_state"], found["projectors"] = [], []
+        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+            found["adapters" if _is_adapter(name) else "parameters"].append(tensor)
+            found["parameters"] += _quantisation(tensor)
+            if isinstance(tensor, nn.Parameter) and tensor.grad is not None:
+                found["gradients"].append(tensor.grad)
+        for optimizer in self.optimizers:
+            for state in optimizer.state.values():
+                for key, value in state.items():
+                    category: Category = "projectors" if key in _PROJECTORS else "optimizer_state"
+                    if not _on_host(optimizer, key):
+                        found[category] += _tensors_in(value)
+            if isinstance(optimizer, GradNormLoRPAdamW):
+                found["optimizer_state"] += _tensors_in(optimizer._code_books)
+        return found
+
+    def on_host(self) -> list[torch.Tensor]:
+        """torch's optimizers keep their step counts on the host, unless fused."""
+        return [
+            value
+            for optimizer in self.optimizers
+            for state in optimizer.state.values()
+            for key, value in state.items()
+            if isinstance(value, torch.Tensor) and _on_host(optimizer, key)
+        ]
+
+
+_PROJECTORS = ("left", "right", "projector")
+
+
+def _is_adapter(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return ".lora_" in name or last in ("factor_i", "factor_j", "magnitude", "row_squares")
+
+
+def _on_host(optimizer: torch.optim.Optimizer, key: str) -> bool:
+    return key == "step" and not optimizer.defaults.get("fused")
+
+
+def _quantisation(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The scales and tables that a quantised weight of bitsandbytes keeps beside itself."""
+    state = getattr(tensor, "quant_state", None)
+    found = []
+    while state is not None:
+        found += [t for t in (state.absmax, state.code, state.offset) if isinstance(t, torch.Tensor)]
+        state = state.state2
+    return found + [t for t in (getattr(tensor, "CB", None), getattr(tensor, "SCB", None)) if t is not None]
+
+
+def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _tensors_in(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _tensors_in(each)
+    elif hasattr(value, "ortho_matrix"):
+        yield from _tensors_in(value.ortho_matrix)
+
+
+def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = None) -> Job:
+    """The plan's job on "cuda" or "cpu", or on fake tensors where a fake mode is given."""
+    model, family = build(plan, root, device="meta" if fake_mode is not None else device)
+    if fake_mode is not None:
+        fake_parameters(model, fake_mode)
+        fake_quantised(model, fake_mode)
+    step = plan.step
+    vocab_size = int(model.config.vocab_size)  # type: ignore[union-attr,arg-type]
+    labelled = int(getattr(model.config, "num_labels", 2)) if family.classifier else 0
+
+    def batch() -> Batch:
+        shape = (step.batch_size, step.seq_len)
+        given = {"device": "cpu" if fake_mode is not None else device, "dtype": torch.long}
+        if fake_mode is not None:
+            tokens = torch.empty(shape, **given)
+            labels = torch.empty(shape[:1] if labelled else shape, **given)
+        else:
+            count = shape[0] * shape[1]
+            tokens = torch.tensor(token_ids(job.made * count, count, vocab_size), **given).view(shape)
+            labels = torch.arange(shape[0], **given) % labelled if labelled else tokens.clone()
+        made = {"input_ids": tokens, "labels": labels}
+        if step.padding:
+            mask = torch.empty(shape, **given) if fake_mode is not None else torch.ones(shape, **given)
+            if fake_mode is None:
+                mask[:, -1] = 0
+            made["attention_mask"] = mask
+        job.made += 1
+        return made
+
+    on_gradient: list[Callable[[nn.Parameter], None]] = []
+    if step.per_layer_updates:  # before the optimizers hang theirs on
+
+        def notice(param: torch.Tensor) -> None:
+            for callback in on_gradient:
+                callback(param)  # type: ignore[arg-type]
+
+        for param in model.parameters():
+            if param.requires_grad:
+                param.register_post_accumulate_grad_hook(notice)
+    job = Job(
+        model=model,
+        optimizers=optimizers_for(plan, model),
+        on_gradient=on_gradient,
+        batch=batch,
+        autocast=AUTOCAST.get(plan.precision),
+        grad_accumulation=step.grad_accumulation,
+        keep_gradients=step.keep_gradients,
+        keep_outputs=step.keep_outputs,
+        stepped=not step.per_layer_updates,
+        refreshes=plan.method.kind in ("galore", "gradnormlorp"),
+        tokens_per_step=step.batch_size * step.seq_len * step.grad_accumulation,
+    )
+    return job
+
+
+def config_of(plan: TrainingPlan, root: Path) -> dict[str, Any]:
+    """The config.json that the plan's model is built from."""
+    return dict(find_model(plan.model, root).config)
+
+
+def job_of_entry(entry: str, root: Path, device: str) -> Job:
+    """The job of `package.module:function`, a function that returns (model, optimizer or None, batch).
+
+    batch: what the model is called with, as a mapping (keywords), a tuple (positions) or one tensor. The model's answer
+    is a loss, has a `.loss`, or is a mapping or tuple with the loss first. UserError where any of this is not so.
+    """
+    module_name, _, function_name = entry.partition(":")
+
+    def wrong(message: str, hint: str = "") -> UserError:
+        return UserError(Problem(where="--entry", key="", message=message, hint=hint))
+
+    if not module_name or not function_name:
+        raise wrong(f"{entry!r} is not package.module:function", "for example mytraining.setup:build")
+    sys.path.insert(0, str(root.resolve()))
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise wrong(f"{module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(root.resolve()))
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise wrong(f"{module_name!r} has no function {function_name!r}")
+    try:
+        made = function()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise wrong(f"{entry} failed: {type(error).__name__}: {error}") from error
+    if not (isinstance(made, tuple) and len(made) == 3 and isinstance(made[0], nn.Module)):
+        raise wrong(f"{entry} returned {type(made).__name__}, not (model, optimizer or None, batch)")
+    model, optimizer, batch = made
+    model.to(device)
+    if optimizer is None:
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise wrong(f"{entry} returned {type(optimizer).__name__} for the optimizer")
+    fixed = _as_batch(batch)
+    if fixed is None:
+        raise wrong(f"{entry} returned {type(batch).__name__} for the batch, not tensors by name, in order, or one")
+    tokens = fixed.get("input_ids")
+
+    def again() -> Batch:
+        return {name: t.to(device, copy=True) if isinstance(t, torch.Tensor) else t for name, t in fixed.items()}
+
+    return Job(
+        model=model,
+        optimizers=[optimizer],
+        batch=again,
+        refreshes=isinstance(optimizer, GradNormLoRPAdamW),
+        tokens_per_step=tokens.numel() if isinstance(tokens, torch.Tensor) else 0,
+    )
+
+
+def _as_batch(batch: Any) -> dict[str, Any] | None:
+    """Keywords; positional arguments are named by their place."""
+    if isinstance(batch, torch.Tensor):
+        return {"0": batch}
+    if isinstance(batch, (tuple, list)):
+        return {str(i): value for i, value in enumerate(batch)}
+    return dict(batch.items()) if isinstance(batch, Mapping) else None
+
+
+def call(model: nn.Module, batch: Batch) -> Any:
+    """The model on a batch; names that are numbers are places."""
+    places = [batch[name] for name in sorted((n for n in batch if n.isdecimal()), key=int)]
+    named = {name: value for name, value in batch.items() if not name.isdecimal()}
+    return model(*places, **named)
+
+
+def loss_of(output: Any) -> torch.Tensor:
+    """The loss in a model's answer."""
+    found = getattr(output, "loss", None)
+    if found is None and isinstance(output, Mapping):
+        found = output.get("loss")
+    if found is None and isinstance(output, (tuple, list)) and output:
+        found = output[0]
+    if found is None:
+        found = output
+    if not isinstance(found, torch.Tensor) or found.numel() != 1 or not found.requires_grad:
+        message = "the model's answer is no loss, and has none: a scalar that requires a gradient"
+        raise UserError(Problem(where="--entry", key="", message=message))
+    return found

@@ -1,0 +1,255 @@
+"""Steps whose every storage is followed: on fake tensors, as a GPU would allocate, or on a CPU with real data."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from memplanner.architectures.reader import read_config
+from memplanner.harness.cuda_kernels import cuda_memory
+from memplanner.harness.history import Event, Mark, Reading, read_history
+from memplanner.harness.job import Batch, Job, job_of_plan
+from memplanner.harness.live import LiveBytes, addresses
+from memplanner.harness.loop import marking, run_step
+from memplanner.plan import TrainingPlan
+from memplanner.profiles import find_model
+from memplanner.tape.attention import choose_kernel
+from memplanner.tape.context import PRECISIONS
+from memplanner.timeline import Category, Phase
+
+
+class Tracker:
+    """Watches a job with a dispatch mode; `readings` are of the last step."""
+
+    device = "cpu"
+
+    def __init__(self, job: Job, *, names: bool = False) -> None:
+        self.job = job
+        self.meter = LiveBytes()
+        self.inputs: list[torch.Tensor] = []
+        self.marks: list[Mark] = []
+        self.initial: list[Event] = []
+        self.seconds: dict[Phase, float] = {}
+        self.persistent: dict[Category, int] = {}
+        """Exact bytes of what a step leaves, and of the gradients at the end of backward."""
+        self.names = names
+        self._since = 0.0
+
+    def begin(self) -> None:
+        """A new step: forget the history of the one before."""
+        self.initial = self.meter.alive()
+        self.meter.events = []
+        self.meter.names = {} if self.names else None
+        self.marks = [Mark("load", 0, self._roles())]
+        self.seconds = {}
+        self._since = time.perf_counter()
+
+    def readings(self) -> list[Reading]:
+        """What the step took; the first, "load", is what was there before it."""
+        return read_history(self.initial, self.meter.events, self.marks)
+
+    def watching(self) -> contextlib.AbstractContextManager[Any]:
+        """The dispatch mode."""
+        return self.meter
+
+    def given(self, batch: Batch) -> None:
+        """Inputs count from here."""
+        self.inputs = [t for t in batch.values() if isinstance(t, torch.Tensor)]
+        for tensor in self.inputs:
+            self.meter.track(tensor, "input")
+
+    def turn(self, direction: str) -> None:
+        """What is born from here on."""
+        self.meter.in_forward = direction == "forward"
+        self.meter.in_backward = direction == "backward"
+
+    def recompute(self, *, begins: bool) -> None:
+        """Inside backward, a forward pass again."""
+        self.meter.in_forward = begins
+
+    def close(self, phase: Phase) -> None:
+        """Note what the tensors of this moment are."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
+        self.marks.append(Mark(phase, len(self.meter.events), self._roles()))
+        if phase == "backward":
+            self.persistent = _exact(self.job.tensors())
+        if phase == "update":
+            self.inputs = []
+        self._since = time.perf_counter()
+
+    def forget(self, tensors: list[torch.Tensor]) -> None:
+        """Host tensors."""
+        for tensor in tensors:
+            self.meter.forget(tensor)
+
+    def hold(self) -> None:
+        """Count what the job already has."""
+        for tensors in self.job.tensors().values():
+            for tensor in tensors:
+                self.meter.track(tensor, "held")
+        self.forget(self.job.on_host())
+
+    def _roles(self) -> dict[int, Category]:
+        return {**addresses({"inputs": self.inputs}), **addresses(self.job.tensors())}
+
+
+@dataclass(kw_only=True)
+class TrackedRun:
+    """A job's readings by phase, and how it went. In bytes and seconds."""
+
+    readings: dict[Phase, Reading]
+    seconds: dict[Phase, float] = field(default_factory=dict)
+    step_seconds: float | None = None
+    refresh_seconds: float | None = None
+    losses: list[float] = field(default_factory=list)
+    persistent: dict[Category, int] = field(default_factory=dict)
+    log: dict[Phase, list[tuple[int, str]]] = field(default_factory=dict)
+
+
+def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = False) -> TrackedRun:
+    """Warm-up steps (the first makes the optimizer's states), timed steps without any watching, one followed step, and,
+    where subspaces are recomputed, one followed step that does.
+    """
+    tracker = Tracker(job, names=names)
+    run = TrackedRun(readings={})
+
+    def forward_ends() -> None:
+        if job_is_followed[0]:
+            tracker.close("forward")
+
+    job_is_followed = [True]
+    recompute = (lambda: tracker.recompute(begins=True), lambda: tracker.recompute(begins=False))
+    job.on_gradient.append(lambda p: tracker.meter.label(p.grad, "gradients") if p.grad is not None else None)
+    with marking(forward_ends, recompute):
+        tracker.hold()
+        tracker.begin()
+        load = tracker.readings()[0]
+        for _ in range(warmup):
+            _note(run, run_step(job, tracker))
+        job_is_followed[0] = False
+        spent = []
+        for _ in range(timed):
+            begun = time.perf_counter()
+            _note(run, run_step(job, _Blind()))
+            spent.append(time.perf_counter() - begun)
+        job_is_followed[0] = True
+        run.step_seconds = statistics.median(spent) if spent else None
+        if timed:
+            tracker.hold()
+        tracker.begin()
+        _note(run, run_step(job, tracker))
+        run.readings = {**{reading.phase: reading for reading in tracker.readings()}, "load": load}
+        run.seconds = tracker.seconds
+        run.log = _log(tracker)
+        run.persistent = tracker.persistent
+        if job.refreshes:
+            job.refresh_next()
+            tracker.begin()
+            begun = time.perf_counter()
+            _note(run, run_step(job, tracker))
+            run.refresh_seconds = time.perf_counter() - begun
+            job.refresh_no_more()
+            where: Phase = "update" if job.stepped else "backward"
+            last = {reading.phase: reading for reading in tracker.readings()}[where]
+            run.readings["refresh"] = Reading(
+                phase="refresh",
+                peak_bytes=last.peak_bytes,
+                end_bytes=last.end_bytes,
+                at_peak=last.at_peak,
+                at_end=last.at_end,
+            )
+            run.seconds["refresh"] = tracker.seconds[where]
+    return run
+
+
+class _Blind:
+    """Watches nothing."""
+
+    device = "cpu"
+
+    def watching(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+    def given(self, batch: Batch) -> None: ...
+    def turn(self, direction: str) -> None: ...
+    def close(self, phase: Phase) -> None: ...
+    def forget(self, tensors: list[torch.Tensor]) -> None: ...
+
+
+def _note(run: TrackedRun, loss: float | None) -> None:
+    if loss is not None:
+        run.losses.append(loss)
+
+
+def _exact(tensors: dict[Category, list[torch.Tensor]]) -> dict[Category, int]:
+    """Exact bytes by category, each storage once."""
+    found: dict[Category, int] = {}
+    seen: set[int] = set()
+    for category, members in tensors.items():
+        found[category] = 0
+        for tensor in members:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in seen:
+                seen.add(storage._cdata)
+                found[category] += storage.nbytes()
+    return found
+
+
+def _log(tracker: Tracker) -> dict[Phase, list[tuple[int, str]]]:
+    """Births and deaths by phase, in words."""
+    names = tracker.meter.names
+    if names is None:
+        return {}
+    logs: dict[Phase, list[tuple[int, str]]] = {}
+    start = 0
+    for mark in tracker.marks:
+        found = logs.setdefault(mark.phase, [])
+        for i in range(start, mark.position):
+            event = tracker.meter.events[i]
+            found.append((event.size, names.get(i, "temporary")) if event.size else (0, "free"))
+        start = mark.position
+    return logs
+
+
+@contextlib.contextmanager
+def faking(plan: TrainingPlan, root: Path) -> Iterator[FakeTensorMode]:
+    """Fake tensors on which the plan's step allocates as it would on CUDA."""
+    mode = FakeTensorMode(allow_non_fake_inputs=False)
+    with cuda_memory(kernel_of(plan, root)):
+        yield mode
+
+
+def run_fake(plan: TrainingPlan, root: Path = Path(), *, names: bool = False) -> tuple[Job, TrackedRun]:
+    """The plan's step on fake tensors: exact live bytes, no data, no GPU."""
+    with faking(plan, root) as mode:
+        job = job_of_plan(plan, root, "cpu", fake_mode=mode)
+        with mode:
+            return job, run_tracked(job, names=names)
+
+
+def run_on_cpu(job: Job, *, warmup: int = 1, timed: int = 1) -> TrackedRun:
+    """The job's step on this machine's processor, with real data."""
+    return run_tracked(job, warmup=warmup, timed=timed)
+
+
+def kernel_of(plan: TrainingPlan, root: Path) -> str:
+    """The attention kernel that the analytic model takes for this plan on a card with all of them."""
+    profile = find_model(plan.model, root)
+    family, config = read_config(profile.config, profile.name)
+    weight, autocast = PRECISIONS[plan.precision]
+    heads = family.heads(config)
+    return choose_kernel(
+        plan.step.attention,
+        autocast or weight,
+        groups=heads[0],
+        head_dim=heads[1],
+        compute_capability=8.0,
+        masked=plan.step.padding,
+    )
