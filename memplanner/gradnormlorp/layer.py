@@ -87,7 +87,9 @@ class GradNormLoRPLinear(nn.Module):
         total = functional.linear(tokens, self.weight.to(dtype))
         total = total.addmm_(low, self.factor_i.to(dtype).t(), alpha=self.scale)
         ratio = self.row_scale().to(dtype)
-        out = total * ratio if self.bias is None else torch.addcmul(self.bias.to(dtype), total, ratio)
+        out = total * ratio
+        if self.bias is not None:
+            out = out.add_(self.bias.to(dtype))
         return out.view(*x.shape[:-1], out.shape[-1])
 
     def row_scale(self) -> Tensor:

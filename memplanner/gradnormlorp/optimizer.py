@@ -142,8 +142,6 @@ class GradNormLoRPAdamW(torch.optim.Optimizer):
             return None
         taken = state.get("taken")
         if taken is None or taken >= group["refresh_interval"]:
-            state.pop("left", None)  # free the old vectors before the decomposition needs the room
-            state.pop("right", None)
             found = subspace(grad, rank, group["projection"])
             state["taken"] = 0
             if found is not None and found.left is not None:

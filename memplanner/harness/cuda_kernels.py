@@ -178,12 +178,26 @@ def _cuda_cross_product(weight: Tensor, factor_j: Tensor) -> Tensor:
 _cross_product = norm.cross_product
 
 
+def _whole_moments(name: str, g: Tensor, p: Tensor, *args: Any, max_unorm: float = 0.0, **kwargs: Any) -> None:
+    """bitsandbytes' update of moments that are not quantised: in place, but for the norm of a float32 copy of the
+    parameter, which it takes where a norm of updates is kept (functional.py, optimizer_update_32bit).
+    """
+    if max_unorm > 0:
+        torch.norm(p.data.float())
+
+
+def _code_book(*_: Any, **__: Any) -> Tensor:
+    """bitsandbytes computes its code books on the host, number by number."""
+    return torch.empty(256, dtype=torch.float32)
+
+
 @contextlib.contextmanager
 def cuda_memory(attention: str) -> Iterator[None]:
     """Within this context transformers' models on fake CPU tensors allocate as they do on CUDA.
 
     attention: the attention kernel, as memplanner.tape.attention names it: "eager", "flash", "efficient" or "math".
     """
+    import bitsandbytes
     import transformers.masking_utils as masks
 
     functional = torch.nn.functional
@@ -197,6 +211,8 @@ def cuda_memory(attention: str) -> Iterator[None]:
         patch(unittest.mock.patch.object(functional, "softmax", _cuda_softmax))
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))
         patch(unittest.mock.patch.object(torch.linalg, "svd", _cuda_svd))
+        patch(unittest.mock.patch.object(bitsandbytes.functional, "create_dynamic_map", _code_book))
+        patch(unittest.mock.patch.object(bitsandbytes.functional, "optimizer_update_32bit", _whole_moments))
         patch(unittest.mock.patch.object(norm, "cross_product", _cuda_cross_product))
         patch(unittest.mock.patch.object(torch.cuda, "synchronize", lambda *_: None))  # galore_torch waits for a GPU
         # Fake tensors count as "being traced", which makes transformers build masks that a real step skips.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from memplanner.harness.job import count_parameters
 from memplanner.harness.tracked import run_fake
 from memplanner.plan import TrainingPlan
 from memplanner.timeline import Category, Phase, PhasePeak
@@ -30,7 +31,7 @@ class Trace:
 def trace(plan: TrainingPlan, *, root: Path = Path(), log: bool = False) -> Trace:
     """The plan's real modules and optimizer on fake tensors, after a step that made the optimizer's states."""
     job, run = run_fake(plan, root, names=log)
-    counted = {id(p): p for p in job.model.parameters()}.values()
+    total, trained = count_parameters(job.model)
     order: tuple[Phase, ...] = ("load", "forward", "loss", "backward", "update", "refresh", "steady")
     found = [run.readings[name] for name in order if name in run.readings]
     return Trace(
@@ -42,7 +43,7 @@ def trace(plan: TrainingPlan, *, root: Path = Path(), log: bool = False) -> Trac
         ),
         at_peak={r.phase: r.at_peak for r in found},
         persistent=run.persistent,
-        num_parameters=sum(p.numel() for p in counted),
-        num_trainable=sum(p.numel() for p in counted if p.requires_grad),
+        num_parameters=total,
+        num_trainable=trained,
         log=run.log,
     )

@@ -182,9 +182,11 @@ def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = No
         for param in model.parameters():
             if param.requires_grad:
                 param.register_post_accumulate_grad_hook(notice)
+    with fake_mode or contextlib.nullcontext():
+        optimizers = optimizers_for(plan, model)
     job = Job(
         model=model,
-        optimizers=optimizers_for(plan, model),
+        optimizers=optimizers,
         on_gradient=on_gradient,
         batch=batch,
         autocast=AUTOCAST.get(plan.precision),
@@ -286,3 +288,14 @@ def loss_of(output: Any) -> torch.Tensor:
         message = "the model's answer is no loss, and has none: a scalar that requires a gradient"
         raise UserError(Problem(where="--entry", key="", message=message))
     return found
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(all, trained) parameters; a packed weight counts the elements that it stands for."""
+    total = trained = 0
+    for param in {id(p): p for p in model.parameters()}.values():
+        state = getattr(param, "quant_state", None)
+        numel = param.numel() if state is None else state.shape.numel()
+        total += numel
+        trained += numel if param.requires_grad else 0
+    return total, trained

@@ -11,7 +11,7 @@ from memplanner.harness.errors import NotBuildableError
 def fake_quantised(model: nn.Module, mode: Any) -> None:
     """Quantise every 4-bit layer that waits for it, packed weight, scales and tables as bitsandbytes makes them."""
     for module in model.modules():
-        kind = type(getattr(module, "weight", None)).__name__
+        kind = type(module._parameters.get("weight")).__name__
         if kind == "Int8Params":
             raise NotBuildableError("quantization 'int8' on fake tensors: bitsandbytes' int8 classes cannot hold them")
         if kind == "Params4bit":

@@ -21,6 +21,7 @@ from memplanner.plan import TrainingPlan
 from memplanner.profiles import find_model
 from memplanner.tape.attention import choose_kernel
 from memplanner.tape.context import PRECISIONS
+from memplanner.tape.shapes import FP32
 from memplanner.timeline import Category, Phase
 
 
@@ -244,6 +245,8 @@ def kernel_of(plan: TrainingPlan, root: Path) -> str:
     profile = find_model(plan.model, root)
     family, config = read_config(profile.config, profile.name)
     weight, autocast = PRECISIONS[plan.precision]
+    if plan.quantization != "none" and plan.kbit_preparation:
+        weight = FP32
     heads = family.heads(config)
     return choose_kernel(
         plan.step.attention,

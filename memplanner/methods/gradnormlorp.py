@@ -4,17 +4,17 @@ y = (x·W0ᵀ + s·(x·Jᵀ)·Iᵀ) ⊙ (mag / ‖W0 + s·I·J‖), with W0 (m, 
 no (m, n) temporary: ‖·‖² per row comes from W0·Jᵀ (m, k), J·Jᵀ (k, k) and a kept ‖W0‖² (m).
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from memplanner.methods.dora import Dora
 from memplanner.methods.settings import AdapterDtype, LowRank, adapter_dtype
 from memplanner.optimizers.rules import ExtraState, Projection
-from memplanner.tape import ops
+from memplanner.tape import nn, ops
 from memplanner.tape.context import AUXILIARY, Context, LinearSpec
 from memplanner.tape.engine import Node, Param, Tape, Tensor
-from memplanner.tape.shapes import FP32, Shape
+from memplanner.tape.shapes import FP32, Dtype, Shape
 
 Implementation = Literal["reparameterised", "low-rank-weight-norm-adamw", "weight-norm-galore-adamw", "dora-galore"]
 
@@ -32,7 +32,7 @@ class GradNormLorp(LowRank):
     norm: Literal["detached", "exact"] = "detached"
     """Whether the gradient flows through the weight norm; public code detaches it."""
     adapter_dtype: AdapterDtype = "base"
-    """Type of I, J and the magnitude."""
+    """Type of I and J; the magnitude is always in fp32."""
     train_rest: bool = True
     """Train what the method does not target (embeddings, head, norms) with the same Adam, as in pre-training."""
     implementation: Implementation = "reparameterised"
@@ -66,47 +66,59 @@ class GradNormLorp(LowRank):
         return self.reparameterised(ctx, spec, x, out_shape)
 
     def reparameterised(self, ctx: Context, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
-        """The layer of the module docstring."""
-        k = self.rank_of(ctx, spec)
-        out, in_ = spec.labels
+        """memplanner.gradnormlorp's layer (its layer.py, in the same order)."""
+        tape, dtype = ctx.tape, ctx.autocast or x.dtype
+        weight, bias, factor_i, factor_j, magnitude = self.weights(ctx, spec)
+        x = ops.to(x, dtype, "input cast by autocast")
+        k = factor_j.shape.dims[0]
+        inner = Shape(**dict(zip((*x.shape.labels[:-1], "rank"), (*x.shape.dims[:-1], k), strict=True)))
+        low = nn.matmul_weight(x, _lowered(tape, factor_j, dtype), None, inner, f"{spec.path} in the inner rank")
+        total = nn.matmul_weight(x, _lowered(tape, weight, dtype), None, out_shape, f"{spec.path} before normalisation")
+        _add_product(total, low, _lowered(tape, factor_i, dtype))
+        ratio = ops.to(self.ratio(ctx, spec, weight, factor_i, factor_j, magnitude), dtype, "magnitude / norm")
+        out = ops.mul_param(total, ratio, f"{spec.path} output")
+        if bias is not None:  # in place
+            lowered = _lowered(tape, bias, dtype)
+            out.node = tape.record(ops.add_broadcast_backward, (out.node, lowered.node), None, bias.shape)
+        return out
+
+    def weights(self, ctx: Context, spec: LinearSpec) -> tuple[Param, Param | None, Param, Param, Param]:
+        """W0, the bias, I, J and the magnitude, which is always in fp32; ‖W0‖² per row is kept beside them."""
+        k, (out, in_) = self.rank_of(ctx, spec), spec.labels
         dtype = adapter_dtype(ctx, self.adapter_dtype)
         sides: Literal["one", "two"] = "one" if self.projection == "one-sided" else "two"
-        rule = Projection(rank=self.projection_rank, sides=sides, in_place=True)
+        rule = Projection(rank=self.projection_rank, sides=sides, adds_product=True)
+        weight = ctx.param(f"{spec.path}.weight", spec.weight_shape, trainable=False)
+        bias = ctx.param(f"{spec.path}.bias", spec.bias_shape) if spec.bias else None
         shapes = {"I": Shape(**{out: spec.out_features, "rank": k}), "J": Shape(**{"rank": k, in_: spec.in_features})}
         factor_i, factor_j = (
             ctx.param(f"{spec.path}.{n}", s, trainable=True, dtype=dtype, category="adapters", tags=rule)
             for n, s in shapes.items()
         )
         rows = Shape(**{out: spec.out_features})
-        magnitude = ctx.param(f"{spec.path}.magnitude", rows, trainable=True, dtype=dtype, category="adapters")
-        ctx.param(f"{spec.path}.row_norms", rows, trainable=False, dtype=FP32, category="adapters", tags=AUXILIARY)
-        hidden = ops.to(x, dtype, "adapter input")
-        ratio = self.ratio(ctx, spec, k, factor_i, factor_j, magnitude)
-        base = ctx.frozen_linear(spec, x, out_shape)
-        inner = Shape(**dict(zip((*x.shape.labels[:-1], "rank"), (*x.shape.dims[:-1], k), strict=True)))
-        low = ctx.matmul(hidden, factor_j, None, inner, f"{spec.path} in the inner rank")
-        up = ctx.matmul(low, factor_i, None, out_shape, f"{spec.path} adapter output")
-        total = ops.add(base, up, f"{spec.path} before normalisation")
-        del base, up, low
-        return ops.to(ops.mul_param(total, ratio, f"{spec.path} output"), x.dtype)
+        magnitude = ctx.param(f"{spec.path}.magnitude", rows, trainable=True, dtype=FP32, category="adapters")
+        ctx.param(f"{spec.path}.row_squares", rows, trainable=False, dtype=FP32, category="adapters", tags=AUXILIARY)
+        return weight, bias, factor_i, factor_j, magnitude
 
-    def ratio(self, ctx: Context, spec: LinearSpec, k: int, i: Param, j: Param, magnitude: Param) -> Tensor:
-        """mag / ‖W0 + s·I·J‖ per row, in fp32 but for the result; the exact norm keeps its parts for backward."""
+    def ratio(self, ctx: Context, spec: LinearSpec, weight: Param, i: Param, j: Param, magnitude: Param) -> Tensor:
+        """mag / ‖W0 + s·I·J‖ per row, in fp32; only the exact norm has a gradient."""
         tape = ctx.tape
-        tall = Shape(out=spec.out_features, rank=k)
-        cross = tape.new(tall, FP32, "W0·Jᵀ")
-        gram = tape.new(Shape(rank=k, rank_=k), FP32, "J·Jᵀ")
-        mixed = tape.new(tall, FP32, "I·(J·Jᵀ)")
-        product = tape.new(tall, FP32, "row products")
-        del product
-        norm = tape.new(magnitude.shape, FP32, "weight norm")
-        ratio = tape.new(magnitude.shape, magnitude.dtype, "magnitude / norm")
-        if self.norm == "exact":
-            edges = (magnitude.node, i.node, j.node)
-            ratio.node = tape.record(_exact_backward, edges, (norm, cross, gram, mixed), (magnitude, i, j))
-        else:
-            ratio.node = tape.record(ops.elementwise_backward, (magnitude.node,), (norm,))
-        return ratio
+        exact = self.norm == "exact"
+        node = tape.record(_row_squares_backward, (i.node, j.node), (), (weight, i, j)) if exact else None
+        wide = [tape.new(p.shape, FP32, "factor in fp32") for p in (i, j) if p.dtype is not FP32]
+        products = _cross_product(tape, spec, weight, j)
+        gram = tape.new(Shape(rank=j.shape.dims[0], rank_=j.shape.dims[0]), FP32, "J·Jᵀ")
+        del gram
+        squares = tape.new(magnitude.shape, FP32, "squared norms")
+        del products, wide
+        squares.node = node
+        clamped = ops.unary(squares, "squared norms above zero", saves="input")
+        norms = ops.unary(clamped, "norms", saves="output")
+        del clamped
+        node = tape.record(_quotient_backward, (magnitude.node, norms.node), (norms,))
+        out = tape.new(magnitude.shape, FP32, "magnitude / norm in fp32")
+        out.node = node
+        return out
 
     def as_dora(self, ctx: Context, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """peft's DoRA (dropout .1) whose factors are under GaLoreAdamW."""
@@ -151,12 +163,71 @@ class GradNormLorp(LowRank):
         return ()
 
 
-def _exact_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the magnitude and, through the norm, of I and J."""
-    magnitude, i, j = node.ctx
-    scale = tape.new(magnitude.shape, grad.dtype, "magnitude gradient")
-    scaled = tape.new(i.shape, FP32, "norm gradient times cross product")
-    i_grad = tape.new(i.shape, i.dtype, "gradient through the norm")
-    j_grad = tape.new(j.shape, j.dtype, "gradient through the norm")
-    del scaled
-    return scale, i_grad, j_grad
+CHUNK_ROWS: Final = 256
+"""Rows of a half-precision weight that are cast to fp32 at a time (memplanner/gradnormlorp/norm.py)."""
+
+
+def _lowered(tape: Tape, param: Param, dtype: Dtype) -> Param | Tensor:
+    """param.to(dtype): unlike autocast's own casts, not kept for the next use."""
+    if param.dtype is dtype:
+        return param
+    node = tape.record(nn.cast_param_backward, (param.node,), None, param)
+    out = tape.new(param.shape, dtype, f"{param.name} as {dtype.name}")
+    out.node = node
+    return out
+
+
+def _add_product(total: Tensor, low: Tensor, factor: Param | Tensor) -> None:
+    """total.addmm_(low, Iᵀ): in place."""
+    tape = total.tape
+    total.node = tape.record(
+        _add_product_backward,
+        (low.node, factor.node, total.node),
+        (low, factor if factor.__class__ is Tensor else None),
+        (low.shape, factor.shape),
+    )
+
+
+def _add_product_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, ...]:
+    low_shape, factor_shape = node.ctx
+    low = tape.new(low_shape, grad.dtype, "gradient in the inner rank")
+    factor = tape.view(tape.new(factor_shape, grad.dtype, "weight gradient"), factor_shape)
+    return low, factor, None if node.edges[2] is None else grad
+
+
+def _cross_product(tape: Tape, spec: LinearSpec, weight: Param, j: Param) -> Tensor:
+    """W0·Jᵀ in fp32: one call for equal types, else a few rows of W0 at a time."""
+    out = tape.new(Shape(out=spec.out_features, rank=j.shape.dims[0]), FP32, "W0·Jᵀ")
+    if weight.dtype is not FP32 and j.dtype is not weight.dtype:
+        rows = tape.new(Shape(rows=min(CHUNK_ROWS, spec.out_features), in_=spec.in_features), FP32, "rows of W0")
+        del rows
+    return out
+
+
+def _quotient_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, Tensor | None]:
+    magnitude = tape.like(grad, "magnitude gradient")
+    norms = None if node.edges[1] is None else tape.like(grad, "norm gradient")
+    return magnitude, norms
+
+
+def _row_squares_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor, Tensor]:
+    """Gradients of I and J through the norm; W0·Jᵀ is taken anew (memplanner/gradnormlorp/norm.py)."""
+    weight, i, j = node.ctx
+    wide = [tape.new(p.shape, FP32, "factor in fp32") for p in (i, j) if p.dtype is not FP32]
+    weighted = tape.new(i.shape, FP32, "I weighted by the gradient")
+    spec = LinearSpec("", j.shape.dims[1], i.shape.dims[0])
+    i_grad = _cross_product(tape, spec, weight, j)
+    square = Shape(rank=j.shape.dims[0], rank_=j.shape.dims[0])
+    gram = tape.new(square, FP32, "J·Jᵀ")
+    del gram
+    inner = tape.new(square, FP32, "weighted Iᵀ·I")
+    j_grad = tape.new(j.shape, FP32, "gradient of J through the norm")
+    del inner
+    if weight.dtype is not FP32:
+        rows = tape.new(Shape(rows=min(CHUNK_ROWS, i.shape.dims[0]), in_=j.shape.dims[1]), FP32, "rows of W0")
+        del rows
+    if i.dtype is not FP32:
+        i_grad = tape.new(i.shape, i.dtype, "gradient of I through the norm")
+        j_grad = tape.new(j.shape, j.dtype, "gradient of J through the norm")
+    del wide, weighted
+    return i_grad, j_grad

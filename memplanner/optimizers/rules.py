@@ -62,8 +62,8 @@ class Projection:
 
     sides: "one" projects the shorter side (GaLore's "std"), "two" both. pins_full_factor: the projector is a slice
     whose storage is the whole singular-vector matrix when no cast copies it (fp32 runs of galore_torch).
-    stores_identity: galore_torch keeps a projector even where the rank covers the side. in_place: the update is added
-    into the parameter as a product, without a tensor of the parameter's shape.
+    stores_identity: galore_torch keeps a projector even where the rank covers the side. adds_product: the update is
+    added into the parameter as a product, without a tensor of the parameter's shape (memplanner.gradnormlorp).
     """
 
     rank: int
@@ -71,7 +71,7 @@ class Projection:
     pins_full_factor: bool = False
     stores_identity: bool = False
     keeps_moments: bool = True
-    in_place: bool = False
+    adds_product: bool = False
     extra: tuple[ExtraState, ...] = ()
 
     def reduced(self, shape: Shape) -> Shape:
@@ -116,6 +116,8 @@ class Projection:
         """A new subspace: the gradient in fp32 and its singular value decomposition, as torch.linalg.svd makes it
         (full_matrices=False), without the solver's own workspace, whose size no documentation gives.
         """
+        if self.adds_product and not self.projectors(shape, dtype):
+            return
         m, n = shape.dims
         k = min(m, n)
         copy = None if dtype is FP32 else tape.new(shape, FP32, "gradient in fp32")
@@ -124,20 +126,43 @@ class Projection:
         s = tape.new(Shape(small=k), FP32, "singular values S")
         vh = tape.new(Shape(small=k, n=n), FP32, "right singular vectors Vh")
         del column_major
-        rank = min(self.rank, k)
-        diagonal = tape.new(Shape(r=rank, r_=rank), FP32, "diagonal of S")
-        weighted = tape.new(Shape(long=max(m, n), r=rank), FP32, "scaled singular vectors")
-        del diagonal, weighted, copy, u, s, vh
+        if self.adds_product:
+            new = [tape.new(p.shape, p.dtype, f"new {p.name}") for p in self.projectors(shape, dtype)]
+            del new
+        else:
+            rank = min(self.rank, k)
+            diagonal = tape.new(Shape(r=rank, r_=rank), FP32, "diagonal of S")
+            weighted = tape.new(Shape(long=max(m, n), r=rank), FP32, "scaled singular vectors")
+            del diagonal, weighted
+        del copy, u, s, vh
 
-    def step(self, optimizer: Optimizer, tape: Tape, shape: Shape, dtype: Dtype) -> None:
-        """Project, update the moments, project back, add (galore_torch's adamw.py and adamw8bit.py)."""
+    def step_adding_product(self, optimizer: Optimizer, tape: Tape, shape: Shape, dtype: Dtype) -> None:
+        """memplanner.gradnormlorp: project, step a stand-in of the projected shape, add its product back."""
         m, n = shape.dims
+        projected = {t.name.partition(" ")[0] for t in self.projectors(shape, dtype)}
+        if not projected:
+            optimizer.step_one(tape, shape, dtype)
+            return
         reduced = self.reduced(shape)
-        two = self.sides == "two"
+        two = len(projected) == 2
         half = tape.new(Shape(r=reduced.dims[0], n=n), dtype, "gradient projected on one side") if two else None
         low = tape.new(reduced, dtype, "projected gradient")
         del half
-        if optimizer.in_place and not self.in_place:
+        stand_in = tape.new(reduced, dtype, "projected update")
+        optimizer.step_one(tape, reduced, dtype)
+        if two:
+            back = tape.new(Shape(m=m, r=reduced.dims[1]), dtype, "update projected back on one side")
+            del back
+        del low, stand_in
+
+    def step(self, optimizer: Optimizer, tape: Tape, shape: Shape, dtype: Dtype) -> None:
+        """Project, update the moments, project back, add (galore_torch's adamw.py and adamw8bit.py)."""
+        if self.adds_product:
+            self.step_adding_product(optimizer, tape, shape, dtype)
+            return
+        reduced = self.reduced(shape)
+        low = tape.new(reduced, dtype, "projected gradient")
+        if optimizer.in_place:
             # GaLoreAdamW8bit lets the kernel update a stand-in for the parameter: a clone is kept aside meanwhile.
             clone = tape.new(shape, dtype, "clone of the parameter")
             stand_in = tape.new(reduced, dtype, "stand-in for the parameter")
@@ -145,12 +170,9 @@ class Projection:
             return
         denominator = tape.new(reduced, dtype, "denominator")
         normed = tape.new(reduced, dtype, "normalised projected gradient")
-        half = tape.new(Shape(m=m, r=reduced.dims[1]), dtype, "update projected back on one side") if two else None
-        if not self.in_place:
-            full = tape.new(shape, dtype, "update")
-            scaled = tape.new(shape, dtype, "scaled update")
-            del full, scaled
-        del half, low, denominator, normed
+        full = tape.new(shape, dtype, "update")
+        scaled = tape.new(shape, dtype, "scaled update")
+        del full, scaled, low, denominator, normed
 
 
 def bulk(tape: Tape, param: Param, dtype: Dtype, name: str) -> Tensor:

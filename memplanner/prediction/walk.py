@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 
 from memplanner.architectures.reader import Family
 from memplanner.errors import Problem, UserError
+from memplanner.methods.gradnormlorp import GradNormLorp
 from memplanner.optimizers.adamw import AdamW
 from memplanner.optimizers.adamw8bit import AdamW8bit
+from memplanner.optimizers.one_by_one import OneByOne
 from memplanner.optimizers.rules import ExtraState, Optimizer, Projection, extra_states
 from memplanner.plan import ChunkedCrossEntropy, TrainingPlan
 from memplanner.tape.context import PRECISIONS, Context
@@ -138,11 +140,16 @@ def _names_a_module(target: str, family: Family) -> bool:
 def _as_run(plan: TrainingPlan) -> Optimizer:
     """The plan's optimizer as the method's code runs it: the projected optimizers go parameter by parameter."""
     optimizer = plan.optimizer
-    if plan.method.kind in ("galore", "gradnormlorp") and isinstance(optimizer, AdamW):
+    method = plan.method
+    if isinstance(method, GradNormLorp) and method.implementation == "reparameterised":
+        if isinstance(optimizer, AdamW):
+            return OneByOne(optimizer.model_copy(update={"implementation": "for-loop"}))
+        return OneByOne(optimizer) if isinstance(optimizer, AdamW8bit) else optimizer
+    if method.kind in ("galore", "gradnormlorp") and isinstance(optimizer, AdamW):
         return optimizer.model_copy(update={"implementation": "for-loop"})
-    if plan.method.kind == "galore" and isinstance(optimizer, AdamW8bit):
+    if method.kind == "galore" and isinstance(optimizer, AdamW8bit):
         # galore_torch passes percentile_clipping=100 by position, where bitsandbytes now expects max_unorm.
-        return optimizer.model_copy(update={"update_norms": plan.method.accounting == "as-coded"})
+        return optimizer.model_copy(update={"update_norms": method.accounting == "as-coded"})
     return optimizer
 
 
@@ -191,7 +198,8 @@ def _states(
             state = (*optimizer.state(p.shape, p.dtype), *extra_states(extra, p.shape, p.dtype))
         held += [Held(f"{p.name} {t.name}", t.category, t.shape, t.dtype, p.count) for t in state]
     quantised = sum(h.count for h in held if h.dtype is UINT8 and h.name.endswith("state1"))
-    objects = quantised if per_layer else min(quantised, 1)
+    own = per_layer and not isinstance(optimizer, OneByOne)  # which updates in backward by itself
+    objects = quantised if own else min(quantised, 1)
     return held + [Held(t.name, t.category, t.shape, t.dtype, objects) for t in optimizer.shared() if objects]
 
 

@@ -18,7 +18,7 @@ def cast_param(tape: Tape, weight: Param | Tensor, dtype: Dtype) -> Tensor | Par
     cached = tape.autocast_cache.get(weight.name)
     if cached is not None:
         return cached
-    node = tape.record(_cast_param_backward, (weight.node,), None, weight)
+    node = tape.record(cast_param_backward, (weight.node,), None, weight)
     out = tape.new(weight.shape, dtype, f"{weight.name} as {dtype.name}")
     out.node = node
     if weight.trainable:
@@ -26,7 +26,8 @@ def cast_param(tape: Tape, weight: Param | Tensor, dtype: Dtype) -> Tensor | Par
     return out
 
 
-def _cast_param_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+def cast_param_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+    """The gradient back in the weight's type."""
     weight = node.ctx
     return (tape.new(weight.shape, weight.dtype, "weight gradient"),)
 

@@ -441,13 +441,14 @@ def select_first(x: Tensor, shape: Shape) -> Tensor:
 def add_broadcast(x: Tensor, small: Tensor, name: str = "sum") -> Tensor:
     """x plus a smaller tensor broadcast over the batch, both with gradients."""
     tape = x.tape
-    node = tape.record(_add_broadcast_backward, (x.node, small.node), None, small.shape)
+    node = tape.record(add_broadcast_backward, (x.node, small.node), None, small.shape)
     out = tape.like(x, name)
     out.node = node
     return out
 
 
-def _add_broadcast_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, Tensor | None]:
+def add_broadcast_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient itself, and its sum over what was broadcast."""
     small = None if node.edges[1] is None else tape.new(node.ctx, grad.dtype, "gradient summed over the batch")
     return (None if node.edges[0] is None else grad), small
 
