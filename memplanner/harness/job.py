@@ -19,7 +19,7 @@ from memplanner.harness.quantised import fake_quantised
 from memplanner.harness.text import token_ids
 from memplanner.plan import TrainingPlan
 from memplanner.profiles import find_model
-from memplanner.timeline import Category
+from memplanner.timeline import Category, Phase
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -50,6 +50,11 @@ class Job:
     def trained(self) -> list[nn.Parameter]:
         """The parameters that learn."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def updates_in(self) -> Phase:
+        """The phase in which parameters are updated."""
+        return "update" if self.stepped else "backward"
 
     def autocasting(self, device: str) -> Any:
         """The context of the forward pass."""

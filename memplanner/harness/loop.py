@@ -34,6 +34,29 @@ class Watch(Protocol):
         """These live on the host."""
 
 
+class Blind:
+    """Watches nothing: for steps whose time is taken."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def watching(self) -> contextlib.AbstractContextManager[Any]:
+        """No mode."""
+        return contextlib.nullcontext()
+
+    def given(self, batch: Batch) -> None:
+        """Nothing."""
+
+    def turn(self, direction: str) -> None:
+        """Nothing."""
+
+    def close(self, phase: Phase) -> None:
+        """Nothing."""
+
+    def forget(self, tensors: list[torch.Tensor]) -> None:
+        """Nothing."""
+
+
 def run_step(job: Job, watch: Watch) -> float | None:
     """A whole optimizer step; returns the last micro-batch's loss, None on fake tensors."""
     value: float | None = None

@@ -1,10 +1,10 @@
 """Steps whose every storage is followed: on fake tensors, as a GPU would allocate, or on a CPU with real data."""
 
 import contextlib
+import dataclasses
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from memplanner.harness.cuda_kernels import cuda_memory
 from memplanner.harness.history import Event, Mark, Reading, read_history
 from memplanner.harness.job import Batch, Job, job_of_plan
 from memplanner.harness.live import LiveBytes, addresses
-from memplanner.harness.loop import marking, run_step
+from memplanner.harness.loop import Blind, marking, run_step
+from memplanner.harness.run import Run
+from memplanner.measurement import Outcome
 from memplanner.plan import TrainingPlan
 from memplanner.profiles import find_model
 from memplanner.tape.attention import choose_kernel
@@ -40,6 +42,10 @@ class Tracker:
         self.persistent: dict[Category, int] = {}
         """Exact bytes of what a step leaves, and of the gradients at the end of backward."""
         self.names = names
+        self.phase: Phase = "forward"
+        """The phase that is under way."""
+        self.closed = False
+        """Steps go unwatched meanwhile."""
         self._since = 0.0
 
     def begin(self) -> None:
@@ -67,6 +73,7 @@ class Tracker:
 
     def turn(self, direction: str) -> None:
         """What is born from here on."""
+        self.phase = "forward" if direction == "forward" else "backward" if direction == "backward" else "update"
         self.meter.in_forward = direction == "forward"
         self.meter.in_backward = direction == "backward"
 
@@ -76,13 +83,17 @@ class Tracker:
 
     def close(self, phase: Phase) -> None:
         """Note what the tensors of this moment are."""
+        if self.closed:
+            return
         now = time.perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
         self.marks.append(Mark(phase, len(self.meter.events), self._roles()))
         if phase == "backward":
-            self.persistent = _exact(self.job.tensors())
+            self.persistent = exact_bytes(self.job.tensors())
         if phase == "update":
             self.inputs = []
+        if phase == "forward":
+            self.phase = "loss"
         self._since = time.perf_counter()
 
     def forget(self, tensors: list[torch.Tensor]) -> None:
@@ -101,95 +112,58 @@ class Tracker:
         return {**addresses({"inputs": self.inputs}), **addresses(self.job.tensors())}
 
 
-@dataclass(kw_only=True)
-class TrackedRun:
-    """A job's readings by phase, and how it went. In bytes and seconds."""
-
-    readings: dict[Phase, Reading]
-    seconds: dict[Phase, float] = field(default_factory=dict)
-    step_seconds: float | None = None
-    refresh_seconds: float | None = None
-    losses: list[float] = field(default_factory=list)
-    persistent: dict[Category, int] = field(default_factory=dict)
-    log: dict[Phase, list[tuple[int, str]]] = field(default_factory=dict)
-
-
-def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = False) -> TrackedRun:
-    """Warm-up steps (the first makes the optimizer's states), timed steps without any watching, one followed step, and,
+def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = False) -> Run:
+    """Warm-up steps (the first makes the optimizer's states), timed steps that nothing watches, one followed step, and,
     where subspaces are recomputed, one followed step that does.
     """
     tracker = Tracker(job, names=names)
-    run = TrackedRun(readings={})
-
-    def forward_ends() -> None:
-        if job_is_followed[0]:
-            tracker.close("forward")
-
-    job_is_followed = [True]
+    run = Run(warmup_steps=warmup, measured_steps=timed)
     recompute = (lambda: tracker.recompute(begins=True), lambda: tracker.recompute(begins=False))
     job.on_gradient.append(lambda p: tracker.meter.label(p.grad, "gradients") if p.grad is not None else None)
-    with marking(forward_ends, recompute):
+    with marking(lambda: tracker.close("forward"), recompute):
         tracker.hold()
         tracker.begin()
-        load = tracker.readings()[0]
-        for _ in range(warmup):
-            _note(run, run_step(job, tracker))
-        job_is_followed[0] = False
-        spent = []
-        for _ in range(timed):
-            begun = time.perf_counter()
-            _note(run, run_step(job, _Blind()))
-            spent.append(time.perf_counter() - begun)
-        job_is_followed[0] = True
-        run.step_seconds = statistics.median(spent) if spent else None
-        if timed:
-            tracker.hold()
-        tracker.begin()
-        _note(run, run_step(job, tracker))
-        run.readings = {**{reading.phase: reading for reading in tracker.readings()}, "load": load}
-        run.seconds = tracker.seconds
-        run.log = _log(tracker)
-        run.persistent = tracker.persistent
-        if job.refreshes:
-            job.refresh_next()
-            tracker.begin()
-            begun = time.perf_counter()
-            _note(run, run_step(job, tracker))
-            run.refresh_seconds = time.perf_counter() - begun
-            job.refresh_no_more()
-            where: Phase = "update" if job.stepped else "backward"
-            last = {reading.phase: reading for reading in tracker.readings()}[where]
-            run.readings["refresh"] = Reading(
-                phase="refresh",
-                peak_bytes=last.peak_bytes,
-                end_bytes=last.end_bytes,
-                at_peak=last.at_peak,
-                at_end=last.at_end,
-            )
-            run.seconds["refresh"] = tracker.seconds[where]
+        run.readings["load"] = tracker.readings()[0]
+        try:
+            _steps(job, run, tracker, warmup, timed)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if "memory" not in str(error):
+                raise
+            run.outcome = Outcome(status="out-of-memory", phase=tracker.phase, message=str(error).splitlines()[0])
+    run.log = _log(tracker)
     return run
 
 
-class _Blind:
-    """Watches nothing."""
+def _steps(job: Job, run: Run, tracker: "Tracker", warmup: int, timed: int) -> None:
+    for _ in range(warmup):
+        run.note(run_step(job, tracker))
+    tracker.closed = True
+    spent = []
+    for _ in range(timed):
+        begun = time.perf_counter()
+        run.note(run_step(job, Blind("cpu")))
+        spent.append(time.perf_counter() - begun)
+    tracker.closed = False
+    run.step_seconds = statistics.median(spent) if spent else None
+    tracker.hold()
+    tracker.begin()
+    run.note(run_step(job, tracker))
+    run.readings.update({r.phase: r for r in tracker.readings() if r.phase != "load"})
+    run.seconds, run.persistent = tracker.seconds, tracker.persistent
+    if not job.refreshes:
+        return
+    job.refresh_next()
+    tracker.begin()
+    begun = time.perf_counter()
+    run.note(run_step(job, tracker))
+    run.refresh_seconds = time.perf_counter() - begun
+    job.refresh_no_more()
+    last = {reading.phase: reading for reading in tracker.readings()}[job.updates_in]
+    run.readings["refresh"] = dataclasses.replace(last, phase="refresh")
+    run.seconds["refresh"] = tracker.seconds[job.updates_in]
 
-    device = "cpu"
 
-    def watching(self) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext()
-
-    def given(self, batch: Batch) -> None: ...
-    def turn(self, direction: str) -> None: ...
-    def close(self, phase: Phase) -> None: ...
-    def forget(self, tensors: list[torch.Tensor]) -> None: ...
-
-
-def _note(run: TrackedRun, loss: float | None) -> None:
-    if loss is not None:
-        run.losses.append(loss)
-
-
-def _exact(tensors: dict[Category, list[torch.Tensor]]) -> dict[Category, int]:
+def exact_bytes(tensors: dict[Category, list[torch.Tensor]]) -> dict[Category, int]:
     """Exact bytes by category, each storage once."""
     found: dict[Category, int] = {}
     seen: set[int] = set()
@@ -227,17 +201,12 @@ def faking(plan: TrainingPlan, root: Path) -> Iterator[FakeTensorMode]:
         yield mode
 
 
-def run_fake(plan: TrainingPlan, root: Path = Path(), *, names: bool = False) -> tuple[Job, TrackedRun]:
+def run_fake(plan: TrainingPlan, root: Path = Path(), *, names: bool = False) -> tuple[Job, Run]:
     """The plan's step on fake tensors: exact live bytes, no data, no GPU."""
     with faking(plan, root) as mode:
         job = job_of_plan(plan, root, "cpu", fake_mode=mode)
         with mode:
             return job, run_tracked(job, names=names)
-
-
-def run_on_cpu(job: Job, *, warmup: int = 1, timed: int = 1) -> TrackedRun:
-    """The job's step on this machine's processor, with real data."""
-    return run_tracked(job, warmup=warmup, timed=timed)
 
 
 def kernel_of(plan: TrainingPlan, root: Path) -> str:

@@ -1,0 +1,104 @@
+"""Rank evidence: the share of each weight's gradient that its leading singular directions hold.
+
+The gradients are of the weights themselves, whatever the method trains: of a layer y = x·Wᵀ the gradient is gᵀ·x, from
+the layer's input x and its output's gradient g, and is never kept for more than one layer at a time.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memplanner.harness.build import block_linears
+from memplanner.harness.job import Job
+from memplanner.harness.loop import Blind, run_step
+from memplanner.measurement import WeightEvidence
+
+RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+STEPS = 3
+OVERSAMPLING = 8
+"""Columns beyond the largest rank in the randomised decomposition (arXiv 0909.4061, section 4.2 and on)."""
+POWER_ITERATIONS = 2
+MOST = 256
+"""Largest rank that the randomised decomposition is asked for; above it a share is not given."""
+
+
+def energy_shares(gradient: Tensor, ranks: tuple[int, ...] = RANKS) -> dict[int, float]:
+    """Rank → ‖G_r‖² / ‖G‖², G_r the best rank-r approximation of the gradient G (m, n), by a randomised SVD.
+
+    Ranks from the smaller side on hold everything; ranks above 256 are left out unless they do.
+    """
+    whole = gradient.float()
+    total = float(whole.square().sum())
+    small = min(whole.shape)
+    if total == 0:
+        return dict.fromkeys((r for r in ranks if r <= small), 1.0)
+    asked = min(MOST + OVERSAMPLING, small)
+    if asked == small:
+        values = torch.linalg.svdvals(whole)
+    else:
+        values = torch.svd_lowrank(whole, q=asked, niter=POWER_ITERATIONS)[1]
+    sums = values.square().cumsum(0) / total
+    shares = {r: min(1.0, float(sums[r - 1])) for r in ranks if r < small and r <= min(MOST, len(sums))}
+    return {**shares, **{r: 1.0 for r in ranks if r == small}}
+
+
+def rank_evidence(job: Job, device: str, steps: int = STEPS) -> tuple[WeightEvidence, ...]:
+    """A few more steps of the job, the gradient of every linear layer of its blocks decomposed in each."""
+    sums: dict[str, dict[int, float]] = {}
+    shapes: dict[str, tuple[int, int]] = {}
+    with _watching(job.model, sums, shapes):
+        for _ in range(steps):
+            run_step(job, Blind(device))
+    count = steps * job.grad_accumulation
+    return tuple(
+        WeightEvidence(
+            name=name,
+            shape=shapes[name],
+            energy={str(rank): min(1.0, total / count) for rank, total in shares.items()},
+        )
+        for name, shares in sums.items()
+    )
+
+
+@contextlib.contextmanager
+def _watching(
+    model: nn.Module, sums: dict[str, dict[int, float]], shapes: dict[str, tuple[int, int]]
+) -> Iterator[None]:
+    handles = [module.register_forward_hook(_hook(name, sums, shapes)) for name, module in linear_layers(model)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The linear layers of the blocks by their plain model's names; of an adapted one, the layer as a whole."""
+    wrapped = {name for name, module in model.named_modules() if hasattr(module, "base_layer") or hasattr(module, "row_scale")}
+    for name in wrapped:
+        yield name.removeprefix("base_model.model."), model.get_submodule(name)
+    inside = tuple(f"{name}." for name in wrapped)
+    for name, module in block_linears(model):
+        if not name.startswith(inside):
+            yield name.removeprefix("base_model.model."), module
+
+
+def _hook(name: str, sums: dict[str, dict[int, float]], shapes: dict[str, tuple[int, int]]) -> Any:
+    def forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not output.requires_grad:
+            return
+        x = inputs[0].detach()
+
+        def backward(grad: Tensor) -> None:
+            gradient = grad.reshape(-1, grad.shape[-1]).t().float() @ x.reshape(-1, x.shape[-1]).float()
+            shapes[name] = (gradient.shape[0], gradient.shape[1])
+            known = sums.setdefault(name, {})
+            for rank, share in energy_shares(gradient).items():
+                known[rank] = known.get(rank, 0.0) + share
+
+        output.register_hook(backward)
+
+    return forward

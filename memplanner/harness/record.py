@@ -1,0 +1,181 @@
+"""Runs a plan or an entry point on a backend and makes the record of it."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memplanner.harness.errors import NotBuildableError
+from memplanner.harness.evidence import rank_evidence
+from memplanner.harness.job import Job, config_of, count_parameters, job_of_entry, job_of_plan
+from memplanner.harness.run import Run
+from memplanner.harness.tracked import run_fake, run_tracked
+from memplanner.measurement import Backend, Environment, Measurement, Outcome, PhaseRecord
+from memplanner.plan import GpuDevice, TrainingPlan
+from memplanner.profiles import find_gpu
+from memplanner.timeline import PHASES
+
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "galore-torch", "safetensors")
+
+
+def measure(
+    plan: TrainingPlan | None,
+    backend: Backend,
+    *,
+    name: str,
+    root: Path = Path(),
+    entry: str = "",
+    capped: bool = False,
+    evidence: bool = False,
+    warmup: int = 1,
+    timed: int = 2,
+) -> Measurement:
+    """The record of the plan (or, with `entry`, of the user's own function) on the backend.
+
+    capped: on CUDA, hold the process to what the plan's card gives. evidence: also take how much of each weight's
+    gradient low ranks hold. Not being buildable and running out of memory are outcomes, not errors.
+    """
+    run = Run()
+    counts = (0, 0)
+    share = None
+    found: tuple[Any, ...] = ()
+    tokens = 0
+    try:
+        if backend == "cuda" and capped and plan is not None:
+            share = _cap(plan)
+        if backend == "fake":
+            assert plan is not None, "an entry point has no fake tensors"
+            job, run = run_fake(plan, root)
+        else:
+            job = job_of_entry(entry, root, backend) if plan is None else job_of_plan(plan, root, backend)
+            run = _run(job, backend, warmup, timed)
+            if evidence and run.outcome.status == "completed":
+                found = rank_evidence(job, backend)
+        counts, tokens = count_parameters(job.model), job.tokens_per_step
+    except NotBuildableError as error:
+        run.outcome = Outcome(status="cannot-be-built", phase="load", message=str(error))
+    except torch.OutOfMemoryError as error:
+        run.outcome = Outcome(status="out-of-memory", phase="load", message=str(error).splitlines()[0])
+    return Measurement(
+        id=name,
+        backend=backend,
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        plan=plan,
+        entry=entry,
+        config=None if plan is None else config_of(plan, root),
+        environment=environment(backend, share),
+        outcome=run.outcome,
+        phases=_phases(run),
+        persistent=run.persistent,
+        num_parameters=counts[0],
+        num_trainable=counts[1],
+        context_bytes=run.context_bytes,
+        workspace_bytes=run.workspace_bytes,
+        warmup_steps=run.warmup_steps,
+        measured_steps=run.measured_steps,
+        step_seconds=run.step_seconds,
+        refresh_seconds=run.refresh_seconds,
+        tokens_per_second=tokens / run.step_seconds if run.step_seconds else None,
+        losses=tuple(run.losses),
+        rank_evidence=found,
+    )
+
+
+def _run(job: Job, backend: Backend, warmup: int, timed: int) -> Run:
+    if backend == "cpu":
+        return run_tracked(job, warmup=warmup, timed=timed)
+    from memplanner.harness.cuda import run_on_cuda
+
+    return run_on_cuda(job, warmup=max(2, warmup), timed=timed)
+
+
+def _cap(plan: TrainingPlan) -> float | None:
+    """Leave the allocator what the plan's card would, its context taken off."""
+    if not isinstance(plan.device, GpuDevice):
+        return None
+    from memplanner.harness.cuda import cap_memory
+
+    card = find_gpu(plan.device.name)
+    return cap_memory(card.total.bytes - card.context.bytes)
+
+
+def _phases(run: Run) -> tuple[PhaseRecord, ...]:
+    return tuple(
+        PhaseRecord(
+            name=name,
+            peak_bytes=reading.end_bytes if name == "steady" else reading.peak_bytes,
+            end_bytes=reading.end_bytes,
+            at_peak=reading.at_end if name == "steady" else reading.at_peak,
+            at_end=reading.at_end,
+            reserved_bytes=run.reserved.get(name),
+            device_bytes=run.device.get(name),
+            seconds=run.seconds.get(name),
+        )
+        for name in PHASES
+        if (reading := run.readings.get(name)) is not None
+    )
+
+
+def environment(backend: Backend, share: float | None = None) -> Environment:
+    """Where this process runs."""
+    libraries = {}
+    for name in LIBRARIES:
+        try:
+            libraries[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    gpu: dict[str, Any] = {}
+    if backend == "cuda":
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        gpu = {
+            "gpu": properties.name,
+            "driver": _driver(),
+            "cuda": torch.version.cuda,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "gpu_total_bytes": torch.cuda.mem_get_info()[1],
+            "memory_fraction": share,
+        }
+    return Environment(
+        memplanner=importlib.metadata.version("memplanner"),
+        commit=_commit(),
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        libraries={**libraries, "torch": str(torch.__version__)},
+        allocator=os.environ.get("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")),
+        **gpu,
+    )
+
+
+def _driver() -> str | None:
+    said = _said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    return said.splitlines()[0].strip() if said else None
+
+
+def _commit() -> str:
+    """The commit of the sources that run, with "+" where they have been changed since."""
+    here = str(Path(__file__).parent)
+    commit = _said(["git", "-C", here, "rev-parse", "HEAD"]).strip()
+    if re.fullmatch(r"[0-9a-f]{40}", commit) is None or not _said(["git", "-C", here, "ls-files", __file__]):
+        return ""
+    return commit + ("+" if _said(["git", "-C", here, "status", "--porcelain", "--", here]) else "")
+
+
+def _said(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def available(backend: Backend) -> str:
+    """Why this machine cannot run the backend; "" where it can."""
+    if backend == "cuda" and not torch.cuda.is_available():
+        return f"torch {torch.__version__} on {sys.platform} sees no CUDA device"
+    return ""

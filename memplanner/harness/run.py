@@ -1,0 +1,33 @@
+"""What a backend brings back from running a job."""
+
+from dataclasses import dataclass, field
+
+from memplanner.harness.history import Reading
+from memplanner.measurement import Outcome
+from memplanner.timeline import Category, Phase
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Readings by phase, in bytes and seconds; what there is of them where the run ended early."""
+
+    readings: dict[Phase, Reading] = field(default_factory=dict)
+    reserved: dict[Phase, int] = field(default_factory=dict)
+    device: dict[Phase, int] = field(default_factory=dict)
+    seconds: dict[Phase, float] = field(default_factory=dict)
+    persistent: dict[Category, int] = field(default_factory=dict)
+    context_bytes: int | None = None
+    workspace_bytes: int | None = None
+    step_seconds: float | None = None
+    refresh_seconds: float | None = None
+    losses: list[float] = field(default_factory=list)
+    warmup_steps: int = 0
+    measured_steps: int = 0
+    outcome: Outcome = field(default_factory=lambda: Outcome(status="completed"))
+    log: dict[Phase, list[tuple[int, str]]] = field(default_factory=dict)
+    """With names asked for: (bytes, what) of every birth, (0, "free") of every death."""
+
+    def note(self, loss: float | None) -> None:
+        """Keep a step's loss, where there is one."""
+        if loss is not None:
+            self.losses.append(loss)
