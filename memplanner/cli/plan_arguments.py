@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from memplanner.options import OPTIONS
 from memplanner.plan_file import LoadedPlan, load_plan
@@ -14,14 +15,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser, *, described: bool, form
     parser.add_argument(
         "model", nargs="?", default="", metavar="MODEL", help="a bundled model's name, or the path of a config.json"
     )
-    group = parser.add_argument_group("plan", "typed flags win over the plan file")
-    for option in OPTIONS:
-        text = option.describe().replace("%", "%%") if described else None
-        if option.values == "switch":
-            group.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
-        else:
-            metavar = option.placeholder() if described else None
-            group.add_argument(option.flag, default=argparse.SUPPRESS, metavar=metavar, help=text)
+    add_plan_flags(parser, described=described)
     parser.add_argument(
         "--plan",
         default="",
@@ -32,8 +26,24 @@ def add_plan_arguments(parser: argparse.ArgumentParser, *, described: bool, form
     parser.add_argument("--format", choices=formats, default="text", help="how the answer is written (default: text)")
 
 
+def add_plan_flags(parser: argparse.ArgumentParser, *, described: bool) -> None:
+    """One flag per field of the plan."""
+    group = parser.add_argument_group("plan", "typed flags win over the plan file")
+    for option in OPTIONS:
+        text = option.describe().replace("%", "%%") if described else None
+        if option.values == "switch":
+            group.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+        else:
+            metavar = option.placeholder() if described else None
+            group.add_argument(option.flag, default=argparse.SUPPRESS, metavar=metavar, help=text)
+
+
+def typed_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """Flag → typed text (True or False for switches), of the plan's flags that were typed."""
+    typed = vars(args)
+    return {option.flag: typed[option.dest] for option in OPTIONS if option.dest in typed}
+
+
 def loaded(args: argparse.Namespace, root: Path) -> LoadedPlan:
     """The plan that the arguments and the files in `root` add up to."""
-    typed = vars(args)
-    flags = {option.flag: typed[option.dest] for option in OPTIONS if option.dest in typed}
-    return load_plan(root=root, plan_file=args.plan, model=args.model, flags=flags)
+    return load_plan(root=root, plan_file=args.plan, model=args.model, flags=typed_flags(args))

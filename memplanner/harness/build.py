@@ -1,5 +1,6 @@
 """Builds what a plan says from transformers, peft, bitsandbytes, galore_torch and memplanner.gradnormlorp."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +38,6 @@ LEARNING_RATE = 1e-4
 def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> tuple[nn.Module, Family]:
     """The plan's model with random weights on the device, adapters and checkpointing included."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
-
     profile = find_model(plan.model, root)
     family, _ = read_config(profile.config, profile.name)
     fields = {k: v for k, v in profile.config.items() if k not in ("memplanner", "model_type", "architectures")}
@@ -63,6 +63,16 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     else:
         base.disable_input_require_grads()
     return model.train(), family
+
+
+def quiet_libraries() -> None:
+    """Before they are imported: transformers remarks on fields that no training step reads, bitsandbytes on kernels for
+    inference.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 _ATTENTION = {"eager": "eager", "flash-attention-2": "flash_attention_2"}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from memplanner.harness.build import quiet_libraries
 from memplanner.harness.job import count_parameters
 from memplanner.harness.tracked import run_fake
 from memplanner.plan import TrainingPlan
@@ -30,6 +31,7 @@ class Trace:
 
 def trace(plan: TrainingPlan, *, root: Path = Path(), log: bool = False) -> Trace:
     """The plan's real modules and optimizer on fake tensors, after a step that made the optimizer's states."""
+    quiet_libraries()
     job, run = run_fake(plan, root, names=log)
     total, trained = count_parameters(job.model)
     order: tuple[Phase, ...] = ("load", "forward", "loss", "backward", "update", "refresh", "steady")

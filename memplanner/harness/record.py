@@ -12,15 +12,18 @@ from typing import Any
 
 import torch
 
+from memplanner.harness.build import quiet_libraries
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.evidence import rank_evidence
 from memplanner.harness.job import Job, config_of, count_parameters, job_of_entry, job_of_plan
 from memplanner.harness.run import Run
 from memplanner.harness.tracked import run_fake, run_tracked
-from memplanner.measurement import Backend, Environment, Measurement, Outcome, PhaseRecord
+from memplanner.measurement import Backend, Environment, Measurement, Outcome, PhaseRecord, WeightEvidence
 from memplanner.plan import GpuDevice, TrainingPlan
+from memplanner.prediction import predict
 from memplanner.profiles import find_gpu
 from memplanner.timeline import PHASES
+from memplanner.units import format_bytes
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "galore-torch", "safetensors")
 
@@ -42,10 +45,11 @@ def measure(
     capped: on CUDA, hold the process to what the plan's card gives. evidence: also take how much of each weight's
     gradient low ranks hold. Not being buildable and running out of memory are outcomes, not errors.
     """
+    quiet_libraries()
     run = Run()
     counts = (0, 0)
     share = None
-    found: tuple[Any, ...] = ()
+    found: tuple[WeightEvidence, ...] = ()
     tokens = 0
     try:
         if backend == "cuda" and capped and plan is not None:
@@ -54,10 +58,12 @@ def measure(
             assert plan is not None, "an entry point has no fake tensors"
             job, run = run_fake(plan, root)
         else:
+            if backend == "cpu" and plan is not None:
+                _fits_here(plan, root)
             job = job_of_entry(entry, root, backend) if plan is None else job_of_plan(plan, root, backend)
             run = _run(job, backend, warmup, timed)
             if evidence and run.outcome.status == "completed":
-                found = rank_evidence(job, backend)
+                found = _evidence(job, backend, run)
         counts, tokens = count_parameters(job.model), job.tokens_per_step
     except NotBuildableError as error:
         run.outcome = Outcome(status="cannot-be-built", phase="load", message=str(error))
@@ -72,7 +78,7 @@ def measure(
         config=None if plan is None else config_of(plan, root),
         environment=environment(backend, share),
         outcome=run.outcome,
-        phases=_phases(run),
+        phases=_phases(run, backend),
         persistent=run.persistent,
         num_parameters=counts[0],
         num_trainable=counts[1],
@@ -81,11 +87,19 @@ def measure(
         warmup_steps=run.warmup_steps,
         measured_steps=run.measured_steps,
         step_seconds=run.step_seconds,
-        refresh_seconds=run.refresh_seconds,
+        refresh_seconds=None if backend == "fake" else run.refresh_seconds,
         tokens_per_second=tokens / run.step_seconds if run.step_seconds else None,
         losses=tuple(run.losses),
         rank_evidence=found,
     )
+
+
+def _evidence(job: Job, backend: Backend, run: Run) -> tuple[WeightEvidence, ...]:
+    try:
+        return rank_evidence(job, backend)
+    except torch.OutOfMemoryError:
+        run.outcome = Outcome(status="completed", message="taking the rank evidence ran out of memory")
+        return ()
 
 
 def _run(job: Job, backend: Backend, warmup: int, timed: int) -> Run:
@@ -94,6 +108,27 @@ def _run(job: Job, backend: Backend, warmup: int, timed: int) -> Run:
     from memplanner.harness.cuda import run_on_cuda
 
     return run_on_cuda(job, warmup=max(2, warmup), timed=timed)
+
+
+def _fits_here(plan: TrainingPlan, root: Path) -> None:
+    """Rather than have the system kill the process."""
+    needed = predict(plan, root=root).allocated_bytes
+    there = available_bytes()
+    if there is not None and needed > there:
+        raise NotBuildableError(
+            f"its step takes {format_bytes(needed)} and this machine has {format_bytes(there)} to give; "
+            "fake tensors need neither"
+        )
+
+
+def available_bytes() -> int | None:
+    """Memory that the system would give, in bytes; None where it does not say (Linux does)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if found is None else int(found) * 1024
 
 
 def _cap(plan: TrainingPlan) -> float | None:
@@ -106,7 +141,7 @@ def _cap(plan: TrainingPlan) -> float | None:
     return cap_memory(card.total.bytes - card.context.bytes)
 
 
-def _phases(run: Run) -> tuple[PhaseRecord, ...]:
+def _phases(run: Run, backend: Backend) -> tuple[PhaseRecord, ...]:
     return tuple(
         PhaseRecord(
             name=name,
@@ -116,7 +151,7 @@ def _phases(run: Run) -> tuple[PhaseRecord, ...]:
             at_end=reading.at_end,
             reserved_bytes=run.reserved.get(name),
             device_bytes=run.device.get(name),
-            seconds=run.seconds.get(name),
+            seconds=None if backend == "fake" else run.seconds.get(name),
         )
         for name in PHASES
         if (reading := run.readings.get(name)) is not None

@@ -1,0 +1,268 @@
+"""memplanner profile: runs what the plan says and records where the memory went."""
+
+import argparse
+import gc
+import json
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memplanner.cli.exit_code import ExitCode
+from memplanner.cli.main import Answer
+from memplanner.cli.plan_arguments import add_plan_flags, typed_flags
+from memplanner.errors import Problem, UserError, printable
+from memplanner.plan_file import LoadedPlan, load_plan
+from memplanner.profiles import stems
+from memplanner.report.page import Page
+
+if TYPE_CHECKING:
+    from memplanner.measurement import Backend, Measurement
+    from memplanner.suite.definition import Case
+    from memplanner.suite.runner import Progress
+
+DEVICES = ("cuda", "cpu", "fake")
+
+
+def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
+    parser.add_argument(
+        "plans", nargs="*", metavar="PLAN", help="plan files, bundled plans or models; default: as for check"
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="",
+        help="cuda: this machine's GPU; cpu: real steps on the processor; fake: exact, without data or GPU "
+        "(default: cuda where there is one, else fake)",
+    )
+    run.add_argument("--warmup", default="1", metavar="N", help="steps before the measured ones (default: 1)")
+    run.add_argument("--steps", default="2", metavar="N", help="steps whose time is taken (default: 2)")
+    run.add_argument(
+        "--cap-memory", action="store_true", help="cuda: hold the process to what the plan's card would give"
+    )
+    run.add_argument(
+        "--rank-evidence", action="store_true", help="also the share of each weight's gradient that low ranks hold"
+    )
+    run.add_argument("--entry", default="", metavar="PACKAGE.MODULE:FUNCTION", help="profile your own model instead")
+    run.add_argument("--suite", default="", metavar="FILE", help="a grid of plans: a file, or a bundled suite's name")
+    run.add_argument("--out", default="", metavar="DIR", help="where records go, a JSON file each")
+    run.add_argument("--time-limit", default="", metavar="TIME", help="with --suite: stop after 90s, 9m or 1.5h")
+    run.add_argument("--again", action="store_true", help="with --suite: run what has a record already as well")
+    run.add_argument("--format", choices=("text", "json"), default="text", help="how the answer is written")
+    add_plan_flags(parser, described=described)
+
+
+def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    gc.enable()  # models are full of cycles
+    if args.suite:
+        return _run_suite(args, page, root)
+    for name in ("time_limit", "again"):
+        if getattr(args, name):
+            raise _wrong(f"--{name.replace('_', '-')}", "is for a suite: name one with --suite")
+    if args.entry:
+        return _run_entry(args, page, root)
+    loaded = _plans(args, root)
+    device = _device(args.device)
+    if len(loaded) > 1:
+        from memplanner.suite.definition import Case
+
+        cases = [
+            Case(
+                id=_name(found, i),
+                plan=found.plan,
+                root=found.root,
+                cap_memory=args.cap_memory,
+                rank_evidence=args.rank_evidence,
+                warmup=_count(args.warmup, "--warmup", 1),
+                steps=_count(args.steps, "--steps", 0),
+            )
+            for i, found in enumerate(loaded)
+        ]
+        with tempfile.TemporaryDirectory() as scratch:
+            return _run_all(cases, args, page, Path(args.out or scratch), device)
+    found = loaded[0]
+    record = _measure(found.plan, args, device, name=_name(found, 0), root=found.root)
+    return _answer(record, args, page, root=found.root, label=found.label)
+
+
+def _measure(plan: Any, args: argparse.Namespace, device: "Backend", *, name: str, root: Path, entry: str = "") -> Any:
+    from memplanner.harness.record import measure
+    from memplanner.measurement import save_measurement
+
+    record = measure(
+        plan,
+        device,
+        name=name,
+        root=root,
+        entry=entry,
+        capped=args.cap_memory,
+        evidence=args.rank_evidence,
+        warmup=_count(args.warmup, "--warmup", 1),
+        timed=_count(args.steps, "--steps", 0),
+    )
+    if args.out:
+        save_measurement(record, Path(args.out) / f"{name}.json")
+    return record
+
+
+def _answer(record: "Measurement", args: argparse.Namespace, page: Page, *, root: Path, label: str) -> Answer:
+    code = ExitCode.OK if record.outcome.status == "completed" else ExitCode.DOES_NOT_FIT
+    if args.format == "json":
+        return Answer(text=record.dump(), code=code)
+    from memplanner.prediction import predict
+    from memplanner.report.profile_text import profile_text
+
+    estimate = None if record.plan is None else predict(record.plan, root=root)
+    return Answer(text=profile_text(record, estimate, page, label=label), code=code)
+
+
+def _run_entry(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    if args.plans:
+        raise _wrong("--entry", "brings its own model: name no plan beside it")
+    device = _device(args.device, otherwise="cpu")
+    if device == "fake":
+        raise _wrong("--device", "an entry point makes real tensors: cuda or cpu, not fake")
+    record = _measure(None, args, device, name=args.entry.replace(":", "."), root=root, entry=args.entry)
+    return _answer(record, args, page, root=root, label=f"entry point {args.entry}")
+
+
+def _run_suite(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    from memplanner.suite.definition import load_suite
+
+    if args.plans or args.entry:
+        raise _wrong("--suite", "names its own plans: name none beside it")
+    if typed_flags(args):
+        raise _wrong(next(iter(typed_flags(args))), "is a plan's: a suite's plans are in its file")
+    if not args.out:
+        raise _wrong("--out", "is missing: the directory for the suite's records")
+    out = root / args.out
+    if out.exists() and not out.is_dir():
+        raise _wrong("--out", f"{args.out!r} is not a directory")
+    return _run_all(load_suite(args.suite, root), args, page, out, _device(args.device))
+
+
+def _run_all(cases: "list[Case]", args: argparse.Namespace, page: Page, out: Path, device: "Backend") -> Answer:
+    from memplanner.report.profile_text import suite_text
+    from memplanner.suite.runner import run_cases
+
+    seconds = _seconds(args.time_limit) if args.time_limit else None
+    done: list[Progress] = []
+    try:
+        for event in _shown(run_cases(cases, device, out, seconds=seconds, again=args.again), len(cases)):
+            if event.what != "begins":
+                done.append(event)
+    except KeyboardInterrupt:
+        print(f"\nStopped. {_so_far(done, len(cases))} The same command goes on from here.", file=sys.stderr)
+        raise
+    records = [event.record for event in done if event.record is not None]
+    failed = any(record.outcome.status not in ("completed", "out-of-memory") for record in records)
+    left = sum(event.what == "left" for event in done)
+    code = ExitCode.DOES_NOT_FIT if failed or left else ExitCode.OK
+    if args.format == "json":
+        return Answer(text=json.dumps([json.loads(record.dump()) for record in records], indent=1) + "\n", code=code)
+    return Answer(text=suite_text(records, page, left=left, out=str(out) if args.out else ""), code=code)
+
+
+def _so_far(done: "list[Progress]", total: int) -> str:
+    counts = Counter(event.what for event in done)
+    return f"{counts['done'] + counts['kept']} of {total} plans have their record."
+
+
+def _shown(events: "Iterator[Progress]", total: int) -> "Iterator[Progress]":
+    """A progress bar on a terminal, a line per plan elsewhere, on stderr."""
+    if not sys.stderr.isatty():
+        for event in events:
+            if event.what != "begins":
+                print(f"{_word(event):>12}  {printable(event.case.id)}", file=sys.stderr, flush=True)
+            yield event
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    columns = (
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        for event in events:
+            if event.what == "begins":
+                bar.update(task, description=printable(event.case.id))
+            else:
+                if event.what == "done" and event.record is not None and event.record.outcome.status != "completed":
+                    bar.console.print(Text(f"{_word(event)}: {printable(event.case.id)}"))
+                bar.advance(task)
+            yield event
+
+
+def _word(event: "Progress") -> str:
+    if event.what == "done" and event.record is not None:
+        return {"completed": f"{event.seconds:.1f} s", "out-of-memory": "out of memory"}.get(
+            event.record.outcome.status, event.record.outcome.status.replace("-", " ")
+        )
+    return {"kept": "has a record", "left": "left"}.get(event.what, event.what)
+
+
+def _plans(args: argparse.Namespace, root: Path) -> list[LoadedPlan]:
+    flags = typed_flags(args)
+    return [_plan(word, root, flags) for word in args.plans] or [load_plan(root=root, flags=flags)]
+
+
+def _plan(word: str, root: Path, flags: dict[str, Any]) -> LoadedPlan:
+    """A word is a plan's file or name, or else a model."""
+    path = root / word
+    is_plan = path.suffix == ".toml" or word in stems("plans", ".toml")
+    if not is_plan and path.suffix == ".json" and path.is_file():
+        from memplanner.reading import parse_json, read_text
+
+        is_plan = "model_type" not in parse_json(read_text(path), path)
+    if is_plan:
+        return load_plan(root=root, plan_file=word, flags=flags)
+    return load_plan(root=root, model=word, flags=flags)
+
+
+def _name(found: LoadedPlan, index: int) -> str:
+    """A record's name: the plan file's, or the model's, numbered where there are several."""
+    stem = Path(found.label.removeprefix("bundled plan ").split(" ")[0]).stem
+    if stem in ("defaults", "memplanner", "pyproject"):
+        stem = Path(found.plan.model).name.removesuffix(".json")
+    return f"{stem}-{index + 1}" if index else stem
+
+
+def _device(typed: str, *, otherwise: str = "fake") -> "Backend":
+    """The device asked for, if this machine has it; without a wish, its GPU, or `otherwise`."""
+    try:
+        from memplanner.harness.record import available
+    except ModuleNotFoundError as error:
+        raise _wrong("profile", f"needs {error.name}, which is not installed", "pip install 'memplanner[live]'") from None
+    device = typed or ("cuda" if not available("cuda") else otherwise)
+    why = available(device)  # type: ignore[arg-type]
+    if why:
+        raise _wrong("--device", f"{device!r} cannot be had: {why}", "cpu and fake run anywhere")
+    return device  # type: ignore[return-value]
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)(s|m|h)", text, re.ASCII)
+    if match is None:
+        raise _wrong("--time-limit", f"{text!r} is not a time such as '90s', '9m' or '1.5h'")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _count(text: str, flag: str, least: int) -> int:
+    if not (text.isascii() and text.isdigit()) or not least <= int(text) <= 1000:
+        raise _wrong(flag, f"{text!r} is not a number from {least} to 1000")
+    return int(text)
+
+
+def _wrong(where: str, message: str, hint: str = "") -> UserError:
+    return UserError(Problem(where=where, key="", message=message, hint=hint))

@@ -1,0 +1,145 @@
+"""A suite file: groups of plans, each a base and a grid of values laid over it."""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from memplanner.base import Settings
+from memplanner.errors import Problem, UserError
+from memplanner.plan import TrainingPlan
+from memplanner.plan_file import merge
+from memplanner.problems import problems_of, show, suggest
+from memplanner.profiles import stems
+from memplanner.reading import parse_toml, read_text, wrong
+
+MOST_CASES = 10_000
+
+
+class Group(Settings):
+    """Plans that vary along the axes of a grid."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,60}$")]
+    plan: dict[str, Any] = {}
+    """Settings of every plan of the group, as in a plan file; they win over the suite's."""
+    grid: dict[str, list[Any]] = {}
+    """Key of a plan setting (step.batch_size) → its values; every combination is a plan."""
+    cap_memory: bool = False
+    """Hold the process to what the plan's card gives (cuda)."""
+    rank_evidence: bool = False
+    """Take how much of each weight's gradient low ranks hold (cuda and cpu)."""
+    warmup: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Steps before the measured ones."""
+    steps: Annotated[int, Field(ge=0, le=1000)] = 2
+    """Steps whose time is taken."""
+
+
+class Suite(Settings):
+    """A file of profiles/suites, or a user's own."""
+
+    description: str = ""
+    plan: dict[str, Any] = {}
+    """Settings of every plan, as in a plan file."""
+    group: list[Group]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One plan to run, under a name that is also its record's."""
+
+    id: str
+    plan: TrainingPlan
+    root: Path
+    cap_memory: bool = False
+    rank_evidence: bool = False
+    warmup: int = 1
+    steps: int = 2
+
+
+def load_suite(name: str, root: Path) -> list[Case]:
+    """The cases of a suite file or a bundled suite, in the file's order; UserError with every problem."""
+    path = root / name
+    if not path.exists():
+        bundled = stems("suites", ".toml")
+        if name not in bundled:
+            raise wrong("--suite", f"no file or bundled suite is called {show(name)}", suggest(name, bundled))
+        path = bundled[name]
+    try:
+        suite = Suite.model_validate(parse_toml(read_text(path), path))
+    except ValidationError as error:
+        raise UserError(*problems_of(error, Suite, lambda key: (str(path), ".".join(key)))) from None
+    problems: list[Problem] = []
+    cases: dict[str, Case] = {}
+    for group in suite.group:
+        for label, table in _combinations(suite.plan, group, path):
+            case_id = f"{group.name}-{label}" if label else group.name
+            where = f"{path}, {case_id}"
+            if case_id in cases:
+                problems.append(Problem(where=where, key="", message="two plans come to the same name"))
+                continue
+            try:
+                plan = merge(table, {}, where=where)
+            except UserError as error:
+                problems += error.problems
+                continue
+            cases[case_id] = Case(
+                id=case_id,
+                plan=plan,
+                root=path.parent,
+                cap_memory=group.cap_memory,
+                rank_evidence=group.rank_evidence,
+                warmup=group.warmup,
+                steps=group.steps,
+            )
+            if len(cases) > MOST_CASES:
+                raise wrong(path, f"is more than {MOST_CASES} plans")
+    if problems:
+        raise UserError(*problems)
+    return list(cases.values())
+
+
+def _combinations(common: Mapping[str, Any], group: Group, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(label, table) of every point of the group's grid."""
+    for key, values in group.grid.items():
+        if not values:
+            raise wrong(path, f"group {group.name}: grid {key!r} has no values")
+    for point in itertools.product(*group.grid.values()):
+        table = _laid_over(_laid_over({}, common), group.plan)
+        for key, value in zip(group.grid, point, strict=True):
+            *parents, last = key.split(".")
+            at = table
+            for parent in parents:
+                inner = at.setdefault(parent, {})
+                at[parent] = at = {"kind": inner} if isinstance(inner, str) else inner
+            at[last] = value
+        label = "-".join(filter(None, (_label(k, v) for k, v in zip(group.grid, point, strict=True))))
+        yield label, table
+
+
+def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {k: _laid_over(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping):
+            same = isinstance(old, Mapping) and value.get("kind", old.get("kind")) == old.get("kind")
+            merged[key] = _laid_over(old if same else {}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _label(key: str, value: Any) -> str:
+    """A value as part of a file's name."""
+    if isinstance(value, bool):
+        return key.rpartition(".")[2] if value else ""
+    if isinstance(value, Mapping):
+        text = "-".join(_label(k, v) if not isinstance(v, str) else v for k, v in value.items())
+    elif isinstance(value, int):
+        text = f"{''.join(word[0] for word in key.rpartition('.')[2].split('_'))}{value}"
+    else:
+        text = "" if value == "none" else str(value)
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

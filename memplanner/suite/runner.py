@@ -1,0 +1,178 @@
+"""Runs cases one after another, each in a process of its own, and keeps what is done."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import multiprocessing
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from memplanner.errors import UserError
+from memplanner.measurement import Backend, Environment, Measurement, Outcome, load_measurement, save_measurement
+from memplanner.plan import TrainingPlan
+from memplanner.suite.definition import Case
+
+PRELOADED = (
+    "memplanner.harness.record",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.roberta.modeling_roberta",
+)
+"""Imported once and inherited by every case. Nothing here may touch the GPU (peft would, through bitsandbytes)."""
+
+BAD_FORK = 77
+"""Exit code of a case that finds CUDA used before it was forked; it is run again in a fresh process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Something happened: a case begins, is done, was done before, or is left for another time."""
+
+    what: Literal["begins", "done", "kept", "left"]
+    case: Case
+    record: Measurement | None = None
+    seconds: float = 0.0
+
+
+def run_cases(
+    cases: list[Case], backend: Backend, out: Path, *, seconds: float | None = None, again: bool = False
+) -> Iterator[Progress]:
+    """Run what has no record in `out` yet. Each record is written whole as soon as its case is done.
+
+    seconds: begin no case after that time, and stop the one that is running; it will be run the next time.
+    again: run everything anew. A case that fails, or is killed, has a record that says so and is run the next time.
+    """
+    begun = time.monotonic()
+    deadline = None if seconds is None else begun + seconds
+    start = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    for case in cases:
+        path = out / f"{case.id}.json"
+        kept = None if again else _kept(path, case, backend)
+        if kept is not None:
+            yield Progress(what="kept", case=case, record=kept)
+            continue
+        if deadline is not None and time.monotonic() >= deadline:
+            yield Progress(what="left", case=case)
+            continue
+        yield Progress(what="begins", case=case)
+        since = time.monotonic()
+        code = _run_alone(case, backend, path, start, deadline)
+        if code == BAD_FORK:
+            start = "spawn"
+            code = _run_alone(case, backend, path, start, deadline)
+        if code is None:
+            yield Progress(what="left", case=case, seconds=time.monotonic() - since)
+            continue
+        record = _kept(path, case, backend)
+        if record is None:
+            record = _failed(case, backend, code, _log(out, case))
+            save_measurement(record, path)
+        yield Progress(what="done", case=case, record=record, seconds=time.monotonic() - since)
+
+
+def _run_alone(case: Case, backend: Backend, path: Path, start: str, deadline: float | None) -> int | None:
+    """The exit code of the case's process; None where the time was up first."""
+    context: Any = multiprocessing.get_context(start)
+    if start == "forkserver":
+        context.set_forkserver_preload(list(PRELOADED))
+    log = _log(path.parent, case)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    options = {"capped": case.cap_memory, "evidence": case.rank_evidence, "warmup": case.warmup, "timed": case.steps}
+    arguments = (case.id, case.plan.model_dump_json(), str(case.root), backend, str(path), str(log), options)
+    process = context.Process(target=_in_process, args=arguments, daemon=True)
+    with _importable_main():
+        process.start()
+    try:
+        while process.is_alive():
+            if deadline is not None and time.monotonic() >= deadline:
+                return None
+            process.join(0.1)
+    finally:
+        if process.is_alive():
+            process.kill()
+        process.join()
+    return int(process.exitcode)
+
+
+@contextlib.contextmanager
+def _importable_main() -> Iterator[None]:
+    """multiprocessing would import the program's main module again in the child; there is nothing in it for a case."""
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    try:
+        main.__spec__ = None
+        if "__file__" in kept:
+            del main.__file__
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
+
+
+def _in_process(
+    case_id: str, plan: str, root: str, backend: Backend, path: str, log: str, options: dict[str, Any]
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    with Path(log).open("w", encoding="utf-8") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    import torch
+
+    if backend == "cuda" and torch.cuda._is_in_bad_fork():
+        os._exit(BAD_FORK)
+    from memplanner.harness.record import measure
+
+    try:
+        record = measure(
+            TrainingPlan.model_validate_json(plan), backend, name=case_id, root=Path(root), **options
+        )
+    except UserError as error:
+        print("; ".join(str(problem) for problem in error.problems), file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+    save_measurement(record, Path(path))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # freeing a large model takes seconds and frees nothing that the system does not
+
+
+def _log(out: Path, case: Case) -> Path:
+    return out / "logs" / f"{case.id}.log"
+
+
+def _kept(path: Path, case: Case, backend: Backend) -> Measurement | None:
+    """The case's record, where there is one of this very plan that need not be run again."""
+    if not path.exists():
+        return None
+    try:
+        record = load_measurement(path)
+    except UserError:
+        return None
+    same = record.plan == case.plan and record.backend == backend
+    wanted = not case.rank_evidence or bool(record.rank_evidence) or backend == "fake"
+    over = record.outcome.status in ("completed", "out-of-memory", "cannot-be-built")
+    return record if same and over and (wanted or record.outcome.status != "completed") else None
+
+
+def _failed(case: Case, backend: Backend, code: int, log: Path) -> Measurement:
+    said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return Measurement(
+        id=case.id,
+        backend=backend,
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        plan=case.plan,
+        environment=Environment(
+            memplanner=importlib.metadata.version("memplanner"),
+            python=platform.python_version(),
+            platform=f"{platform.system()} {platform.machine()}",
+        ),
+        outcome=Outcome(status="failed", message=f"{how}: {said[-1]}" if said else how),
+    )
