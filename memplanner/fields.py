@@ -35,12 +35,14 @@ def field_docs(cls: type[Settings]) -> dict[str, str]:
 
 
 def _leaves(annotation: Any) -> tuple[Any, ...]:
-    """The members of an annotation with Annotated, Union and None taken off."""
+    """The members of an annotation with Annotated, Union, None, list and tuple taken off."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _leaves(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
         return tuple(leaf for member in get_args(annotation) for leaf in _leaves(member))
+    if origin in (list, tuple):
+        return tuple(leaf for member in get_args(annotation) if member is not ... for leaf in _leaves(member))
     return () if annotation is type(None) else (annotation,)
 
 

@@ -57,9 +57,9 @@ def _path(loc: tuple[int | str, ...], cls: type[Settings]) -> tuple[tuple[str, .
     while parts:
         part = parts.pop(0)
         path.append(str(part))
-        if owner is None or not parts:
+        if isinstance(part, int) or owner is None or not parts:
             continue
-        members = groups(owner, str(part))
+        members = groups(owner, part)
         if len(members) > 1:
             tag = parts.pop(0)
             members = tuple(member for member in members if kind_of(member) == tag)

@@ -92,6 +92,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 def _measure(plan: Any, args: argparse.Namespace, device: "Backend", *, name: str, root: Path, entry: str = "") -> Any:
     from memplanner.harness.record import measure
     from memplanner.measurement import save_measurement
+    from memplanner.prediction import predict
 
     record = measure(
         plan,
@@ -103,6 +104,7 @@ def _measure(plan: Any, args: argparse.Namespace, device: "Backend", *, name: st
         evidence=args.rank_evidence,
         warmup=_count(args.warmup, "--warmup", 1),
         timed=_count(args.steps, "--steps", 0),
+        needed_bytes=0 if plan is None else predict(plan, root=root).allocated_bytes,
     )
     if args.out:
         save_measurement(record, Path(args.out) / f"{name}.json")
@@ -152,9 +154,8 @@ def _run_all(cases: "list[Case]", args: argparse.Namespace, page: Page, out: Pat
     seconds = _seconds(args.time_limit) if args.time_limit else None
     done: list[Progress] = []
     try:
-        for event in _shown(run_cases(cases, device, out, seconds=seconds, again=args.again), len(cases)):
-            if event.what != "begins":
-                done.append(event)
+        events = _shown(run_cases(cases, device, out, seconds=seconds, again=args.again), len(cases))
+        done.extend(event for event in events if event.what != "begins")
     except KeyboardInterrupt:
         print(f"\nStopped. {_so_far(done, len(cases))} The same command goes on from here.", file=sys.stderr)
         raise
@@ -181,7 +182,14 @@ def _shown(events: "Iterator[Progress]", total: int) -> "Iterator[Progress]":
             yield event
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     columns = (
@@ -243,7 +251,9 @@ def _device(typed: str, *, otherwise: str = "fake") -> "Backend":
     try:
         from memplanner.harness.record import available
     except ModuleNotFoundError as error:
-        raise _wrong("profile", f"needs {error.name}, which is not installed", "pip install 'memplanner[live]'") from None
+        raise _wrong(
+            "profile", f"needs {error.name}, which is not installed", "pip install 'memplanner[live]'"
+        ) from None
     device = typed or ("cuda" if not available("cuda") else otherwise)
     why = available(device)  # type: ignore[arg-type]
     if why:

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from memplanner.gradnormlorp.layer import GradNormLoRPLinear
 from memplanner.gradnormlorp.optimizer import GradNormLoRPAdamW
 from memplanner.methods.gradnormlorp import GradNormLorp
+from memplanner.methods.settings import ends_in
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, GradNormLoRPLinear]]:
@@ -40,17 +41,16 @@ def apply_gradnormlorp(model: nn.Module, settings: GradNormLorp | None = None, *
         names = sorted({name.rsplit(".", 1)[-1] for name, _ in _linears(model)})
         raise ValueError(f"target_modules {settings.target_modules} match no linear layer; there are: {names}")
     for target in settings.target_modules:
-        if target != "all-linear" and not any(_ends_in(name, target) for name in found):
+        if target != "all-linear" and not any(ends_in(name, target) for name in found):
             warnings.warn(f"target_modules {target!r} matches no linear layer; ignored", stacklevel=2)
     if not settings.train_rest:
         head = _classifier(model)
         for name, param in model.named_parameters():
             param.requires_grad_(head is not None and name.startswith(f"{head}."))
     for name, base in found.items():
-        ranks = (rank for key, rank in settings.rank_pattern.items() if _ends_in(name, key))
         layer = GradNormLoRPLinear(
             base,
-            rank=next(ranks, settings.rank),
+            rank=settings.rank_at(name),
             scale=scale,
             norm=settings.norm,
             dtype=torch.float32 if settings.adapter_dtype == "fp32" else None,
@@ -108,7 +108,8 @@ def fold_every(steps: int, model: nn.Module, optimizer: GradNormLoRPAdamW) -> Re
 
 def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every linear layer but the output embedding, GPT-2's Conv1D among them."""
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    getter: Any = getattr(model, "get_output_embeddings", None)
+    output = getter() if getter is not None else None
     for name, module in model.named_modules():
         is_linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
         if is_linear and module is not output:
@@ -123,12 +124,8 @@ def _targets(model: nn.Module, wanted: Iterable[str]) -> Iterator[tuple[str, nn.
     in_blocks = {name: m for name, m in linears.items() if any(part.isdecimal() for part in name.split("."))}
     every = "all-linear" in (names := tuple(wanted)) or not names
     for name, module in linears.items():
-        if (every and name in (in_blocks or linears)) or any(_ends_in(name, target) for target in names):
+        if (every and name in (in_blocks or linears)) or any(ends_in(name, target) for target in names):
             yield name, module
-
-
-def _ends_in(name: str, ending: str) -> bool:
-    return name == ending or name.endswith(f".{ending}")
 
 
 def _classifier(model: nn.Module) -> str | None:

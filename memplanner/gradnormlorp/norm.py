@@ -54,9 +54,7 @@ class _AdaptedRowSquares(torch.autograd.Function):
     """Keeps nothing but its inputs: backward takes W0·Jᵀ anew rather than hold (m, k) per layer through the step."""
 
     @staticmethod
-    def forward(  # noqa: D102
-        ctx: Any, weight: Tensor, squares: Tensor, factor_i: Tensor, factor_j: Tensor, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, squares: Tensor, factor_i: Tensor, factor_j: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(weight, factor_i, factor_j)
         ctx.scale = scale
         with torch.autocast(weight.device.type, enabled=False):
@@ -65,7 +63,7 @@ class _AdaptedRowSquares(torch.autograd.Function):
             return products.mul_(i).sum(dim=1).add_(squares)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: D102
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         weight, factor_i, factor_j = ctx.saved_tensors
         scale = ctx.scale
         with torch.autocast(weight.device.type, enabled=False):
@@ -75,4 +73,10 @@ class _AdaptedRowSquares(torch.autograd.Function):
             grad_j = (weighted.t() @ i).mul_(scale) @ j
             for rows, part in zip(weight.split(CHUNK_ROWS), weighted.split(CHUNK_ROWS), strict=True):
                 grad_j.addmm_(part.t(), rows.to(grad.dtype))
-            return None, None, grad_i.mul_(2 * scale).to(factor_i.dtype), grad_j.mul_(2 * scale).to(factor_j.dtype), None
+            return (
+                None,
+                None,
+                grad_i.mul_(2 * scale).to(factor_i.dtype),
+                grad_j.mul_(2 * scale).to(factor_j.dtype),
+                None,
+            )

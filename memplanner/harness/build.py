@@ -17,7 +17,6 @@ from memplanner.methods.dora import Dora
 from memplanner.methods.galore import Galore
 from memplanner.methods.gradnormlorp import GradNormLorp
 from memplanner.methods.lora import Lora
-from memplanner.methods.settings import LowRank
 from memplanner.optimizers.adamw import AdamW
 from memplanner.optimizers.adamw8bit import AdamW8bit
 from memplanner.plan import TrainingPlan
@@ -38,6 +37,7 @@ LEARNING_RATE = 1e-4
 def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> tuple[nn.Module, Family]:
     """The plan's model with random weights on the device, adapters and checkpointing included."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
     profile = find_model(plan.model, root)
     family, _ = read_config(profile.config, profile.name)
     fields = {k: v for k, v in profile.config.items() if k not in ("memplanner", "model_type", "architectures")}
@@ -125,7 +125,7 @@ def _quantised(model: nn.Module, plan: TrainingPlan) -> nn.Module:
         quantised: Any
         if plan.quantization == "int8":
             quantised = bitsandbytes.nn.Linear8bitLt(
-                linear.in_features, linear.out_features, has_fp16_weights=False, **{**sizes}
+                linear.in_features, linear.out_features, has_fp16_weights=False, **sizes
             )
             quantised.weight = bitsandbytes.nn.Int8Params(weight.data, requires_grad=False, has_fp16_weights=False)
         else:
@@ -153,7 +153,8 @@ def _quantised(model: nn.Module, plan: TrainingPlan) -> nn.Module:
     model.is_loaded_in_8bit = plan.quantization == "int8"  # type: ignore[assignment]
     model.is_loaded_in_4bit = plan.quantization != "int8"  # type: ignore[assignment]
     if plan.kbit_preparation:
-        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        prepared: nn.Module = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        return prepared
     for param in model.parameters():
         param.requires_grad_(False)
     return model
@@ -252,11 +253,11 @@ def _projected_groups(plan: TrainingPlan, model: nn.Module) -> list[dict[str, An
     method = plan.method
     rank_of: Callable[[str], int]
     if isinstance(method, Galore):
-        targets = {n: m.weight for n, m in block_linears(model) if _is_target(method, n)}
-        rank_of = lambda name: next((r for k, r in method.rank_pattern.items() if _ends(name, k)), method.rank)  # noqa: E731
+        targets = {n: m.weight for n, m in block_linears(model) if method.is_target(n)}
+        rank_of = method.rank_at
     elif isinstance(method, GradNormLorp):
         targets = {n: p for n, p in model.named_parameters() if ".lora_A." in n or ".lora_B." in n}
-        rank_of = lambda _: method.projection_rank  # noqa: E731
+        rank_of = dict.fromkeys(targets, method.projection_rank).__getitem__
     else:
         return []
     known = {id(p) for p in targets.values()}
@@ -266,15 +267,6 @@ def _projected_groups(plan: TrainingPlan, model: nn.Module) -> list[dict[str, An
     for name, weight in targets.items():
         by_rank.setdefault(rank_of(name), []).append(weight)
     return [{"params": rest}] * bool(rest) + [{"params": p, "rank": r, **extra} for r, p in by_rank.items()]
-
-
-def _is_target(method: LowRank, name: str) -> bool:
-    names = method.target_modules
-    return not names or any(target == "all-linear" or _ends(name, target) for target in names)
-
-
-def _ends(name: str, ending: str) -> bool:
-    return name == ending or name.endswith(f".{ending}")
 
 
 def _optimizer(plan: TrainingPlan, params: list[Any]) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import statistics
 import time
 from typing import Any
@@ -218,8 +219,6 @@ def _outside(run: Run) -> None:
 def process_bytes(otherwise: int) -> int:
     """What NVML says this process holds of the device; `otherwise` where it does not say."""
     try:
-        import os
-
         import pynvml
 
         pynvml.nvmlInit()

@@ -68,6 +68,9 @@ def _watching(
     model: nn.Module, sums: dict[str, dict[int, float]], shapes: dict[str, tuple[int, int]]
 ) -> Iterator[None]:
     handles = [module.register_forward_hook(_hook(name, sums, shapes)) for name, module in linear_layers(model)]
+    getter: Any = getattr(model, "get_input_embeddings", None)
+    if getter is not None:  # else a first layer under nothing that learns would have no gradient
+        handles.append(getter().register_forward_hook(lambda module, inputs, output: output.requires_grad_()))
     try:
         yield
     finally:
@@ -77,7 +80,9 @@ def _watching(
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The linear layers of the blocks by their plain model's names; of an adapted one, the layer as a whole."""
-    wrapped = {name for name, module in model.named_modules() if hasattr(module, "base_layer") or hasattr(module, "row_scale")}
+    wrapped = {
+        name for name, module in model.named_modules() if hasattr(module, "base_layer") or hasattr(module, "row_scale")
+    }
     for name in wrapped:
         yield name.removeprefix("base_model.model."), model.get_submodule(name)
     inside = tuple(f"{name}." for name in wrapped)

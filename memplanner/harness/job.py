@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from memplanner.errors import Problem, UserError
-from memplanner.gradnormlorp import GradNormLoRPAdamW, GradNormLoRPLinear
+from memplanner.gradnormlorp import GradNormLoRPAdamW
 from memplanner.harness.build import AUTOCAST, build, optimizers_for
 from memplanner.harness.live import fake_parameters
 from memplanner.harness.quantised import fake_quantised
@@ -160,7 +160,7 @@ def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = No
 
     def batch() -> Batch:
         shape = (step.batch_size, step.seq_len)
-        given = {"device": "cpu" if fake_mode is not None else device, "dtype": torch.long}
+        given: dict[str, Any] = {"device": "cpu" if fake_mode is not None else device, "dtype": torch.long}
         if fake_mode is not None:
             tokens = torch.empty(shape, **given)
             labels = torch.empty(shape[:1] if labelled else shape, **given)

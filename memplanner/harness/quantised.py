@@ -1,4 +1,4 @@
-"""4-bit base weights on fake tensors: bitsandbytes' own functions, without its parameter class, which wants real ones."""
+"""4-bit base weights on fake tensors: bitsandbytes' own functions, without the parameter class that wants real ones."""
 
 from typing import Any
 

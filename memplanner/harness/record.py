@@ -20,7 +20,6 @@ from memplanner.harness.run import Run
 from memplanner.harness.tracked import run_fake, run_tracked
 from memplanner.measurement import Backend, Environment, Measurement, Outcome, PhaseRecord, WeightEvidence
 from memplanner.plan import GpuDevice, TrainingPlan
-from memplanner.prediction import predict
 from memplanner.profiles import find_gpu
 from memplanner.timeline import PHASES
 from memplanner.units import format_bytes
@@ -39,11 +38,13 @@ def measure(
     evidence: bool = False,
     warmup: int = 1,
     timed: int = 2,
+    needed_bytes: int = 0,
 ) -> Measurement:
     """The record of the plan (or, with `entry`, of the user's own function) on the backend.
 
     capped: on CUDA, hold the process to what the plan's card gives. evidence: also take how much of each weight's
-    gradient low ranks hold. Not being buildable and running out of memory are outcomes, not errors.
+    gradient low ranks hold. needed_bytes: what the step is expected to take: on the CPU it is not begun where there is
+    less. Not being buildable and running out of memory are outcomes, not errors.
     """
     quiet_libraries()
     run = Run()
@@ -58,8 +59,8 @@ def measure(
             assert plan is not None, "an entry point has no fake tensors"
             job, run = run_fake(plan, root)
         else:
-            if backend == "cpu" and plan is not None:
-                _fits_here(plan, root)
+            if backend == "cpu":
+                _fits_here(needed_bytes)
             job = job_of_entry(entry, root, backend) if plan is None else job_of_plan(plan, root, backend)
             run = _run(job, backend, warmup, timed)
             if evidence and run.outcome.status == "completed":
@@ -110,13 +111,12 @@ def _run(job: Job, backend: Backend, warmup: int, timed: int) -> Run:
     return run_on_cuda(job, warmup=max(2, warmup), timed=timed)
 
 
-def _fits_here(plan: TrainingPlan, root: Path) -> None:
+def _fits_here(needed_bytes: int) -> None:
     """Rather than have the system kill the process."""
-    needed = predict(plan, root=root).allocated_bytes
     there = available_bytes()
-    if there is not None and needed > there:
+    if there is not None and needed_bytes > there:
         raise NotBuildableError(
-            f"its step takes {format_bytes(needed)} and this machine has {format_bytes(there)} to give; "
+            f"its step takes {format_bytes(needed_bytes)} and this machine has {format_bytes(there)} to give; "
             "fake tensors need neither"
         )
 
@@ -214,3 +214,8 @@ def available(backend: Backend) -> str:
     if backend == "cuda" and not torch.cuda.is_available():
         return f"torch {torch.__version__} on {sys.platform} sees no CUDA device"
     return ""
+
+
+def forked_too_late() -> bool:
+    """Whether this process was forked from one that had used CUDA, which cannot be used here then."""
+    return bool(torch.cuda._is_in_bad_fork())

@@ -21,6 +21,11 @@ ModuleName = Annotated[str, Field(min_length=1, max_length=200)]
 ModuleNames = Annotated[tuple[ModuleName, ...], Field(strict=False, max_length=1000), BeforeValidator(_comma_separated)]
 
 
+def ends_in(path: str, name: str) -> bool:
+    """Whether a dotted path ends in the name, as peft compares them."""
+    return path == name or path.endswith(f".{name}")
+
+
 class LowRank(Settings):
     """What every method with a rank and target modules has."""
 
@@ -35,13 +40,20 @@ class LowRank(Settings):
     def targets(self, ctx: Context, spec: LinearSpec) -> bool:
         """Whether this linear module is one the method acts on."""
         names = self.target_modules or ctx.default_targets
-        return any(n == "all-linear" or spec.path == n or spec.path.endswith(f".{n}") for n in names)
+        return any(n == "all-linear" or ends_in(spec.path, n) for n in names)
+
+    def is_target(self, path: str) -> bool:
+        """Whether a linear layer of a block, by its whole path, is one the method acts on; without names, all are."""
+        names = self.target_modules or ("all-linear",)
+        return any(n == "all-linear" or ends_in(path, n) for n in names)
+
+    def rank_at(self, path: str) -> int:
+        """The rank of the linear layer at this path: the pattern's where one matches, else the method's."""
+        return next((rank for key, rank in self.rank_pattern.items() if ends_in(path, key)), self.rank)
 
     def rank_of(self, ctx: Context, spec: LinearSpec) -> int:
         """The module's rank: the pattern's where one matches, else the method's."""
-        full = f"{ctx.tape.scope}.{spec.path}"
-        matching = (rank for key, rank in self.rank_pattern.items() if full == key or full.endswith(f".{key}"))
-        rank = next(matching, self.rank)
+        rank = self.rank_at(f"{ctx.tape.scope}.{spec.path}")
         small = min(spec.in_features, spec.out_features)
         if rank > small:
             ctx.notes.append(

@@ -1,13 +1,13 @@
 """`memplanner profile` for people: what was measured, laid over what was predicted."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from memplanner.report.page import Cell, Column, Page, heading, table, wrap
-from memplanner.report.palette import MUTED, VERDICT_COLOURS
+from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.words import PHASE_WORDS, plan_words
-from memplanner.timeline import CATEGORIES, Category
+from memplanner.timeline import CATEGORIES, Category, Phase
 from memplanner.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ WHERE = {"fake": "on fake tensors", "cpu": "on the CPU", "cuda": "on CUDA"}
 _ENDINGS = {
     "completed": "COMPLETED",
     "out-of-memory": "RAN OUT OF MEMORY",
-    "cannot-be-built": "CANNOT BE BUILT",
+    "cannot-be-built": "CANNOT RUN",
     "failed": "FAILED",
     "interrupted": "INTERRUPTED",
 }
@@ -68,11 +68,13 @@ def _phases(record: "Measurement", estimate: "Estimate | None", absent: int, pag
         columns += [Column(title="Predicted", right=True), Column(title="Error", right=True)]
     columns += [Column(title="Reserved", right=True)] * reserved + [Column(title="Time", right=True)] * timed
     rows = [_phase_row(p, predicted, absent, reserved=reserved, timed=timed) for p in record.phases]
+    if all(p.name != "forward" for p in record.phases):  # an entry point's model does not say where its loss begins
+        rows = [["forward and loss" if row[0] == "loss" else row[0], *row[1:]] for row in rows]
     return [*heading(page, "Phases"), *table(page, columns, rows)]
 
 
 def _phase_row(
-    phase: "PhaseRecord", predicted: dict[str, int], absent: int, *, reserved: bool, timed: bool
+    phase: "PhaseRecord", predicted: Mapping[Phase, int], absent: int, *, reserved: bool, timed: bool
 ) -> list[str | Cell]:
     row: list[str | Cell] = [PHASE_WORDS[phase.name], Cell(text=format_bytes(phase.peak_bytes), bold=True)]
     if predicted:
@@ -114,9 +116,7 @@ def _at_peak(record: "Measurement", estimate: "Estimate | None", page: Page) -> 
 def _notes(record: "Measurement", estimate: "Estimate | None", page: Page) -> list[str]:
     notes = []
     if record.num_parameters:
-        notes.append(
-            f"{format_count(record.num_parameters)} parameters, {format_count(record.num_trainable)} trained"
-        )
+        notes.append(f"{format_count(record.num_parameters)} parameters, {format_count(record.num_trainable)} trained")
     if record.step_seconds is not None:
         text = f"a step takes {record.step_seconds:.3g} s"
         if record.tokens_per_second:
@@ -126,13 +126,15 @@ def _notes(record: "Measurement", estimate: "Estimate | None", page: Page) -> li
         notes.append(text)
     if record.context_bytes is not None:
         notes.append(f"{format_bytes(record.context_bytes)} outside the allocator (CUDA context, loaded kernels)")
-    if _absent(record, estimate):
+    if record.phases and _absent(record, estimate):
         notes.append("the predictions here leave out cuBLAS's workspaces, which only CUDA has")
-    if record.backend == "cpu":
+    if record.backend == "cpu" and record.plan is not None and record.phases:
         notes.append("some CPU kernels keep other tensors than CUDA's: --device fake follows CUDA")
     if record.rank_evidence:
         notes.append(_evidence(record))
-    return [*heading(page, "Notes"), *(line for n in notes for line in wrap(n, page.width, first="  - ", rest="    "))] if notes else []
+    if not notes:
+        return []
+    return [*heading(page, "Notes"), *(line for n in notes for line in wrap(n, page.width, first="  - ", rest="    "))]
 
 
 def _evidence(record: "Measurement") -> str:
@@ -147,8 +149,8 @@ def _evidence(record: "Measurement") -> str:
 
 
 def suite_text(records: "Sequence[Measurement]", page: Page, *, left: int, out: str) -> str:
-    """One line per record, and how many there are of each ending."""
-    rows = []
+    """One line per record, what kept the others from completing, and how many there are of each ending."""
+    rows: list[list[str | Cell]] = []
     for record in records:
         peak = record.peak if record.outcome.status == "completed" else None
         rows.append(
@@ -157,7 +159,7 @@ def suite_text(records: "Sequence[Measurement]", page: Page, *, left: int, out: 
                 Cell(text="–" if peak is None else format_bytes(peak.peak_bytes), bold=True),
                 "–" if peak is None else "refresh" if peak.name == "refresh" else PHASE_WORDS[peak.name],
                 "–" if record.step_seconds is None else f"{record.step_seconds:.3g} s",
-                Cell(text=_short(record), colour=MUTED if peak else VERDICT_COLOURS["does-not-fit"]),
+                _status(record) if peak is None else "",
             ]
         )
     columns = (
@@ -165,20 +167,24 @@ def suite_text(records: "Sequence[Measurement]", page: Page, *, left: int, out: 
         Column(title="Allocated", right=True),
         Column(title="Peak in"),
         Column(title="Step", right=True),
-        Column(title="Outcome", shrinks=True),
+        Column(),
     )
-    counts = Counter(record.outcome.status for record in records)
-    ended = ", ".join(f"{count} {status.replace('-', ' ')}" for status, count in counts.items())
     lines = table(page, columns, rows, indent=0) if rows else []
+    stopped = [record for record in records if record.outcome.status != "completed"]
+    if stopped:
+        lines += heading(page, "Not completed")
+        for record in stopped:
+            lines += wrap(f"{record.id}: {record.outcome.message}", page.width, first="  ", rest="    ")
+    counts = Counter(_status(record) for record in records)
+    ended = ", ".join(f"{count} {status}" for status, count in counts.items())
     lines += ["", *wrap(f"{ended or 'Nothing ran'}{f', {left} left for another run' if left else ''}.", page.width)]
     if out:
         lines += wrap(f"Records in {out}.", page.width)
     return "\n".join(lines) + "\n"
 
 
-def _short(record: "Measurement") -> str:
+def _status(record: "Measurement") -> str:
     outcome = record.outcome
-    if outcome.status == "completed":
-        return "completed"
-    phase = f" in {PHASE_WORDS[outcome.phase]}" if outcome.phase is not None else ""
-    return f"{outcome.status.replace('-', ' ')}{phase}: {outcome.message}"
+    words = {"out-of-memory": "out of memory", "cannot-be-built": "cannot run"}.get(outcome.status, outcome.status)
+    in_phase = outcome.status == "out-of-memory" and outcome.phase is not None
+    return f"{words} in {PHASE_WORDS[outcome.phase]}" if in_phase and outcome.phase is not None else words

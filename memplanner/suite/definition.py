@@ -125,8 +125,8 @@ def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     for key, value in over.items():
         old = merged.get(key)
         if isinstance(value, Mapping):
-            same = isinstance(old, Mapping) and value.get("kind", old.get("kind")) == old.get("kind")
-            merged[key] = _laid_over(old if same else {}, value)
+            kept = old if isinstance(old, Mapping) and value.get("kind", old.get("kind")) == old.get("kind") else {}
+            merged[key] = _laid_over(kept, value)
         else:
             merged[key] = value
     return merged
@@ -135,7 +135,7 @@ def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
 def _label(key: str, value: Any) -> str:
     """A value as part of a file's name."""
     if isinstance(value, bool):
-        return key.rpartition(".")[2] if value else ""
+        return key.rpartition(".")[2].replace("_", "-") if value else ""
     if isinstance(value, Mapping):
         text = "-".join(_label(k, v) if not isinstance(v, str) else v for k, v in value.items())
     elif isinstance(value, int):

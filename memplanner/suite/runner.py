@@ -17,6 +17,7 @@ from typing import Any, Literal
 from memplanner.errors import UserError
 from memplanner.measurement import Backend, Environment, Measurement, Outcome, load_measurement, save_measurement
 from memplanner.plan import TrainingPlan
+from memplanner.prediction import predict
 from memplanner.suite.definition import Case
 
 PRELOADED = (
@@ -85,7 +86,13 @@ def _run_alone(case: Case, backend: Backend, path: Path, start: str, deadline: f
         context.set_forkserver_preload(list(PRELOADED))
     log = _log(path.parent, case)
     log.parent.mkdir(parents=True, exist_ok=True)
-    options = {"capped": case.cap_memory, "evidence": case.rank_evidence, "warmup": case.warmup, "timed": case.steps}
+    options = {
+        "capped": case.cap_memory,
+        "evidence": case.rank_evidence,
+        "warmup": case.warmup,
+        "timed": case.steps,
+        "needed_bytes": predict(case.plan, root=case.root).allocated_bytes,
+    }
     arguments = (case.id, case.plan.model_dump_json(), str(case.root), backend, str(path), str(log), options)
     process = context.Process(target=_in_process, args=arguments, daemon=True)
     with _importable_main():
@@ -124,19 +131,14 @@ def _in_process(
     with Path(log).open("w", encoding="utf-8") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    import torch
+    from memplanner.harness.record import forked_too_late, measure
 
-    if backend == "cuda" and torch.cuda._is_in_bad_fork():
+    if backend == "cuda" and forked_too_late():
         os._exit(BAD_FORK)
-    from memplanner.harness.record import measure
-
     try:
-        record = measure(
-            TrainingPlan.model_validate_json(plan), backend, name=case_id, root=Path(root), **options
-        )
+        record = measure(TrainingPlan.model_validate_json(plan), backend, name=case_id, root=Path(root), **options)
     except UserError as error:
-        print("; ".join(str(problem) for problem in error.problems), file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
+        raise SystemExit("; ".join(str(problem) for problem in error.problems)) from None
     save_measurement(record, Path(path))
     sys.stdout.flush()
     sys.stderr.flush()

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from memplanner.gradnormlorp import (
+    GradNormLorp,
     GradNormLoRPAdamW,
     GradNormLoRPLinear,
-    GradNormLorp,
     apply_gradnormlorp,
     fold,
     fold_every,
@@ -46,10 +47,10 @@ def train(model: nn.Module, optimizer: GradNormLoRPAdamW, steps: int) -> GradNor
     return optimizer
 
 
-def logits(model: nn.Module) -> torch.Tensor:
+def logits(model: Any) -> Tensor:
     model.eval()
     with torch.no_grad():
-        found: torch.Tensor = model(**batch_for(model)).logits
+        found: Tensor = model(**batch_for(model)).logits
     return found
 
 
@@ -186,14 +187,14 @@ def test_fold_makes_the_optimizer_forget_the_factors_alone() -> None:
     assert layer.magnitude in optimizer.state
 
 
-def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("norm", ["detached", "exact"])
 def test_checkpointing_changes_no_gradient(norm: Any) -> None:
     settings = SETTINGS.model_copy(update={"norm": norm})
-    model = apply_gradnormlorp(small_llama(), settings)
+    model: Any = apply_gradnormlorp(small_llama(), settings)
     with torch.no_grad():
         for _, layer in layers(model):
             layer.factor_i.normal_(std=0.1)
@@ -208,7 +209,7 @@ def test_checkpointing_changes_no_gradient(norm: Any) -> None:
 
 
 def test_accumulated_micro_batches_are_one_batch() -> None:
-    model = apply_gradnormlorp(small_llama(), SETTINGS)
+    model: Any = apply_gradnormlorp(small_llama(), SETTINGS)
     whole = batch_for(model)
     model(**whole).loss.backward()
     expected = gradients(model)
@@ -222,7 +223,7 @@ def test_accumulated_micro_batches_are_one_batch() -> None:
 
 @pytest.mark.parametrize("norm", ["detached", "exact"])
 def test_autocast_computes_products_in_half_and_norms_whole(norm: Any) -> None:
-    model = apply_gradnormlorp(small_llama(), SETTINGS.model_copy(update={"norm": norm}))
+    model: Any = apply_gradnormlorp(small_llama(), SETTINGS.model_copy(update={"norm": norm}))
     with torch.no_grad():
         for _, layer in layers(model):
             layer.factor_i.normal_(std=0.1)
@@ -242,14 +243,14 @@ def test_autocast_computes_products_in_half_and_norms_whole(norm: Any) -> None:
         assert (grad - expected[name]).norm() <= 0.1 * expected[name].norm() + 1e-4, name
 
 
-def _outside(layer: GradNormLoRPLinear) -> torch.Tensor:
+def _outside(layer: GradNormLoRPLinear) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         return layer.row_scale()
 
 
 @pytest.mark.parametrize("norm", ["detached", "exact"])
 def test_compiled_models_give_the_same_gradients(norm: Any) -> None:
-    model = apply_gradnormlorp(small_llama(num_hidden_layers=1), SETTINGS.model_copy(update={"norm": norm}))
+    model: Any = apply_gradnormlorp(small_llama(num_hidden_layers=1), SETTINGS.model_copy(update={"norm": norm}))
     with torch.no_grad():
         for _, layer in layers(model):
             layer.factor_i.normal_(std=0.1)
@@ -283,7 +284,9 @@ def _ddp_worker(rank: int, folder: str) -> None:
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 def test_data_parallel_workers_take_the_step_of_the_whole_batch(tmp_path: Path) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.multiprocessing.spawn(_ddp_worker, args=(str(tmp_path),), nprocs=2)
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined]
+        _ddp_worker, args=(str(tmp_path),), nprocs=2
+    )
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     alone = small_llama().double()
     trained(alone)

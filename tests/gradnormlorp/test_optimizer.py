@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 
+import torch
 from torch import Tensor, nn
 
 from memplanner.gradnormlorp import GradNormLoRPAdamW
@@ -195,8 +196,16 @@ def test_updates_in_backward_are_the_same_updates(how: Any) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"lr": -1}, {"betas": (1.0, 0.9)}, {"projection_rank": 0}, {"projection": "both"}, {"state": "4-bit"}, {"eps": -1}]
-    + [{"refresh_interval": 0}, {"weight_decay": -0.1}],
+    [
+        {"lr": -1},
+        {"betas": (1.0, 0.9)},
+        {"eps": -1},
+        {"weight_decay": -0.1},
+        {"projection_rank": 0},
+        {"projection": "both"},
+        {"refresh_interval": 0},
+        {"state": "4-bit"},
+    ],
 )
 def test_impossible_values_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))} "):

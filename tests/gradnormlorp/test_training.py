@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+import torch
 from torch import nn
 
-from memplanner.gradnormlorp import GradNormLoRPAdamW, GradNormLorp, apply_gradnormlorp, parameter_groups
+from memplanner.gradnormlorp import GradNormLorp, GradNormLoRPAdamW, apply_gradnormlorp, parameter_groups
 from tests.gradnormlorp.conftest import small_llama, small_roberta
 
 STEPS, BATCH, SEQ = 150, 8, 48
@@ -41,7 +42,7 @@ def learn(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any) -> f
         optimizer.zero_grad()
         losses.append(loss.item())
     tail = losses[-len(losses) // 10 :]
-    return sum(tail) / len(tail)
+    return float(sum(tail) / len(tail))
 
 
 def full(model: Any) -> tuple[Any, list[Any]]:
@@ -144,9 +145,7 @@ def test_a_small_roberta_tells_prose_from_code_as_well_as_its_rivals(text: torch
     """Fine-tuning: only the adapters and the head learn, over a random encoder."""
 
     def tuned(projection: Any) -> Callable[[Any], tuple[Any, list[Any]]]:
-        settings = GradNormLorp(
-            rank=8, projection_rank=4, projection=projection, refresh_interval=50, train_rest=False
-        )
+        settings = GradNormLorp(rank=8, projection_rank=4, projection=projection, refresh_interval=50, train_rest=False)
         return lambda model: (apply_gradnormlorp(model, settings), parameter_groups(model, settings))
 
     def tuned_lora(model: Any) -> tuple[Any, list[Any]]:

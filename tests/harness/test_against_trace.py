@@ -149,6 +149,38 @@ REGIMES = [
 ]
 
 
+GRADNORMLORP = {"kind": "gradnormlorp", "rank": 16, "projection_rank": 4}
+WIDE = {"kind": "gradnormlorp", "rank": 96, "projection_rank": 80}
+EIGHT_BIT = {"optimizer": "adamw-8bit"}
+
+METHODS = [
+    case("llama", method=GRADNORMLORP),
+    case("llama", method={**GRADNORMLORP, "projection": "one-sided"}, step={"checkpointing": "full"}),
+    case("llama", method={**GRADNORMLORP, "norm": "exact"}),
+    case("llama", method={**GRADNORMLORP, "norm": "exact"}, precision="fp32"),
+    case("llama", method=WIDE, **EIGHT_BIT),
+    case("llama", method=WIDE, step={"per_layer_updates": True, "checkpointing": "full"}, **EIGHT_BIT),
+    case("llama", method=GRADNORMLORP, precision="bf16-mixed"),
+    case("llama", method={**GRADNORMLORP, "adapter_dtype": "fp32"}, optimizer={"kind": "adamw", "state_dtype": "fp32"}),
+    case(
+        "llama", method={**GRADNORMLORP, "rank_pattern": {"down_proj": 64}, "target_modules": ["q_proj", "down_proj"]}
+    ),
+    case("roberta", method={**GRADNORMLORP, "train_rest": False}, precision="fp32"),
+    case("roberta", method=GRADNORMLORP, precision="bf16-mixed", step={"checkpointing": "full"}),
+    case("gpt2", method=GRADNORMLORP),
+    case("qwen2", method=GRADNORMLORP, step={"grad_accumulation": 2}),
+    case("llama", method={**GRADNORMLORP, "implementation": "dora-galore"}),
+    case("llama", method={"kind": "galore", "rank": 64}, step={"per_layer_updates": True}),
+    case("llama", method={"kind": "galore", "rank": 64}, precision="fp32", step={"per_layer_updates": True}),
+    case("llama", method={"kind": "galore", "rank": 64}, step={"per_layer_updates": True}, **EIGHT_BIT),
+    case("llama", method=LORA, quantization="nf4"),
+    case("llama", method=LORA, quantization="nf4-double", step={"checkpointing": "full"}),
+    case("qwen2", method={**LORA, "dropout": 0.1}, quantization="nf4", precision="fp16"),
+    case("llama", method=LORA, quantization="nf4", kbit_preparation=False),
+    case("llama", method="full", **EIGHT_BIT),
+]
+
+
 def plan_of(model: str, fields: dict[str, Any], folder: Path) -> TrainingPlan:
     path = folder / f"{model}.json"
     path.write_text(json.dumps(MODELS[model]))
@@ -160,11 +192,12 @@ def workspaces(estimate: Estimate) -> int:
     return sum(h.block_bytes for h in estimate.walked.held if h.category == "workspaces")
 
 
-@pytest.mark.parametrize(("model", "fields"), FAMILIES + SIZES + REGIMES)
+@pytest.mark.parametrize(("model", "fields"), FAMILIES + SIZES + REGIMES + METHODS)
 def test_every_phase_agrees_with_the_trace(model: str, fields: dict[str, Any], tmp_path: Path) -> None:
     plan = plan_of(model, fields, tmp_path)
     estimate = predict(plan)
-    traced = {p.name: p for p in trace(plan).phases}
+    found_by_trace = trace(plan)
+    traced = {p.name: p for p in found_by_trace.phases}
     predicted = {p.name: p for p in estimate.phases}
     assert predicted.keys() == traced.keys()
     extra = workspaces(estimate)
@@ -176,6 +209,15 @@ def test_every_phase_agrees_with_the_trace(model: str, fields: dict[str, Any], t
             found = {k: v - extra for k, v in found.items()}
         for key, value in found.items():
             assert value == pytest.approx(expected[key], rel=TOLERANCE), f"{key} of {name}"
+    assert estimate.persistent == {name: found_by_trace.persistent.get(name, 0) for name in estimate.persistent}  # type: ignore[call-overload]
+    assert (estimate.num_parameters, estimate.num_trainable) == (
+        found_by_trace.num_parameters,
+        found_by_trace.num_trainable,
+    )
+    at_peak = found_by_trace.at_peak[estimate.peak_phase]
+    for category, size in estimate.at_peak.items():
+        if category != "workspaces":
+            assert size == pytest.approx(at_peak.get(category, 0), abs=TOLERANCE * estimate.allocated_bytes), category
 
 
 def test_llama_agrees_to_the_byte(tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""memplanner profile as a user meets it: fake tensors and the CPU, suites, entry points, bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+from memplanner.cli.main import main
+
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 500,
+}
+
+ENTRY = """
+import torch
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(128, 128), nn.Linear(128, 1)
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x))).square().mean()
+
+def build():
+    return Model(), None, torch.randn(64, 128)
+
+def named():
+    model = Model()
+    return model, torch.optim.SGD(model.parameters(), lr=0.1), {"x": torch.randn(8, 128)}
+
+def three():
+    return 3
+
+def broken():
+    raise ValueError("[red]no[/red]")
+
+def lossless():
+    return nn.Linear(4, 4), None, (torch.randn(2, 4),)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    (tmp_path / "entry_points_here.py").write_text(ENTRY)
+    return tmp_path
+
+
+SHORT = ("--precision", "fp32", "--batch-size", "2", "--seq-len", "16")
+
+
+def test_a_run_is_laid_over_its_prediction(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "tiny.json", "--device", "fake", "--method", "gradnormlorp", *SHORT]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("COMPLETED on fake tensors: ")
+    rows = {line.split("  ")[1]: line.split() for line in out.splitlines() if line.startswith("  ")}
+    for phase in ("forward", "loss", "backward", "update", "update with subspace refresh", "between steps"):
+        assert abs(float(rows[phase][-1].removesuffix("%"))) <= 0.05, phase
+    assert "leave out cuBLAS's workspaces" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_json_is_the_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["profile", "tiny.json", "--device", "cpu", *SHORT, "--format", "json", "--out", "records"]
+    assert main([*words, "--rank-evidence", "--steps", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema"] == "memplanner/measurement/1"
+    assert found["backend"] == "cpu"
+    assert found["plan"]["precision"] == "fp32"
+    assert [p["name"] for p in found["phases"]] == ["load", "forward", "loss", "backward", "update", "steady"]
+    assert found["rank_evidence"][0]["energy"]["64"] == 1.0
+    assert json.loads((folder / "records" / "tiny.json").read_text()) == found
+
+
+def test_several_plans_run_each_in_its_own_process(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "plan.toml").write_text('model = "tiny.json"\nmethod = "lora"\n')
+    assert main(["profile", "tiny.json", "plan.toml", "--device", "fake", *SHORT]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[1].startswith("tiny ")
+    assert out.splitlines()[2].startswith("plan-2 ")
+    assert "2 completed." in out
+
+
+def test_a_suite_goes_on_where_it_stopped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "s.toml").write_text(
+        '[plan]\nmodel = "tiny.json"\n[[group]]\nname = "a"\n[group.grid]\nmethod = ["full", "lora"]\n'
+    )
+    words = ["profile", "--suite", "s.toml", "--device", "fake", "--out", "o"]
+    assert main([*words, "--time-limit", "0s"]) == 1
+    assert "Nothing ran, 2 left for another run." in capsys.readouterr().out
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert "2 completed." in captured.out
+    assert [line.split()[-1] for line in captured.err.splitlines()] == ["a-full", "a-lora"]
+    assert main([*words, "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("has a record") == 2
+    assert [record["id"] for record in json.loads(captured.out)] == ["a-full", "a-lora"]
+
+
+def test_an_entry_point_is_the_user_s_own_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for function in ("build", "named"):
+        assert main(["profile", "--entry", f"entry_points_here:{function}"]) == 0
+        out = capsys.readouterr().out
+        assert "16.641 K parameters" in out
+        assert "forward and loss" in out
+        assert f"Of: entry point entry_points_here:{function}." in out
+
+
+def test_what_does_not_complete_is_exit_code_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "tiny.json", "--device", "fake", "--loss", "fused"]) == 1
+    assert capsys.readouterr().out.startswith("CANNOT RUN on fake tensors in load: loss 'fused'")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--entry entry_points_here", "--entry: 'entry_points_here' is not package.module:function"),
+        ("--entry entry_points_here:nothing", "has no function 'nothing'"),
+        ("--entry not_there:f", "'not_there' cannot be imported"),
+        ("--entry entry_points_here:three", "returned int, not (model, optimizer or None, batch)"),
+        ("--entry entry_points_here:broken", "failed: ValueError: [red]no[/red]"),
+        ("--entry entry_points_here:lossless", "the model's answer is no loss"),
+        ("--entry entry_points_here:build --device fake", "an entry point makes real tensors"),
+        ("tiny.json --entry entry_points_here:build", "brings its own model"),
+        ("--suite nosuch --out o", "no file or bundled suite is called 'nosuch'"),
+        ("--suite smok --out o", "did you mean 'smoke'?"),
+        ("--suite smoke", "--out: is missing"),
+        ("--suite smoke --out tiny.json", "'tiny.json' is not a directory"),
+        ("--suite smoke --out o --rank 4", "--rank: is a plan's"),
+        ("--suite smoke --out o --time-limit 9", "'9' is not a time"),
+        ("tiny.json --suite smoke --out o", "names its own plans"),
+        ("tiny.json --time-limit 9s", "is for a suite"),
+        ("tiny.json --steps many", "'many' is not a number from 0 to 1000"),
+        ("tiny.json --warmup 0", "'0' is not a number from 1 to 1000"),
+        ("nosuch.toml", "no file or bundled plan is called 'nosuch.toml'"),
+        ("llama-7c", "no model or file is called 'llama-7c' (did you mean 'llama-7b'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", *words.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
