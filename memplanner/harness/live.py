@@ -35,7 +35,7 @@ class LiveBytes(TorchDispatchMode):
         """Everything alive, as births."""
         return [event for _, event in self._known.values()]
 
-    def track(self, tensor: torch.Tensor, why: str = "") -> None:
+    def track(self, tensor: torch.Tensor, why: object = "") -> None:
         """Count a tensor's storage, unless it is counted already."""
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -72,10 +72,10 @@ class LiveBytes(TorchDispatchMode):
             # The engine summing two gradients: out of place under a dispatch mode, in place on the device when it
             # holds the only reference (torch/csrc/autograd/input_buffer.cpp, accumulate).
             return self._accumulate(*args)
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
+        out = func(*args, **kwargs) if kwargs else func(*args)
+        for leaf in (out,) if isinstance(out, torch.Tensor) else tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
-                self.track(leaf, str(func))
+                self.track(leaf, func)
         if func is torch.ops.aten._softmax_backward_data.default:
             # CUDA's kernel materialises grad * output (ATen/native/cuda/SoftMax.cu); the CPU's does not.
             self.events += [Event(-1, block(args[0].untyped_storage().nbytes())), Event(-1, 0)]

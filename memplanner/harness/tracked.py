@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import statistics
 import time
 from collections.abc import Iterator
@@ -120,7 +121,7 @@ def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = Fals
     run = Run(warmup_steps=warmup, measured_steps=timed)
     recompute = (lambda: tracker.recompute(begins=True), lambda: tracker.recompute(begins=False))
     job.on_gradient.append(lambda p: tracker.meter.label(p.grad, "gradients") if p.grad is not None else None)
-    with marking(lambda: tracker.close("forward"), recompute):
+    with marking(lambda: tracker.close("forward"), recompute), _collecting_between_steps():
         tracker.hold()
         tracker.begin()
         run.readings["load"] = tracker.readings()[0]
@@ -134,9 +135,22 @@ def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = Fals
     return run
 
 
+@contextlib.contextmanager
+def _collecting_between_steps() -> Iterator[None]:
+    """What a cycle of Python objects holds must not depend on when the collector happens to run."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _steps(job: Job, run: Run, tracker: "Tracker", warmup: int, timed: int) -> None:
     for _ in range(warmup):
         run.note(run_step(job, tracker))
+        gc.collect()
     tracker.closed = True
     spent = []
     for _ in range(timed):
