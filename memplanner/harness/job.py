@@ -60,6 +60,14 @@ class Job:
         """The context of the forward pass."""
         return contextlib.nullcontext() if self.autocast is None else torch.autocast(device, dtype=self.autocast)
 
+    def make_states(self) -> None:
+        """Have the optimizers make their states, as a first step would, without its passes."""
+        for param in self.trained():
+            param.grad = torch.empty_like(param)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=not self.keep_gradients)
+
     def refresh_next(self) -> None:
         """Have the next step recompute every subspace."""
         for optimizer in self.optimizers:

@@ -114,7 +114,7 @@ class Tracker:
 
 
 def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = False) -> Run:
-    """Warm-up steps (the first makes the optimizer's states), timed steps that nothing watches, one followed step, and,
+    """Warm-up steps (without any, the optimizer makes its states of gradients that are not computed), timed steps that nothing watches, one followed step, and,
     where subspaces are recomputed, one followed step that does.
     """
     tracker = Tracker(job, names=names)
@@ -148,7 +148,11 @@ def _collecting_between_steps() -> Iterator[None]:
 
 
 def _steps(job: Job, run: Run, tracker: "Tracker", warmup: int, timed: int) -> None:
-    for _ in range(warmup):
+    if not warmup and job.stepped:
+        with tracker.watching():
+            job.make_states()
+            tracker.forget(job.on_host())
+    for _ in range(warmup or not job.stepped):
         run.note(run_step(job, tracker))
         gc.collect()
     tracker.closed = True
@@ -220,7 +224,7 @@ def run_fake(plan: TrainingPlan, root: Path = Path(), *, names: bool = False) ->
     with faking(plan, root) as mode:
         job = job_of_plan(plan, root, "cpu", fake_mode=mode)
         with mode:
-            return job, run_tracked(job, names=names)
+            return job, run_tracked(job, warmup=0, names=names)
 
 
 def kernel_of(plan: TrainingPlan, root: Path) -> str:
