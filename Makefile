@@ -11,7 +11,7 @@ help:
 	@echo "make test    install everything, with the CPU build of torch, and run the whole suite"
 	@echo "make check   format, lint, types, import boundaries and tests: what CI runs"
 	@echo "make format  rewrite the sources in the house format"
-	@echo "make bench   speed, as ratios"
+	@echo "make bench   speed, as ratios (learning curves: python -m benchmarks.training)"
 	@echo "make clean   remove the virtual environments and caches"
 
 demo: $(DEMO_VENV)/.installed
@@ -44,6 +44,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -e ".[bench]"
 	$(BIN)/python -m benchmarks.warm
 	$(BIN)/python -m benchmarks.cold_start
+	$(BIN)/python -m benchmarks.trace
+	$(BIN)/python -m benchmarks.gradnormlorp_step
 
 # The core as a user gets it: a wheel, not a link to this directory.
 $(DEMO_VENV)/.installed: pyproject.toml $(shell find memplanner profiles -name '*.py' -o -name '*.toml' -o -name '*.json')

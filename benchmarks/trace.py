@@ -2,8 +2,8 @@
 
 MemTracker follows modules as well as tensors; what both are asked for is the step's peak. Each runs in this process in
 turn, model and optimizer built anew, which is left out of the time. MemTracker runs two steps, the first of which makes
-the optimizer's states; our trace has them made without a forward and a backward pass, and follows one step. Full training only:
-MemTracker (torch 2.13) cannot follow a model with frozen parameters.
+the optimizer's states; our trace has them made without a forward and a backward pass, and follows one step. Full
+training only: MemTracker (torch 2.13) cannot follow a model with frozen parameters.
 
     python -m benchmarks.trace [MODEL]        (default: llama-1b)
 """

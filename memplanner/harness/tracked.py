@@ -114,8 +114,8 @@ class Tracker:
 
 
 def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = False) -> Run:
-    """Warm-up steps (without any, the optimizer makes its states of gradients that are not computed), timed steps that nothing watches, one followed step, and,
-    where subspaces are recomputed, one followed step that does.
+    """Warm-up steps, timed steps that nothing watches, one followed step, and, where subspaces are recomputed, one
+    followed step that does. With no warm-up the optimizer makes its states from gradients that nobody computed.
     """
     tracker = Tracker(job, names=names)
     run = Run(warmup_steps=warmup, measured_steps=timed)
