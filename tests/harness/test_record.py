@@ -40,6 +40,8 @@ METHODS: list[dict[str, Any]] = [
     {"method": {"kind": "gradnormlorp", "rank": 8, "projection_rank": 4, "norm": "exact"}},
     {"method": {"kind": "gradnormlorp", "rank": 64, "projection_rank": 64}, "optimizer": "adamw-8bit"},
     {"method": {"kind": "galore", "rank": 8}, "step": {"per_layer_updates": True}},
+    {"method": {"kind": "galore", "rank": 8}, "optimizer": "adamw-8bit"},
+    {"method": "lora", "quantization": "nf4", "precision": "bf16"},
     {"method": "full", "step": {"checkpointing": "full", "grad_accumulation": 2}},
     {"method": "full", "step": {"keep_outputs": True, "attention": "eager"}},
 ]
@@ -47,7 +49,7 @@ METHODS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("fields", METHODS, ids=lambda f: str(f["method"])[:40])
 def test_real_steps_hold_what_fake_ones_say(fields: dict[str, Any]) -> None:
-    """In fp32 this machine's kernels keep what CUDA's do. What is left are the sums of a decomposition on the CPU."""
+    """This machine's kernels keep what CUDA's do, but for the column-major copy that cuSOLVER's SVD is given."""
     real = measure(tiny(**fields), "cpu", name="real", root=SUITES, timed=1)
     fake = measure(tiny(**fields), "fake", name="fake", root=SUITES)
     assert real.outcome.status == fake.outcome.status == "completed"
@@ -55,8 +57,9 @@ def test_real_steps_hold_what_fake_ones_say(fields: dict[str, Any]) -> None:
     assert (real.num_parameters, real.num_trainable) == (fake.num_parameters, fake.num_trainable)
     assert peaks(real).keys() == peaks(fake).keys()
     for name, found in peaks(real).items():
+        copy = 4 * 688 * 256 if name == "refresh" else 0
         for ours, theirs in zip(found, peaks(fake)[name], strict=True):
-            assert ours == pytest.approx(theirs, rel=0.002), name
+            assert theirs * 0.998 - copy <= ours <= theirs * 1.002, name
     for phase in real.phases:
         assert sum(phase.at_end.values()) == phase.end_bytes
         assert phase.name == "steady" or sum(phase.at_peak.values()) == phase.peak_bytes
