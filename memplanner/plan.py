@@ -46,6 +46,9 @@ class CrossEntropy(Settings):
     """transformers' own: logits upcast to fp32, then torch's cross_entropy."""
 
     kind: Literal["cross-entropy"] = "cross-entropy"
+    shifts: Literal["labels", "logits"] = "labels"
+    """What is moved by one token so that each predicts the next: transformers 5 moves the labels; 4.48 and older copied
+    the fp32 logits without their last token, which for a large vocabulary is the step's peak."""
 
 
 class ChunkedCrossEntropy(Settings):
@@ -74,6 +77,12 @@ Loss = Annotated[
 ]
 Precision = Literal["fp32", "bf16", "fp16", "bf16-mixed", "fp16-mixed"]
 Quantization = Literal["none", "int8", "nf4", "nf4-double"]
+def _kbit_preparation(value: Any) -> Any:
+    """true and false stand for "all" and "none"."""
+    return {True: "all", False: "none"}[value] if isinstance(value, bool) else value
+
+
+KbitPreparation = Annotated[Literal["all", "norms", "none"], BeforeValidator(_kbit_preparation)]
 Attention = Literal["eager", "sdpa", "sdpa-math", "sdpa-efficient", "flash-attention-2"]
 
 _CHECKPOINTING = re.compile(r"none|full|every-([1-9]\d{0,4})", re.ASCII)
@@ -186,11 +195,14 @@ class TrainingPlan(Settings):
     method: Method = Full()
     precision: Precision = "bf16"
     """Weights and arithmetic; "-mixed" is autocast over fp32 weights."""
+    master_weights: bool = True
+    """With a -mixed precision: weights are in fp32. False: they are in half precision already, and autocast runs over
+    them, as where the Trainer's bf16=True trains a model that was loaded in bf16."""
     quantization: Quantization = "none"
     """Storage of the frozen base weights (bitsandbytes); needs a method that freezes them."""
-    kbit_preparation: bool = True
-    """With a quantised base: whatever is not quantised (embeddings, head, norms) goes to fp32, as peft's
-    prepare_model_for_kbit_training does, and the hidden states with it."""
+    kbit_preparation: KbitPreparation = "all"
+    """With a quantised base, what of the rest goes to fp32: all of it (peft's prepare_model_for_kbit_training, and the
+    hidden states with it), the norms (trl's SFTTrainer with bf16=True takes embeddings and head back), or none."""
     optimizer: Optimizer = AdamW()
     step: Step = Step()
     device: Device = GpuDevice()
@@ -203,6 +215,12 @@ class TrainingPlan(Settings):
     def _flash_attention_wants_half_precision(self) -> "TrainingPlan":
         if self.step.attention == "flash-attention-2" and self.precision == "fp32":
             raise ValueError("attention 'flash-attention-2' computes in half precision; precision 'fp32' cannot use it")
+        return self
+
+    @model_validator(mode="after")
+    def _only_autocast_has_master_weights(self) -> "TrainingPlan":
+        if not self.master_weights and not self.precision.endswith("-mixed"):
+            raise ValueError(f"master_weights = false is for a -mixed precision; {self.precision!r} has none anyway")
         return self
 
     @model_validator(mode="after")

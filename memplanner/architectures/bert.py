@@ -56,8 +56,8 @@ class Bert:
         self.down = LinearSpec("output.dense", f, d, bias=True)
 
     def norm(self, path: str, x: Tensor) -> Tensor:
-        weight = self.ctx.param(f"{path}.weight", self.norm_weight)
-        bias = self.ctx.param(f"{path}.bias", self.norm_weight)
+        weight = self.ctx.param(f"{path}.weight", self.norm_weight, dtype=self.ctx.norm_dtype)
+        bias = self.ctx.param(f"{path}.bias", self.norm_weight, dtype=self.ctx.norm_dtype)
         return nn.layer_norm(x, weight, bias, self.rows, autocast=self.ctx.autocast is not None)
 
     def self_attention(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -39,7 +39,7 @@ def language_model_head(
         shape = Shape(batch=ctx.batch, seq=ctx.seq, vocab=vocab)
         logits = ctx.matmul(hidden, weight, None, shape, "logits")
         tape.phase("loss")
-        return logits, losses.causal_lm_loss(logits, labels, ctx.batch, ctx.seq)
+        return logits, losses.causal_lm_loss(logits, labels, ctx.batch, ctx.seq, ctx.loss_shifts)
     tape.phase("loss")
     if ctx.loss_kind == "chunked":
 

@@ -73,7 +73,7 @@ class Llama:
     # -- the block, LlamaDecoderLayer ----------------------------------------------------------------------------
 
     def norm(self, path: str, x: Tensor) -> Tensor:
-        return nn.rms_norm(x, self.ctx.param(f"{path}.weight", self.norm_weight), self.rows)
+        return nn.rms_norm(x, self.ctx.param(f"{path}.weight", self.norm_weight, dtype=self.ctx.norm_dtype), self.rows)
 
     def rotate(self, x: Tensor, half: Shape, shared: Shared) -> Tensor:
         """x * cos + rotate_half(x) * sin."""
@@ -90,7 +90,7 @@ class Llama:
             return ops.view_heads(out, heads)
         labels = ("batch", "seq", rows.labels[2], "head_dim")
         by_token = Shape(**dict(zip(labels, (*rows.dims[:3], heads.dims[3]), strict=True)))
-        out = nn.rms_norm(ops.view(out, by_token), self.ctx.param(f"{norm}.weight", self.head_dim), rows)
+        out = nn.rms_norm(ops.view(out, by_token), self.ctx.param(f"{norm}.weight", self.head_dim, dtype=self.ctx.norm_dtype), rows)
         return ops.transpose(out, heads)
 
     def attention(self, x: Tensor, shared: Shared) -> tuple[Tensor, Tensor | None]:

@@ -19,7 +19,7 @@ from memplanner.methods.gradnormlorp import GradNormLorp
 from memplanner.methods.lora import Lora
 from memplanner.optimizers.adamw import AdamW
 from memplanner.optimizers.adamw8bit import AdamW8bit
-from memplanner.plan import TrainingPlan
+from memplanner.plan import CrossEntropy, TrainingPlan
 from memplanner.profiles import find_model
 
 DTYPES = {
@@ -47,7 +47,9 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     if plan.step.loss.kind != "cross-entropy":
         raise NotBuildableError(f"loss {plan.step.loss.kind!r}: transformers has no such loss of its own")
     factory: Any = AutoModelForSequenceClassification if family.classifier else AutoModelForCausalLM
-    dtype = DTYPES[plan.precision]
+    if isinstance(plan.step.loss, CrossEntropy) and plan.step.loss.shifts == "logits":
+        raise NotBuildableError("a loss that shifts logits: this transformers shifts labels")
+    dtype = DTYPES[plan.precision] if plan.master_weights else AUTOCAST[plan.precision]
     with torch.device(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         base = factory.from_config(config, dtype=dtype)
@@ -152,11 +154,13 @@ def _quantised(model: nn.Module, plan: TrainingPlan) -> nn.Module:
         setattr(model.get_submodule(parent), child, quantised)
     model.is_loaded_in_8bit = plan.quantization == "int8"  # type: ignore[assignment]
     model.is_loaded_in_4bit = plan.quantization != "int8"  # type: ignore[assignment]
-    if plan.kbit_preparation:
+    if plan.kbit_preparation == "all":
         prepared: nn.Module = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         return prepared
-    for param in model.parameters():
+    for name, param in model.named_parameters():
         param.requires_grad_(False)
+        if plan.kbit_preparation == "norms" and "norm" in name:
+            param.data = param.data.float()
     return model
 
 

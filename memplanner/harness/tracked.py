@@ -24,7 +24,7 @@ from memplanner.measurement import Outcome
 from memplanner.plan import TrainingPlan
 from memplanner.profiles import find_model
 from memplanner.tape.attention import choose_kernel
-from memplanner.tape.context import PRECISIONS
+from memplanner.tape.context import dtypes
 from memplanner.tape.shapes import FP32
 from memplanner.timeline import Category, Phase
 
@@ -242,8 +242,8 @@ def kernel_of(plan: TrainingPlan, root: Path) -> str:
     """The attention kernel that the analytic model takes for this plan on a card with all of them."""
     profile = find_model(plan.model, root)
     family, config = read_config(profile.config, profile.name)
-    weight, autocast = PRECISIONS[plan.precision]
-    if plan.quantization != "none" and plan.kbit_preparation:
+    weight, autocast = dtypes(plan.precision, master_weights=plan.master_weights)
+    if plan.quantization != "none" and plan.kbit_preparation != "none":
         weight = FP32
     heads = family.heads(config)
     return choose_kernel(

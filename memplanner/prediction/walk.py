@@ -10,8 +10,8 @@ from memplanner.optimizers.adamw import AdamW
 from memplanner.optimizers.adamw8bit import AdamW8bit
 from memplanner.optimizers.one_by_one import OneByOne
 from memplanner.optimizers.rules import ExtraState, Optimizer, Projection, extra_states
-from memplanner.plan import ChunkedCrossEntropy, TrainingPlan
-from memplanner.tape.context import PRECISIONS, Context
+from memplanner.plan import ChunkedCrossEntropy, CrossEntropy, TrainingPlan
+from memplanner.tape.context import Context, dtypes
 from memplanner.tape.engine import Param, Tape, block
 from memplanner.tape.shapes import FP32, INT64, UINT8, Dtype, Shape
 from memplanner.timeline import Category
@@ -64,10 +64,12 @@ def walk(
     collapse: walk equal blocks once (False walks every one, for tests).
     """
     step, method = plan.step, plan.method
-    weight_dtype, autocast = PRECISIONS[plan.precision]
+    weight_dtype, autocast = dtypes(plan.precision, master_weights=plan.master_weights)
     compute_dtype = autocast or weight_dtype
-    if plan.quantization != "none" and plan.kbit_preparation:
-        weight_dtype = FP32
+    norm_dtype = weight_dtype
+    if plan.quantization != "none":
+        norm_dtype = weight_dtype if plan.kbit_preparation == "none" else FP32
+        weight_dtype = FP32 if plan.kbit_preparation == "all" else weight_dtype
     tape = Tape(collapse=collapse)
     out = Walk(tape)
     ctx = Context(
@@ -83,8 +85,10 @@ def walk(
         padding=step.padding,
         loss_kind=step.loss.kind,
         loss_chunks=step.loss.chunks if isinstance(step.loss, ChunkedCrossEntropy) else 1,
+        loss_shifts=step.loss.shifts if isinstance(step.loss, CrossEntropy) else "labels",
         quantization=plan.quantization,
         compute_dtype=compute_dtype,
+        norm_dtype=norm_dtype,
         input_gradients=step.asks_input_gradients,
         default_targets=family.lora_targets if method.kind in ("lora", "dora") else family.block_targets,
     )

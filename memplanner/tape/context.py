@@ -20,6 +20,12 @@ PRECISIONS: dict[str, tuple[Dtype, Dtype | None]] = {
 """Name → (type of the weights, type autocast runs matrix products in, or None without autocast)."""
 
 
+def dtypes(precision: str, *, master_weights: bool) -> tuple[Dtype, Dtype | None]:
+    """(type of the weights, type of autocast's products or None); without master weights both are the half one."""
+    weights, autocast = PRECISIONS[precision]
+    return (weights if master_weights or autocast is None else autocast), autocast
+
+
 AUXILIARY = "auxiliary"
 """Tag of a tensor that is no parameter of the model: quantisation scales, cached norms, buffers."""
 
@@ -83,8 +89,11 @@ class Context:
     padding: bool = False
     loss_kind: str = "cross-entropy"
     loss_chunks: int = 8
+    loss_shifts: str = "labels"
     quantization: str = "none"
     compute_dtype: Dtype = BF16
+    norm_dtype: Dtype = BF16
+    """Type of the norms' weights."""
     input_gradients: bool = False
     default_targets: tuple[str, ...] = ("all-linear",)
     notes: list[str] = field(default_factory=list)

@@ -27,10 +27,15 @@ def _log_softmax_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> t
     return (tape.like(grad, "gradient of the logits"),)
 
 
-def causal_lm_loss(logits: Tensor, labels: Tensor, batch: int, seq: int) -> Tensor:
-    """transformers' ForCausalLMLoss: logits in fp32, labels shifted by a padded copy."""
+def causal_lm_loss(logits: Tensor, labels: Tensor, batch: int, seq: int, shifts: str = "labels") -> Tensor:
+    """transformers' ForCausalLMLoss: logits in fp32, labels shifted by a padded copy; before, logits by a copy."""
     tape = logits.tape
     logits = ops.to(logits, FP32, "logits in fp32")
+    if shifts == "logits":
+        shorter = dict(zip(logits.shape.labels, logits.shape.dims, strict=True)) | {"seq": max(1, seq - 1)}
+        copy = ops.slice_copy(logits, Shape(**shorter), "logits without the last token")
+        shifted = tape.new(Shape(batch=batch, seq=max(1, seq - 1)), INT64, "shifted labels")
+        return cross_entropy(copy, shifted)
     padded = tape.new(Shape(batch=batch, seq=seq + 1), INT64, "padded labels")
     shifted = tape.new(Shape(batch=batch, seq=seq), INT64, "shifted labels")
     loss = cross_entropy(logits, shifted)

@@ -438,6 +438,13 @@ def select_first(x: Tensor, shape: Shape) -> Tensor:
     return out
 
 
+def slice_copy(x: Tensor, shape: Shape, name: str) -> Tensor:
+    """x[..., :-1, :].contiguous(): backward makes a zero-filled gradient of the whole."""
+    out = x.tape.new(shape, x.dtype, name)
+    out.node = x.tape.record(_slice_backward, (x.node,), None, x.shape)
+    return out
+
+
 def add_broadcast(x: Tensor, small: Tensor, name: str = "sum") -> Tensor:
     """x plus a smaller tensor broadcast over the batch, both with gradients."""
     tape = x.tape
