@@ -77,6 +77,8 @@ Loss = Annotated[
 ]
 Precision = Literal["fp32", "bf16", "fp16", "bf16-mixed", "fp16-mixed"]
 Quantization = Literal["none", "int8", "nf4", "nf4-double"]
+
+
 def _kbit_preparation(value: Any) -> Any:
     """true and false stand for "all" and "none"."""
     return {True: "all", False: "none"}[value] if isinstance(value, bool) else value
@@ -109,6 +111,9 @@ class Step(Settings):
     """Gradients stay allocated into the next forward pass (zero_grad(set_to_none=False))."""
     keep_outputs: bool = False
     """The output object, logits included, is held through backward, as hand-written loops do."""
+    keep_outputs_until: Literal["backward", "update"] = "backward"
+    """With keep_outputs: how long. Held through the update, the output also holds its graph's leaves: where the
+    embeddings' output asks for a gradient, that output and the gradient."""
     input_gradients: bool | None = None
     """The embedding's output asks for a gradient (enable_input_require_grads). Unset: where there is checkpointing, as
     transformers 5 does."""

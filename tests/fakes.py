@@ -64,6 +64,7 @@ class FakeEstimate:
     notes: tuple[str, ...] = ("rank 1024 is above the smaller side 512: clamped", "[red]not markup[/red] \x1b[31m")
     peak_phase: Phase = "backward"
     error_margin_bytes: int = 100 * MIB
+    margin_words: str = "with such plans, device has been off by at most 1%"
     context_bytes: int = 700 * MIB
     num_parameters: int = 6_738_415_616
     num_trainable: int = 1_000_000

@@ -90,7 +90,9 @@ class Llama:
             return ops.view_heads(out, heads)
         labels = ("batch", "seq", rows.labels[2], "head_dim")
         by_token = Shape(**dict(zip(labels, (*rows.dims[:3], heads.dims[3]), strict=True)))
-        out = nn.rms_norm(ops.view(out, by_token), self.ctx.param(f"{norm}.weight", self.head_dim, dtype=self.ctx.norm_dtype), rows)
+        out = nn.rms_norm(
+            ops.view(out, by_token), self.ctx.param(f"{norm}.weight", self.head_dim, dtype=self.ctx.norm_dtype), rows
+        )
         return ops.transpose(out, heads)
 
     def attention(self, x: Tensor, shared: Shared) -> tuple[Tensor, Tensor | None]:

@@ -19,6 +19,7 @@ COMMANDS = {
     "explain": "the picture of the step and the largest tensors at its peak, each with its formula",
     "compare": "training methods and ranks side by side, everything else equal",
     "profile": "run a plan's real steps on this machine, or on fake tensors, and record where the memory went",
+    "validate": "predictions beside measurements and traces, with the error of every figure",
     "gpus": "the cards that memplanner knows",
     "models": "the models that come with memplanner",
     "schema": "the JSON Schema of a plan file",

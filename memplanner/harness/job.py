@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -39,6 +39,7 @@ class Job:
     grad_accumulation: int = 1
     keep_gradients: bool = False
     keep_outputs: bool = False
+    keep_outputs_until: Literal["backward", "update"] = "backward"
     stepped: bool = True
     refreshes: bool = False
     """Whether the optimizers recompute subspaces now and then."""
@@ -206,6 +207,7 @@ def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = No
         grad_accumulation=step.grad_accumulation,
         keep_gradients=step.keep_gradients,
         keep_outputs=step.keep_outputs,
+        keep_outputs_until=step.keep_outputs_until,
         stepped=not step.per_layer_updates,
         refreshes=plan.method.kind in ("galore", "gradnormlorp"),
         tokens_per_step=step.batch_size * step.seq_len * step.grad_accumulation,

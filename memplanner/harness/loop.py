@@ -60,6 +60,7 @@ class Blind:
 def run_step(job: Job, watch: Watch) -> float | None:
     """A whole optimizer step; returns the last micro-batch's loss, None on fake tensors."""
     value: float | None = None
+    held_on = job.keep_outputs and job.keep_outputs_until == "update"
     for _ in range(job.grad_accumulation):
         batch = job.batch()
         watch.given(batch)
@@ -75,7 +76,7 @@ def run_step(job: Job, watch: Watch) -> float | None:
                 value = loss.item()
             watch.turn("backward")
             loss.backward()
-            if job.keep_outputs:
+            if job.keep_outputs and not held_on:
                 del output
             del loss
         watch.close("backward")
@@ -84,6 +85,8 @@ def run_step(job: Job, watch: Watch) -> float | None:
         for optimizer in job.optimizers if job.stepped else ():
             optimizer.step()
         watch.forget(job.on_host())
+        if held_on:
+            del output
         watch.close("update")
         for optimizer in job.optimizers if job.stepped else ():
             optimizer.zero_grad(set_to_none=not job.keep_gradients)

@@ -154,7 +154,7 @@ def _without_waiting() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    with unittest.mock.patch.object(torch.cuda, "synchronize", lambda *_: None):
+    with unittest.mock.patch.object(torch.cuda, "synchronize", return_value=None):
         yield
 
 

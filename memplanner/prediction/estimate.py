@@ -8,6 +8,7 @@ from pathlib import Path
 from memplanner.architectures.reader import Family, read_config
 from memplanner.errors import Problem, UserError
 from memplanner.plan import SizeDevice, TrainingPlan
+from memplanner.prediction.margin import Margin, in_words, margin_of
 from memplanner.prediction.replay import Moment, Replay
 from memplanner.prediction.reserved import reserved_peak
 from memplanner.prediction.walk import Walk, walk
@@ -19,10 +20,6 @@ from memplanner.units import format_bytes, parse_share, parse_size
 
 IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and caching allocator"
 """What is modelled; other code may need another amount for the same plan."""
-
-ERROR_MARGIN = 0.07
-"""Half the width of the band that counts as "tight", as a share of the device bytes: what the verdict compares has been
-off by up to 6.6% against the published measurements in tests/data, and a test holds it below this."""
 
 DEFAULT_WORKSPACE_BYTES = 8_519_680
 """cuBLAS workspace of a device given by its size alone: PyTorch's default before Hopper (CublasHandlePool.cpp)."""
@@ -99,7 +96,17 @@ class Estimate:
     @property
     def error_margin_bytes(self) -> int:
         """How far the estimate may be off."""
-        return round(self.device_bytes * ERROR_MARGIN)
+        return round(self.device_bytes * self.margin.share)
+
+    @property
+    def margin(self) -> Margin:
+        """How far device has been off for this kind of plan."""
+        return margin_of(self.plan)
+
+    @property
+    def margin_words(self) -> str:
+        """The same, as a sentence."""
+        return in_words(self.margin)
 
     @property
     def verdict(self) -> Verdict:

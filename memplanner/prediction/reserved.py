@@ -18,9 +18,12 @@ def reserved_peak(walked: Walk) -> int:
     _hold(allocator, [h for h in walked.held if h.category not in late])
     events = list(expanded(walked.tape))
     update = next(position for name, position in walked.tape.phases if name == "update")
-    _play(allocator, [e for e in events if e[2] < update])
+    alive: dict[Key, Block] = {}
+    _play(allocator, [e for e in events if e[2] < update], alive)
     _hold(allocator, [h for h in walked.held if h.category in late])
-    _play(allocator, events)
+    _play(allocator, [e for e in events if e[2] >= update], alive)
+    _release(allocator, alive)
+    _play(allocator, events, alive)
     return allocator.reserved
 
 
@@ -33,14 +36,16 @@ def _hold(allocator: CachingAllocator, tensors: list[Held]) -> None:
                 allocator.allocate(size)
 
 
-def _play(allocator: CachingAllocator, events: list[tuple[Key, int, int]]) -> None:
-    """Run the events through the allocator, and free what they leave."""
-    alive: dict[Key, Block] = {}
+def _play(allocator: CachingAllocator, events: list[tuple[Key, int, int]], alive: dict[Key, Block]) -> None:
+    """Run the events through the allocator; `alive` is what there is before and after."""
     for key, size, _ in events:
         if size > 0:
             alive[key] = allocator.allocate(size)
         elif size < 0:
             allocator.release(alive.pop(key))
+
+
+def _release(allocator: CachingAllocator, alive: dict[Key, Block]) -> None:
     for key in list(alive):
         allocator.release(alive.pop(key))
 

@@ -111,14 +111,20 @@ def walk(
     if loss.node is None:
         raise _nothing_trained(plan, family)
     tape.phase("backward")
+    held_on = step.keep_outputs and step.keep_outputs_until == "update"
+    if held_on:
+        tape.kept_leaves = []
     tape.backward(loss)
     del loss
-    if step.keep_outputs:
+    if step.keep_outputs and not held_on:
         del logits
     tape.phase("update")
     trained = [p for p in tape.params.values() if p.trainable]
     if not step.per_layer_updates:
         _update(tape, optimizer, trained, out.refresh_only)
+    if held_on:
+        tape.kept_leaves = None
+        del logits
     tape.phase("steady")
     for p in trained:
         p.grad = None

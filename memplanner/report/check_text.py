@@ -104,5 +104,6 @@ def _changes(changes: "Changes", page: Page) -> list[str]:
 
 def _notes(estimate: "Estimate", page: Page) -> list[str]:
     counts = f"{format_count(estimate.num_parameters)} parameters, {format_count(estimate.num_trainable)} trained"
-    notes: Sequence[str] = (counts, *estimate.notes, f"Modelled: {estimate.implementation}.")
+    modelled = f"Modelled: {estimate.implementation}."
+    notes: Sequence[str] = (counts, *estimate.notes, f"{estimate.margin_words}.", modelled)
     return [*heading(page, "Notes"), *(line for n in notes for line in wrap(n, page.width, first="  - ", rest="    "))]

@@ -179,6 +179,8 @@ class Tape:
     on_gradient: Callable[["Tape", Param], None] | None = None
     collapse: bool = True
     gradients_held: bool = False
+    kept_leaves: list[Any] | None = None
+    """Activations that asked for a gradient, with it, where something holds the graph beyond backward."""
 
     # -- tensors -------------------------------------------------------------------------------------------------
 
@@ -316,6 +318,8 @@ class Tape:
             param.buffer = grad
             return
         if param.category == "temporaries":  # an activation asked for its gradient: both go with the graph
+            if self.kept_leaves is not None:
+                self.kept_leaves.append((param.tags, grad))
             param.tags = None
             return
         if self.gradients_held:

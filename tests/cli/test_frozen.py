@@ -23,7 +23,7 @@ def test_flags_of_check() -> None:
 
 
 def test_commands() -> None:
-    assert list(COMMANDS) == ["check", "explain", "compare", "profile", "gpus", "models", "schema", "paper"]
+    assert list(COMMANDS) == ["check", "explain", "compare", "profile", "validate", "gpus", "models", "schema", "paper"]
 
 
 def test_exit_codes() -> None:

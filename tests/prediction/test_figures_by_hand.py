@@ -12,7 +12,7 @@ import pytest
 
 from memplanner.plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
-from memplanner.prediction.estimate import DEFAULT_WORKSPACE_BYTES, ERROR_MARGIN
+from memplanner.prediction.estimate import DEFAULT_WORKSPACE_BYTES
 from memplanner.profiles import all_gpus
 from memplanner.units import GIB, MIB
 
@@ -202,7 +202,7 @@ def test_exactly_at_the_limit_is_tight_and_one_byte_over_does_not_fit(estimate: 
 
 def test_tight_ends_at_the_error_margin(estimate: Estimating) -> None:
     need = estimate().device_bytes
-    margin = round(need * ERROR_MARGIN)
+    margin = round(need * estimate().margin.share)
     assert estimate().error_margin_bytes == margin
     assert estimate(device=f"{need + margin - 1} B").verdict == "tight"
     assert estimate(device=f"{need + margin} B").verdict == "fits"

@@ -1,0 +1,107 @@
+"""memplanner validate: predictions beside what was measured, with the error of every figure."""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memplanner.cli.exit_code import ExitCode
+from memplanner.cli.main import Answer
+from memplanner.errors import Problem, UserError
+from memplanner.report.page import Page
+
+if TYPE_CHECKING:
+    from memplanner.validation.rows import Validation
+
+
+def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
+    parser.add_argument(
+        "records", nargs="*", metavar="RECORD", help="records of `memplanner profile`: files, or directories of them"
+    )
+    parser.add_argument(
+        "--published", action="append", default=[], metavar="FILE", help="third parties' measurements, in one JSON file"
+    )
+    parser.add_argument(
+        "--against",
+        choices=("measured", "fake"),
+        default="measured",
+        help="fake: trace the plans of the records and rows on fake tensors instead (default: measured)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        default="2%",
+        metavar="SHARE",
+        help="exit code 1 where an allocated peak is off by more (default: 2%%)",
+    )
+    parser.add_argument("--format", choices=("text", "json", "markdown"), default="text", help="how it is written")
+
+
+def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    from memplanner.profiles import profiles_dir
+    from memplanner.units import parse_share
+    from memplanner.validation.published import validate_published
+    from memplanner.validation.records import records_in, validate_records
+    from memplanner.validation.rows import merged
+
+    try:
+        tolerance = parse_share(args.tolerance)
+    except ValueError as error:
+        raise UserError(Problem(where="--tolerance", key="", message=str(error))) from None
+    words = list(args.records)
+    bundled = profiles_dir() / "measurements"
+    if not words and not args.published and bundled.is_dir():
+        words = [str(bundled)]
+    if not words and not args.published:
+        message = "nothing to validate: name records, a directory of them, or --published FILE"
+        raise UserError(Problem(where="memplanner validate", key="", message=message))
+    paths = records_in(words, root)
+    published = [root / word for word in args.published]
+    if args.against == "fake":
+        found = _traced(paths, published)
+    else:
+        found = merged([*([validate_records(paths)] if paths else []), *map(validate_published, published)])
+    code = ExitCode.DOES_NOT_FIT if found.beyond(tolerance) or not found.rows else ExitCode.OK
+    from memplanner.report import validate_report as report
+
+    if args.format == "json":
+        return Answer(text=report.validate_json(found, tolerance=tolerance), code=code)
+    if args.format == "markdown":
+        return Answer(text=report.validate_markdown(found, tolerance=tolerance), code=code)
+    return Answer(text=report.validate_text(found, page, tolerance=tolerance), code=code)
+
+
+def _traced(paths: list[Path], published: list[Path]) -> "Validation":
+    import gc
+    import json
+
+    from memplanner.measurement import load_measurement
+    from memplanner.validation.published import InexpressibleError, load_published, plan_of
+    from memplanner.validation.records import validate_traces
+    from memplanner.validation.rows import Skipped
+
+    gc.enable()
+    plans, skipped = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for number, path in enumerate(paths):
+            record = load_measurement(path)
+            if record.plan is None or record.config is None:
+                skipped.append(Skipped(id=record.id, reason=f"entry point {record.entry}: no plan describes it"))
+                continue
+            config = folder / f"{number}.json"
+            config.write_text(json.dumps(record.config), encoding="utf-8")
+            plans.append((record.id, record.plan.model_copy(update={"model": str(config)}), folder))
+        for path in published:
+            for row in load_published(path):
+                try:
+                    plans.append((row.id, plan_of(row, folder)[0], folder))
+                except InexpressibleError as error:
+                    skipped.append(Skipped(id=row.id, reason=str(error)))
+        try:
+            found = validate_traces(plans)
+        except ModuleNotFoundError as error:
+            message = f"needs {error.name}, which is not installed"
+            problem = Problem(where="--against fake", key="", message=message, hint="pip install 'memplanner[live]'")
+            raise UserError(problem) from None
+    found.skipped += skipped
+    return found

@@ -1,0 +1,55 @@
+"""How far *device* has been off, by kind of plan: the width of "tight".
+
+The shares are the worst errors of `memplanner validate` over the published runs in tests/data, rounded up to a tenth of
+a percent; a test holds them to that. A kind that nobody has measured gets the widest of them.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from memplanner.plan import TrainingPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """A share of the device bytes, and how many measured runs it rests on."""
+
+    kind: str
+    share: float
+    runs: int
+
+
+MEASURED: Final = (
+    Margin("quantised bases", 0.045, 19),
+    Margin("eager attention", 0.066, 9),
+    Margin("LoRA", 0.034, 10),
+    Margin("full training", 0.039, 1),
+)
+_BY_KIND = {margin.kind: margin for margin in MEASURED}
+WIDEST: Final = max(margin.share for margin in MEASURED)
+
+
+def kind_of_plan(plan: TrainingPlan) -> str:
+    """The kind whose measured runs the plan is most like."""
+    if plan.quantization != "none":
+        return "quantised bases"
+    if plan.method.kind not in ("full", "lora"):
+        return {"dora": "DoRA", "galore": "GaLore", "gradnormlorp": "GradNormLoRP"}[plan.method.kind]
+    if plan.step.attention == "eager":
+        return "eager attention"
+    return "LoRA" if plan.method.kind == "lora" else "full training"
+
+
+def margin_of(plan: TrainingPlan) -> Margin:
+    """The plan's margin; its `runs` are zero where its kind has not been measured."""
+    kind = kind_of_plan(plan)
+    return _BY_KIND.get(kind) or Margin(kind, WIDEST, 0)
+
+
+def in_words(margin: Margin) -> str:
+    """One sentence for people."""
+    if margin.runs == 0:
+        widest = f"the widest error of other plans, {margin.share:.1%}"
+        return f"no run of {margin.kind} has been measured on a GPU: {widest}, is taken as the margin"
+    runs = "run" if margin.runs == 1 else "runs"
+    return f"with {margin.kind}, device has been off by at most {margin.share:.1%} ({margin.runs} measured {runs})"

@@ -1,0 +1,189 @@
+"""`memplanner validate`: errors by group, the worst rows, what was left out; as text, Markdown or JSON."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from memplanner.report.markdown import escape
+from memplanner.report.page import Cell, Column, Page, heading, table, wrap
+from memplanner.report.palette import VERDICT_COLOURS
+from memplanner.units import format_bytes
+
+if TYPE_CHECKING:
+    from memplanner.validation.rows import Row, Summary, Validation
+
+SCHEMA = "memplanner/validation/1"
+WORST = 10
+
+
+def percent(error: float, *, signed: bool = True) -> str:
+    """0.0004 as "+0.04%"."""
+    if math.isinf(error):
+        return "none measured"
+    return f"{error:+.2%}" if signed else f"{error:.2%}"
+
+
+def validate_text(found: "Validation", page: Page, *, tolerance: float) -> str:
+    """The whole report."""
+    beyond = found.beyond(tolerance)
+    runs = len({row.id for row in found.rows})
+    word = "WITHIN" if not beyond else "BEYOND"
+    colour = VERDICT_COLOURS["fits" if not beyond else "does-not-fit"]
+    worst = max((abs(r.error) for r in found.rows if r.metric == "allocated"), default=0.0)
+    first = f"{word} {tolerance:.2%} of the allocated peak: {runs} runs, {len(found.rows)} figures, "
+    first += f"worst {worst:.2%}, {len(found.false_fits)} false fits"
+    lines = [page.paint(line, colour, bold=True) for line in wrap(first, page.width, rest="  ")]
+    lines += _groups(found, page)
+    lines += _worst(found, page)
+    lines += _named(page, "Left out", [f"{s.id}: {s.reason}" for s in found.skipped])
+    texts: dict[str, list[str]] = {}
+    for assumption in found.assumptions:
+        texts.setdefault(assumption.text, []).append(assumption.id)
+    lines += _named(page, "Assumed", [f"{text} ({_counted(len(ids))})" for text, ids in texts.items()])
+    lines += _named(page, "Predicted to fit, ran out of memory", found.false_fits)
+    lines += _named(page, "Predicted not to fit, did", found.false_alarms)
+    return "\n".join(lines) + "\n"
+
+
+def _counted(runs: int) -> str:
+    return "1 run" if runs == 1 else f"{runs} runs"
+
+
+def _shortened(name: str, width: int = 36) -> str:
+    """A long name by its end, where runs of a kind differ."""
+    return name if len(name) <= width else f"{name[:5]}…{name[6 - width :]}"
+
+
+def _groups(found: "Validation", page: Page) -> list[str]:
+    lines: list[str] = []
+    groups: dict[str, list[tuple[str, Summary]]] = {}
+    for name, summary in found.groups().items():
+        where, _, metric = name.rpartition(" · ")
+        groups.setdefault(where, []).append((metric, summary))
+    for where, summaries in groups.items():
+        peers = any(s.peer_worst is not None for _, s in summaries)
+        rows = [_group_row(metric, s, peers=peers) for metric, s in summaries]
+        columns = [Column(title="Figure", shrinks=True), Column(title="Runs", right=True)]
+        columns += [Column(title=t, right=True) for t in ("Median", "95%", "Worst")]
+        columns += [Column(title=t, right=True) for t in ("Peer's median", "worst")] if peers else []
+        lines += [*heading(page, where), *table(page, columns, rows)]
+    return lines
+
+
+def _group_row(metric: str, s: "Summary", *, peers: bool) -> list[str | Cell]:
+    row: list[str | Cell] = [metric, str(s.count), percent(s.median, signed=False), percent(s.p95, signed=False)]
+    row.append(Cell(text=percent(s.worst), bold=metric == "allocated"))
+    if peers:
+        none = s.peer_median is None or s.peer_worst is None
+        row += (
+            ["", ""] if none else [percent(s.peer_median or 0, signed=False), percent(s.peer_worst or 0, signed=False)]
+        )
+    return row
+
+
+def worst_rows(rows: "Sequence[Row]", count: int = WORST) -> "list[Row]":
+    """The rows that are furthest off, one per run and metric, worst first."""
+    return sorted((r for r in rows if r.error), key=lambda row: -abs(row.error))[:count]
+
+
+def _worst(found: "Validation", page: Page) -> list[str]:
+    rows = [
+        (_shortened(r.id), r.metric, format_bytes(r.predicted_bytes), format_bytes(r.measured_bytes), percent(r.error))
+        for r in worst_rows(found.rows)
+    ]
+    if not rows:
+        return []
+    columns = (
+        Column(title="Run", shrinks=True),
+        Column(title="Figure"),
+        *(Column(title=t, right=True) for t in ("Predicted", "Measured", "Error")),
+    )
+    return [*heading(page, "Furthest off"), *table(page, columns, rows)]
+
+
+def _named(page: Page, title: str, texts: Sequence[str]) -> list[str]:
+    if not texts:
+        return []
+    return [*heading(page, title), *(line for t in texts for line in wrap(t, page.width, first="  - ", rest="    "))]
+
+
+def validate_object(found: "Validation", *, tolerance: float) -> dict[str, Any]:
+    """The JSON answer; its names are fixed."""
+    return {
+        "schema": SCHEMA,
+        "tolerance": tolerance,
+        "within_tolerance": not found.beyond(tolerance),
+        "rows": [
+            {
+                "id": r.id,
+                "source": r.source,
+                "gpu": r.gpu,
+                "method": r.method,
+                "metric": r.metric,
+                "predicted_bytes": r.predicted_bytes,
+                "measured_bytes": r.measured_bytes,
+                "error": _finite(r.error),
+                "peer": r.peer or None,
+                "peer_predicted_bytes": r.peer_bytes,
+                "peer_error": r.peer_error,
+            }
+            for r in found.rows
+        ],
+        "skipped": [{"id": s.id, "reason": s.reason} for s in found.skipped],
+        "assumptions": [{"id": a.id, "text": a.text} for a in found.assumptions],
+        "summary": {
+            "by_group": {name: _summary(s) for name, s in found.groups().items()},
+            "by_metric": {name: _summary(s) for name, s in found.by_metric().items()},
+            "false_fits": len(found.false_fits),
+            "false_alarms": len(found.false_alarms),
+        },
+    }
+
+
+def _summary(s: "Summary") -> dict[str, Any]:
+    return {
+        "count": s.count,
+        "mean": _finite(s.mean),
+        "median": _finite(s.median),
+        "p95": _finite(s.p95),
+        "worst": _finite(s.worst),
+        "peer_median": s.peer_median,
+        "peer_worst": s.peer_worst,
+    }
+
+
+def _finite(error: float) -> float | None:
+    return None if math.isinf(error) else error
+
+
+def validate_json(found: "Validation", *, tolerance: float) -> str:
+    """As JSON."""
+    return json.dumps(validate_object(found, tolerance=tolerance), indent=1) + "\n"
+
+
+def validate_markdown(found: "Validation", *, tolerance: float) -> str:
+    """As Markdown, for a job's summary."""
+    runs = len({row.id for row in found.rows})
+    state = "within" if not found.beyond(tolerance) else "**beyond**"
+    lines = [
+        f"Allocated peaks are {state} {tolerance:.2%}: {runs} runs, {len(found.rows)} figures, "
+        f"{len(found.false_fits)} false fits.",
+        "",
+        "| group | figure | runs | mean | median | 95% | worst | peer's median | peer's worst |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, s in found.groups().items():
+        where, _, metric = name.rpartition(" · ")
+        peers = [percent(e, signed=False) if e is not None else "" for e in (s.peer_median, s.peer_worst)]
+        shown = [percent(e, signed=False) for e in (s.mean, s.median, s.p95)]
+        cells = [escape(where), escape(metric), str(s.count), *shown, percent(s.worst), *peers]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Furthest off:", "", "| run | figure | predicted | measured | error |"]
+    lines.append("| --- | --- | ---: | ---: | ---: |")
+    for r in worst_rows(found.rows):
+        cells = [escape(r.id), escape(r.metric), format_bytes(r.predicted_bytes), format_bytes(r.measured_bytes)]
+        lines.append(f"| {' | '.join([*cells, percent(r.error)])} |")
+    if found.skipped:
+        lines += ["", "Left out:", "", *(f"- {escape(s.id)}: {escape(s.reason)}" for s in found.skipped)]
+    return "\n".join(lines) + "\n"

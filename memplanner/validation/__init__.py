@@ -1,0 +1,1 @@
+"""Predictions held against what was measured or traced, row by row."""

@@ -1,0 +1,277 @@
+"""Rows of third parties' published measurements as plans.
+
+The file: {"rows": [{id, source, gpu, num_gpus, model, arch, method, rank, …, measured: {…}, peer_predicted: {…}}]}.
+What a source ran and does not say in its rows is listed as an assumption beside them.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from memplanner.base import Settings
+from memplanner.errors import UserError
+from memplanner.plan import TrainingPlan
+from memplanner.prediction import Estimate, predict
+from memplanner.problems import problems_of
+from memplanner.profiles import stems
+from memplanner.reading import parse_json, read_text, wrong
+from memplanner.validation.rows import Assumption, Row, Skipped, Validation
+
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class Measured(Settings):
+    """What was measured; more keys than these are kept out of the comparison."""
+
+    model_config = ConfigDict(extra="ignore")
+    allocated_peak: Bytes
+    reserved_peak: Bytes | None = None
+    process: Bytes | None = None
+    steady: Bytes | None = None
+    weights: Bytes | None = None
+    weight_breakdown: dict[str, Bytes] | None = None
+    optimizer_state: Bytes | None = None
+    gradient: Bytes | None = None
+    forward_peak: Bytes | None = None
+    backward_peak: Bytes | None = None
+    optimizer_peak: Bytes | None = None
+
+
+class PeerPrediction(Settings):
+    """What another tool said for the row."""
+
+    tool: str
+    allocated_peak: Bytes | None = None
+    process: Bytes | None = None
+
+
+class PublishedRow(Settings):
+    """One published measurement."""
+
+    model_config = ConfigDict(extra="ignore")
+    id: str
+    source: str
+    gpu: str
+    num_gpus: Annotated[int, Field(ge=1)] = 1
+    model: str
+    arch: dict[str, Any] | None = None
+    method: str
+    rank: int | None = None
+    target_modules: list[str] | None = None
+    base_dtype: str
+    autocast: str | None = None
+    quantization: str | None = None
+    double_quant: bool = False
+    optimizer: str
+    batch: Annotated[int, Field(ge=1)]
+    seq: Annotated[int, Field(ge=1)]
+    attention: str
+    checkpointing: str
+    framework: str = "none"
+    versions: dict[str, str] = {}
+    measured: Measured
+    peer_predicted: PeerPrediction | None = None
+
+
+class PublishedFile(Settings):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="ignore")
+    rows: list[PublishedRow]
+
+
+class InexpressibleError(Exception):
+    """No plan says what the row ran."""
+
+
+def load_published(path: Path) -> list[PublishedRow]:
+    """The file's rows; UserError naming what is wrong with it."""
+    text = read_text(path)
+    parse_json(text, path)
+    try:
+        return PublishedFile.model_validate_json(text).rows
+    except ValidationError as error:
+        raise UserError(*problems_of(error, PublishedFile, lambda key: (str(path), ".".join(key)))) from None
+
+
+def validate_published(path: Path) -> Validation:
+    """Every row predicted and compared, or listed with the reason why not."""
+    found = Validation()
+    rows = load_published(path)
+    if not rows:
+        raise wrong(path, "has no rows")
+    with tempfile.TemporaryDirectory() as scratch:
+        for row in rows:
+            try:
+                plan, assumptions = plan_of(row, Path(scratch))
+                estimate = predict(plan)
+            except InexpressibleError as error:
+                found.skipped.append(Skipped(id=row.id, reason=str(error)))
+                continue
+            except UserError as error:
+                found.skipped.append(Skipped(id=row.id, reason="; ".join(str(p) for p in error.problems)))
+                continue
+            found.assumptions += [Assumption(id=row.id, text=text) for text in assumptions]
+            found.rows += compared(row, estimate)
+            if estimate.verdict == "does-not-fit":
+                found.false_alarms.append(row.id)
+    return found
+
+
+_PRECISIONS = {
+    ("bfloat16", None): ("bf16", True),
+    ("float16", None): ("fp16", True),
+    ("float16", "float16"): ("fp16", True),  # half weights under autocast of the same type: autocast changes nothing
+    ("float32", None): ("fp32", True),
+    ("float32", "bfloat16"): ("bf16-mixed", True),
+    ("float32", "float16"): ("fp16-mixed", True),
+    ("bfloat16", "bfloat16"): ("bf16-mixed", False),
+}
+_ATTENTION = {
+    "eager": "eager",
+    "sdpa": "sdpa",
+    "sdpa-efficient": "sdpa-efficient",
+    "sdpa-efficient (key/value heads expanded before the kernel)": "sdpa-efficient",
+    "flash_attention_2": "flash-attention-2",
+}
+_CARDS = {"NVIDIA RTX A6000": "rtxa6000", "Tesla T4": "t4", "A100-SXM4-80GB": "a100-80gb"}
+_QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+def plan_of(row: PublishedRow, folder: Path) -> tuple[TrainingPlan, list[str]]:
+    """The row's plan, with what had to be assumed; a made-up config.json goes into `folder`."""
+    if row.num_gpus > 1:
+        raise InexpressibleError(f"{row.num_gpus} GPUs: parallelism is not part of a plan yet")
+    if row.framework not in ("none", "baseline-peft-bnb"):
+        raise InexpressibleError(f"framework {row.framework!r}: another project's fused kernels")
+    if row.method not in ("full", "lora") or row.optimizer != "adamw":
+        raise InexpressibleError(f"method {row.method!r} with optimizer {row.optimizer!r} is not read from such a row")
+    precision = _PRECISIONS.get((row.base_dtype, row.autocast))
+    attention, card = _ATTENTION.get(row.attention), _CARDS.get(row.gpu)
+    if precision is None or attention is None or card is None:
+        raise InexpressibleError(f"{row.base_dtype} under autocast {row.autocast}, {row.attention}, on {row.gpu}")
+    assumptions: list[str] = []
+    method: dict[str, Any] = {"kind": row.method}
+    if row.method == "lora":
+        if row.target_modules is None:
+            assumptions.append("LoRA on q, k, v and o, as the source's scripts have it")
+        method |= {"rank": row.rank, "target_modules": row.target_modules or _QKVO}
+    fields: dict[str, Any] = {
+        "model": _model(row, folder),
+        "method": method,
+        "precision": precision[0],
+        "master_weights": precision[1],
+        "quantization": "nf4-double" if row.quantization == "nf4" and row.double_quant else row.quantization or "none",
+        "device": card,
+    }
+    step: dict[str, Any] = {
+        "batch_size": row.batch,
+        "seq_len": row.seq,
+        "checkpointing": row.checkpointing,
+        "attention": attention,
+    }
+    source = next((settings for start, settings in _SOURCES.items() if row.id.startswith(start)), None)
+    if source is not None:
+        source(row, fields, step, assumptions)
+    else:
+        assumptions.append("the training loop is taken to be transformers' Trainer's")
+    return TrainingPlan.model_validate({**fields, "step": step}), assumptions
+
+
+def _a6000(row: PublishedRow, fields: dict[str, Any], step: dict[str, Any], assumptions: list[str]) -> None:
+    """vramcalc's loop: gradients zeroed and kept, no input gradients; transformers 4.57 makes SDPA a mask tensor."""
+    step |= {"keep_gradients": True, "input_gradients": False, "keep_outputs": True}
+    if step["attention"] != "eager":
+        step["padding"] = True
+        assumptions.append("transformers 4.57 makes a mask tensor though none is given, which takes flash away")
+
+
+def _t4(row: PublishedRow, fields: dict[str, Any], step: dict[str, Any], assumptions: list[str]) -> None:
+    """fitcheck's loop: the output object lives until the next replaces it; input gradients throughout."""
+    step |= {"keep_outputs": True, "keep_outputs_until": "update", "input_gradients": True}
+
+
+def _a100(row: PublishedRow, fields: dict[str, Any], step: dict[str, Any], assumptions: list[str]) -> None:
+    """HF Trainer of transformers 4.48; QLoRA through trl's casts."""
+    step["loss"] = {"kind": "cross-entropy", "shifts": "logits"}
+    assumptions.append("transformers 4.48 copies the fp32 logits without the last token (its ForCausalLMLoss)")
+    if row.method == "lora":
+        fields["method"]["dropout"] = 0.1
+    if row.quantization == "nf4":
+        fields |= {"quantization": "nf4-double", "kbit_preparation": "norms"}
+        assumptions.append("double quantisation: unsaid, but the steady state has its size to 0.2 MB")
+        assumptions.append("norms in fp32, the head in bf16, as trl's peft_module_casting_to_bf16 leaves them")
+
+
+_SOURCES = {"a6000-": _a6000, "t4-": _t4, "a100-": _a100}
+
+
+def _model(row: PublishedRow, folder: Path) -> str:
+    """A bundled model's name, or the path of a config.json made of the row's `arch`: all are of LLaMA's shape."""
+    arch = row.arch
+    if arch is None:
+        name = row.model.rsplit("/", 1)[-1].lower()
+        if name not in stems("models", ".json"):
+            raise InexpressibleError(f"no architecture is given, and no bundled model is called {name!r}")
+        return name
+    try:
+        config = {
+            "model_type": "llama",
+            "hidden_size": arch["hidden_size"],
+            "intermediate_size": arch["intermediate_size"],
+            "num_hidden_layers": arch.get("num_layers") or arch["num_hidden_layers"],
+            "num_attention_heads": arch.get("num_heads") or arch["num_attention_heads"],
+            "num_key_value_heads": arch["num_kv_heads"],
+            "head_dim": arch["head_dim"],
+            "vocab_size": arch["vocab_size"],
+            "tie_word_embeddings": arch["tie_word_embeddings"],
+            "attention_bias": bool(arch.get("attention_bias", False)),
+        }
+    except KeyError as error:
+        raise InexpressibleError(f"its architecture has no {error}") from None
+    name = "".join(c if c.isalnum() else "-" for c in row.model)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return str(path)
+
+
+def compared(row: PublishedRow, estimate: Estimate) -> list[Row]:
+    """Every figure that both have."""
+    peaks = {phase.name: phase.peak_bytes for phase in estimate.phases}
+    persistent = estimate.persistent
+    measured = row.measured
+    weights = measured.weights
+    if weights is None and measured.weight_breakdown is not None:
+        weights = sum(measured.weight_breakdown.values())
+    figures = {
+        "allocated": (estimate.allocated_bytes, measured.allocated_peak),
+        "forward": (max(peaks["forward"], peaks["loss"]), measured.forward_peak),
+        "backward": (peaks["backward"], measured.backward_peak),
+        "update": (peaks["update"], measured.optimizer_peak),
+        "steady": (estimate.phases[-1].end_bytes, measured.steady),
+        "parameters": (persistent["parameters"] + persistent["adapters"], weights),
+        "gradients": (persistent["gradients"], measured.gradient),
+        "optimizer state": (persistent["optimizer_state"], measured.optimizer_state),
+        "reserved": (estimate.reserved_bytes, measured.reserved_peak),
+        "device": (estimate.device_bytes, measured.process),
+    }
+    peer = row.peer_predicted
+    said = {} if peer is None else {"allocated": peer.allocated_peak, "device": peer.process}
+    return [
+        Row(
+            id=row.id,
+            source=row.source.split(" sdist")[0].split(" scripts")[0],
+            gpu=row.gpu,
+            method=f"{row.method} {row.quantization}" if row.quantization else row.method,
+            metric=metric,
+            predicted_bytes=predicted,
+            measured_bytes=found,
+            peer="" if peer is None or said.get(metric) is None else peer.tool,
+            peer_bytes=said.get(metric),
+        )
+        for metric, (predicted, found) in figures.items()
+        if found is not None
+    ]

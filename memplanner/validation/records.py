@@ -1,0 +1,144 @@
+"""The harness's own records, and fresh traces, held against predictions."""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from memplanner.errors import UserError
+from memplanner.measurement import Measurement, load_measurement
+from memplanner.plan import TrainingPlan
+from memplanner.prediction import Estimate, predict
+from memplanner.profiles import find_model
+from memplanner.reading import wrong
+from memplanner.timeline import CATEGORIES
+from memplanner.validation.rows import Row, Skipped, Validation
+
+_NAMES = {category: category.replace("_", " ") for category in CATEGORIES}
+
+
+def records_in(words: Iterable[str], root: Path) -> list[Path]:
+    """The record files that files and directories come to; UserError for what is neither."""
+    found: list[Path] = []
+    for word in words:
+        path = root / word
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*.json") if not p.name.startswith("."))
+            if not inside:
+                raise wrong(path, "holds no records (*.json)")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise wrong(path, "no such file or directory")
+    return found
+
+
+def validate_records(paths: Iterable[Path]) -> Validation:
+    """Every record's plan predicted and compared."""
+    found = Validation()
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in paths:
+            record = load_measurement(path)
+            _compare(found, record, Path(scratch))
+    return found
+
+
+def validate_traces(plans: Iterable[tuple[str, TrainingPlan, Path]]) -> Validation:
+    """Every plan (name, plan, directory of its model) traced on fake tensors and compared."""
+    from memplanner.harness.record import measure
+
+    found = Validation()
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, plan, root in plans:
+            _compare(found, measure(plan, "fake", name=name, root=root), Path(scratch))
+    return found
+
+
+def _compare(found: Validation, record: Measurement, scratch: Path) -> None:
+    plan = record.plan
+    if plan is None:
+        found.skipped.append(Skipped(id=record.id, reason=f"entry point {record.entry}: no plan describes it"))
+        return
+    if record.outcome.status not in ("completed", "out-of-memory"):
+        found.skipped.append(Skipped(id=record.id, reason=f"{record.outcome.status}: {record.outcome.message}"))
+        return
+    try:
+        estimate = predict(_standing_alone(record, plan, scratch))
+    except UserError as error:
+        found.skipped.append(Skipped(id=record.id, reason="; ".join(str(p) for p in error.problems)))
+        return
+    ran_out = record.outcome.status == "out-of-memory"
+    if record.backend == "cuda" and (ran_out or record.environment.memory_fraction is not None):
+        fits = estimate.verdict != "does-not-fit"
+        if ran_out and fits:
+            found.false_fits.append(record.id)
+        if not ran_out and not fits:
+            found.false_alarms.append(record.id)
+    if ran_out:
+        found.skipped.append(Skipped(id=record.id, reason="ran out of memory: only its verdict is compared"))
+        return
+    found.rows += compared(record, estimate)
+
+
+def _standing_alone(record: Measurement, plan: TrainingPlan, scratch: Path) -> TrainingPlan:
+    """The plan with the model that the record itself describes."""
+    if record.config is None or _bundled(plan.model):
+        return plan
+    path = scratch / "config.json"
+    path.write_text(json.dumps(record.config), encoding="utf-8")
+    return plan.model_copy(update={"model": str(path)})
+
+
+def _bundled(model: str) -> bool:
+    try:
+        return find_model(model, Path("/nonexistent")).parameters is not None
+    except UserError:
+        return False
+
+
+def compared(record: Measurement, estimate: Estimate) -> list[Row]:
+    """Allocated peak, phases, categories at the peak, what a step keeps, reserved and device."""
+    assert record.plan is not None
+    on_cuda = record.backend == "cuda"
+    absent = 0 if on_cuda else sum(h.block_bytes for h in estimate.walked.held if h.category == "workspaces")
+    figures: list[tuple[str, int, int | None]] = []
+    peak = record.peak
+    assert peak is not None
+    figures.append(("allocated", estimate.allocated_bytes - absent, peak.peak_bytes))
+    predicted = {phase.name: phase for phase in estimate.phases}
+    figures += [
+        (p.name, predicted[p.name].peak_bytes - (absent if p.name != "load" else 0), p.peak_bytes)
+        for p in record.phases
+        if p.name in predicted
+    ]
+    if peak.at_peak and estimate.peak_phase == peak.name:
+        figures += [
+            (f"{_NAMES[c]} at peak", estimate.at_peak[c], peak.at_peak.get(c, 0))
+            for c in CATEGORIES
+            if (on_cuda or c != "workspaces") and (estimate.at_peak[c] or peak.at_peak.get(c))
+        ]
+    figures += [
+        (_NAMES[c], size, record.persistent.get(c, 0))  # type: ignore[index,call-overload]
+        for c, size in estimate.persistent.items()
+        if size or record.persistent.get(c)  # type: ignore[call-overload]
+    ]
+    reserved = [p.reserved_bytes for p in record.phases if p.reserved_bytes is not None]
+    device = [p.device_bytes for p in record.phases if p.device_bytes is not None]
+    if reserved:
+        figures.append(("reserved", estimate.reserved_bytes, max(reserved)))
+    if device:
+        figures.append(("device", estimate.device_bytes, max(device)))
+    return [
+        Row(
+            id=record.id,
+            source=f"memplanner profile, {record.backend}",
+            gpu=record.environment.gpu or record.backend,
+            method=record.plan.method.kind,
+            metric=metric,
+            predicted_bytes=ours,
+            measured_bytes=theirs,
+        )
+        for metric, ours, theirs in figures
+        if theirs is not None
+    ]

@@ -1,0 +1,124 @@
+"""A comparison of one figure, and the summary of many."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One figure of one run, in bytes. peer_bytes: what another tool predicted for it."""
+
+    id: str
+    source: str
+    gpu: str
+    method: str
+    metric: str
+    """allocated, reserved, device; a phase; a category, followed by " at peak" or by nothing (what a step keeps)."""
+    predicted_bytes: int
+    measured_bytes: int
+    peer: str = ""
+    peer_bytes: int | None = None
+
+    @property
+    def error(self) -> float:
+        """(predicted − measured) / measured; infinite where nothing was measured and something predicted."""
+        return _error(self.predicted_bytes, self.measured_bytes)
+
+    @property
+    def peer_error(self) -> float | None:
+        """The other tool's."""
+        return None if self.peer_bytes is None else _error(self.peer_bytes, self.measured_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A row that no plan expresses, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumption:
+    """A setting that a source leaves unsaid, as it was taken."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Absolute errors of some rows."""
+
+    count: int
+    mean: float
+    median: float
+    p95: float
+    worst: float
+    """With its sign."""
+    peer_median: float | None = None
+    peer_worst: float | None = None
+
+
+@dataclass(slots=True)
+class Validation:
+    """All that was compared."""
+
+    rows: list[Row] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    assumptions: list[Assumption] = field(default_factory=list)
+    false_fits: list[str] = field(default_factory=list)
+    """Runs predicted to fit their card that ran out of memory on it."""
+    false_alarms: list[str] = field(default_factory=list)
+    """Runs predicted not to fit that did."""
+
+    def groups(self) -> dict[str, Summary]:
+        """Group ("source · gpu · method · metric") → its summary, in the order of the rows."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(" · ".join((row.source, row.gpu, row.method, row.metric)), []).append(row)
+        return {name: summary(rows) for name, rows in found.items()}
+
+    def by_metric(self) -> dict[str, Summary]:
+        """Metric → its summary over everything, and within each source."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.metric, []).append(row)
+        return {name: summary(rows) for name, rows in found.items()}
+
+    def beyond(self, tolerance: float) -> list[Row]:
+        """Rows of the allocated peak that are off by more than the tolerance, worst first."""
+        off = [row for row in self.rows if row.metric == "allocated" and abs(row.error) > tolerance]
+        return sorted(off, key=lambda row: -abs(row.error))
+
+
+def summary(rows: Sequence[Row]) -> Summary:
+    """Of at least one row."""
+    errors = sorted(abs(row.error) for row in rows)
+    peers = sorted(abs(row.peer_error) for row in rows if row.peer_error is not None)
+    return Summary(
+        count=len(rows),
+        mean=statistics.fmean(errors),
+        median=statistics.median(errors),
+        p95=errors[max(0, math.ceil(0.95 * len(errors)) - 1)],
+        worst=max((row.error for row in rows), key=abs),
+        peer_median=statistics.median(peers) if peers else None,
+        peer_worst=peers[-1] if peers else None,
+    )
+
+
+def _error(predicted: int, measured: int) -> float:
+    if measured == 0:
+        return 0.0 if predicted == 0 else math.inf
+    return (predicted - measured) / measured
+
+
+def merged(parts: Iterable[Validation]) -> Validation:
+    """Several validations as one."""
+    whole = Validation()
+    for part in parts:
+        for name in ("rows", "skipped", "assumptions", "false_fits", "false_alarms"):
+            getattr(whole, name).extend(getattr(part, name))
+    return whole
