@@ -81,7 +81,7 @@ _ATTENTION = {"eager": "eager", "flash-attention-2": "flash_attention_2"}
 
 
 class _Notice:
-    """Calls back around every recomputed forward pass."""
+    """Calls back around what happens inside backward."""
 
     def __init__(self) -> None:
         self.enter: Callable[[], None] = lambda: None
@@ -96,6 +96,10 @@ class _Notice:
 
 recompute_notice = _Notice()
 """Around every forward pass that checkpointing recomputes; whoever runs a step may hang callbacks on it."""
+
+
+update_notice = _Notice()
+"""Around every optimizer's step inside backward."""
 
 
 def recomputing() -> tuple[Any, Any]:
@@ -225,8 +229,9 @@ def optimizers_for(plan: TrainingPlan, model: nn.Module) -> list[torch.optim.Opt
         own = _optimizer(plan, [{**group, "params": [param]}] if group else [param])
 
         def update(param: torch.Tensor, own: torch.optim.Optimizer = own) -> None:
-            own.step()
-            own.zero_grad()
+            with update_notice:
+                own.step()
+                own.zero_grad()
 
         param.register_post_accumulate_grad_hook(update)
         made_each.append(own)

@@ -154,7 +154,8 @@ def run_on_cuda(job: Job, *, warmup: int = 2, timed: int = 3) -> Run:
     weights = torch.cuda.memory_allocated()
     run.readings["load"] = Reading(phase="load", peak_bytes=weights, end_bytes=weights, at_peak={}, at_end={})
     following: list[Any] = [watch]
-    with marking(lambda: following[0].close("forward"), (lambda: None, lambda: None)):
+    nothing = (lambda: None, lambda: None)
+    with marking(lambda: following[0].close("forward"), nothing, nothing):
         try:
             _steps(job, run, watch, following, warmup, timed)
         except torch.OutOfMemoryError as error:

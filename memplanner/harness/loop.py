@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from memplanner.harness.build import recompute_notice
+from memplanner.harness.build import recompute_notice, update_notice
 from memplanner.harness.job import Batch, Job, call, loss_of
 from memplanner.timeline import Phase
 
@@ -95,10 +95,13 @@ def run_step(job: Job, watch: Watch) -> float | None:
     return value
 
 
+Around = tuple[Callable[[], None], Callable[[], None]]
+
+
 @contextlib.contextmanager
-def marking(at_loss: Callable[[], None], recompute: tuple[Callable[[], None], Callable[[], None]]) -> Iterator[None]:
-    """Call `at_loss` where transformers' models begin their loss, after the logits, and `recompute`'s two around every
-    forward pass that checkpointing repeats.
+def marking(at_loss: Callable[[], None], recompute: Around, update: Around) -> Iterator[None]:
+    """Call `at_loss` where transformers' models begin their loss, after the logits; and inside backward `recompute`'s two
+    around every forward pass that checkpointing repeats, `update`'s two around every optimizer's step.
     """
     import transformers.loss.loss_utils as losses
     import transformers.modeling_utils as modeling
@@ -120,5 +123,7 @@ def marking(at_loss: Callable[[], None], recompute: tuple[Callable[[], None], Ca
         unittest.mock.patch.object(torch.nn.CrossEntropyLoss, "forward", classify_marked),
         unittest.mock.patch.object(recompute_notice, "enter", recompute[0]),
         unittest.mock.patch.object(recompute_notice, "leave", recompute[1]),
+        unittest.mock.patch.object(update_notice, "enter", update[0]),
+        unittest.mock.patch.object(update_notice, "leave", update[1]),
     ):
         yield

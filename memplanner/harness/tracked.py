@@ -83,6 +83,10 @@ class Tracker:
         """Inside backward, a forward pass again."""
         self.meter.in_forward = begins
 
+    def update(self, *, begins: bool) -> None:
+        """Inside backward, an optimizer's step: what it adds up are no gradients."""
+        self.meter.in_backward = not begins
+
     def close(self, phase: Phase) -> None:
         """Note what the tensors of this moment are."""
         if self.closed:
@@ -122,7 +126,8 @@ def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = Fals
     run = Run(warmup_steps=warmup, measured_steps=timed)
     recompute = (lambda: tracker.recompute(begins=True), lambda: tracker.recompute(begins=False))
     job.on_gradient.append(lambda p: tracker.meter.label(p.grad, "gradients") if p.grad is not None else None)
-    with marking(lambda: tracker.close("forward"), recompute), _collecting_between_steps(), _without_waiting():
+    update = (lambda: tracker.update(begins=True), lambda: tracker.update(begins=False))
+    with marking(lambda: tracker.close("forward"), recompute, update), _collecting_between_steps(), _without_waiting():
         tracker.hold()
         tracker.begin()
         run.readings["load"] = tracker.readings()[0]
