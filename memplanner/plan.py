@@ -229,15 +229,6 @@ class TrainingPlan(Settings):
         return self
 
     @model_validator(mode="after")
-    def _galore_8bit_replaces_gradients(self) -> "TrainingPlan":
-        if self.step.keep_gradients and self.method.kind == "galore" and self.optimizer.kind == "adamw-8bit":
-            raise ValueError(
-                "keep_gradients with galore's 8-bit AdamW: galore_torch puts the projected gradient in place of the "
-                "gradient, and the next backward pass could not add to it"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _quantized_base_is_frozen(self) -> "TrainingPlan":
         if self.quantization != "none" and self.method.kind not in ("lora", "dora"):
             raise ValueError(

@@ -110,6 +110,7 @@ class Bert:
             self.hidden,
             "word embeddings",
         )
+        table = ctx.param("embeddings.position_embeddings.weight", Shape(positions=c.positions, hidden=d))
         types = nn.embedding(
             tape,
             ctx.param("embeddings.token_type_embeddings.weight", Shape(types=c.types, hidden=d)),
@@ -119,7 +120,6 @@ class Bert:
         )
         ctx.require_input_gradients(words)
         hidden = ops.add(words, types, "embeddings")
-        table = ctx.param("embeddings.position_embeddings.weight", Shape(positions=c.positions, hidden=d))
         if c.pooler:
             places = nn.embedding(tape, table, position_ids, Shape(one=1, seq=ctx.seq, hidden=d), "position embeddings")
             hidden = ops.add_broadcast(hidden, places, "embeddings")
@@ -136,7 +136,7 @@ class Bert:
         logits = Shape(batch=ctx.batch, labels=c.num_labels)
         d, n = c.hidden, c.num_labels
         if c.pooler:
-            x = ops.tanh(ctx.linear(LinearSpec("pooler.dense", d, d, bias=True), x, self.first))
+            x = ops.tanh(ctx.linear(LinearSpec("pooler.dense", d, d, bias=True, in_block=False), x, self.first))
             x = ops.dropout(x, c.classifier_dropout)
             return ctx.head(LinearSpec("classifier", d, n, bias=True), x, logits)
         x = ops.dropout(x, c.classifier_dropout)

@@ -314,6 +314,11 @@ def _galore(plan: TrainingPlan, params: list[Any]) -> torch.optim.Optimizer:
     if isinstance(settings, AdamW) and settings.state_dtype == "param":
         return galore_torch.GaLoreAdamW(params, lr=LEARNING_RATE, no_deprecation_warning=True)  # type: ignore[no-any-return]
     if isinstance(settings, AdamW8bit) and settings.format == "bitsandbytes":
+        if plan.step.keep_gradients:
+            raise NotBuildableError(
+                "keep_gradients with galore's 8-bit AdamW: galore_torch puts the projected gradient in place of the "
+                "gradient, and the next backward pass cannot add to it"
+            )
         return galore_torch.GaLoreAdamW8bit(params, lr=LEARNING_RATE)  # type: ignore[no-any-return]
     raise NotBuildableError(f"optimizer {_name(settings)} under GaLore: galore_torch has AdamW and AdamW8bit")
 

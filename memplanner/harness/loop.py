@@ -100,8 +100,8 @@ Around = tuple[Callable[[], None], Callable[[], None]]
 
 @contextlib.contextmanager
 def marking(at_loss: Callable[[], None], recompute: Around, update: Around) -> Iterator[None]:
-    """Call `at_loss` where transformers' models begin their loss, after the logits; and inside backward `recompute`'s two
-    around every forward pass that checkpointing repeats, `update`'s two around every optimizer's step.
+    """Call `at_loss` where transformers' models begin their loss, after the logits; and inside backward `recompute`'s
+    two around every forward pass that checkpointing repeats, `update`'s two around every optimizer's step.
     """
     import transformers.loss.loss_utils as losses
     import transformers.modeling_utils as modeling

@@ -22,8 +22,7 @@ class Dora(Lora):
         base: Tensor = result
         if self.dropout > 0:
             x = ops.dropout(x, self.dropout)
-            base = ctx.dequantised_linear(spec, x, out_shape, f"{spec.path} output of the dropped input")
-        norm, held = self.weight_norm(ctx, spec, a, x.dtype)
+        norm, held, weight = self.weight_norm(ctx, spec, a, x.dtype)
         out = spec.labels[0]
         magnitude = ctx.param(
             f"{spec.path}.lora_magnitude_vector",
@@ -42,6 +41,10 @@ class Dora(Lora):
             out_shape,
             f"{spec.path}.lora_B output",
         )
+        if self.dropout > 0:
+            whole = weight or ctx.param(f"{spec.path}.weight", spec.weight_shape, trainable=False)
+            base = ctx.matmul(x, whole, None, out_shape, f"{spec.path} output of the dropped input")
+            del whole
         if spec.bias and not self.dropout:
             bias = ctx.param(f"{spec.path}.bias", spec.bias_shape, trainable=False)
             base = ops.add_constant(base, bias, "base output without bias")
@@ -50,12 +53,14 @@ class Dora(Lora):
             ops.scale(ops.mul_param(adapted, ratio, "rescaled adapter output"), "scaled adapter output"),
             "DoRA output",
         )
-        del held
+        del held, weight
         return ops.add(result, extra, "adapted output")
 
-    def weight_norm(self, ctx: Context, spec: LinearSpec, a: Param, dtype: Dtype) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def weight_norm(
+        self, ctx: Context, spec: LinearSpec, a: Param, dtype: Dtype
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
         """‖W + s·B·A‖ by rows, and what stays alive until the layer's forward returns: the identity that A and B are
-        applied to, the products, and W in the adapter's type.
+        applied to and the products; and W in the adapter's type, where that is a copy.
         """
         tape = ctx.tape
         n, m, r = spec.in_features, spec.out_features, a.shape.dims[0]
@@ -86,4 +91,4 @@ class Dora(Lora):
         del scaled
         norm = tape.new(Shape(out=m), dtype, "weight norm")
         del summed
-        return norm, held if weight is None else (*held, weight)
+        return norm, held, weight

@@ -41,6 +41,11 @@ class Galore(LowRank):
         return "the SVD has no more than that, and so the rank is that"
 
     @property
+    def blocks_only(self) -> bool:
+        """Without names, or for all-linear: the blocks' layers alone."""
+        return not set(self.target_modules) - {"all-linear"}
+
+    @property
     def copies_head(self) -> bool:
         """Whether a new classification head is trained as a copy."""
         return False

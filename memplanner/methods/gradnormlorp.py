@@ -40,6 +40,11 @@ class GradNormLorp(LowRank):
     LowRankWeightNormAdamW and WeightNormGaLoreAdamW on bare weights, and peft's DoRA under GaLoreAdamW."""
 
     @property
+    def blocks_only(self) -> bool:
+        """Without names, or for all-linear: the blocks' layers alone."""
+        return not set(self.target_modules) - {"all-linear"}
+
+    @property
     def copies_head(self) -> bool:
         """Whether a new classification head is trained as a copy."""
         return self.implementation == "dora-galore"

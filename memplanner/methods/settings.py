@@ -39,8 +39,15 @@ class LowRank(Settings):
 
     def targets(self, ctx: Context, spec: LinearSpec) -> bool:
         """Whether this linear module is one the method acts on."""
+        if not spec.in_block and self.blocks_only:
+            return False
         names = self.target_modules or ctx.default_targets
         return any(n == "all-linear" or ends_in(spec.path, n) for n in names)
+
+    @property
+    def blocks_only(self) -> bool:
+        """Whether layers outside the repeated blocks are left alone unless they are named."""
+        return False
 
     def is_target(self, path: str) -> bool:
         """Whether a linear layer of a block, by its whole path, is one the method acts on; without names, all are."""

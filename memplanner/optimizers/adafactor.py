@@ -3,7 +3,7 @@
 from typing import Literal
 
 from memplanner.base import Settings
-from memplanner.optimizers.rules import StateTensor, step_each
+from memplanner.optimizers.rules import StateTensor, in_order
 from memplanner.tape.engine import Param, Tape
 from memplanner.tape.shapes import FP32, SCALAR, Dtype, Shape
 
@@ -44,5 +44,19 @@ class Adafactor(Settings):
         del grad, weight, update, negative
 
     def step_all(self, tape: Tape, params: list[Param]) -> None:
-        """One parameter after another."""
-        step_each(self, tape, params)
+        """One parameter after another, in one loop whose variables hold the last one's tensors until they are assigned
+        again.
+        """
+        grad = weight = update = None
+        for p in in_order(params):
+            half = p.dtype is not FP32
+            grad = None
+            grad = tape.new(p.shape, FP32, f"{p.name} gradient in fp32") if half else None
+            weight = tape.new(p.shape, FP32, f"{p.name} in fp32") if half else None
+            square = tape.new(p.shape, FP32, f"{p.name} squared gradient")
+            update = tape.new(p.shape, FP32, f"{p.name} squared gradient plus epsilon")
+            del square
+            update = tape.new(p.shape, FP32, f"{p.name} update")
+            negative = tape.new(p.shape, FP32, f"{p.name} negated update")
+            del negative
+        del grad, weight, update

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from memplanner.base import Settings
-from memplanner.optimizers.rules import StateTensor, bulk, step_each
+from memplanner.optimizers.rules import StateTensor, bulk, in_order
 from memplanner.tape.engine import Param, Tape
 from memplanner.tape.shapes import BF16, FP32, SCALAR, Dtype, Shape
 
@@ -55,5 +55,13 @@ class AdamW(Settings):
         if self.implementation == "foreach":
             roots = [bulk(tape, p, self.moments_dtype(p.dtype), "root of exp_avg_sq") for p in params]
             del roots
-        else:
-            step_each(self, tape, params)
+        elif self.implementation == "for-loop":
+            # The loop's variable holds the last denominator while the next root is taken.
+            denominator = None
+            for p in in_order(params):
+                root = tape.new(p.shape, self.moments_dtype(p.dtype), f"{p.name} root of exp_avg_sq")
+                quotient = tape.new(p.shape, self.moments_dtype(p.dtype), f"{p.name} denominator")
+                del root
+                denominator = quotient
+                del quotient
+            del denominator

@@ -5,6 +5,7 @@ steps and which come and go within one.
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, NamedTuple, Protocol
 
 from memplanner.tape.engine import Param, Tape, Tensor
@@ -181,6 +182,17 @@ def bulk(tape: Tape, param: Param, dtype: Dtype, name: str) -> Tensor:
     out = tape.new(param.shape, dtype, f"{param.name} {name}")
     tape.current_reps = 1
     return out
+
+
+def in_order(params: list[Param]) -> list[Param]:
+    """The parameters as a loop over the whole model meets them, those of repeated blocks twice: there a block's last is
+    followed by the next block's first.
+    """
+    return [p for repeated, group in groupby(params, lambda p: p.count > 1) for p in _again(list(group), repeated)]
+
+
+def _again(group: list[Param], repeated: bool) -> list[Param]:
+    return group * 2 if repeated else group
 
 
 def step_each(optimizer: Optimizer, tape: Tape, params: list[Param]) -> None:

@@ -9,7 +9,7 @@ from memplanner.methods.gradnormlorp import GradNormLorp
 from memplanner.optimizers.adamw import AdamW
 from memplanner.optimizers.adamw8bit import AdamW8bit
 from memplanner.optimizers.one_by_one import OneByOne
-from memplanner.optimizers.rules import ExtraState, Optimizer, Projection, extra_states
+from memplanner.optimizers.rules import ExtraState, Optimizer, Projection, extra_states, in_order
 from memplanner.plan import ChunkedCrossEntropy, CrossEntropy, TrainingPlan
 from memplanner.tape.context import Context, dtypes
 from memplanner.tape.engine import Param, Tape, block
@@ -187,6 +187,10 @@ def _step_one(tape: Tape, optimizer: Optimizer, param: Param, refresh_only: set[
 def _update(tape: Tape, optimizer: Optimizer, trained: list[Param], refresh_only: set[int]) -> None:
     """The optimizer's step over all parameters. Projected ones go one by one, equal shapes alike."""
     plain = [p for p in trained if not isinstance(p.tags, Projection)]
+    projected = [p for p in trained if isinstance(p.tags, Projection) and not p.tags.adds_product]
+    if projected and not optimizer.in_place:
+        _galore_loop(tape, optimizer, plain, projected, refresh_only)
+        return
     optimizer.step_all(tape, plain)
     seen = set()
     for p in trained:
@@ -194,6 +198,33 @@ def _update(tape: Tape, optimizer: Optimizer, trained: list[Param], refresh_only
         if isinstance(p.tags, Projection) and key not in seen:
             seen.add(key)
             _step_one(tape, optimizer, p, refresh_only)
+
+
+def _galore_loop(
+    tape: Tape, optimizer: Optimizer, plain: list[Param], projected: list[Param], refresh_only: set[int]
+) -> None:
+    """galore_torch's AdamW.step: one loop, whose variables hold the last parameter's projected gradient, denominator
+    and update while the next one is decomposed.
+    """
+    grad = denominator = update = None
+    for p in (*in_order(plain), *in_order(projected)):
+        rule = p.tags if isinstance(p.tags, Projection) else None
+        shape = p.shape if rule is None else rule.reduced(p.shape)
+        grad = None
+        if rule is not None:
+            first = len(tape.sizes)
+            rule.refresh(tape, p.shape, p.dtype)
+            refresh_only.update(range(first, len(tape.sizes)))
+            grad = tape.new(shape, p.dtype, "projected gradient")
+        denominator = tape.new(shape, p.dtype, f"{p.name} denominator")
+        update = tape.new(shape, p.dtype, f"{p.name} normalised gradient")
+        if rule is not None:
+            full = tape.new(p.shape, p.dtype, f"{p.name} update")
+            scaled = tape.new(p.shape, p.dtype, f"{p.name} scaled update")
+            del full
+            update = scaled
+            del scaled
+    del grad, denominator, update
 
 
 def _states(

@@ -41,6 +41,8 @@ class LinearSpec:
     labels: tuple[str, str] = ("out", "in_")
     conv1d: bool = False
     """GPT-2's Conv1D: the weight is stored (in, out)."""
+    in_block: bool = True
+    """Whether it belongs to one of the model's repeated blocks."""
 
     @property
     def weight_shape(self) -> Shape:

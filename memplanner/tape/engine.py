@@ -274,13 +274,14 @@ class Tape:
                 continue
             node.grad = None
             frame = node.frame
-            grads = node.fn(self, node, grad, node.saved if frame is None else frame.take(self, node.slot))
+            grads = list(node.fn(self, node, grad, node.saved if frame is None else frame.take(self, node.slot)))
             grad = node.saved = node.frame = frame = None
             self._deliver(node.edges, grads)
             del grads, node
         self.scope = ""
 
-    def _deliver(self, edges: tuple["Node | Param | None", ...], grads: Sequence[Tensor | None]) -> None:
+    def _deliver(self, edges: tuple["Node | Param | None", ...], grads: list[Tensor | None]) -> None:
+        """Hand each edge its gradient, and keep none."""
         weights: list[tuple[Param, Tensor]] = []
         for edge, grad in zip(edges, grads, strict=True):
             if edge is None or grad is None:
@@ -291,12 +292,14 @@ class Tape:
                 edge.grad = grad
             else:
                 edge.grad = self._sum(edge, grad)
-        grads = ()
+        grads.clear()
         edge = grad = None
         while weights:
             param, g = weights.pop(0)
-            self._accumulate(param, g)
+            complete = self._accumulate(param, g)
             del g
+            if complete and self.on_gradient is not None:
+                self.on_gradient(self, param)
 
     def _sum(self, holder: Node | Param, grad: Tensor) -> Tensor:
         """The buffered gradient plus one more: in place when the buffer holds the only reference to it."""
@@ -309,19 +312,20 @@ class Tape:
             return old
         return self.like(old, "sum of gradients")
 
-    def _accumulate(self, param: Param, grad: Tensor) -> None:
+    def _accumulate(self, param: Param, grad: Tensor) -> bool:
+        """Add to the parameter's gradient; whether that makes it complete."""
         param.uses -= 1
         if param.buffer is not None:  # the engine's rule again: in place, unless the first to arrive is a view
             grad = param.buffer if param.buffer.base is None else self.like(param.buffer, "sum of gradients")
             param.buffer = None
         if param.uses > 0:
             param.buffer = grad
-            return
+            return False
         if param.category == "temporaries":  # an activation asked for its gradient: both go with the graph
             if self.kept_leaves is not None:
                 self.kept_leaves.append((param.tags, grad))
             param.tags = None
-            return
+            return False
         if self.gradients_held:
             del grad  # added in place into the gradient that is there already
         else:
@@ -329,9 +333,7 @@ class Tape:
             self.categories[grad.index] = "gradients"
             self.meta[grad.index] = (param.name, "gradient", param.shape, param.dtype)
             param.grad = grad
-            del grad
-        if self.on_gradient is not None:
-            self.on_gradient(self, param)
+        return True
 
     # -- repetition ----------------------------------------------------------------------------------------------
 
