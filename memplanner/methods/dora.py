@@ -71,7 +71,7 @@ class Dora(Lora):
         through_a = tape.new(Shape(in_=n, rank=r), product, "A of the identity")
         lora_weight = tape.new(full, product, "B·A")
         # The graph of B·A, never run backward, keeps what it saved while B·A is alive.
-        held: tuple[Tensor, ...] = (eye, lowered, through_a) if tape.saves else ()
+        held: tuple[Tensor, ...] = (lowered, through_a) if tape.saves else ()
         del eye, lowered, through_a
         if product is not dtype:
             lora_weight = tape.new(full, dtype, "B·A in the adapter's type")

@@ -168,15 +168,6 @@ class Context:
             bias = self.param(f"{spec.path}.bias", spec.bias_shape, trainable=trainable)
         return self.matmul(x, weight, bias, out_shape, f"{spec.path} output")
 
-    def dequantised_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape, name: str) -> Tensor:
-        """The base layer's product by its whole weight, dequantised for it where it is not whole."""
-        weight: Param | Tensor
-        if self.quantization == "none":
-            weight = self.param(f"{spec.path}.weight", spec.weight_shape, trainable=False)
-        else:
-            weight = self.tape.new(spec.weight_shape, x.dtype, "dequantised weight")
-        return self.matmul(x, weight, None, out_shape, name)
-
     def frozen_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """The base layer under an adapter: its weight frozen, and quantised where the plan says so."""
         if self.quantization == "none":

@@ -142,12 +142,12 @@ def phase_bytes(found: Estimate) -> dict[str, tuple[int, int]]:
     return {phase.name: (phase.peak_bytes, phase.end_bytes) for phase in found.phases}
 
 
-def assert_no_phase_lower(lower: Estimate, higher: Estimate) -> None:
-    """Each phase of `higher` peaks and ends no lower than that of `lower`."""
+def assert_no_phase_lower(lower: Estimate, higher: Estimate, but: str = "") -> None:
+    """Each phase of `higher` peaks and ends no lower than that of `lower`; `but` may peak lower."""
     small, large = phase_bytes(lower), phase_bytes(higher)
     assert small.keys() == large.keys()
     for name, (peak, end) in small.items():
-        assert large[name][0] >= peak, f"peak of {name}"
+        assert name == but or large[name][0] >= peak, f"peak of {name}"
         assert large[name][1] >= end, f"end of {name}"
 
 
@@ -484,7 +484,8 @@ def test_dora_costs_lora_and_a_magnitude_per_row(fields: Fields) -> None:
     magnitudes = [p for p in dora.walked.tape.params.values() if p.name.endswith("lora_magnitude_vector")]
     assert magnitudes
     assert dora.num_trainable - lora.num_trainable == sum(p.count * p.shape.numel for p in magnitudes)
-    assert_no_phase_lower(lora, dora)
+    # An optimizer's loop holds on to the parameter before: a short magnitude, under DoRA, where LoRA has a matrix.
+    assert_no_phase_lower(lora, dora, but="update")
 
 
 @every_plan
