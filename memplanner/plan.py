@@ -158,6 +158,15 @@ class Step(Settings):
         return self
 
     @model_validator(mode="after")
+    def _outputs_of_one_micro_batch(self) -> "Step":
+        if self.keep_outputs and self.keep_outputs_until == "update" and self.grad_accumulation > 1:
+            raise ValueError(
+                f"keep_outputs_until 'update' with grad_accumulation {self.grad_accumulation} (outputs held into the "
+                "next micro-batch) is not modelled yet"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _typical_within_longest(self) -> "Step":
         if self.typical_seq_len is not None and self.typical_seq_len > self.seq_len:
             raise ValueError(f"typical_seq_len {self.typical_seq_len} is above seq_len {self.seq_len}, the longest")

@@ -110,7 +110,9 @@ class Bert:
             self.hidden,
             "word embeddings",
         )
-        table = ctx.param("embeddings.position_embeddings.weight", Shape(positions=c.positions, hidden=d))
+        table_shape = Shape(positions=c.positions, hidden=d)
+        if c.pooler:  # BERT's module has its positions second, RoBERTa's last: an optimizer's loop goes in that order
+            ctx.param("embeddings.position_embeddings.weight", table_shape)
         types = nn.embedding(
             tape,
             ctx.param("embeddings.token_type_embeddings.weight", Shape(types=c.types, hidden=d)),
@@ -120,6 +122,9 @@ class Bert:
         )
         ctx.require_input_gradients(words)
         hidden = ops.add(words, types, "embeddings")
+        for name in ("weight", "bias"):
+            ctx.param(f"embeddings.LayerNorm.{name}", self.norm_weight, dtype=ctx.norm_dtype)
+        table = ctx.param("embeddings.position_embeddings.weight", table_shape)
         if c.pooler:
             places = nn.embedding(tape, table, position_ids, Shape(one=1, seq=ctx.seq, hidden=d), "position embeddings")
             hidden = ops.add_broadcast(hidden, places, "embeddings")

@@ -55,7 +55,8 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
         base = factory.from_config(config, dtype=dtype)
         if plan.quantization != "none":
             base = _quantised(base, plan)
-        model = _adapted(base, plan.method, family, dtype)
+        # peft gives adapters the base weight's type where that is a floating one.
+        model = _adapted(base, plan.method, family, dtype if plan.quantization == "none" else torch.float32)
     if plan.step.checkpoint_every:
         base.activation_checkpointing_enable(
             {"use_reentrant": False, "context_fn": recomputing}, every_n_layers=plan.step.checkpoint_every

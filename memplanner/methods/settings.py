@@ -75,5 +75,5 @@ class LowRank(Settings):
 
 
 def adapter_dtype(ctx: Context, choice: AdapterDtype) -> Dtype:
-    """FP32, or the base weights' type."""
-    return FP32 if choice == "fp32" else ctx.weight_dtype
+    """FP32, or the base weights' type where that is a floating one."""
+    return FP32 if choice == "fp32" or ctx.quantization != "none" else ctx.weight_dtype

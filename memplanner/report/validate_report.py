@@ -32,7 +32,7 @@ def validate_text(found: "Validation", page: Page, *, tolerance: float) -> str:
     colour = VERDICT_COLOURS["fits" if not beyond else "does-not-fit"]
     worst = max((abs(r.error) for r in found.rows if r.metric == "allocated"), default=0.0)
     first = f"{word} {tolerance:.2%} of the allocated peak: {runs} runs, {len(found.rows)} figures, "
-    first += f"worst {worst:.2%}, {len(found.false_fits)} false fits"
+    first += f"worst {worst:.2%}, {_counted(len(found.false_fits), 'false fit')}"
     lines = [page.paint(line, colour, bold=True) for line in wrap(first, page.width, rest="  ")]
     lines += _groups(found, page)
     lines += _worst(found, page)
@@ -46,8 +46,8 @@ def validate_text(found: "Validation", page: Page, *, tolerance: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _counted(runs: int) -> str:
-    return "1 run" if runs == 1 else f"{runs} runs"
+def _counted(count: int, what: str = "run") -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _shortened(name: str, width: int = 36) -> str:
@@ -168,7 +168,7 @@ def validate_markdown(found: "Validation", *, tolerance: float) -> str:
     state = "within" if not found.beyond(tolerance) else "**beyond**"
     lines = [
         f"Allocated peaks are {state} {tolerance:.2%}: {runs} runs, {len(found.rows)} figures, "
-        f"{len(found.false_fits)} false fits.",
+        f"{_counted(len(found.false_fits), 'false fit')}.",
         "",
         "| group | figure | runs | mean | median | 95% | worst | peer's median | peer's worst |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -1,0 +1,139 @@
+"""memplanner validate as a user meets it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memplanner.cli.main import main
+
+DATA = Path(__file__).parent.parent / "data" / "published_measurements.json"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(["validate", *words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_published_rows_in_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = answer(capsys, "--published", str(DATA))
+    assert (code, err) == (0, "")
+    assert out.startswith("WITHIN 2.00% of the allocated peak: 47 runs, 349 figures, worst 1.38%, 0 false\n  fits\n")
+    assert "Peer's median" in out
+    assert "a100-010: 2 GPUs: parallelism is not part of a plan yet" in out
+    assert "double quantisation: unsaid" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_beyond_the_tolerance_is_exit_code_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = answer(capsys, "--published", str(DATA), "--tolerance", "1%")
+    assert code == 1
+    assert out.startswith("BEYOND 1.00%")
+
+
+def test_json_has_fixed_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = answer(capsys, "--published", str(DATA), "--format", "json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["schema"] == "memplanner/validation/1"
+    assert found["within_tolerance"] is True
+    row = found["rows"][0]
+    assert row["id"] == "a6000-06"
+    assert row["metric"] == "allocated"
+    assert row["error"] == pytest.approx(row["predicted_bytes"] / row["measured_bytes"] - 1)
+    assert row["peer"] == "vramcalc"
+    group = found["summary"]["by_group"]["vramcalc 0.1.2 · NVIDIA RTX A6000 · full · allocated"]
+    assert (group["count"], group["worst"] < 0.001, group["peer_worst"] > 0.04) == (5, True, True)
+    assert found["summary"]["by_metric"]["allocated"]["count"] == 47
+    assert len(found["skipped"]) == 6
+
+
+def test_markdown_escapes_what_files_say(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = json.loads(DATA.read_text())
+    table["rows"] = [{**table["rows"][0], "id": "a6000-x|<b>`"}]
+    (folder / "rows.json").write_text(json.dumps(table))
+    code, out, _ = answer(capsys, "--published", "rows.json", "--format", "markdown")
+    assert code == 0
+    assert r"a6000-x\|\<b\>\`" in out
+
+
+def record(folder: Path, name: str, **changed: Any) -> None:
+    """A record of llama-60m whose figures are the prediction's own."""
+    from memplanner.measurement import Environment, Measurement, Outcome, PhaseRecord, save_measurement
+    from memplanner.plan import TrainingPlan
+    from memplanner.prediction import predict
+
+    plan = TrainingPlan.model_validate({"model": "llama-60m", "device": changed.pop("device", "rtx4090")})
+    phases = tuple(
+        PhaseRecord(name=p.name, peak_bytes=p.peak_bytes, end_bytes=p.end_bytes) for p in predict(plan).phases
+    )
+    fields = {
+        "id": name,
+        "backend": "cuda",
+        "date": "2026-01-01T00:00:00+00:00",
+        "plan": plan,
+        "environment": Environment(memplanner="0", python="3.12", platform="Linux", gpu="a GPU", memory_fraction=0.5),
+        "outcome": Outcome(status="completed"),
+        "phases": phases,
+        **changed,
+    }
+    save_measurement(Measurement.model_validate(fields), folder / "records" / f"{name}.json")
+
+
+def test_records_and_their_verdicts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from memplanner.measurement import Outcome
+
+    out_of_memory = Outcome(status="out-of-memory", phase="backward", message="no room")
+    record(folder, "as-predicted")
+    record(folder, "false-fit", outcome=out_of_memory, phases=())
+    record(folder, "rightly-refused", outcome=out_of_memory, phases=(), device="100MiB")
+    record(folder, "false-alarm", device="100MiB")
+    record(folder, "crashed", outcome=Outcome(status="failed", message="exit code 1: [red]no[/red]"), phases=())
+    code, out, _ = answer(capsys, "records")
+    assert code == 0
+    assert "2 runs" in out
+    assert "worst 0.00%, 1 false fit\n" in " ".join(out.splitlines()[:2]).replace("   ", " ") + "\n"
+    assert "Predicted to fit, ran out of memory\n  - false-fit\n" in out
+    assert "Predicted not to fit, did\n  - false-alarm\n" in out
+    assert "crashed: failed: exit code 1: [red]no[/red]" in out
+
+
+def test_traces_instead_of_measurements(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    from memplanner.profiles import find_model
+
+    record(folder, "one", config=dict(find_model("llama-60m").config))
+    code, out, _ = answer(capsys, "records", "--against", "fake")
+    assert code == 0
+    assert "memplanner profile, fake" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "nothing to validate"),
+        ("nosuch", "nosuch: no such file or directory"),
+        ("empty", "holds no records"),
+        ("text.json", "not valid JSON"),
+        ("--published text.json", "not valid JSON"),
+        ("--published nosuch.json", "no such file"),
+        ("--tolerance 2 --published text.json", "'2' is not a share"),
+    ],
+)
+def test_bad_input(words: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "empty").mkdir()
+    (folder / "text.json").write_text("no")
+    code, out, err = answer(capsys, *words.split())
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
