@@ -173,6 +173,15 @@ class Step(Settings):
         return self
 
 
+class Allocator(Settings):
+    """Options of PyTorch's caching allocator (PYTORCH_ALLOC_CONF)."""
+
+    expandable_segments: bool = False
+    """Segments that grow instead of new ones: less is lost to fragmentation."""
+    max_split_size: Annotated[str, AfterValidator(_size)] | None = None
+    """Blocks of at least this size are not split (max_split_size_mb), e.g. "128MiB"."""
+
+
 class GpuDevice(Settings):
     """A card from profiles/gpus."""
 
@@ -220,6 +229,7 @@ class TrainingPlan(Settings):
     optimizer: Optimizer = AdamW()
     step: Step = Step()
     device: Device = GpuDevice()
+    allocator: Allocator = Allocator()
     budget: Annotated[str, AfterValidator(_size_or_share)] | None = None
     """A ceiling below the card's memory: a size or a share of it."""
     headroom: Annotated[str, AfterValidator(_size_or_share)] = "0%"

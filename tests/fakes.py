@@ -63,6 +63,8 @@ class FakeEstimate:
     implementation: str = "transformers + peft"
     notes: tuple[str, ...] = ("rank 1024 is above the smaller side 512: clamped", "[red]not markup[/red] \x1b[31m")
     peak_phase: Phase = "backward"
+    fragmentation_bytes: int = 1 * GIB
+    expandable_saving_bytes: int = 0
     error_margin_bytes: int = 100 * MIB
     margin_words: str = "with such plans, device has been off by at most 1%"
     context_bytes: int = 700 * MIB

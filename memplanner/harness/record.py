@@ -22,7 +22,7 @@ from memplanner.measurement import Backend, Environment, Measurement, Outcome, P
 from memplanner.plan import GpuDevice, TrainingPlan
 from memplanner.profiles import find_gpu
 from memplanner.timeline import PHASES
-from memplanner.units import format_bytes
+from memplanner.units import MIB, format_bytes, parse_size
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "galore-torch", "safetensors")
 
@@ -53,8 +53,9 @@ def measure(
     found: tuple[WeightEvidence, ...] = ()
     tokens = 0
     try:
-        if backend == "cuda" and capped and plan is not None:
-            share = _cap(plan)
+        if backend == "cuda" and plan is not None:
+            _set_allocator(plan)
+            share = _cap(plan) if capped else None
         if backend == "fake":
             assert plan is not None, "an entry point has no fake tensors"
             job, run = run_fake(plan, root)
@@ -129,6 +130,17 @@ def available_bytes() -> int | None:
         return None
     found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
     return None if found is None else int(found) * 1024
+
+
+def _set_allocator(plan: TrainingPlan) -> None:
+    """The plan's options of the caching allocator; they hold from the process's first allocation on."""
+    options = []
+    if plan.allocator.expandable_segments:
+        options.append("expandable_segments:True")
+    if plan.allocator.max_split_size is not None:
+        options.append(f"max_split_size_mb:{parse_size(plan.allocator.max_split_size) // MIB}")
+    if options:
+        torch.cuda.memory._set_allocator_settings(",".join(options))
 
 
 def _cap(plan: TrainingPlan) -> float | None:

@@ -3,6 +3,11 @@
 Facts from c10/cuda/CUDACachingAllocator.cpp: requests round up to 512 B; up to 1 MiB they come from 2 MiB segments of
 a small pool; from 1 to 10 MiB from 20 MiB segments, above from a segment of their own rounded up to 2 MiB. A free block
 is chosen by best fit and split when the rest is worth keeping (512 B in the small pool, more than 1 MiB in the large).
+
+Two options change that (PYTORCH_ALLOC_CONF). max_split_size: a block of at least that size is never split, is not given
+to smaller requests, and serves a larger one only if less than 20 MiB too large (get_free_block, should_split).
+expandable_segments: each pool is one range of addresses that grows at its end by pages of 2 MiB (small) or 20 MiB, so
+that what is free at the end is used first; any rest of 512 B is split off (try_allocate_expandable_block, map_block).
 """
 
 from bisect import bisect_left, insort
@@ -33,27 +38,31 @@ class Block:
 class CachingAllocator:
     """One device's cache. Segments are never returned: a step that fits does not make the allocator do so."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, expandable_segments: bool = False, max_split_size: int | None = None) -> None:
+        self.expandable_segments = expandable_segments
+        self.max_split_size = max_split_size
         self.reserved = 0
         self.allocated = 0
         self._address = 0
         self._pools: dict[bool, list[tuple[int, int, Block]]] = {True: [], False: []}
+        self._ends: dict[bool, Block] = {}
+        """Of expandable segments: the last block of each pool's range."""
 
     def allocate(self, num_bytes: int) -> Block:
         """A block for a request of that many bytes (at least one)."""
         size = (num_bytes + BLOCK - 1) & -BLOCK
         small = size <= SMALL_LIMIT
-        pool = self._pools[small]
-        at = bisect_left(pool, (size, -1))
-        block = pool.pop(at)[2] if at < len(pool) else self._segment(size, small)
+        block = self._cached(size, small) or self._more(size, small)
         rest = block.size - size
-        if rest >= BLOCK if small else rest > SMALL_LIMIT:
+        if self._splits(size, rest, small):
             tail = Block(block.address + size, rest, small)
             tail.previous, tail.next = block, block.next
             if block.next is not None:
                 block.next.previous = tail
             block.next = tail
             block.size = size
+            if self._ends.get(small) is block:
+                self._ends[small] = tail
             self._offer(tail)
         block.free = False
         self.allocated += block.size
@@ -68,12 +77,54 @@ class CachingAllocator:
                 continue
             self._withdraw(other)
             first, second = (other, block) if other is block.previous else (block, other)
+            if self._ends.get(block.small) is second:
+                self._ends[block.small] = first
             first.size += second.size
             first.next = second.next
             if second.next is not None:
                 second.next.previous = first
             block = first
         self._offer(block)
+
+    def _cached(self, size: int, small: bool) -> Block | None:
+        """The smallest free block that serves the request, taken out of its pool."""
+        pool = self._pools[small]
+        at = bisect_left(pool, (size, -1))
+        if at == len(pool):
+            return None
+        found, limit = pool[at][0], self.max_split_size
+        if limit is not None and not small:
+            oversized = found >= limit if size < limit else found >= size + LARGE_SEGMENT
+            if oversized:
+                return None
+        return pool.pop(at)[2]
+
+    def _splits(self, size: int, rest: int, small: bool) -> bool:
+        if small or self.expandable_segments:
+            return rest >= BLOCK
+        return rest > SMALL_LIMIT and (self.max_split_size is None or size < self.max_split_size)
+
+    def _more(self, size: int, small: bool) -> Block:
+        return self._grown(size, small) if self.expandable_segments else self._segment(size, small)
+
+    def _grown(self, size: int, small: bool) -> Block:
+        """The free end of the pool's range, made as long as it must be."""
+        page = SMALL_SEGMENT if small else LARGE_SEGMENT
+        end = self._ends.get(small)
+        if end is None or not end.free:
+            address = (1 << 50) * (1 if small else 2) if end is None else end.address + end.size
+            block = Block(address, 0, small)
+            block.previous = end
+            if end is not None:
+                end.next = block
+            self._ends[small] = block
+        else:
+            block = end
+            self._withdraw(block)
+        grown = -(-(size - block.size) // page) * page
+        block.size += grown
+        self.reserved += grown
+        return block
 
     def _segment(self, size: int, small: bool) -> Block:
         if small:

@@ -60,7 +60,21 @@ class Estimate:
     @cached_property
     def reserved_bytes(self) -> int:
         """torch.cuda.max_memory_reserved: the segments that the caching allocator holds for it."""
-        return reserved_peak(self.walked)
+        chosen = self.plan.allocator
+        limit = None if chosen.max_split_size is None else parse_size(chosen.max_split_size)
+        return reserved_peak(self.walked, expandable_segments=chosen.expandable_segments, max_split_size=limit)
+
+    @property
+    def fragmentation_bytes(self) -> int:
+        """What the allocator holds beside the allocated peak."""
+        return self.reserved_bytes - self.allocated_bytes
+
+    @cached_property
+    def expandable_saving_bytes(self) -> int:
+        """What expandable_segments:True would take off; not looked for where less than 1% could be gained."""
+        if self.plan.allocator.expandable_segments or self.fragmentation_bytes < 0.01 * self.reserved_bytes:
+            return 0
+        return max(0, self.reserved_bytes - reserved_peak(self.walked, expandable_segments=True))
 
     @cached_property
     def context_bytes(self) -> int:

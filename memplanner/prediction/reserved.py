@@ -11,9 +11,9 @@ Key = tuple[int, int]
 """A tensor and the repetition of its run that made it."""
 
 
-def reserved_peak(walked: Walk) -> int:
+def reserved_peak(walked: Walk, *, expandable_segments: bool = False, max_split_size: int | None = None) -> int:
     """Bytes of segments after two steps, the first of which makes the optimizer's states."""
-    allocator = CachingAllocator()
+    allocator = CachingAllocator(expandable_segments=expandable_segments, max_split_size=max_split_size)
     late = ("gradients", "optimizer_state", "projectors")
     _hold(allocator, [h for h in walked.held if h.category not in late])
     events = list(expanded(walked.tape))

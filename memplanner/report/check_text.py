@@ -48,7 +48,7 @@ def _peaks(estimate: "Estimate", page: Page) -> list[str]:
         margin += f"; tight below {format_bytes(estimate.error_margin_bytes)}"
     rows = [
         ("allocated", estimate.allocated_bytes, "live tensors"),
-        ("reserved", estimate.reserved_bytes, "what PyTorch's caching allocator holds for them"),
+        ("reserved", estimate.reserved_bytes, _fragmentation(estimate)),
         ("device", estimate.device_bytes, f"with {outside} of context, outside the allocator"),
         ("limit", estimate.limit_bytes, limit),
         ("margin", estimate.margin_bytes, margin),
@@ -59,6 +59,11 @@ def _peaks(estimate: "Estimate", page: Page) -> list[str]:
     ]
     title = f"Peak, in {PHASE_WORDS[estimate.peak_phase]}"
     return [*heading(page, title), *table(page, (Column(), Column(right=True), Column(shrinks=True)), cells)]
+
+
+def _fragmentation(estimate: "Estimate") -> str:
+    """How much more the allocator holds."""
+    return f"with {format_bytes(estimate.fragmentation_bytes)} that the caching allocator cannot use"
 
 
 def breakdown(estimate: "Estimate", page: Page) -> list[str]:
@@ -104,6 +109,10 @@ def _changes(changes: "Changes", page: Page) -> list[str]:
 
 def _notes(estimate: "Estimate", page: Page) -> list[str]:
     counts = f"{format_count(estimate.num_parameters)} parameters, {format_count(estimate.num_trainable)} trained"
+    advice: list[str] = []
+    saving = estimate.expandable_saving_bytes
+    if saving > 0.01 * estimate.reserved_bytes:
+        advice.append(f"PYTORCH_ALLOC_CONF=expandable_segments:True would reserve {format_bytes(saving)} less.")
     modelled = f"Modelled: {estimate.implementation}."
-    notes: Sequence[str] = (counts, *estimate.notes, f"{estimate.margin_words}.", modelled)
+    notes: Sequence[str] = (counts, *estimate.notes, *advice, f"{estimate.margin_words}.", modelled)
     return [*heading(page, "Notes"), *(line for n in notes for line in wrap(n, page.width, first="  - ", rest="    "))]

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,14 +72,54 @@ def test_pools_do_not_lend_to_each_other() -> None:
     assert allocator.reserved == 22 * MIB
 
 
+def test_expandable_segments_grow_by_pages_at_their_end() -> None:
+    allocator = CachingAllocator(expandable_segments=True)
+    first = allocator.allocate(30 * MIB)
+    assert allocator.reserved == 40 * MIB
+    tail = allocator.allocate(5 * MIB)
+    assert (tail.address, allocator.reserved) == (first.address + 30 * MIB, 40 * MIB)
+    allocator.release(first)
+    later = allocator.allocate(35 * MIB)  # the 30 MiB in front are too few; 5 MiB at the end are part of it
+    assert (later.address, allocator.reserved) == (first.address + 35 * MIB, 80 * MIB)
+    assert allocator.allocate(KIB).size == KIB
+    assert allocator.reserved == 82 * MIB
+
+
+def test_expandable_segments_waste_nothing_between_sizes() -> None:
+    """Ever larger blocks, each freed before the next: a new segment each, or one that grows."""
+    plain, expandable = CachingAllocator(), CachingAllocator(expandable_segments=True)
+    for allocator in (plain, expandable):
+        for size in (20, 40, 60, 80):
+            allocator.release(allocator.allocate(size * MIB))
+    assert (plain.reserved, expandable.reserved) == (200 * MIB, 80 * MIB)
+
+
+def test_blocks_above_the_split_size_stay_whole() -> None:
+    allocator = CachingAllocator(max_split_size=32 * MIB)
+    allocator.release(allocator.allocate(64 * MIB))
+    assert allocator.allocate(8 * MIB).size == 8 * MIB  # from a segment of its own: the oversized block is not for it
+    assert allocator.reserved == 84 * MIB
+    assert allocator.allocate(50 * MIB).size == 64 * MIB  # within 20 MiB: given whole
+    allocator.release(allocator.allocate(100 * MIB))
+    assert allocator.allocate(60 * MIB).size == 60 * MIB
+    assert allocator.reserved == 84 * MIB + 100 * MIB + 60 * MIB
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"expandable_segments": True},
+    {"max_split_size": 20 * MIB},
+    {"expandable_segments": True, "max_split_size": 30 * MIB},
+]
 REQUESTS = st.lists(st.tuples(st.integers(1, 40 * MIB), st.integers(0, 9)), max_size=60)
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(REQUESTS)
-def test_live_blocks_never_overlap(requests: list[tuple[int, int]]) -> None:
+@given(requests=REQUESTS)
+def test_live_blocks_never_overlap(options: dict[str, Any], requests: list[tuple[int, int]]) -> None:
     def play() -> tuple[int, list[tuple[int, int]]]:
-        allocator = CachingAllocator()
+        allocator = CachingAllocator(**options)
         live: list[Any] = []
         for size, action in requests:
             if action < 3 and live:

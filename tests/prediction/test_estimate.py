@@ -130,3 +130,16 @@ def test_an_ordinary_batch_beside_the_longest() -> None:
     assert e.allocated_bytes == estimate(step={"seq_len": 1024}).allocated_bytes
     (note,) = [n for n in e.notes if "ordinary" in n]
     assert f"300 tokens long, allocates {format_bytes(short.allocated_bytes)}" in note
+
+
+def test_allocator_options_change_reserved_alone() -> None:
+    def of(**options: Any) -> Estimate:
+        fields = {"model": "llama-350m", "device": "24GiB", "allocator": options, "step": {"batch_size": 4}}
+        return predict(TrainingPlan.model_validate(fields))
+
+    plain, expandable, capped = of(), of(expandable_segments=True), of(max_split_size="64MiB")
+    assert plain.allocated_bytes == expandable.allocated_bytes == capped.allocated_bytes
+    assert expandable.allocated_bytes <= expandable.reserved_bytes < plain.reserved_bytes
+    assert plain.reserved_bytes - expandable.reserved_bytes == plain.expandable_saving_bytes
+    assert capped.reserved_bytes != plain.reserved_bytes
+    assert expandable.expandable_saving_bytes == 0
