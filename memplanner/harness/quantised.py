@@ -32,9 +32,12 @@ def _quantise(module: Any, mode: Any) -> None:
     compute = module.compute_dtype
 
     def forward(x: Tensor) -> Tensor:
-        """bitsandbytes.nn.Linear4bit.forward."""
+        """bitsandbytes.nn.Linear4bit.forward; its gemm_4bit dequantises the weight where no trace can see it."""
         bias = None if module.bias is None else module.bias.to(compute)
-        out: Tensor = bitsandbytes.matmul_4bit(x.to(compute), module.weight.t(), bias=bias, quant_state=state)
+        lowered = x.to(compute)
+        dequantised = torch.empty(state.shape, dtype=compute)
+        out: Tensor = bitsandbytes.matmul_4bit(lowered, module.weight.t(), bias=bias, quant_state=state)
+        del dequantised, lowered
         return out.to(x.dtype)
 
     module.forward = forward
