@@ -34,9 +34,14 @@ def count_and_seed() -> tuple[int, int]:
 
 
 def known_to_be_off(plan: TrainingPlan, row: Row) -> bool:
-    """galore_torch's 8-bit loop frees gradients as it goes; the prediction does not (docs/lab-log.md)."""
-    galore_8bit = plan.method.kind == "galore" and plan.optimizer.kind == "adamw-8bit"
-    return galore_8bit and not plan.step.per_layer_updates and row.metric in ("allocated", "update", "refresh")
+    """What docs/lab-log.md lists as open: galore_torch's 8-bit loop frees gradients as it goes; under autocast peft's DoRA
+    with dropout keeps another cast of GPT-2's transposed weights.
+    """
+    method = plan.method
+    if method.kind == "galore" and plan.optimizer.kind == "adamw-8bit" and not plan.step.per_layer_updates:
+        return row.metric in ("allocated", "update", "refresh")
+    transposed = "gpt2" in Path(plan.model).stem and plan.precision.endswith("-mixed")
+    return transposed and method.kind == "dora" and method.dropout > 0
 
 
 def test_plans_drawn_at_random(tmp_path: Path) -> None:
