@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN = $(VENV)/bin
 
-.PHONY: help demo test check format-check lint types imports pytest format bench grid clean
+.PHONY: help demo test check format-check lint types imports pytest format bench grid accuracy clean
 
 help:
 	@echo "make demo    install the core and ask: does the default plan fit an RTX 4090?"
@@ -12,6 +12,7 @@ help:
 	@echo "make check   format, lint, types, import boundaries and tests: what CI runs"
 	@echo "make format  rewrite the sources in the house format"
 	@echo "make bench   speed, as ratios (learning curves: python -m benchmarks.training)"
+	@echo "make accuracy writes docs/accuracy.md: predictions beside measurements and traces"
 	@echo "make grid    predictions against traces of 200 plans drawn at random (PLANS=, SEED=)"
 	@echo "make clean   remove the virtual environments and caches"
 
@@ -60,6 +61,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[live,dev]"
 	@touch $@
+
+# docs/accuracy.md and its picture.
+accuracy: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.accuracy
 
 # A draw of its own each time; SEED=7 repeats one.
 grid: $(VENV)/.installed
