@@ -12,8 +12,8 @@ from pathlib import Path
 
 from memplanner.report.validate_report import percent, validate_markdown, worst_rows
 from memplanner.validation.published import validate_published
-from memplanner.validation.records import validate_traces
 from memplanner.validation.rows import Row, Validation
+from memplanner.validation.traces import validate_traces
 from tests.validation.grid import draw
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ from memplanner.timeline import Category, Phase
 SCHEMA: Final = "memplanner/measurement/1"
 
 Backend = Literal["cuda", "cpu", "fake"]
-Status = Literal["completed", "out-of-memory", "cannot-be-built", "failed", "interrupted"]
+Status = Literal["completed", "out-of-memory", "cannot-be-built", "failed"]
 Bytes = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 

@@ -1,17 +1,13 @@
 """memplanner validate: predictions beside what was measured, with the error of every figure."""
 
 import argparse
-import tempfile
+import gc
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.errors import Problem, UserError
 from memplanner.report.page import Page
-
-if TYPE_CHECKING:
-    from memplanner.validation.rows import Validation
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
@@ -42,6 +38,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.validation.published import validate_published
     from memplanner.validation.records import records_in, validate_records
     from memplanner.validation.rows import merged
+    from memplanner.validation.traces import validate_against_traces
 
     try:
         tolerance = parse_share(args.tolerance)
@@ -57,7 +54,13 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     paths = records_in(words, root)
     published = [root / word for word in args.published]
     if args.against == "fake":
-        found = _traced(paths, published)
+        gc.enable()  # models are full of cycles
+        try:
+            found = validate_against_traces(paths, published)
+        except ModuleNotFoundError as error:
+            message = f"needs {error.name}, which is not installed"
+            problem = Problem(where="--against fake", key="", message=message, hint="pip install 'memplanner[live]'")
+            raise UserError(problem) from None
     else:
         found = merged([*([validate_records(paths)] if paths else []), *map(validate_published, published)])
     code = ExitCode.DOES_NOT_FIT if found.beyond(tolerance) or not found.rows else ExitCode.OK
@@ -68,40 +71,3 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.format == "markdown":
         return Answer(text=report.validate_markdown(found, tolerance=tolerance), code=code)
     return Answer(text=report.validate_text(found, page, tolerance=tolerance), code=code)
-
-
-def _traced(paths: list[Path], published: list[Path]) -> "Validation":
-    import gc
-    import json
-
-    from memplanner.measurement import load_measurement
-    from memplanner.validation.published import InexpressibleError, load_published, plan_of
-    from memplanner.validation.records import validate_traces
-    from memplanner.validation.rows import Skipped
-
-    gc.enable()
-    plans, skipped = [], []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        for number, path in enumerate(paths):
-            record = load_measurement(path)
-            if record.plan is None or record.config is None:
-                skipped.append(Skipped(id=record.id, reason=f"entry point {record.entry}: no plan describes it"))
-                continue
-            config = folder / f"{number}.json"
-            config.write_text(json.dumps(record.config), encoding="utf-8")
-            plans.append((record.id, record.plan.model_copy(update={"model": str(config)}), folder))
-        for path in published:
-            for row in load_published(path):
-                try:
-                    plans.append((row.id, plan_of(row, folder)[0], folder))
-                except InexpressibleError as error:
-                    skipped.append(Skipped(id=row.id, reason=str(error)))
-        try:
-            found = validate_traces(plans)
-        except ModuleNotFoundError as error:
-            message = f"needs {error.name}, which is not installed"
-            problem = Problem(where="--against fake", key="", message=message, hint="pip install 'memplanner[live]'")
-            raise UserError(problem) from None
-    found.skipped += skipped
-    return found

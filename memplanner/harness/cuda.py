@@ -46,9 +46,9 @@ class Statistics:
     def given(self, batch: Batch) -> None:
         """They are in the counters."""
 
-    def turn(self, direction: str) -> None:
+    def turn(self, phase: Phase) -> None:
         """Where the step is."""
-        self.phase = "forward" if direction == "forward" else "backward" if direction == "backward" else "update"
+        self.phase = phase
 
     def close(self, phase: Phase) -> None:
         """Read the counters and begin anew."""

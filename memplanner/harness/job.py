@@ -90,7 +90,7 @@ class Job:
                 for param in group["params"]:
                     projector = optimizer.state[param].get("projector")
                     if projector is not None and not isinstance(optimizer, GradNormLoRPAdamW):
-                        projector.update_proj_gap = 1 << 60
+                        projector.update_proj_gap = group["update_proj_gap"]
 
     def tensors(self) -> dict[Category, list[torch.Tensor]]:
         """Every tensor that outlives a step, and the gradients that there are, by category."""

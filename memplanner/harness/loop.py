@@ -24,8 +24,8 @@ class Watch(Protocol):
     def given(self, batch: Batch) -> None:
         """The inputs of a micro-batch are there."""
 
-    def turn(self, direction: str) -> None:
-        """From here on: "forward", "backward" or "update"."""
+    def turn(self, phase: Phase) -> None:
+        """From here on it is the forward pass, the backward pass or the update."""
 
     def close(self, phase: Phase) -> None:
         """The phase ends here."""
@@ -47,7 +47,7 @@ class Blind:
     def given(self, batch: Batch) -> None:
         """Nothing."""
 
-    def turn(self, direction: str) -> None:
+    def turn(self, phase: Phase) -> None:
         """Nothing."""
 
     def close(self, phase: Phase) -> None:

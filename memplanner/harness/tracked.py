@@ -73,11 +73,11 @@ class Tracker:
         for tensor in self.inputs:
             self.meter.track(tensor, "input")
 
-    def turn(self, direction: str) -> None:
+    def turn(self, phase: Phase) -> None:
         """What is born from here on."""
-        self.phase = "forward" if direction == "forward" else "backward" if direction == "backward" else "update"
-        self.meter.in_forward = direction == "forward"
-        self.meter.in_backward = direction == "backward"
+        self.phase = phase
+        self.meter.in_forward = phase == "forward"
+        self.meter.in_backward = phase == "backward"
 
     def recompute(self, *, begins: bool) -> None:
         """Inside backward, a forward pass again."""
@@ -133,8 +133,8 @@ def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = Fals
         run.readings["load"] = tracker.readings()[0]
         try:
             _steps(job, run, tracker, warmup, timed)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if "memory" not in str(error):
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator has none of its own
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             run.outcome = Outcome(status="out-of-memory", phase=tracker.phase, message=str(error).splitlines()[0])
     run.log = _log(tracker)

@@ -20,7 +20,6 @@ _ENDINGS = {
     "out-of-memory": "RAN OUT OF MEMORY",
     "cannot-be-built": "CANNOT RUN",
     "failed": "FAILED",
-    "interrupted": "INTERRUPTED",
 }
 
 

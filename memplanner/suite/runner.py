@@ -72,8 +72,9 @@ def run_cases(
         if code is None:
             yield Progress(what="left", case=case, seconds=time.monotonic() - since)
             continue
-        record = _kept(path, case, backend)
-        if record is None:
+        if code == 0:
+            record = load_measurement(path)
+        else:
             record = _failed(case, backend, code, _log(out, case))
             save_measurement(record, path)
         yield Progress(what="done", case=case, record=record, seconds=time.monotonic() - since)
@@ -158,9 +159,10 @@ def _kept(path: Path, case: Case, backend: Backend) -> Measurement | None:
     except UserError:
         return None
     same = record.plan == case.plan and record.backend == backend
-    wanted = not case.rank_evidence or bool(record.rank_evidence) or backend == "fake"
     over = record.outcome.status in ("completed", "out-of-memory", "cannot-be-built")
-    return record if same and over and (wanted or record.outcome.status != "completed") else None
+    lacks_evidence = case.rank_evidence and not record.rank_evidence and backend != "fake"
+    untried = lacks_evidence and record.outcome.status == "completed" and not record.outcome.message
+    return record if same and over and not untried else None
 
 
 def _failed(case: Case, backend: Backend, code: int, log: Path) -> Measurement:

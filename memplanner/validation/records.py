@@ -1,4 +1,4 @@
-"""The harness's own records, and fresh traces, held against predictions."""
+"""The harness's own records held against predictions."""
 
 import json
 import tempfile
@@ -40,22 +40,12 @@ def validate_records(paths: Iterable[Path]) -> Validation:
     with tempfile.TemporaryDirectory() as scratch:
         for path in paths:
             record = load_measurement(path)
-            _compare(found, record, Path(scratch))
+            compare_record(found, record, Path(scratch))
     return found
 
 
-def validate_traces(plans: Iterable[tuple[str, TrainingPlan, Path]]) -> Validation:
-    """Every plan (name, plan, directory of its model) traced on fake tensors and compared."""
-    from memplanner.harness.record import measure
-
-    found = Validation()
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, plan, root in plans:
-            _compare(found, measure(plan, "fake", name=name, root=root), Path(scratch))
-    return found
-
-
-def _compare(found: Validation, record: Measurement, scratch: Path) -> None:
+def compare_record(found: Validation, record: Measurement, scratch: Path) -> None:
+    """Predict the record's plan and add what comes of it to `found`."""
     plan = record.plan
     if plan is None:
         found.skipped.append(Skipped(id=record.id, reason=f"entry point {record.entry}: no plan describes it"))

@@ -82,7 +82,7 @@ class Validation:
         return {name: summary(rows) for name, rows in found.items()}
 
     def by_metric(self) -> dict[str, Summary]:
-        """Metric → its summary over everything, and within each source."""
+        """Metric → its summary over everything."""
         found: dict[str, list[Row]] = {}
         for row in self.rows:
             found.setdefault(row.metric, []).append(row)

@@ -159,3 +159,13 @@ def _crash(case_id: str, plan: str, root: str, backend: str, path: str, log: str
 def _kill(case_id: str, plan: str, root: str, backend: str, path: str, log: str, options: Any) -> None:
     Path(log).write_text("")
     os.kill(os.getpid(), 9)
+
+
+def test_a_crash_is_not_hidden_by_an_older_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    (case,) = smoke("llama-full")
+    list(run_cases([case], "fake", tmp_path))
+    monkeypatch.setattr("memplanner.suite.runner._in_process", _crash)
+    record = list(run_cases([case], "fake", tmp_path, again=True))[-1].record
+    assert record is not None
+    assert record.outcome.status == "failed"

@@ -17,8 +17,8 @@ pytest.importorskip("peft")
 
 from memplanner.methods.dora import Dora
 from memplanner.plan import TrainingPlan
-from memplanner.validation.records import validate_traces
 from memplanner.validation.rows import Row
+from memplanner.validation.traces import validate_traces
 from tests.validation.grid import draw
 
 KEPT = ("parameters", "adapters", "gradients", "optimizer state", "projectors")

@@ -1,0 +1,48 @@
+"""Fresh traces held against predictions, of plans that records or published rows name."""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from memplanner.measurement import load_measurement
+from memplanner.plan import TrainingPlan
+from memplanner.validation.published import InexpressibleError, load_published, plan_of
+from memplanner.validation.records import compare_record
+from memplanner.validation.rows import Skipped, Validation
+
+
+def validate_traces(plans: Iterable[tuple[str, TrainingPlan, Path]]) -> Validation:
+    """Every plan (name, plan, directory of its model) traced on fake tensors and compared."""
+    from memplanner.harness.record import measure
+
+    found = Validation()
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, plan, root in plans:
+            compare_record(found, measure(plan, "fake", name=name, root=root), Path(scratch))
+    return found
+
+
+def validate_against_traces(records: Iterable[Path], published: Iterable[Path]) -> Validation:
+    """The plans of these records and published rows, traced here. ModuleNotFoundError without what a trace needs."""
+    plans: list[tuple[str, TrainingPlan, Path]] = []
+    skipped: list[Skipped] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for number, path in enumerate(records):
+            record = load_measurement(path)
+            if record.plan is None or record.config is None:
+                skipped.append(Skipped(id=record.id, reason="has no plan, or no model's config, to trace"))
+                continue
+            config = folder / f"{number}.json"
+            config.write_text(json.dumps(record.config), encoding="utf-8")
+            plans.append((record.id, record.plan.model_copy(update={"model": str(config)}), folder))
+        for path in published:
+            for row in load_published(path):
+                try:
+                    plans.append((row.id, plan_of(row, folder)[0], folder))
+                except InexpressibleError as error:
+                    skipped.append(Skipped(id=row.id, reason=str(error)))
+        found = validate_traces(plans)
+    found.skipped += skipped
+    return found
