@@ -233,13 +233,11 @@ def job_of_entry(entry: str, root: Path, device: str) -> Job:
 
     if not module_name or not function_name:
         raise wrong(f"{entry!r} is not package.module:function", "for example mytraining.setup:build")
-    sys.path.insert(0, str(root.resolve()))
+    sys.path.insert(0, str(root.resolve()))  # and there it stays: functions import when they are called
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise wrong(f"{module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(root.resolve()))
     function = getattr(module, function_name, None)
     if not callable(function):
         raise wrong(f"{module_name!r} has no function {function_name!r}")

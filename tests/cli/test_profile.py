@@ -1,6 +1,7 @@
 """memplanner profile as a user meets it: fake tensors and the CPU, suites, entry points, bad input."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ class Model(nn.Module):
         return self.second(torch.relu(self.first(x))).square().mean()
 
 def build():
+    import beside_entry_points  # only when it is called
     return Model(), None, torch.randn(64, 128)
 
 def named():
@@ -55,6 +57,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "80")
     (tmp_path / "tiny.json").write_text(json.dumps(TINY))
     (tmp_path / "entry_points_here.py").write_text(ENTRY)
+    (tmp_path / "beside_entry_points.py").write_text("")
+    monkeypatch.setattr("sys.path", [*sys.path])
     return tmp_path
 
 
