@@ -153,8 +153,7 @@ class Bert:
         """RobertaModel: token ids to the last hidden state."""
         embedding_output = self.embeddings(input_ids)
         mask = attention_mask(self.ctx, causal=False)
-        hidden = embedding_output
-        hidden = self.ctx.layers("encoder.layer", self.c.num_layers, self.block, hidden, mask)
+        hidden = self.ctx.layers("encoder.layer", self.c.num_layers, self.block, [embedding_output], mask)
         return hidden
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:

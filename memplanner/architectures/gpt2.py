@@ -103,8 +103,9 @@ class Gpt2:
         )
         hidden = ops.add_broadcast(inputs_embeds, position_embeds, "embeddings")
         mask = attention_mask(ctx)
-        hidden = ops.dropout(hidden, c.embedding_dropout)
-        hidden = ctx.layers("h", c.num_layers, self.block, hidden, mask)
+        entering = [ops.dropout(hidden, c.embedding_dropout)]
+        del hidden
+        hidden = ctx.layers("h", c.num_layers, self.block, entering, mask)
         return self.norm("ln_f", hidden)
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:

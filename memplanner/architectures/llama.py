@@ -149,8 +149,7 @@ class Llama:
             ctx.buffer(name, Shape(half_head_dim=c.head_dim // 2), FP32)
         mask = attention_mask(ctx)
         shared = Shared(*self.rotary_tables(), mask)
-        hidden = inputs_embeds
-        hidden = ctx.layers("layers", c.num_layers, self.block, hidden, shared)
+        hidden = ctx.layers("layers", c.num_layers, self.block, [inputs_embeds], shared)
         hidden = self.norm("norm", hidden)
         del position_ids
         return hidden

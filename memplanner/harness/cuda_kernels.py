@@ -13,7 +13,8 @@ Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must 
 * singular value decomposition: cuSOLVER destroys its input, so the gradient is copied in column-major order first
   (ATen/native/BatchLinearAlgebra.cpp, linalg_svd_out); its own workspace is in no source;
 * products of half matrices with a float32 result: cuBLAS makes them in one call, the CPU casts (torch.mm, out_dtype);
-* autocast runs softmax and pow in float32 on CUDA (ATen/autocast_mode.h, AT_FORALL_FP32), not on the CPU.
+* autocast on CUDA casts what goes into pow to float32, and asks softmax for a float32 result, which is no cast of a
+  float16 input (ATen/autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE); on the CPU it does neither.
 """
 
 import contextlib
@@ -25,6 +26,8 @@ import torch
 from torch import Tensor
 
 from memplanner.gradnormlorp import norm
+
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 def _ceil(value: int, multiple: int) -> int:
@@ -138,10 +141,10 @@ _softmax = torch.nn.functional.softmax
 
 
 def _cuda_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+    if dtype is None and torch.is_autocast_enabled("cpu") and input.dtype in _HALVES:
+        dtype = torch.float32
     if input.dtype == torch.float16 and dtype == torch.float32:
         return _HalfToFloatSoftmax.apply(input)  # type: ignore[no-any-return]
-    if dtype is None:
-        input = _promoted(input)
     return _softmax(input, dim, _stacklevel, dtype)
 
 
@@ -149,13 +152,8 @@ _pow = torch.pow
 
 
 def _cuda_pow(input: Tensor, exponent: Any) -> Tensor:
-    return _pow(_promoted(input), exponent)
-
-
-def _promoted(x: Tensor) -> Tensor:
-    """x in float32 under autocast: these functions are on CUDA's list and not on the CPU's."""
-    half = torch.is_autocast_enabled("cpu") and x.dtype in (torch.float16, torch.bfloat16)
-    return x.float() if half else x
+    promoted = torch.is_autocast_enabled("cpu") and input.dtype in _HALVES
+    return _pow(input.float() if promoted else input, exponent)
 
 
 _svd = torch.linalg.svd

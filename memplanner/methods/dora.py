@@ -3,7 +3,7 @@
 from typing import Literal
 
 from memplanner.methods.lora import Lora
-from memplanner.tape import ops
+from memplanner.tape import nn, ops
 from memplanner.tape.context import Context, LinearSpec
 from memplanner.tape.engine import Param, Tensor
 from memplanner.tape.shapes import Dtype, Shape
@@ -22,7 +22,7 @@ class Dora(Lora):
         base: Tensor = result
         if self.dropout > 0:
             x = ops.dropout(x, self.dropout)
-        norm, held, weight = self.weight_norm(ctx, spec, a, x.dtype)
+        norm, held, weight = self.weight_norm(ctx, spec, a, b, x.dtype)
         out = spec.labels[0]
         magnitude = ctx.param(
             f"{spec.path}.lora_magnitude_vector",
@@ -42,9 +42,9 @@ class Dora(Lora):
             f"{spec.path}.lora_B output",
         )
         if self.dropout > 0:
-            whole = weight or ctx.param(f"{spec.path}.weight", spec.weight_shape, trainable=False)
-            base = ctx.matmul(x, whole, None, out_shape, f"{spec.path} output of the dropped input")
-            del whole
+            base = ctx.matmul(
+                x, weight or self.whole(ctx, spec), None, out_shape, f"{spec.path} output of the dropped input"
+            )
         if spec.bias and not self.dropout:
             bias = ctx.param(f"{spec.path}.bias", spec.bias_shape, trainable=False)
             base = ops.add_constant(base, bias, "base output without bias")
@@ -56,8 +56,25 @@ class Dora(Lora):
         del held, weight
         return ops.add(result, extra, "adapted output")
 
+    def whole(self, ctx: Context, spec: LinearSpec) -> Param:
+        """The weight that multiplies the dropped input. peft transposes Conv1D's into a Parameter of its own, which
+        requires a gradient, by default as any does; nobody uses it (peft/utils/other.py, transpose).
+        """
+        weight = ctx.param(f"{spec.path}.weight", spec.weight_shape, trainable=False)
+        if not spec.conv1d:
+            return weight
+        out, in_ = spec.labels
+        return Param(
+            f"{weight.name} transposed",
+            Shape(**{out: spec.out_features, in_: spec.in_features}),
+            weight.dtype,
+            count=weight.count,
+            trainable=True,
+            category="temporaries",
+        )
+
     def weight_norm(
-        self, ctx: Context, spec: LinearSpec, a: Param, dtype: Dtype
+        self, ctx: Context, spec: LinearSpec, a: Param, b: Param, dtype: Dtype
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
         """‖W + s·B·A‖ by rows, and what stays alive until the layer's forward returns: the identity that A and B are
         applied to and the products; and W in the adapter's type, where that is a copy.
@@ -67,12 +84,15 @@ class Dora(Lora):
         square, full = Shape(in_=n, in__=n), Shape(out=m, in_=n)
         product = ctx.autocast or a.dtype
         eye = tape.new(square, a.dtype, "identity")
+        nn.cast_param(tape, a, product)  # kept in autocast's cache, as trained weights are
         lowered = eye if product is eye.dtype else tape.new(square, product, "identity cast by autocast")
         through_a = tape.new(Shape(in_=n, rank=r), product, "A of the identity")
-        lora_weight = tape.new(full, product, "B·A")
         # The graph of B·A, never run backward, keeps what it saved while B·A is alive.
         held: tuple[Tensor, ...] = (lowered, through_a) if tape.saves else ()
-        del eye, lowered, through_a
+        del lowered
+        nn.cast_param(tape, b, product)
+        lora_weight = tape.new(full, product, "B·A")
+        del eye, through_a
         if product is not dtype:
             lora_weight = tape.new(full, dtype, "B·A in the adapter's type")
         held = (*held, lora_weight)

@@ -4,6 +4,7 @@ Letters: (m, n) the parameter, r the projection rank, small = min(m, n). A rule 
 steps and which come and go within one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, NamedTuple, Protocol
@@ -156,19 +157,25 @@ class Projection:
             del back
         del low, stand_in
 
+    def step_stand_in(self, tape: Tape, shape: Shape, dtype: Dtype, replace_gradient: Callable[[], None]) -> None:
+        """GaLoreAdamW8bit lets the kernel update a stand-in for the parameter, whose clone takes the parameter's place;
+        the projected gradient takes the gradient's.
+        """
+        clone = tape.new(shape, dtype, "clone of the parameter")
+        stand_in = tape.new(self.reduced(shape), dtype, "stand-in for the parameter")
+        del clone  # rather the parameter that it was made from
+        replace_gradient()
+        full = tape.new(shape, dtype, "update")
+        scaled = tape.new(shape, dtype, "scaled update")
+        del full, scaled, stand_in
+
     def step(self, optimizer: Optimizer, tape: Tape, shape: Shape, dtype: Dtype) -> None:
-        """Project, update the moments, project back, add (galore_torch's adamw.py and adamw8bit.py)."""
+        """Project, update the moments, project back, add (galore_torch's adamw.py)."""
         if self.adds_product:
             self.step_adding_product(optimizer, tape, shape, dtype)
             return
         reduced = self.reduced(shape)
         low = tape.new(reduced, dtype, "projected gradient")
-        if optimizer.in_place:
-            # GaLoreAdamW8bit lets the kernel update a stand-in for the parameter: a clone is kept aside meanwhile.
-            clone = tape.new(shape, dtype, "clone of the parameter")
-            stand_in = tape.new(reduced, dtype, "stand-in for the parameter")
-            del clone, stand_in
-            return
         denominator = tape.new(reduced, dtype, "denominator")
         normed = tape.new(reduced, dtype, "normalised projected gradient")
         full = tape.new(shape, dtype, "update")

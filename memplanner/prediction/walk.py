@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 
 from memplanner.architectures.reader import Family
 from memplanner.errors import Problem, UserError
@@ -12,7 +14,7 @@ from memplanner.optimizers.one_by_one import OneByOne
 from memplanner.optimizers.rules import ExtraState, Optimizer, Projection, extra_states, in_order
 from memplanner.plan import ChunkedCrossEntropy, CrossEntropy, TrainingPlan
 from memplanner.tape.context import Context, dtypes
-from memplanner.tape.engine import Param, Tape, block
+from memplanner.tape.engine import Param, Tape, Tensor, block
 from memplanner.tape.shapes import FP32, INT64, UINT8, Dtype, Shape
 from memplanner.timeline import Category
 
@@ -112,26 +114,31 @@ def walk(
         raise _nothing_trained(plan, family)
     tape.phase("backward")
     held_on = step.keep_outputs and step.keep_outputs_until == "update"
-    if held_on:
-        tape.kept_leaves = []
     tape.backward(loss)
     del loss
     if step.keep_outputs and not held_on:
         del logits
+    if not held_on:
+        tape.leaves.clear()
     tape.phase("update")
     trained = [p for p in tape.params.values() if p.trainable]
+    replaced = held_gradients and optimizer.in_place and any(_is_galore(p) for p in trained)
+    if replaced:  # on the tape, then, and not throughout the step
+        for p in trained:
+            p.grad = _gradient(tape, p, p.shape, p.count)
+            tape.backdate(p.grad)
     if not step.per_layer_updates:
         _update(tape, optimizer, trained, out.refresh_only)
     if held_on:
-        tape.kept_leaves = None
         del logits
+        tape.leaves.clear()
     tape.phase("steady")
     for p in trained:
         p.grad = None
     del input_ids, labels
 
     out.held = [Held(p.name, p.category, p.shape, p.dtype, p.count) for p in tape.params.values()]
-    if held_gradients:
+    if held_gradients and not replaced:
         out.held += [Held(f"{p.name} gradient", "gradients", p.shape, p.dtype, p.count) for p in trained]
     out.held += _states(optimizer, trained, getattr(method, "extra_state", ()), per_layer=step.per_layer_updates)
     if workspace_bytes:
@@ -181,14 +188,22 @@ def _step_one(tape: Tape, optimizer: Optimizer, param: Param, refresh_only: set[
     first = len(tape.sizes)
     rule.refresh(tape, param.shape, param.dtype)
     refresh_only.update(range(first, len(tape.sizes)))
-    rule.step(optimizer, tape, param.shape, param.dtype)
+    if _is_galore(param) and optimizer.in_place:
+        low = tape.new(rule.reduced(param.shape), param.dtype, "projected gradient")
+        rule.step_stand_in(tape, param.shape, param.dtype, partial(setattr, param, "grad", None))
+        del low
+    else:
+        rule.step(optimizer, tape, param.shape, param.dtype)
 
 
 def _update(tape: Tape, optimizer: Optimizer, trained: list[Param], refresh_only: set[int]) -> None:
     """The optimizer's step over all parameters. Projected ones go one by one, equal shapes alike."""
     plain = [p for p in trained if not isinstance(p.tags, Projection)]
-    projected = [p for p in trained if isinstance(p.tags, Projection) and not p.tags.adds_product]
-    if projected and not optimizer.in_place:
+    projected = [p for p in trained if _is_galore(p)]
+    if projected and optimizer.in_place:
+        _galore_8bit_loop(tape, projected, refresh_only)
+        return
+    if projected:
         _galore_loop(tape, optimizer, plain, projected, refresh_only)
         return
     optimizer.step_all(tape, plain)
@@ -198,6 +213,11 @@ def _update(tape: Tape, optimizer: Optimizer, trained: list[Param], refresh_only
         if isinstance(p.tags, Projection) and key not in seen:
             seen.add(key)
             _step_one(tape, optimizer, p, refresh_only)
+
+
+def _is_galore(param: Param) -> bool:
+    """Whether galore_torch projects its gradient."""
+    return isinstance(param.tags, Projection) and not param.tags.adds_product
 
 
 def _galore_loop(
@@ -225,6 +245,39 @@ def _galore_loop(
             update = scaled
             del scaled
     del grad, denominator, update
+
+
+def _galore_8bit_loop(tape: Tape, projected: list[Param], refresh_only: set[int]) -> None:
+    """galore_torch's AdamW8bit.step: the projected gradient takes each gradient's place, so that memory falls as the
+    loop goes on and a weight's first copy is its highest. What is not projected has been updated in place before.
+    """
+    for _, group in groupby(projected, key=lambda p: p.count):
+        copies = list(group)
+        lows = []
+        for p in copies:
+            rule = p.tags
+            assert isinstance(rule, Projection)
+            first = len(tape.sizes)
+            rule.refresh(tape, p.shape, p.dtype)
+            refresh_only.update(range(first, len(tape.sizes)))
+            lows.append(_gradient(tape, p, rule.reduced(p.shape), 1))
+            rule.step_stand_in(tape, p.shape, p.dtype, partial(_replace_gradient, tape, p, p.shape, p.count - 1))
+        for p in copies:
+            del lows[0]
+            _replace_gradient(tape, p, p.tags.reduced(p.shape), p.count)
+
+
+def _replace_gradient(tape: Tape, param: Param, shape: Shape, count: int) -> None:
+    """`count` of the parameter's copies have a gradient of this shape now, the others none."""
+    param.grad = None
+    param.grad = _gradient(tape, param, shape, count)
+
+
+def _gradient(tape: Tape, param: Param, shape: Shape, count: int) -> Tensor:
+    tape.current_reps, tape.category = count, "gradients"
+    out = tape.new(shape, param.dtype, f"{param.name} gradient")
+    tape.current_reps, tape.category = 1, "temporaries"
+    return out
 
 
 def _states(

@@ -119,6 +119,14 @@ def repeat_kv(x: Tensor, heads: Heads) -> Tensor:
     return out
 
 
+def expanded_view(x: Tensor, heads: Heads) -> Tensor:
+    """The only key/value head of the only sequence: expand().reshape() needs no copy of it."""
+    node = x.tape.record(_repeat_backward, (x.node,), None, x.shape)
+    out = x.tape.view(x, heads.q)
+    out.node = node
+    return out
+
+
 def _repeat_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
     return (tape.new(node.ctx, grad.dtype, "gradient summed over expanded heads"),)
 
@@ -135,8 +143,9 @@ def eager(
     autocast: Dtype | None,
 ) -> tuple[Tensor, Tensor]:
     """transformers' eager_attention_forward: scores are materialised several times over."""
-    k = repeat_kv(k, heads)
-    v = repeat_kv(v, heads)
+    expand = expanded_view if heads.batch == heads.num_kv_heads == 1 else repeat_kv
+    k = expand(k, heads)
+    v = expand(v, heads)
     weights = ops.scale(_matmul(q, k, heads.scores, "attention scores", autocast), "scaled scores")
     if mask is not None:
         weights = ops.add_constant(weights, mask, "masked scores")

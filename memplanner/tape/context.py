@@ -224,10 +224,16 @@ class Context:
         self.param(path, shape, trainable=False, dtype=dtype, tags=AUXILIARY)
 
     def layers(
-        self, prefix: str, num_layers: int, block: Callable[[int, Tensor, Any], Tensor], h: Tensor, shared: Any
+        self,
+        prefix: str,
+        num_layers: int,
+        block: Callable[[int, Tensor, Any], Tensor],
+        entering: list[Tensor],
+        shared: Any,
     ) -> Tensor:
         """A stack of blocks under the plan's checkpointing: transformers checkpoints blocks 0, N, 2N, …
 
+        entering: the hidden state, taken out of the list, so that it lives on only if the caller holds it elsewhere.
         shared: what every block is given beside the hidden state; checkpointed calls hold on to it.
         """
         every, tape = self.checkpoint_every, self.tape
@@ -237,7 +243,7 @@ class Context:
                 return tape.checkpoint(lambda x: block(i, x, shared), h)
             return block(i, h, shared)
 
-        return tape.stack(prefix, self.runs(prefix, num_layers), layer, h)
+        return tape.stack(prefix, self.runs(prefix, num_layers), layer, entering)
 
     def runs(self, prefix: str, num_layers: int) -> list[tuple[int, int]]:
         """Stretches of equal blocks as (width, reps): by the rank patterns that name single blocks, and by the period

@@ -179,8 +179,8 @@ class Tape:
     on_gradient: Callable[["Tape", Param], None] | None = None
     collapse: bool = True
     gradients_held: bool = False
-    kept_leaves: list[Any] | None = None
-    """Activations that asked for a gradient, with it, where something holds the graph beyond backward."""
+    leaves: list[Any] = field(default_factory=list)
+    """Leaves of the graph that are no weights of the model, with their gradients: both go with the graph."""
 
     # -- tensors -------------------------------------------------------------------------------------------------
 
@@ -194,6 +194,17 @@ class Tape:
         self.reps.append(self.current_reps)
         self.log.append(index)
         return Tensor(self, index, shape, dtype)
+
+    def backdate(self, x: Tensor) -> None:
+        """Let the tensor, the latest on the tape, have been there before anything else."""
+        self.log.insert(0, self.log.pop())
+        self.phases = [(phase, position + 1 if position else 0) for phase, position in self.phases]
+        for run in self.runs:
+            run.start += 1
+            run.end += 1
+            if run.back_start >= 0:
+                run.back_start += 1
+                run.back_end += 1
 
     def like(self, x: Tensor, name: str, dtype: Dtype | None = None) -> Tensor:
         """A fresh tensor of x's shape and memory order."""
@@ -321,9 +332,8 @@ class Tape:
         if param.uses > 0:
             param.buffer = grad
             return False
-        if param.category == "temporaries":  # an activation asked for its gradient: both go with the graph
-            if self.kept_leaves is not None:
-                self.kept_leaves.append((param.tags, grad))
+        if param.category == "temporaries":
+            self.leaves.append((param.tags, grad))
             param.tags = None
             return False
         if self.gradients_held:
@@ -342,12 +352,13 @@ class Tape:
         prefix: str,
         runs: Sequence[tuple[int, int]],
         layer: Callable[[int, Tensor], Tensor],
-        h: Tensor,
+        entering: list[Tensor],
     ) -> Tensor:
         """Blocks in a row: `layer(i, h)` for each i, equal ones walked once.
 
-        runs: (width, reps) in order: `width` blocks that come `reps` times in a row.
+        runs: (width, reps) in order: `width` blocks that come `reps` times in a row. entering: the first h, taken out.
         """
+        h = entering.pop()
         i = 0
         for width, reps in runs:
             left = reps
