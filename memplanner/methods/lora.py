@@ -51,12 +51,16 @@ class Lora(LowRank):
         return a, b
 
     def linear(self, ctx: Context, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
-        """peft's lora.Linear.forward."""
+        """peft's Linear.forward; over a quantised weight, that of peft/tuners/lora/bnb.py."""
         result = ctx.frozen_linear(spec, x, out_shape)
         if not self.targets(ctx, spec):
             return result
+        if ctx.quantization in ("nf4", "nf4-double"):
+            result = ops.clone(result)
         dtype = result.dtype
         a, b = self.factors(ctx, spec)
+        if ctx.quantization != "none" and ctx.autocast is not None:  # which casts, then, and nothing else does
+            return self.adapt(ctx, spec, x, result, a, b, out_shape)
         x = ops.to(x, a.dtype, "adapter input")
         result = self.adapt(ctx, spec, x, result, a, b, out_shape)
         return ops.to(result, dtype, "adapted output")
@@ -64,19 +68,19 @@ class Lora(LowRank):
     def adapt(
         self, ctx: Context, spec: LinearSpec, x: Tensor, result: Tensor, a: Param, b: Param, out_shape: Shape
     ) -> Tensor:
-        """result + B(A(dropout(x)))·s."""
+        """result + B(A(dropout(x)))·s; over a quantised weight the second term is cast before it is added."""
+        cast_to = result.dtype if ctx.quantization != "none" and ctx.autocast is None else None
         inner = Shape(**dict(zip((*x.shape.labels[:-1], "rank"), (*x.shape.dims[:-1], a.shape.dims[0]), strict=True)))
-        return ops.add(
-            result,
-            ops.scale(
-                ctx.matmul(
-                    ctx.matmul(ops.dropout(x, self.dropout), a, None, inner, f"{spec.path}.lora_A output"),
-                    b,
-                    None,
-                    out_shape,
-                    f"{spec.path}.lora_B output",
-                ),
-                "scaled adapter output",
+        output = ops.scale(
+            ctx.matmul(
+                ctx.matmul(ops.dropout(x, self.dropout), a, None, inner, f"{spec.path}.lora_A output"),
+                b,
+                None,
+                out_shape,
+                f"{spec.path}.lora_B output",
             ),
-            "adapted output",
+            "scaled adapter output",
         )
+        if cast_to is not None:
+            output = ops.to(output, cast_to, "adapter output")
+        return ops.add(result, output, "adapted output")

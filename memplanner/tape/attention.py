@@ -162,9 +162,9 @@ def eager(
 
 
 def _matmul(a: Tensor, b: Tensor, shape: Shape, name: str, autocast: Dtype | None) -> Tensor:
-    """torch.matmul of 4-D tensors: both become contiguous 3-D ones before bmm."""
+    """torch.matmul of 4-D tensors: both become 3-D ones before bmm, by a copy where batch and heads cannot be joined."""
     a, b = lowered(autocast, a, b)
-    left, right = ops.contiguous(a), ops.contiguous(b)
+    left, right = (a, b) if a.shape.dims[0] == 1 else (ops.contiguous(a), ops.contiguous(b))
     del a, b
     return ops.bmm(left, right, shape, name)
 

@@ -87,15 +87,26 @@ Backward = Callable[["Tape", "Node", Tensor, Any], Sequence[Tensor | None]]
 
 
 class Node:
-    """A step of backward: `fn(tape, node, grad, saved)` gives one gradient per edge."""
+    """A step of backward: `fn(tape, node, grad, saved)` gives one gradient per edge.
 
-    __slots__ = ("ctx", "edges", "fn", "frame", "grad", "saved", "slot")
+    casts: type of each edge's gradient, where the function computes in another.
+    """
 
-    def __init__(self, fn: Backward, edges: tuple["Node | Param | None", ...], saved: Any, ctx: Any) -> None:
+    __slots__ = ("casts", "ctx", "edges", "fn", "frame", "grad", "saved", "slot")
+
+    def __init__(
+        self,
+        fn: Backward,
+        edges: tuple["Node | Param | None", ...],
+        saved: Any,
+        ctx: Any,
+        casts: tuple[Dtype, ...] = (),
+    ) -> None:
         self.fn = fn
         self.edges = edges
         self.saved = saved
         self.ctx = ctx
+        self.casts = casts
         self.grad: Tensor | None = None
         self.frame: Frame | None = None
         self.slot = -1
@@ -228,11 +239,17 @@ class Tape:
     # -- graph ---------------------------------------------------------------------------------------------------
 
     def record(
-        self, fn: Backward, edges: tuple["Node | Param | None", ...], saved: Any = None, ctx: Any = None
+        self,
+        fn: Backward,
+        edges: tuple["Node | Param | None", ...],
+        saved: Any = None,
+        ctx: Any = None,
+        casts: tuple[Dtype, ...] = (),
     ) -> "Node | None":
         """Enter an operation into the graph; None when no input needs a gradient.
 
-        saved: tensors kept for backward; None when the operation saves nothing, () when it saves weights only.
+        saved: tensors kept for backward; None when the operation saves nothing, () when it saves weights only. casts:
+        the type of each edge's gradient, where it may differ from what the function gives.
         """
         for edge in edges:
             if edge is not None:
@@ -246,7 +263,7 @@ class Tape:
                 if len(frame.recomputed) == frame.num_saves:
                     raise StopRecomputeError
             return _RECOMPUTED
-        node = Node(fn, edges, saved, ctx)
+        node = Node(fn, edges, saved, ctx, casts)
         for edge in edges:
             if edge.__class__ is Param:
                 edge.uses += 1
@@ -286,7 +303,11 @@ class Tape:
             node.grad = None
             frame = node.frame
             grads = list(node.fn(self, node, grad, node.saved if frame is None else frame.take(self, node.slot)))
-            grad = node.saved = node.frame = frame = None
+            grad = frame = None
+            for i, dtype in enumerate(node.casts):  # Engine.cpp, validate_outputs: the incoming gradient is gone
+                if grads[i] is not None and grads[i].dtype is not dtype:
+                    grads[i] = self.like(grads[i], "gradient cast", dtype)
+            node.saved = node.frame = None
             self._deliver(node.edges, grads)
             del grads, node
         self.scope = ""

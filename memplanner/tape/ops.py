@@ -68,18 +68,15 @@ def pass_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Ten
 def add(a: Tensor, b: Tensor, name: str = "sum") -> Tensor:
     """a + b of equal shapes; the types may differ, and the result takes the wider one."""
     tape = a.tape
-    node = tape.record(_add_backward, (a.node, b.node), None, (a.dtype, b.dtype))
+    node = tape.record(_add_backward, (a.node, b.node), casts=(a.dtype, b.dtype))
     out = tape.like(a, name, a.dtype if a.dtype.size >= b.dtype.size else b.dtype)
     out.node = node
     return out
 
 
 def _add_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, Tensor | None]:
-    to_a, to_b = node.ctx
     a_edge, b_edge = node.edges
-    a = None if a_edge is None else grad if to_a is grad.dtype else tape.like(grad, "gradient cast", to_a)
-    b = None if b_edge is None else grad if to_b is grad.dtype else tape.like(grad, "gradient cast", to_b)
-    return a, b
+    return None if a_edge is None else grad, None if b_edge is None else grad
 
 
 def add_constant(x: Tensor, constant: Tensor | Param, name: str = "sum") -> Tensor:
@@ -99,7 +96,7 @@ def mul(a: Tensor, b: Tensor, name: str = "product") -> Tensor:
         _mul_backward,
         (a.node, b.node),
         (a if b.node is not None else None, b if a.node is not None else None),
-        (a.dtype, b.dtype),
+        casts=(a.dtype, b.dtype),
     )
     out = tape.like(a, name, a.dtype if a.dtype.size >= b.dtype.size else b.dtype)
     out.node = node
@@ -110,25 +107,16 @@ def _mul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Ten
     a_edge, b_edge = node.edges
     a = None if a_edge is None else tape.like(grad, "gradient")
     b = None if b_edge is None else tape.like(grad, "gradient")
-    if a is not None and node.ctx[0] is not a.dtype:
-        a = tape.like(a, "gradient cast", node.ctx[0])
-    if b is not None and node.ctx[1] is not b.dtype:
-        b = tape.like(b, "gradient cast", node.ctx[1])
     return a, b
 
 
 def mul_constant(x: Tensor, constant: Tensor, name: str = "product") -> Tensor:
     """x times a (broadcast) tensor that needs no gradient, which is saved: rotary's cos and sin, a dropout mask."""
     tape = x.tape
-    node = tape.record(_mul_constant_backward, (x.node,), (constant,), x.dtype)
+    node = tape.record(elementwise_backward, (x.node,), (constant,), casts=(x.dtype,))
     out = tape.like(x, name, x.dtype if x.dtype.size >= constant.dtype.size else constant.dtype)
     out.node = node
     return out
-
-
-def _mul_constant_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
-    out = tape.like(grad, "gradient")
-    return (out if node.ctx is out.dtype else tape.like(out, "gradient cast", node.ctx),)
 
 
 def mul_rows(x: Tensor, rows: Tensor, name: str = "product") -> Tensor:
@@ -158,7 +146,8 @@ def mul_param(x: Tensor, weight: Param | Tensor, name: str = "product") -> Tenso
         _mul_param_backward,
         (x.node, weight.node),
         (x if weight.node is not None else None, weight if weight.__class__ is Tensor else None) if saves else None,
-        (x.dtype, weight.shape, weight.dtype),
+        weight.shape,
+        (x.dtype, weight.dtype),
     )
     out = tape.like(x, name, x.dtype if x.dtype.size >= weight.dtype.size else weight.dtype)
     out.node = node
@@ -166,17 +155,11 @@ def mul_param(x: Tensor, weight: Param | Tensor, name: str = "product") -> Tenso
 
 
 def _mul_param_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, Tensor | None]:
-    x_dtype, w_shape, w_dtype = node.ctx
     w_full = tape.like(grad, "weight gradient before summing") if node.edges[1] is not None else None
     x_grad = tape.like(grad, "gradient") if node.edges[0] is not None else None
     w_grad = None
     if w_full is not None:
-        w_grad = tape.new(w_shape, grad.dtype, "weight gradient")
-        if w_dtype is not grad.dtype:
-            w_grad = tape.new(w_shape, w_dtype, "weight gradient")
-        w_full = None
-    if x_grad is not None and x_dtype is not x_grad.dtype:
-        x_grad = tape.like(x_grad, "gradient cast", x_dtype)
+        w_grad = tape.new(node.ctx, grad.dtype, "weight gradient")
     return x_grad, w_grad
 
 
@@ -255,6 +238,14 @@ def reshape(x: Tensor, shape: Shape) -> Tensor:
         return _copy(x, shape)
     out = x.tape.view(x, shape)
     out.node = x.node
+    return out
+
+
+def clone(x: Tensor) -> Tensor:
+    """x.clone()."""
+    node = x.tape.record(pass_backward, (x.node,))
+    out = x.tape.like(x, "clone")
+    out.node = node
     return out
 
 
