@@ -65,6 +65,7 @@ class FakeEstimate:
     peak_phase: Phase = "backward"
     fragmentation_bytes: int = 1 * GIB
     expandable_saving_bytes: int = 0
+    returns_segments: bool = False
     error_margin_bytes: int = 100 * MIB
     margin_words: str = "with such plans, device has been off by at most 1%"
     context_bytes: int = 700 * MIB

@@ -19,6 +19,9 @@ MIN_LARGE: Final = 10 << 20
 LARGE_SEGMENT: Final = 20 << 20
 ROUND_LARGE: Final = 2 << 20
 BLOCK: Final = 512
+TOP_DOWN: Final = 64 << 20
+"""Segments from here on lie below the ones before them. Of equal free blocks the lowest address is taken, so the order
+counts. Nothing documents it: it is inferred from published runs on a Tesla T4 (docs/lab-log.md)."""
 
 
 class Block:
@@ -35,15 +38,30 @@ class Block:
         self.next: Block | None = None
 
 
-class CachingAllocator:
-    """One device's cache. Segments are never returned: a step that fits does not make the allocator do so."""
+class DeviceFullError(MemoryError):
+    """The device cannot give another segment, with all unused ones returned to it."""
 
-    def __init__(self, *, expandable_segments: bool = False, max_split_size: int | None = None) -> None:
+
+class CachingAllocator:
+    """One device's cache.
+
+    limit: bytes that the device gives. A segment beyond it makes the allocator return every unused one and ask again
+    (release_cached_blocks); DeviceFullError where that is not enough. Expandable segments, which would unmap pages
+    instead, are held to the limit without that. max_split_size: in bytes.
+    """
+
+    def __init__(
+        self, *, expandable_segments: bool = False, max_split_size: int | None = None, limit: int | None = None
+    ) -> None:
         self.expandable_segments = expandable_segments
         self.max_split_size = max_split_size
-        self.reserved = 0
+        self.limit = limit
+        self.retries = 0
+        """How often the allocator had to return its unused segments."""
+        self.reserved = self.peak_reserved = 0
         self.allocated = 0
         self._address = 0
+        self._ceiling = 1 << 50
         self._pools: dict[bool, list[tuple[int, int, Block]]] = {True: [], False: []}
         self._ends: dict[bool, Block] = {}
         """Of expandable segments: the last block of each pool's range."""
@@ -123,7 +141,7 @@ class CachingAllocator:
             self._withdraw(block)
         grown = -(-(size - block.size) // page) * page
         block.size += grown
-        self.reserved += grown
+        self._take(grown)
         return block
 
     def _segment(self, size: int, small: bool) -> Block:
@@ -133,10 +151,30 @@ class CachingAllocator:
             length = LARGE_SEGMENT
         else:
             length = -(-size // ROUND_LARGE) * ROUND_LARGE
+        self._take(length)
+        if length >= TOP_DOWN:
+            self._ceiling -= length
+            return Block(self._ceiling, length, small)
         block = Block(self._address, length, small)
-        self._address += length + ROUND_LARGE
-        self.reserved += length
+        self._address += length
         return block
+
+    def _take(self, length: int) -> None:
+        """Count another segment, after returning the unused ones if the device has no room for it."""
+        if self.limit is not None and self.reserved + length > self.limit:
+            self.retries += 1
+            if not self.expandable_segments:
+                self._return_unused()
+            if self.reserved + length > self.limit:
+                raise DeviceFullError
+        self.reserved += length
+        self.peak_reserved = max(self.peak_reserved, self.reserved)
+
+    def _return_unused(self) -> None:
+        for pool in self._pools.values():
+            whole = [entry for entry in pool if entry[2].previous is None and entry[2].next is None]
+            pool[:] = [entry for entry in pool if entry not in whole]
+            self.reserved -= sum(size for size, _, _ in whole)
 
     def _offer(self, block: Block) -> None:
         insort(self._pools[block.small], (block.size, block.address, block))

@@ -8,6 +8,7 @@ from pathlib import Path
 from memplanner.architectures.reader import Family, read_config
 from memplanner.errors import Problem, UserError
 from memplanner.plan import SizeDevice, TrainingPlan
+from memplanner.prediction.allocator import DeviceFullError
 from memplanner.prediction.margin import Margin, in_words, margin_of
 from memplanner.prediction.replay import Moment, Replay
 from memplanner.prediction.reserved import reserved_peak
@@ -59,10 +60,38 @@ class Estimate:
 
     @cached_property
     def reserved_bytes(self) -> int:
-        """torch.cuda.max_memory_reserved: the segments that the caching allocator holds for it."""
+        """torch.cuda.max_memory_reserved: the segments that the caching allocator holds for it. Where the device has
+        no room for all of them, what is left after it returns unused ones, if the step can be done with that.
+        """
+        return self._wanted_bytes if self._squeezed_bytes is None else self._squeezed_bytes
+
+    @property
+    def returns_segments(self) -> bool:
+        """Whether the step fits only because the allocator returns unused segments to the device, step by step."""
+        return self._squeezed_bytes is not None
+
+    def _reserved(self, limit: int | None = None) -> int:
         chosen = self.plan.allocator
-        limit = None if chosen.max_split_size is None else parse_size(chosen.max_split_size)
-        return reserved_peak(self.walked, expandable_segments=chosen.expandable_segments, max_split_size=limit)
+        split = None if chosen.max_split_size is None else parse_size(chosen.max_split_size)
+        return reserved_peak(
+            self.walked, expandable_segments=chosen.expandable_segments, max_split_size=split, limit=limit
+        )
+
+    @cached_property
+    def _wanted_bytes(self) -> int:
+        """Segments on a device that has room for all that are asked for."""
+        return self._reserved()
+
+    @cached_property
+    def _squeezed_bytes(self) -> int | None:
+        """Segments on this device, where it has less than is wanted and the step can be done nevertheless."""
+        room = self.total_bytes - self.context_bytes
+        if not self.allocated_bytes <= room < self._wanted_bytes:
+            return None
+        try:
+            return self._reserved(room)
+        except DeviceFullError:
+            return None
 
     @property
     def fragmentation_bytes(self) -> int:

@@ -11,9 +11,14 @@ Key = tuple[int, int]
 """A tensor and the repetition of its run that made it."""
 
 
-def reserved_peak(walked: Walk, *, expandable_segments: bool = False, max_split_size: int | None = None) -> int:
-    """Bytes of segments after two steps, the first of which makes the optimizer's states."""
-    allocator = CachingAllocator(expandable_segments=expandable_segments, max_split_size=max_split_size)
+def reserved_peak(
+    walked: Walk, *, expandable_segments: bool = False, max_split_size: int | None = None, limit: int | None = None
+) -> int:
+    """The most bytes of segments in two steps, the first of which makes the optimizer's states.
+
+    limit: bytes that the device gives; DeviceFullError where no return of unused segments makes the steps fit.
+    """
+    allocator = CachingAllocator(expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit)
     late = ("gradients", "optimizer_state", "projectors")
     _hold(allocator, [h for h in walked.held if h.category not in late])
     events = list(expanded(walked.tape))
@@ -24,7 +29,7 @@ def reserved_peak(walked: Walk, *, expandable_segments: bool = False, max_split_
     _play(allocator, [e for e in events if e[2] >= update], alive)
     _release(allocator, alive)
     _play(allocator, events, alive)
-    return allocator.reserved
+    return allocator.peak_reserved
 
 
 def _hold(allocator: CachingAllocator, tensors: list[Held]) -> None:

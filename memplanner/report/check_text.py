@@ -36,7 +36,6 @@ def verdict(estimate: "Estimate", page: Page) -> list[str]:
 
 
 def _peaks(estimate: "Estimate", page: Page) -> list[str]:
-    outside = format_bytes(estimate.context_bytes)
     limit = "what the device gives a process"
     if estimate.limit_bytes < estimate.total_bytes:
         which = "the budget" if estimate.plan.budget is not None else "less the headroom"
@@ -48,8 +47,10 @@ def _peaks(estimate: "Estimate", page: Page) -> list[str]:
         margin += f"; tight below {format_bytes(estimate.error_margin_bytes)}"
     rows = [
         ("allocated", estimate.allocated_bytes, "live tensors"),
-        ("reserved", estimate.reserved_bytes, _fragmentation(estimate)),
-        ("device", estimate.device_bytes, f"with {outside} of context, outside the allocator"),
+        ("fragmentation", estimate.fragmentation_bytes, "held by the caching allocator, no use at the peak"),
+        ("reserved", estimate.reserved_bytes, "the two together"),
+        ("context", estimate.context_bytes, "CUDA's own, outside the allocator"),
+        ("device", estimate.device_bytes, "what nvidia-smi shows for the process"),
         ("limit", estimate.limit_bytes, limit),
         ("margin", estimate.margin_bytes, margin),
     ]
@@ -59,11 +60,6 @@ def _peaks(estimate: "Estimate", page: Page) -> list[str]:
     ]
     title = f"Peak, in {PHASE_WORDS[estimate.peak_phase]}"
     return [*heading(page, title), *table(page, (Column(), Column(right=True), Column(shrinks=True)), cells)]
-
-
-def _fragmentation(estimate: "Estimate") -> str:
-    """How much more the allocator holds."""
-    return f"with {format_bytes(estimate.fragmentation_bytes)} that the caching allocator cannot use"
 
 
 def breakdown(estimate: "Estimate", page: Page) -> list[str]:
@@ -110,6 +106,11 @@ def _changes(changes: "Changes", page: Page) -> list[str]:
 def _notes(estimate: "Estimate", page: Page) -> list[str]:
     counts = f"{format_count(estimate.num_parameters)} parameters, {format_count(estimate.num_trainable)} trained"
     advice: list[str] = []
+    if estimate.returns_segments:
+        advice.append(
+            "the caching allocator must return unused segments to the device in every step to fit, and ask for them "
+            "again, which takes time"
+        )
     saving = estimate.expandable_saving_bytes
     if saving > 0.01 * estimate.reserved_bytes:
         advice.append(f"PYTORCH_ALLOC_CONF=expandable_segments:True would reserve {format_bytes(saving)} less.")

@@ -31,7 +31,9 @@ def check_markdown(estimate: "Estimate", changes: "Changes | None", *, label: st
         ("Peak", "Bytes", ""),
         (
             ("allocated", str(estimate.allocated_bytes), format_bytes(estimate.allocated_bytes)),
+            ("fragmentation", str(estimate.fragmentation_bytes), format_bytes(estimate.fragmentation_bytes)),
             ("reserved", str(estimate.reserved_bytes), format_bytes(estimate.reserved_bytes)),
+            ("context", str(estimate.context_bytes), format_bytes(estimate.context_bytes)),
             ("device", str(estimate.device_bytes), format_bytes(estimate.device_bytes)),
             ("limit", str(estimate.limit_bytes), format_bytes(estimate.limit_bytes)),
             ("margin", str(estimate.margin_bytes), format_bytes(estimate.margin_bytes)),

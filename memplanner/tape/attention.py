@@ -162,7 +162,7 @@ def eager(
 
 
 def _matmul(a: Tensor, b: Tensor, shape: Shape, name: str, autocast: Dtype | None) -> Tensor:
-    """torch.matmul of 4-D tensors: both become 3-D ones before bmm, by a copy where batch and heads cannot be joined."""
+    """torch.matmul of 4-D tensors: both become 3-D ones before bmm, copied where batch and heads cannot be joined."""
     a, b = lowered(autocast, a, b)
     left, right = (a, b) if a.shape.dims[0] == 1 else (ops.contiguous(a), ops.contiguous(b))
     del a, b

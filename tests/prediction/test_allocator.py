@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memplanner.prediction.allocator import CachingAllocator
+from memplanner.prediction.allocator import CachingAllocator, DeviceFullError
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -103,6 +103,33 @@ def test_blocks_above_the_split_size_stay_whole() -> None:
     allocator.release(allocator.allocate(100 * MIB))
     assert allocator.allocate(60 * MIB).size == 60 * MIB
     assert allocator.reserved == 84 * MIB + 100 * MIB + 60 * MIB
+
+
+def test_unused_segments_are_returned_when_the_device_is_full() -> None:
+    """40 MiB of cached blocks are of no use to 60: they go back, and the request fits after all."""
+    allocator = CachingAllocator(limit=100 * MIB)
+    kept = allocator.allocate(20 * MIB)
+    for block in [allocator.allocate(20 * MIB), allocator.allocate(20 * MIB)]:
+        allocator.release(block)
+    assert allocator.reserved == 60 * MIB
+    allocator.allocate(60 * MIB)
+    assert (allocator.reserved, allocator.peak_reserved, allocator.retries) == (80 * MIB, 80 * MIB, 1)
+    allocator.release(kept)
+    assert allocator.allocate(10 * MIB).address == kept.address  # split: its segment cannot be returned
+    with pytest.raises(DeviceFullError):
+        allocator.allocate(22 * MIB)
+    assert (allocator.reserved, allocator.retries) == (80 * MIB, 2)
+
+
+def test_large_segments_lie_below_those_before_them() -> None:
+    allocator = CachingAllocator()
+    first, second = allocator.allocate(64 * MIB), allocator.allocate(64 * MIB)
+    assert second.address < first.address
+    below, above = allocator.allocate(30 * MIB), allocator.allocate(30 * MIB)
+    assert below.address < above.address
+    allocator.release(first)
+    allocator.release(second)
+    assert allocator.allocate(64 * MIB).address == second.address  # of equals, the lowest address
 
 
 OPTIONS: list[dict[str, Any]] = [

@@ -18,11 +18,14 @@ def estimate(**fields: Any) -> Estimate:
 
 def test_exactly_at_the_limit_fits_and_one_byte_less_does_not() -> None:
     needed = estimate(device="24GiB").device_bytes
-    assert estimate(device=f"{needed} B").margin_bytes == 0
-    assert estimate(device=f"{needed} B").verdict == "tight"
-    assert estimate(device=f"{needed - 1} B").verdict == "does-not-fit"
-    roomy = estimate(device=f"{needed + estimate(device='24GiB').error_margin_bytes} B")
-    assert roomy.verdict == "fits"
+
+    def within(budget: int) -> Estimate:
+        return estimate(device="24GiB", budget=f"{budget} B")
+
+    assert within(needed).margin_bytes == 0
+    assert within(needed).verdict == "tight"
+    assert within(needed - 1).verdict == "does-not-fit"
+    assert within(needed + within(needed).error_margin_bytes).verdict == "fits"
 
 
 def test_budget_and_headroom() -> None:
@@ -143,3 +146,24 @@ def test_allocator_options_change_reserved_alone() -> None:
     assert plain.reserved_bytes - expandable.reserved_bytes == plain.expandable_saving_bytes
     assert capped.reserved_bytes != plain.reserved_bytes
     assert expandable.expandable_saving_bytes == 0
+
+
+def test_a_device_that_is_short_of_what_the_allocator_would_like() -> None:
+    """Between what is alive and what would be reserved there are sizes at which the cache must be emptied."""
+
+    def on(size: int) -> Estimate:
+        return predict(
+            TrainingPlan.model_validate(
+                {"model": "llama-1b", "method": "full", "device": {"kind": "size", "memory": f"{size} B"}}
+            )
+        )
+
+    roomy = on(24 << 30)
+    assert not roomy.returns_segments
+    squeezed = on(roomy.reserved_bytes - (64 << 20))
+    assert squeezed.returns_segments
+    assert squeezed.allocated_bytes <= squeezed.reserved_bytes <= squeezed.total_bytes
+    assert squeezed.verdict == "tight"
+    short = on(roomy.allocated_bytes + (64 << 20))
+    assert (short.returns_segments, short.verdict) == (False, "does-not-fit")
+    assert short.reserved_bytes == roomy.reserved_bytes

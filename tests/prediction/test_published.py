@@ -60,8 +60,8 @@ def test_what_a_step_keeps(found: Validation) -> None:
 
 
 def test_reserved_and_device(found: Validation) -> None:
-    assert worst(rows_of(found, "t4-", "reserved")) <= 0.07
-    assert worst(rows_of(found, "t4-", "device")) <= 0.066
+    assert worst(rows_of(found, "t4-", "reserved")) <= 0.047
+    assert worst(rows_of(found, "t4-", "device")) <= 0.045
     assert worst(rows_of(found, "a100-", "device")) <= 0.045
 
 
