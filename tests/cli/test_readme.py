@@ -33,7 +33,7 @@ def test_output_is_as_shown(
     main(shlex.split(command, comments=True)[1:])
     printed = capsys.readouterr().out
     rest = printed
-    for stretch in shown.split("…\n"):
+    for stretch in filter(None, shown.split("…\n")):
         assert stretch in rest, printed
         rest = rest.partition(stretch)[2]
 
