@@ -17,6 +17,7 @@ from memplanner.report.page import Page, page_for
 COMMANDS = {
     "check": "does this run fit, where is its peak, and what would make it fit",
     "explain": "the picture of the step and the largest tensors at its peak, each with its formula",
+    "fit": "the largest rank, batch or sequence that a card holds",
     "compare": "training methods and ranks side by side, everything else equal",
     "profile": "run a plan's real steps on this machine, or on fake tensors, and record where the memory went",
     "validate": "predictions beside measurements and traces, with the error of every figure",

@@ -154,6 +154,8 @@ class Estimate:
     @property
     def verdict(self) -> Verdict:
         """fits, tight (within the error margin below the limit) or does-not-fit."""
+        if self.allocated_bytes + self.context_bytes > self.limit_bytes:
+            return "does-not-fit"  # whatever the allocator, whose replay takes most of the time, makes of it
         if self.margin_bytes < 0:
             return "does-not-fit"
         return "tight" if self.margin_bytes < self.error_margin_bytes else "fits"
@@ -329,6 +331,20 @@ def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -
         f"an ordinary batch, {typical} tokens long, allocates {format_bytes(at(typical).allocated_bytes)} at its peak"
     )
     return replace(longest, notes=(*longest.notes, f"{note}; the longest decides"))
+
+
+def longest_sequence(plan: TrainingPlan, *, root: Path = Path()) -> int | None:
+    """Tokens that the plan's model has positions for; None where it can be asked for any number."""
+    _, family, config = _model(plan.model, root)
+    return family.longest_sequence(config)
+
+
+def widest_rank(plan: TrainingPlan, *, root: Path = Path()) -> int:
+    """The rank beyond which no weight of the model's blocks has more to give: its hidden size, the smaller side of the
+    largest of them.
+    """
+    _, _, config = _model(plan.model, root)
+    return int(config.hidden)  # type: ignore[attr-defined]  # every family's config has it
 
 
 def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None, walked: Walk) -> Estimate:

@@ -9,6 +9,7 @@ from memplanner.timeline import CATEGORIES
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
+    from memplanner.solve.largest import Largest
 
 PERSISTENT = ("parameters", "adapters", "gradients", "optimizer_state", "projectors")
 
@@ -60,6 +61,18 @@ def explain_object(estimate: "Estimate") -> dict[str, Any]:
         ],
         "curve": [{"phase": phase, "bytes": size} for phase, size in estimate.curve()],
         "plan": estimate.plan.model_dump(mode="json"),
+    }
+
+
+def fit_object(found: "Largest") -> dict[str, Any]:
+    """The object of `fit --format json`. value: 0 where nothing fits; next: one unit more, null at the ceiling."""
+    return {
+        "schema": "memplanner/fit/1",
+        "axis": found.axis,
+        "value": found.value,
+        "ceiling": found.ceiling,
+        "estimate": estimate_object(found.estimate),
+        "next": None if found.above is None else estimate_object(found.above),
     }
 
 

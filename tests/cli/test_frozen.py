@@ -23,7 +23,18 @@ def test_flags_of_check() -> None:
 
 
 def test_commands() -> None:
-    assert list(COMMANDS) == ["check", "explain", "compare", "profile", "validate", "gpus", "models", "schema", "paper"]
+    assert list(COMMANDS) == [
+        "check",
+        "explain",
+        "fit",
+        "compare",
+        "profile",
+        "validate",
+        "gpus",
+        "models",
+        "schema",
+        "paper",
+    ]
 
 
 def test_exit_codes() -> None:

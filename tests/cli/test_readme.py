@@ -9,7 +9,7 @@ import pytest
 from memplanner.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("check", "compare", "explain", "validate")
+QUICK = ("check", "compare", "explain", "fit", "validate")
 
 
 def examples() -> list[tuple[str, str]]:

@@ -1,0 +1,64 @@
+"""memplanner fit: the largest rank, batch or sequence that a card holds."""
+
+import argparse
+import shlex
+from pathlib import Path
+
+from memplanner.cli.exit_code import ExitCode
+from memplanner.cli.main import Answer
+from memplanner.cli.plan_arguments import add_plan_arguments, loaded, typed_flags
+from memplanner.errors import Problem, UserError
+from memplanner.report.page import Page
+
+
+def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
+    add_plan_arguments(parser, described=described)
+    parser.add_argument(
+        "--maximize",
+        default="rank",
+        choices=("rank", "batch-size", "seq-len"),
+        help="what to make as large as the card allows (default: rank)",
+    )
+    parser.add_argument("--strict", action="store_true", help="a tight fit counts as not fitting")
+
+
+def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    from memplanner.prediction import longest_sequence, predict, widest_rank
+    from memplanner.solve.largest import largest
+
+    found = loaded(args, root)
+    plan = found.plan
+    if args.maximize == "rank" and plan.method.kind == "full":
+        message = "full training has no rank"
+        hint = "add --method lora, dora, galore or gradnormlorp"
+        raise UserError(Problem(where="--maximize", key="", message=message, hint=hint))
+    ceilings = {"rank": widest_rank, "seq-len": longest_sequence}
+    ceiling = ceilings[args.maximize](plan, root=found.root) if args.maximize in ceilings else None
+    result = largest(plan, args.maximize, lambda p: predict(p, root=found.root), ceiling=ceiling, strict=args.strict)
+    code = ExitCode.OK if result.value else ExitCode.DOES_NOT_FIT
+    if args.format == "json":
+        from memplanner.report.as_json import dump, fit_object
+
+        return Answer(text=dump(fit_object(result)), code=code)
+    from memplanner.report.fit_text import fit_markdown, fit_text
+
+    command = _command(args, result.value)
+    if args.format == "markdown":
+        return Answer(text=fit_markdown(result, label=found.label, command=command), code=code)
+    return Answer(text=fit_text(result, page, label=found.label, command=command), code=code)
+
+
+def _command(args: argparse.Namespace, value: int) -> str:
+    """The `check` command with everything that was typed and the value found."""
+    words = [
+        "memplanner",
+        "check",
+        *([args.model] if args.model else []),
+        *(["--plan", args.plan] if args.plan else []),
+    ]
+    for flag, typed in {**typed_flags(args), f"--{args.maximize}": str(value)}.items():
+        if isinstance(typed, bool):
+            words.append(flag if typed else f"--no-{flag.removeprefix('--')}")
+        else:
+            words += [flag, typed]
+    return shlex.join(words)

@@ -1,0 +1,66 @@
+"""The largest rank, batch or sequence of a plan that its device still holds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from memplanner.plan import TrainingPlan
+from memplanner.plan_file import merge
+
+if TYPE_CHECKING:
+    from memplanner.prediction.estimate import Estimate
+
+Axis = Literal["rank", "batch-size", "seq-len"]
+AXES: Final[tuple[Axis, ...]] = ("rank", "batch-size", "seq-len")
+CEILINGS: Final[dict[Axis, int]] = {"rank": 1 << 20, "batch-size": 1 << 16, "seq-len": 1 << 20}
+"""Where the search ends if nothing else ends it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Largest:
+    """value: the largest that fits, 0 where not even 1 does. estimate: at that value (at 1 where none fits).
+
+    above: one unit more, which does not fit; None where the search ended at `ceiling` instead.
+    """
+
+    axis: Axis
+    value: int
+    estimate: "Estimate"
+    above: "Estimate | None"
+    ceiling: int
+
+
+def largest(
+    plan: TrainingPlan,
+    axis: Axis,
+    predict: "Callable[[TrainingPlan], Estimate]",
+    *,
+    ceiling: int | None = None,
+    strict: bool = False,
+) -> Largest:
+    """Search by doubling and then by halves: exact to one unit, since memory grows with each of these.
+
+    Where a batch of odd size fragments less than the next, `value` is still one that fits and whose successor does
+    not. ceiling: no larger value makes sense (the model's positions, a matrix's side). strict: a tight fit is none.
+    UserError where the plan has no such setting (full training has no rank).
+    """
+    table = plan.model_dump(mode="json")
+    top = min(CEILINGS[axis], ceiling or CEILINGS[axis])
+    refused = ("does-not-fit", "tight") if strict else ("does-not-fit",)
+    tried: dict[int, Estimate] = {}
+
+    def fits(value: int) -> bool:
+        if value not in tried:
+            tried[value] = predict(merge(table, {f"--{axis}": str(value)}, where="plan"))
+        return tried[value].verdict not in refused
+
+    low, high = 0, 1
+    while high <= top and fits(high):
+        low, high = high, top if low < top < high * 2 and high < top else high * 2
+    high = min(high, top + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return Largest(
+        axis=axis, value=low, estimate=tried[max(low, 1)], above=tried.get(high) if low else None, ceiling=top
+    )

@@ -1,0 +1,81 @@
+"""The largest value that fits: exact to one unit, whatever the search meets on its way."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from memplanner.errors import UserError
+from memplanner.plan import TrainingPlan
+from memplanner.prediction import predict
+from memplanner.solve.largest import AXES, Axis, Largest, largest
+
+BASE = {"model": "llama-60m", "method": {"kind": "lora", "rank": 4}, "step": {"batch_size": 2, "seq_len": 64}}
+
+
+def plan(**fields: Any) -> TrainingPlan:
+    return TrainingPlan.model_validate({**BASE, **fields})
+
+
+def value_of(plan: TrainingPlan, axis: Axis) -> int:
+    values = {"batch-size": plan.step.batch_size, "seq-len": plan.step.seq_len}
+    return plan.method.rank if axis == "rank" else values[axis]  # type: ignore[union-attr]
+
+
+@dataclass
+class Threshold:
+    """Stands in for predict: fits up to a bound on one axis, and counts how often it is asked."""
+
+    axis: Axis
+    bound: int
+    asked: int = 0
+
+    def __call__(self, changed: TrainingPlan) -> Any:
+        self.asked += 1
+        over = value_of(changed, self.axis) > self.bound
+
+        class Answer:
+            verdict = "does-not-fit" if over else "fits"
+            plan = changed
+
+        return Answer()
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("bound", [0, 1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 1000, 4095, 4096, 4097])
+@pytest.mark.parametrize("ceiling", [1, 2, 64, 100, 4096])
+def test_exact_at_every_bound_and_ceiling(axis: Axis, bound: int, ceiling: int) -> None:
+    predicted = Threshold(axis, bound)
+    found = largest(plan(), axis, predicted, ceiling=ceiling)
+    assert found.value == min(bound, ceiling)
+    assert value_of(found.estimate.plan, axis) == max(found.value, 1)
+    if 0 < bound < ceiling:
+        assert found.above is not None
+        assert value_of(found.above.plan, axis) == bound + 1
+    else:
+        assert found.above is None
+    assert predicted.asked <= 30
+
+
+def on(memory: str, axis: Axis, **fields: Any) -> Largest:
+    return largest(plan(device=memory, **fields), axis, predict)
+
+
+@pytest.mark.parametrize(("axis", "memory"), [("rank", "700MB"), ("batch-size", "2GB"), ("seq-len", "2GB")])
+def test_one_more_does_not_fit(axis: Axis, memory: str) -> None:
+    found = on(memory, axis)
+    assert found.value > 1
+    assert found.estimate.margin_bytes >= 0
+    assert found.above is not None
+    assert found.above.margin_bytes < 0
+
+
+def test_strict_leaves_the_error_margin_free() -> None:
+    found = largest(plan(device="2GB"), "batch-size", predict, strict=True)
+    assert found.estimate.verdict == "fits"
+    assert found.value < on("2GB", "batch-size").value
+
+
+def test_full_training_has_no_rank() -> None:
+    with pytest.raises(UserError, match="rank"):
+        on("24GB", "rank", method="full")
