@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import itertools
 import json
 import re
 import sys
@@ -94,6 +95,8 @@ def _measure(plan: Any, args: argparse.Namespace, device: "Backend", *, name: st
     from memplanner.measurement import save_measurement
     from memplanner.prediction import predict
 
+    if args.out:
+        name = _free_name(Path(args.out), name, plan, device, entry)
     record = measure(
         plan,
         device,
@@ -109,6 +112,24 @@ def _measure(plan: Any, args: argparse.Namespace, device: "Backend", *, name: st
     if args.out:
         save_measurement(record, Path(args.out) / f"{name}.json")
     return record
+
+
+def _free_name(folder: Path, name: str, plan: Any, device: "Backend", entry: str) -> str:
+    """The name, with a number behind it where its file holds the record of something else."""
+    from memplanner.measurement import load_measurement
+
+    for number in itertools.count(1):
+        candidate = name if number == 1 else f"{name}-{number}"
+        path = folder / f"{candidate}.json"
+        if not path.exists():
+            return candidate
+        try:
+            found = load_measurement(path)
+        except UserError:
+            continue
+        if (found.plan, found.backend, found.entry) == (plan, device, entry):
+            return candidate
+    raise AssertionError("unreachable: some name is free")
 
 
 def _answer(record: "Measurement", args: argparse.Namespace, page: Page, *, root: Path, label: str) -> Answer:

@@ -31,8 +31,8 @@ def validate_text(found: "Validation", page: Page, *, tolerance: float) -> str:
     word = "WITHIN" if not beyond else "BEYOND"
     colour = VERDICT_COLOURS["fits" if not beyond else "does-not-fit"]
     worst = max((abs(r.error) for r in found.rows if r.metric == "allocated"), default=0.0)
-    first = f"{word} {tolerance:.2%} of the allocated peak: {runs} runs, {len(found.rows)} figures, "
-    first += f"worst {worst:.2%}, {_counted(len(found.false_fits), 'false fit')}"
+    first = f"{word} {tolerance:.2%} of the allocated peak: {_counted(runs, 'run')}, "
+    first += f"{_counted(len(found.rows), 'figure')}, worst {worst:.2%}, {_counted(len(found.false_fits), 'false fit')}"
     lines = [page.paint(line, colour, bold=True) for line in wrap(first, page.width, rest="  ")]
     lines += _groups(found, page)
     lines += _worst(found, page)
@@ -167,7 +167,7 @@ def validate_markdown(found: "Validation", *, tolerance: float) -> str:
     runs = len({row.id for row in found.rows})
     state = "within" if not found.beyond(tolerance) else "**beyond**"
     lines = [
-        f"Allocated peaks are {state} {tolerance:.2%}: {runs} runs, {len(found.rows)} figures, "
+        f"Allocated peaks are {state} {tolerance:.2%}: {_counted(runs, 'run')}, {_counted(len(found.rows), 'figure')}, "
         f"{_counted(len(found.false_fits), 'false fit')}.",
         "",
         "| group | figure | runs | mean | median | 95% | worst | peer's median | peer's worst |",

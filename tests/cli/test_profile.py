@@ -162,3 +162,16 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
+
+
+def test_another_plans_record_is_not_written_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def profile(*words: str) -> list[str]:
+        assert main(("profile", "tiny.json", "--device", "fake", "--out", "records", *words)) == 0
+        return sorted(path.name for path in (folder / "records").iterdir())
+
+    assert profile("--method", "lora") == ["tiny.json"]
+    assert profile("--method", "dora") == ["tiny-2.json", "tiny.json"]
+    assert profile("--method", "lora") == ["tiny-2.json", "tiny.json"]  # the same plan again
+    capsys.readouterr()
+    assert main(("validate", "records", "--format", "json")) == 0
+    assert {row["id"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"tiny", "tiny-2"}
