@@ -37,6 +37,11 @@ class Block:
         self.previous: Block | None = None
         self.next: Block | None = None
 
+    @property
+    def is_segment(self) -> bool:
+        """Whether it is all of its segment."""
+        return self.previous is None and self.next is None
+
 
 class DeviceFullError(MemoryError):
     """The device cannot give another segment, with all unused ones returned to it."""
@@ -172,9 +177,8 @@ class CachingAllocator:
 
     def _return_unused(self) -> None:
         for pool in self._pools.values():
-            whole = [entry for entry in pool if entry[2].previous is None and entry[2].next is None]
-            pool[:] = [entry for entry in pool if entry not in whole]
-            self.reserved -= sum(size for size, _, _ in whole)
+            self.reserved -= sum(size for size, _, block in pool if block.is_segment)
+            pool[:] = [entry for entry in pool if not entry[2].is_segment]
 
     def _offer(self, block: Block) -> None:
         insort(self._pools[block.small], (block.size, block.address, block))

@@ -208,6 +208,7 @@ class Tape:
 
     def backdate(self, x: Tensor) -> None:
         """Let the tensor, the latest on the tape, have been there before anything else."""
+        assert self.log[-1] == x.index
         self.log.insert(0, self.log.pop())
         self.phases = [(phase, position + 1 if position else 0) for phase, position in self.phases]
         for run in self.runs:
