@@ -67,7 +67,7 @@ class Estimate:
 
     @property
     def returns_segments(self) -> bool:
-        """Whether the step fits only because the allocator returns unused segments to the device, step by step."""
+        """Whether the step fits only because the allocator returns unused segments to the device."""
         return self._squeezed_bytes is not None
 
     def _reserved(self, limit: int | None = None) -> int:

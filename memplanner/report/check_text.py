@@ -108,8 +108,8 @@ def _notes(estimate: "Estimate", page: Page) -> list[str]:
     advice: list[str] = []
     if estimate.returns_segments:
         advice.append(
-            "the caching allocator must return unused segments to the device in every step to fit, and ask for them "
-            "again, which takes time"
+            "it fits only because the caching allocator returns unused segments to the device and asks again, which "
+            "takes time."
         )
     saving = estimate.expandable_saving_bytes
     if saving > 0.01 * estimate.reserved_bytes:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from memplanner.errors import printable
 from memplanner.report.markdown import escape, markdown_table
 from memplanner.report.page import Cell, Column, Page, heading, table, wrap
 from memplanner.report.palette import VERDICT_COLOURS
@@ -61,7 +62,7 @@ def fit_text(found: "Largest", page: Page, *, label: str, command: str) -> str:
         *table(page, [Column(title=t, right=i in (2, 3, 4), shrinks=i == 5) for i, t in enumerate(TITLES)], rows),
     ]
     if found.value:
-        lines += [*heading(page, "See it whole"), f"  {command}"]
+        lines += [*heading(page, "See it whole"), f"  {printable(command)}"]
     notes = (*estimate.notes, f"{estimate.margin_words}.")
     lines += heading(page, "Notes")
     lines += [line for note in notes for line in wrap(note, page.width, first="  - ", rest="    ")]
@@ -74,5 +75,5 @@ def fit_markdown(found: "Largest", *, label: str, command: str) -> str:
     lines += markdown_table(TITLES, [row for _, row in _rows(found)], right_from=2)
     lines += ["", f"Plan: {escape(label)}."]
     if found.value:
-        lines += ["", f"    {command}"]
+        lines += ["", f"    {printable(command)}"]
     return "\n".join(lines) + "\n"

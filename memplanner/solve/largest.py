@@ -56,8 +56,7 @@ def largest(
 
     low, high = 0, 1
     while high <= top and fits(high):
-        low, high = high, top if low < top < high * 2 and high < top else high * 2
-    high = min(high, top + 1)
+        low, high = high, min(2 * high, top) if high < top else top + 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
