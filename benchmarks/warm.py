@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from memplanner import Estimate, TrainingPlan, predict
+from memplanner.prediction.reserved import forget
 from memplanner.profiles import find_model
 
 LIMIT_MS = 1.0
@@ -44,6 +45,7 @@ def plans(folder: Path) -> dict[str, TrainingPlan]:
 
 def verdict(plan: TrainingPlan) -> tuple[Estimate, object]:
     """A prediction with everything `check` shows, the allocator's replay included."""
+    forget()
     estimate = predict(plan)
     return estimate, (estimate.verdict, estimate.at_peak, estimate.persistent, estimate.num_parameters)
 

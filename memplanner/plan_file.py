@@ -246,6 +246,8 @@ def _set(table: Table, flag: str, path: tuple[str, ...], value: Any) -> list[Pro
         kind = _kind(parent, ("method",))
         having = [kind_of(cls) for cls in owners(TrainingPlan, path)]
         if kind not in having:
+            if not parent:
+                del table["method"]  # nobody asked for one: it is not to be complained about as well
             if kind not in choices(TrainingPlan, "method"):
                 return []
             hint = f"methods that have one: {', '.join(having)}"

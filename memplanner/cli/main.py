@@ -18,6 +18,7 @@ COMMANDS = {
     "check": "does this run fit, where is its peak, and what would make it fit",
     "explain": "the picture of the step and the largest tensors at its peak, each with its formula",
     "fit": "the largest rank, batch or sequence that a card holds",
+    "sweep": "every combination of several ranks, batches, cards: what fits, as a table, CSV, JSON or a picture",
     "compare": "training methods and ranks side by side, everything else equal",
     "profile": "run a plan's real steps on this machine, or on fake tensors, and record where the memory went",
     "validate": "predictions beside measurements and traces, with the error of every figure",

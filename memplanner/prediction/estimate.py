@@ -1,6 +1,6 @@
 """predict(plan): what a training step needs, when and why, and whether the device has it."""
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,6 +24,10 @@ IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and ca
 
 DEFAULT_WORKSPACE_BYTES = 8_519_680
 """cuBLAS workspace of a device given by its size alone: PyTorch's default before Hopper (CublasHandlePool.cpp)."""
+
+NEWEST_KERNELS = 8
+"""Compute capability from which on the choice of kernels, and with it their memory, is the same; below, whole
+generations are alike."""
 
 _PERSISTENT: tuple[Category, ...] = ("parameters", "adapters", "gradients", "optimizer_state", "projectors")
 
@@ -268,6 +272,14 @@ def _of(amount: str, total: int) -> int:
     return round(parse_share(amount) * total) if amount.strip().endswith("%") else parse_size(amount)
 
 
+def _gpu(plan: TrainingPlan) -> GpuProfile | None:
+    return None if isinstance(plan.device, SizeDevice) else find_gpu(plan.device.name)
+
+
+def _workspace_bytes(gpu: GpuProfile | None) -> int:
+    return DEFAULT_WORKSPACE_BYTES if gpu is None else gpu.cublas_workspace.bytes
+
+
 def _capability(gpu: GpuProfile | None) -> float:
     """CUDA compute capability; AMD's cards have the flash kernel, so, it is assumed, has a device given by its size."""
     if gpu is None or gpu.vendor != "nvidia":
@@ -281,13 +293,17 @@ def _base(walked: Walk) -> int:
 
 def _model(name: str, root: Path) -> tuple[ModelProfile, Family, object]:
     """The model's profile, family and settings, read again only when the user's file has changed."""
+    return _read_model(name, root, _stamp(name, root))
+
+
+def _stamp(name: str, root: Path) -> tuple[int, int]:
+    """Changes when the user's file does; zeros for a bundled model."""
     try:
         path = root / name
         stat = (path / "config.json" if path.is_dir() else path).stat()
-        changed = (stat.st_mtime_ns, stat.st_size)
+        return stat.st_mtime_ns, stat.st_size
     except (OSError, ValueError):
-        changed = (0, 0)
-    return _read_model(name, root, changed)
+        return 0, 0
 
 
 @lru_cache(maxsize=256)
@@ -308,15 +324,14 @@ def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -
     if room is not None and plan.step.seq_len > room:
         message = f"{plan.step.seq_len} is above the {room} positions of {plan.model}"
         raise UserError(Problem(where="plan", key="step.seq_len", message=message))
-    gpu = None if isinstance(plan.device, SizeDevice) else find_gpu(plan.device.name)
-    workspace_bytes = DEFAULT_WORKSPACE_BYTES if gpu is None else gpu.cublas_workspace.bytes
+    gpu = _gpu(plan)
 
     def at(seq_len: int) -> Estimate:
         walked = walk(
             plan,
             family,
             config,
-            workspace_bytes=workspace_bytes,
+            workspace_bytes=_workspace_bytes(gpu),
             seq_len=seq_len,
             compute_capability=_capability(gpu),
             collapse=collapse,
@@ -331,6 +346,36 @@ def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -
         f"an ordinary batch, {typical} tokens long, allocates {format_bytes(at(typical).allocated_bytes)} at its peak"
     )
     return replace(longest, notes=(*longest.notes, f"{note}; the longest decides"))
+
+
+class Predictor:
+    """predict, for many plans: a step that differs from a recent one in its device or budget alone is not walked again.
+
+    root: directory that relative model paths start from.
+    """
+
+    def __init__(self, root: Path = Path(), *, remember: int = 8) -> None:
+        self.root = root
+        self._recent: deque[tuple[object, TrainingPlan, Estimate]] = deque(maxlen=remember)
+
+    def __call__(self, plan: TrainingPlan) -> Estimate:
+        """What `predict` says of the plan."""
+        gpu = _gpu(plan)
+        changed = _stamp(plan.model, self.root)
+        kernels = (_workspace_bytes(gpu), min(int(_capability(gpu)), NEWEST_KERNELS), changed)
+        step = plan.model_copy(update=_OTHER_DEVICE)
+        for known, same, estimate in self._recent:
+            if known == kernels and same == step:
+                return replace(estimate, plan=plan, gpu=gpu)
+        estimate = predict(plan, root=self.root)
+        self._recent.append((kernels, step, estimate))
+        return estimate
+
+
+_OTHER_DEVICE = {
+    name: TrainingPlan.model_fields[name].get_default() for name in ("device", "allocator", "budget", "headroom")
+}
+"""What a step's tensors do not depend on."""
 
 
 def longest_sequence(plan: TrainingPlan, *, root: Path = Path()) -> int | None:

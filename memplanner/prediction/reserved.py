@@ -1,16 +1,27 @@
-"""From allocated to reserved: the walk's log, every repetition spelled out, run through the caching allocator."""
+"""From allocated to reserved: the walk's log, every repetition spelled out, run through the caching allocator.
+
+The allocator's two pools share nothing but the device's memory. As long as that suffices, each is replayed by itself,
+and remembered: of plans that differ in rank or in batch, one of the two is often the same.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from itertools import groupby
+from operator import attrgetter
+from typing import Any
 
-from memplanner.prediction.allocator import Block, CachingAllocator
-from memplanner.prediction.walk import Held, Walk
-from memplanner.tape.engine import Run, Tape
+from memplanner.prediction.allocator import SMALL_LIMIT, Block, CachingAllocator
+from memplanner.prediction.pool import segment_bytes
+from memplanner.prediction.walk import Walk
+from memplanner.tape.engine import Run
 
-Key = tuple[int, int]
-"""A tensor and the repetition of its run that made it."""
+_LATE = ("gradients", "optimizer_state", "projectors")
+"""Categories of held tensors that the first step makes, before its update."""
+_fields_of = attrgetter(*(field.name for field in fields(Run)))
 
 
+@lru_cache(maxsize=8)
 def reserved_peak(
     walked: Walk, *, expandable_segments: bool = False, max_split_size: int | None = None, limit: int | None = None
 ) -> int:
@@ -18,117 +29,193 @@ def reserved_peak(
 
     limit: bytes that the device gives; DeviceFullError where no return of unused segments makes the steps fit.
     """
+    if limit is None and not expandable_segments and max_split_size is None:
+        return sum(_pool_bytes(_request(walked, small=small), small=small) for small in (True, False))
     allocator = CachingAllocator(expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit)
-    late = ("gradients", "optimizer_state", "projectors")
-    _hold(allocator, [h for h in walked.held if h.category not in late])
-    events = list(expanded(walked.tape))
-    update = next(position for name, position in walked.tape.phases if name == "update")
-    alive: dict[Key, Block] = {}
-    _play(allocator, [e for e in events if e[2] < update], alive)
-    _hold(allocator, [h for h in walked.held if h.category in late])
-    _play(allocator, [e for e in events if e[2] >= update], alive)
-    _release(allocator, alive)
-    _play(allocator, events, alive)
+    events, sizes = _request(walked).events()
+    blocks: dict[int, Block] = {}
+    for event in events:
+        if event >= 0:
+            blocks[event] = allocator.allocate(sizes[event])
+        else:
+            allocator.release(blocks.pop(~event))
     return allocator.peak_reserved
 
 
-def _hold(allocator: CachingAllocator, tensors: list[Held]) -> None:
-    """Allocate tensors that are never freed; those of equal blocks go block by block, as models are built."""
-    for count, group in groupby(tensors, key=lambda held: held.count):
-        sizes = [held.block_bytes // count for held in group]
-        for _ in range(count):
-            for size in sizes:
-                allocator.allocate(size)
+@lru_cache(maxsize=1 << 11)
+def _pool_bytes(request: "_Request", *, small: bool) -> int:
+    return segment_bytes(*request.events(), small=small)
 
 
-def _play(allocator: CachingAllocator, events: list[tuple[Key, int, int]], alive: dict[Key, Block]) -> None:
-    """Run the events through the allocator; `alive` is what there is before and after."""
-    for key, size, _ in events:
-        if size > 0:
-            alive[key] = allocator.allocate(size)
-        elif size < 0:
-            allocator.release(alive.pop(key))
+def forget() -> None:
+    """Drop what is remembered of earlier plans, for an honest timing."""
+    reserved_peak.cache_clear()
+    _pool_bytes.cache_clear()
+    _spelled_out.cache_clear()
 
 
-def _release(allocator: CachingAllocator, alive: dict[Key, Block]) -> None:
-    for key in list(alive):
-        allocator.release(alive.pop(key))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """All that an allocator's answer depends on. sizes: bytes of the log's tensors, 0 for what it has nothing to do
+    with. early, late: bytes of the tensors that stay, made before the first step and before its update.
+    """
+
+    steps: "_Steps"
+    sizes: tuple[int, ...]
+    early: tuple[int, ...]
+    late: tuple[int, ...]
+
+    def events(self) -> tuple[list[int], list[int]]:
+        """Two steps: i where the i-th block is allocated, ~i where it is freed; and every block's bytes."""
+        story = _spelled_out(self.steps)
+        bytes_of = [self.sizes[i] for i in story.tensors]
+        first = len(bytes_of)
+        second = first + len(self.early)
+        early, late = range(first, second), range(second, second + len(self.late))
+        events = [*early, *story.before, *late, *story.after, *story.left, *story.before, *story.after]
+        return events, [*bytes_of, *self.early, *self.late]
 
 
-def expanded(tape: Tape) -> Iterator[tuple[Key, int, int]]:
-    """Every allocation (size > 0) and free (size < 0) of the step and its place in the log, repetitions spelled out."""
-    starts: dict[int, tuple[Run, bool]] = {}
-    for run in tape.runs:
-        starts[run.start] = (run, True)
-        if run.back_start >= 0:
-            starts[run.back_start] = (run, False)
-    position, log, sizes, reps = 0, tape.log, tape.sizes, tape.reps
-    outputs = {run.output: run for run in tape.runs}
-    alive: set[Key] = set()
-    while position < len(log):
-        if position in starts:
-            run, forward = starts.pop(position)
-            end = run.end if forward else run.back_end
-            for event in _repeated(tape, run, forward, log[position:end], position):
-                (alive.add if event[1] > 0 else alive.discard)(event[0])
-                yield event
-            position = end
-            continue
-        i = log[position]
-        if i >= 0:
-            # Tensors of as many blocks that are made in a row are made block by block.
-            end = position + 1
-            while end < len(log) and log[end] >= 0 and reps[log[end]] == reps[i] > 1 and end not in starts:
-                end += 1
-            for key in ((j, rep) for rep in range(reps[i]) for j in log[position:end]):
-                alive.add(key)
-                yield key, sizes[key[0]], position
-            position = end
-            continue
-        index = ~i
-        if index in outputs:
-            keys = [(index, outputs[index].reps - 1)]
-        else:
-            keys = [k for k in ((index, rep) for rep in range(max(reps[index], _highest(tape)))) if k in alive]
-        for key in keys:
-            alive.discard(key)
-            yield key, -sizes[index], position
-        position += 1
+def _request(walked: Walk, *, small: bool | None = None) -> _Request:
+    """What the walk asks of one of the pools, or of the whole allocator (None)."""
+    tape = walked.tape
+
+    def asked(sizes: list[int]) -> list[int]:
+        return sizes if small is None else [size if (size <= SMALL_LIMIT) == small else 0 for size in sizes]
+
+    def held(*, late: bool) -> tuple[int, ...]:
+        tensors = [h for h in walked.held if (h.category in _LATE) == late]
+        blocks: list[int] = []
+        for count, group in groupby(tensors, lambda h: h.count):  # equal blocks one by one, as models are built
+            blocks += [size for size in asked([h.block_bytes // count for h in group]) if size] * count
+        return tuple(blocks)
+
+    sizes = asked(tape.sizes)
+    steps = _Steps(
+        log=tuple(tape.log),
+        update=next(position for name, position in tape.phases if name == "update"),
+        runs=tuple(_fields_of(run) for run in tape.runs),
+        reps=tuple(tape.reps),
+        silent=frozenset(i for i, size in enumerate(sizes) if not size),
+    )
+    return _Request(steps=steps, sizes=tuple(sizes), early=held(late=False), late=held(late=True))
 
 
-def _highest(tape: Tape) -> int:
-    """The most repetitions of any run."""
-    return max((run.reps for run in tape.runs), default=1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Story:
+    """A step with every repetition spelled out. tensors: of every block the tensor it is for. before, after: events up
+    to the update and from it on. left: frees of what a step leaves to the next.
+    """
+
+    tensors: list[int]
+    before: list[int]
+    after: list[int]
+    left: list[int]
 
 
-def _repeated(tape: Tape, run: Run, forward: bool, entries: list[int], position: int) -> Iterator[tuple[Key, int, int]]:
-    sizes, n = tape.sizes, run.reps
-    own = {i for i in tape.log[run.start : run.end] if i >= 0}
-    born = {i for i in entries if i >= 0}
-    order = range(n) if forward else range(n - 1, -1, -1)
-    for number, rep in enumerate(order):
-        for i in entries:
-            index = i if i >= 0 else ~i
-            if i >= 0:
-                yield (index, rep), sizes[index], position
-            elif index == run.input:
-                yield ((run.output, rep - 1) if rep else (index, _outer(tape, index))), -sizes[index], position
-            elif index in born or index in own:
-                yield (index, rep), -sizes[index], position
-            elif index == run.grad_input:
-                key = (index, _outer(tape, index)) if number == 0 else (run.grad_output, rep + 1)
-                yield key, -sizes[index], position
-            elif number == n - 1:
-                yield (index, _outer(tape, index)), -sizes[index], position
-        if rep and run.input_held and run.input_kept is not forward:
-            yield (run.output, rep - 1), -sizes[run.output], position
+@lru_cache(maxsize=32)
+def _spelled_out(steps: "_Steps") -> _Story:
+    width = steps.width
+    before = [*steps.between(0, steps.update)]
+    after = [*steps.between(steps.update, len(steps.log))]
+    numbers: dict[int, int] = {}
+    for key in (*before, *after):
+        if key >= 0:
+            numbers[key] = len(numbers)
+
+    def numbered(keys: list[int]) -> list[int]:
+        return [numbers[key] if key >= 0 else ~numbers[~key] for key in keys]
+
+    freed = {~key for key in (*before, *after) if key < 0}
+    return _Story(
+        tensors=[key // width for key in numbers],
+        before=numbered(before),
+        after=numbered(after),
+        left=[~number for key, number in numbers.items() if key not in freed],
+    )
 
 
-def _outer(tape: Tape, index: int) -> int:
-    """The repetition under which a tensor from outside the run is known: the last of its own run, else 0."""
-    for run in tape.runs:
-        if index == run.output:
-            return run.reps - 1
-        if index == run.grad_output:
-            return 0
-    return 0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Steps:
+    """A walk's log without its sizes. update: where the optimizer's step begins. runs: each as a tuple. silent: tensors
+    that the allocator has nothing to do with.
+    """
+
+    log: tuple[int, ...]
+    update: int
+    runs: tuple[tuple[Any, ...], ...]
+    reps: tuple[int, ...]
+    silent: frozenset[int]
+
+    @property
+    def width(self) -> int:
+        """The most repetitions of anything. A block's key is tensor × width + repetition, its free's ~key."""
+        return max(1, *self.reps, *(reps for reps, *_ in self.runs))
+
+    def between(self, start: int, end: int) -> Iterator[int]:
+        """Keys of the events from one place in the log to before another."""
+        log, reps, silent, width = self.log, self.reps, self.silent, self.width
+        runs = [Run(*fields) for fields in self.runs]
+        begins = {run.start: (run, True) for run in runs}
+        begins.update({run.back_start: (run, False) for run in runs if run.back_start >= 0})
+        last = {run.output: run.reps - 1 for run in runs} | {run.grad_output: 0 for run in runs}
+        copies = {i: run.reps for run in runs for i in self._born(run)}
+        position = start
+        while position < end:
+            if position in begins:
+                run, forward = begins.pop(position)
+                yield from self._repeated(run, width, forward=forward)
+                position = run.end if forward else run.back_end
+                continue
+            i = log[position]
+            if i < 0:
+                # of what one block hands to the next only the last is left; of what else a run made, every copy
+                if ~i not in silent:
+                    which = (last[~i],) if ~i in last else range(copies.get(~i, reps[~i]))
+                    yield from (~(~i * width + rep) for rep in which)
+                position += 1
+                continue
+            # tensors of as many blocks that are made in a row are made block by block
+            stop = position + 1
+            while stop < end and log[stop] >= 0 and reps[log[stop]] == reps[i] > 1 and stop not in begins:
+                stop += 1
+            made = [j for j in log[position:stop] if j not in silent]
+            yield from (j * width + rep for rep in range(reps[i]) for j in made)
+            position = stop
+
+    def _born(self, run: Run) -> set[int]:
+        """Tensors that a run makes in each of its blocks."""
+        log = self.log
+        born = {i for i in log[run.start : run.end] if i >= 0}
+        return born | {i for i in log[run.back_start : run.back_end] if i >= 0} if run.back_start >= 0 else born
+
+    def _repeated(self, run: Run, width: int, *, forward: bool) -> Iterator[int]:
+        """One direction of a run, block by block. Blocks other than the one next to the outside take their input from,
+        and give their gradient to, a neighbour; what all share goes with the last.
+        """
+        last, silent = run.reps - 1, self.silent
+        entries = self.log[run.start : run.end] if forward else self.log[run.back_start : run.back_end]
+        entries = tuple(i for i in entries if (i if i >= 0 else ~i) not in silent)
+        own = self._born(run)
+        common = tuple(i for i in entries if i >= 0 or ~i in own or ~i in (run.input, run.grad_input))
+        frees_output = run.input_held and run.input_kept is not forward and run.output not in silent
+        for rep in range(run.reps) if forward else range(last, -1, -1):
+            first, final = (rep == 0, rep == last) if forward else (rep == last, rep == 0)
+            for i in entries if final else common:
+                if i >= 0:
+                    yield i * width + rep
+                elif ~i == run.input:
+                    yield ~(run.output * width + rep - 1 if rep else self._outer(~i, width))
+                elif ~i in own:
+                    yield ~(~i * width + rep)
+                elif ~i == run.grad_input and not first:
+                    yield ~(run.grad_output * width + rep + 1)
+                else:
+                    yield ~self._outer(~i, width)
+            if rep and frees_output:
+                yield ~(run.output * width + rep - 1)
+
+    def _outer(self, index: int, width: int) -> int:
+        """The key of a tensor from outside the run: of another run's output the last repetition, else the first."""
+        runs = (Run(*fields) for fields in self.runs)
+        return index * width + next((run.reps - 1 for run in runs if run.output == index), 0)

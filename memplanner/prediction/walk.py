@@ -40,9 +40,9 @@ class Held:
         return block(self.shape.numel * self.dtype.size) * self.count
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Walk:
-    """A step: its log on the tape, and what is alive throughout."""
+    """A step: its log on the tape, and what is alive throughout. Equal to itself alone."""
 
     tape: Tape
     held: list[Held] = field(default_factory=list)

@@ -27,6 +27,7 @@ def test_commands() -> None:
         "check",
         "explain",
         "fit",
+        "sweep",
         "compare",
         "profile",
         "validate",

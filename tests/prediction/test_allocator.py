@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memplanner.prediction.allocator import CachingAllocator, DeviceFullError
+from memplanner.prediction.pool import segment_bytes
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -161,3 +162,24 @@ def test_live_blocks_never_overlap(options: dict[str, Any], requests: list[tuple
         return allocator.reserved, [(b.address, b.size) for b in live]
 
     assert play() == play()
+
+
+@pytest.mark.parametrize("small", [True, False])
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(requests=st.lists(st.tuples(st.integers(1, 1 << 30), st.integers(0, 9)), max_size=80))
+def test_the_tight_loop_over_a_pool_says_what_the_allocator_says(small: bool, requests: list[tuple[int, int]]) -> None:
+    allocator = CachingAllocator()
+    events: list[int] = []
+    sizes: list[int] = []
+    live: list[tuple[int, Any]] = []
+    for number, action in requests:
+        if action < 4 and live:
+            freed, block = live.pop(number % len(live))
+            allocator.release(block)
+            events.append(~freed)
+        else:
+            size = 512 * (1 + number % 2048) if small else MIB + 512 * (1 + number % (1 << 18))
+            live.append((len(sizes), allocator.allocate(size)))
+            events.append(len(sizes))
+            sizes.append(size)
+    assert segment_bytes(events, sizes, small=small) == allocator.reserved

@@ -1,0 +1,152 @@
+"""memplanner sweep: every combination of several values per setting."""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memplanner.cli.exit_code import ExitCode
+from memplanner.cli.main import Answer
+from memplanner.cli.plan_arguments import add_plan_arguments, typed_flags
+from memplanner.errors import Problem, UserError
+from memplanner.options import BY_FLAG
+from memplanner.plan_file import find_source
+from memplanner.problems import show, suggest
+from memplanner.report.page import Page
+
+if TYPE_CHECKING:
+    from memplanner.solve.sweep import Axis
+
+FORMATS = ("text", "csv", "json", "svg", "markdown")
+SINGLE = ("--target-modules",)
+"""Flags whose commas belong to one value."""
+PATIENCE_S = 1.0
+"""Seconds without a progress bar."""
+
+
+def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
+    add_plan_arguments(parser, described=described, formats=FORMATS)
+    parser.epilog = (
+        "Any flag of the plan takes several values: --rank 8,16,…,1024 doubles, --batch-size 1..16 counts, "
+        "--gpu rtx4090,rtx3090 lists; so does MODEL."
+    )
+    parser.add_argument(
+        "--both", default="", metavar="SWITCH,SWITCH", help="with and without each, such as per-layer-updates"
+    )
+    parser.add_argument(
+        "--show",
+        choices=("all", "fits", "frontier"),
+        help="which plans text and Markdown list: all; those that fit; or those that fit and that none beats "
+        "(default: all up to 40, else the frontier)",
+    )
+    parser.add_argument("--strict", action="store_true", help="a tight fit counts as not fitting")
+
+
+def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    from memplanner.prediction import Predictor
+    from memplanner.solve.sweep import sweep
+
+    source = find_source(root, args.plan, default=not args.model)
+    axes, flags, table = _axes(args, root, dict(source.table))
+    total = 1
+    for axis in axes:
+        total *= len(axis.values)
+    with _progress(total) as advance:
+        found = sweep(
+            table,
+            flags,
+            axes,
+            Predictor(root if args.model else source.root),
+            where=source.label,
+            advance=advance,
+        )
+    refused = ("does-not-fit", "tight") if args.strict else ("does-not-fit",)
+    fits = any(point.verdict not in refused for point in found.points)
+    code = ExitCode.OK if fits else ExitCode.DOES_NOT_FIT
+    from memplanner.report import sweep_text as report
+
+    if args.format == "json":
+        return Answer(text=report.sweep_json(found, strict=args.strict), code=code)
+    if args.format == "csv":
+        return Answer(text=report.sweep_csv(found), code=code)
+    if args.format == "svg":
+        from memplanner.report.sweep_svg import sweep_svg
+
+        return Answer(text=sweep_svg(found), code=code)
+    if args.format == "markdown":
+        text = report.sweep_markdown(found, label=source.label, show=args.show, strict=args.strict)
+        return Answer(text=text, code=code)
+    text = report.sweep_text(found, page, label=source.label, show=args.show, strict=args.strict)
+    return Answer(text=text, code=code)
+
+
+def _axes(
+    args: argparse.Namespace, root: Path, table: dict[str, object]
+) -> tuple[list["Axis"], dict[str, str | bool], dict[str, object]]:
+    """What varies, what is typed once, and the table with a single model in it."""
+    from memplanner.solve.sweep import MODEL, Axis, values_of
+
+    axes: list[Axis] = []
+    flags: dict[str, str | bool] = {}
+    if args.model:
+        names = (args.model,) if (root / args.model).exists() else values_of(MODEL, args.model)
+        if len(names) > 1:
+            axes.append(Axis(name=MODEL, values=names))
+        else:
+            table[MODEL] = names[0]
+    for flag, typed in typed_flags(args).items():
+        values = (typed,) if isinstance(typed, bool) or flag in SINGLE else values_of(flag, typed)
+        if len(values) > 1:
+            axes.append(Axis(name=flag, values=values))
+        else:
+            flags[flag] = values[0]
+    switches = {flag.removeprefix("--"): flag for flag, option in BY_FLAG.items() if option.values == "switch"}
+    for name in filter(None, (word.strip().removeprefix("--") for word in args.both.split(","))):
+        if name not in switches:
+            message = f"{show(name)} is no switch"
+            raise UserError(Problem(where="--both", key="", message=message, hint=suggest(name, switches)))
+        axes.append(Axis(name=switches[name], values=(False, True)))
+        flags.pop(switches[name], None)
+    return axes, flags, table
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's stderr, from the moment on that the sweep has taken a second."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    began = time.monotonic()
+    bars: list[Callable[[int], None]] = []
+    done = 0
+    with contextlib.ExitStack() as stack:
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if bars:
+                bars[0](count)
+            elif time.monotonic() - began > PATIENCE_S:
+                bars.append(stack.enter_context(_bar(total)))
+                bars[0](done)
+
+        yield advance
+
+
+@contextlib.contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: Sequence[TextColumn | BarColumn | MofNCompleteColumn | TimeRemainingColumn] = (
+        TextColumn("plans"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("plans", total=total)
+        yield lambda count: progress.advance(task, count)

@@ -1,0 +1,172 @@
+"""`memplanner sweep`: one line per combination, as text, Markdown, CSV and JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from memplanner.report.markdown import escape, markdown_table
+from memplanner.report.page import Cell, Column, Page, heading, table, text_width, wrap
+from memplanner.report.palette import VERDICT_COLOURS
+from memplanner.report.words import PHASE_WORDS, VERDICT_WORDS
+from memplanner.units import format_bytes
+
+if TYPE_CHECKING:
+    from memplanner.solve.sweep import Axis, Point, Sweep
+
+SHOWN = 40
+"""Lines up to which text shows all plans by default, and more than which it never shows of the frontier."""
+AFTER = ("", "Device", "To spare", "Allocated", "Peak in")
+ABOUT_FRONTIER = "none of them has more of one setting without less of another"
+
+
+def axis_title(axis: "Axis") -> str:
+    """A column's title: "--batch-size" as "Batch size"."""
+    words = axis.name.removeprefix("--").replace("-", " ")
+    return "GPU" if words == "gpu" else words.capitalize()
+
+
+def value_text(value: str | bool) -> str:
+    """An axis's value in a cell."""
+    return {True: "yes", False: "no", "": "–"}.get(value) or str(value)
+
+
+def headline(found: "Sweep") -> str:
+    """How many there are and how many fit."""
+    fits = sum(point.verdict != "does-not-fit" for point in found.points)
+    tight = sum(point.verdict == "tight" for point in found.points)
+    plans = "plan fits" if len(found.points) == 1 else f"of {len(found.points):,} plans fit"
+    return f"{fits:,} {plans}" + (f", {tight:,} of them tight" if tight else "")
+
+
+def chosen(found: "Sweep", show: str | None, *, strict: bool) -> tuple[Sequence["Point"], str]:
+    """The points to list, and the heading over them."""
+    show = show or ("all" if len(found.points) <= SHOWN else "frontier")
+    if show == "all":
+        return found.points, "All plans"
+    if show == "fits":
+        refused = ("does-not-fit", "tight") if strict else ("does-not-fit",)
+        return [point for point in found.points if point.verdict not in refused], "Plans that fit"
+    frontier = found.frontier(strict=strict)
+    return frontier, f"The frontier: {len(frontier):,} that fit; {ABOUT_FRONTIER}"
+
+
+def rows_of(points: Sequence["Point"]) -> list[tuple[str, ...]]:
+    """The cells of the points' lines."""
+    return [
+        (
+            *(value_text(value) for value in point.values),
+            VERDICT_WORDS[point.verdict].lower(),
+            ("" if point.device_bytes is not None else "≥ ") + format_bytes(point.least_device_bytes),
+            ("" if point.device_bytes is not None else "≤ ") + format_bytes(point.margin_bytes),
+            format_bytes(point.allocated_bytes),
+            PHASE_WORDS[point.peak_phase],
+        )
+        for point in points
+    ]
+
+
+def notes_of(found: "Sweep", listed: Sequence["Point"]) -> list[str]:
+    """What the reader should know: what was left out, and what the signs mean."""
+    notes = [f"{count:,} left out: {reason}" for reason, count in found.skipped.items()]
+    if any(point.device_bytes is None for point in listed):
+        notes.append("≥: tensors and context alone are above the limit; what the allocator adds was not worked out")
+    return notes
+
+
+def sweep_text(found: "Sweep", page: Page, *, label: str, show: str | None, strict: bool) -> str:
+    """The answer for people."""
+    points, title = chosen(found, show, strict=strict)
+    listed = points if show else points[:SHOWN]
+    lines = [
+        page.paint(headline(found).upper(), bold=True),
+        *wrap(f"Plan: {label}.", page.width, rest="  "),
+        "",
+        *(page.paint(line, bold=True) for line in wrap(title, page.width)),
+        *(_table(found, listed, page) if listed else ["  none"]),
+    ]
+    notes = notes_of(found, listed)
+    if len(points) > len(listed):
+        notes.insert(0, f"{len(points) - len(listed):,} more: --show frontier lists them, --format csv has all")
+    if notes:
+        lines += heading(page, "Notes")
+        lines += [line for note in notes for line in wrap(note, page.width, first="  - ", rest="    ")]
+    return "\n".join(lines) + "\n"
+
+
+def _table(found: "Sweep", points: Sequence["Point"], page: Page) -> list[str]:
+    """As many of the columns, from the left, as the page has room for; the axes, verdict and device always."""
+    n = len(found.axes)
+    titles = [*(axis_title(axis) for axis in found.axes), *AFTER]
+    columns = [Column(title=t, right=i not in (n, n + 4) and _right(found, i)) for i, t in enumerate(titles)]
+    rows = [
+        [Cell(text=text, colour=VERDICT_COLOURS[point.verdict] if i == n else "") for i, text in enumerate(row)]
+        for point, row in zip(points, rows_of(points), strict=True)
+    ]
+    wide = Page(width=10_000)
+    shown = len(titles)
+    while shown > n + 2 and max(map(text_width, table(wide, columns[:shown], [r[:shown] for r in rows]))) > page.width:
+        shown -= 1
+    return table(page, columns[:shown], [row[:shown] for row in rows])
+
+
+def _right(found: "Sweep", column: int) -> bool:
+    """Whether a column holds numbers."""
+    if column >= len(found.axes):
+        return True
+    return all(isinstance(v, str) and v.isdigit() for v in found.axes[column].values)
+
+
+def sweep_markdown(found: "Sweep", *, label: str, show: str | None, strict: bool) -> str:
+    """The same as Markdown."""
+    points, title = chosen(found, show, strict=strict)
+    listed = points if show else points[:SHOWN]
+    rows = [[escape(text) for text in row] for row in rows_of(listed)]
+    titles = [*(axis_title(axis) for axis in found.axes), *AFTER]
+    lines = [f"**{headline(found)}**", "", f"Plan: {escape(label)}. {escape(title)}.", ""]
+    lines += markdown_table(titles, rows, right_from=len(found.axes) + 1)
+    return "\n".join([*lines, "", *(f"- {escape(note)}" for note in notes_of(found, listed))]).rstrip() + "\n"
+
+
+def _key(axis: "Axis") -> str:
+    return axis.name.removeprefix("--").replace("-", "_")
+
+
+def _record(found: "Sweep", point: "Point") -> dict[str, str | int | bool | None]:
+    """One point's fields, as CSV and JSON have them."""
+    settings = {_key(axis): value for axis, value in zip(found.axes, point.values, strict=True)}
+    return {
+        **{key: int(v) if isinstance(v, str) and v.isascii() and v.isdigit() else v for key, v in settings.items()},
+        "verdict": point.verdict,
+        "allocated_bytes": point.allocated_bytes,
+        "reserved_bytes": point.reserved_bytes,
+        "context_bytes": point.context_bytes,
+        "device_bytes": point.device_bytes,
+        "least_device_bytes": point.least_device_bytes,
+        "limit_bytes": point.limit_bytes,
+        "peak_phase": point.peak_phase,
+        "trainable": point.trainable,
+    }
+
+
+def sweep_csv(found: "Sweep") -> str:
+    """Every point, a line each. Empty cells are null in JSON: what was not worked out, or a setting there is not."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    records = [_record(found, point) for point in found.points]
+    writer.writerow(records[0] if records else [*(_key(axis) for axis in found.axes)])
+    writer.writerows(record.values() for record in records)
+    return out.getvalue()
+
+
+def sweep_json(found: "Sweep", *, strict: bool) -> str:
+    """Every point, which are on the frontier, and what was left out."""
+    best = {id(point) for point in found.frontier(strict=strict)}
+    value = {
+        "schema": "memplanner/sweep/1",
+        "axes": [{"name": _key(axis), "values": list(axis.values)} for axis in found.axes],
+        "points": [{**_record(found, point), "frontier": id(point) in best} for point in found.points],
+        "skipped": [{"reason": reason, "count": count} for reason, count in found.skipped.items()],
+    }
+    return json.dumps(value, indent=1) + "\n"

@@ -1,0 +1,273 @@
+"""Every combination of some settings, predicted: which fit, and which of those leave nothing to be gained for free."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Final
+
+from memplanner.errors import Problem, UserError
+from memplanner.fields import kind_of, owners
+from memplanner.options import BY_FLAG, OPTIONS
+from memplanner.plan import TrainingPlan
+from memplanner.plan_file import merge
+from memplanner.timeline import Phase, Verdict
+
+if TYPE_CHECKING:
+    from memplanner.prediction.estimate import Estimate
+
+MODEL: Final = "model"
+"""The axis of models, which is no flag."""
+MOST: Final = 1_000_000
+"""Combinations that one sweep may have."""
+_DEVICE_AXES: Final = ("--gpu", "--budget", "--headroom")
+"""A step is the same on all of these: it is walked once for them."""
+
+Value = str | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """A setting and the values it takes, as they are typed; True and False for a switch. name: a flag, or MODEL."""
+
+    name: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A combination and what it needs. values: one per axis, "" where the method has no such setting.
+
+    device_bytes, reserved_bytes: None where allocated and context alone are above the limit: the allocator's replay is
+    left out, since whatever it says the plan does not fit.
+    """
+
+    values: tuple[Value, ...]
+    flags: Mapping[str, Value]
+    verdict: Verdict
+    allocated_bytes: int
+    reserved_bytes: int | None
+    context_bytes: int
+    device_bytes: int | None
+    limit_bytes: int
+    peak_phase: Phase
+    trainable: int
+
+    @property
+    def least_device_bytes(self) -> int:
+        """Device bytes, or what they are at least."""
+        return self.device_bytes if self.device_bytes is not None else self.allocated_bytes + self.context_bytes
+
+    @property
+    def margin_bytes(self) -> int:
+        """What is left under the limit, at most."""
+        return self.limit_bytes - self.least_device_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """points: in the order of the axes' values, the last axis fastest. skipped: why combinations are no plans, and how
+    many each. plan: the one that the axes are laid over.
+    """
+
+    axes: tuple[Axis, ...]
+    points: tuple[Point, ...]
+    skipped: Mapping[str, int]
+
+    def frontier(self, *, strict: bool = False) -> tuple[Point, ...]:
+        """Points that fit and that no other beats: as good in every ordered axis, and better in one.
+
+        More is better in a rank, a batch or a sequence, in the bits of the optimizer's states; less in checkpointing.
+        Methods, cards and whatever else has no order are not held against each other.
+        """
+        refused = ("does-not-fit", "tight") if strict else ("does-not-fit",)
+        fitting = [point for point in self.points if point.verdict not in refused]
+        ordered = [i for i, axis in enumerate(self.axes) if axis.name in _WORTH]
+        groups: dict[tuple[Value, ...], list[tuple[tuple[float, ...], Point]]] = {}
+        for point in fitting:
+            group = tuple(value for i, value in enumerate(point.values) if i not in ordered)
+            worth = tuple(_WORTH[self.axes[i].name](str(point.values[i])) for i in ordered)
+            groups.setdefault(group, []).append((worth, point))
+        best = {id(point) for members in groups.values() for point in _undominated(members)}
+        return tuple(point for point in fitting if id(point) in best)
+
+
+def _number(text: str) -> float:
+    return float(text) if text else 0.0
+
+
+def _less_recomputed(text: str) -> float:
+    """Checkpointing: none is best, then every N-th block with a large N, then full."""
+    return {"none": float("inf"), "full": 1.0}.get(text) or float(text.removeprefix("every-"))
+
+
+_WORTH: Final[dict[str, Callable[[str], float]]] = {
+    "--rank": _number,
+    "--projection-rank": _number,
+    "--optimizer-bits": _number,
+    "--batch-size": _number,
+    "--seq-len": _number,
+    "--checkpointing": _less_recomputed,
+}
+
+
+def _undominated(members: list[tuple[tuple[float, ...], Point]]) -> list[Point]:
+    """In descending order nothing that comes later can beat what came before."""
+    members = sorted(members, key=lambda member: member[0], reverse=True)
+    kept: list[tuple[tuple[float, ...], Point]] = []
+    for worth, point in members:
+        if not any(other != worth and all(a >= b for a, b in zip(other, worth, strict=True)) for other, _ in kept):
+            kept.append((worth, point))
+    return [point for _, point in kept]
+
+
+def sweep(
+    base: Mapping[str, object],
+    flags: Mapping[str, Value],
+    axes: Sequence[Axis],
+    predict: "Callable[[TrainingPlan], Estimate]",
+    *,
+    where: str,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Sweep:
+    """Predict every combination of the axes' values, laid with `flags` over the `base` table.
+
+    A combination that is no plan (full training at a batch that per-layer updates forbid) is counted and left out; a
+    value that none accepts is a UserError. A method without ranks stands once, whatever the ranks. where: what the
+    base is called in messages. advance: told of every combination done.
+    """
+    total = 1
+    for axis in axes:
+        total *= len(axis.values)
+    if total > MOST:
+        raise UserError(Problem(where="sweep", key="", message=f"{total:,} combinations are more than {MOST:,}"))
+    # The step is walked once for all devices: they vary fastest here, whatever their place among the axes.
+    order = sorted(range(len(axes)), key=lambda i: axes[i].name in _DEVICE_AXES)
+    found: dict[tuple[int, ...], Point] = {}
+    worked: set[tuple[int, Value]] = set()
+    first: dict[tuple[int, Value], UserError] = {}
+    skipped: Counter[str] = Counter()
+    seen: set[tuple[Value, ...]] = set()
+    for places in product(*(range(len(axes[i].values)) for i in order)):
+        at = dict(zip(order, places, strict=True))
+        chosen = tuple(axes[i].values[at[i]] for i in range(len(axes)))
+        typed = _typed(base, flags, axes, chosen)
+        values = tuple(value if axis.name in typed else "" for axis, value in zip(axes, chosen, strict=True))
+        if values not in seen:
+            seen.add(values)
+            try:
+                found[tuple(at[i] for i in range(len(axes)))] = _point(base, typed, values, predict, where)
+            except UserError as error:
+                skipped[error.problems[0].message] += 1
+                for key in enumerate(chosen):
+                    first.setdefault(key, error)
+            else:
+                worked.update((i, value) for i, value in enumerate(values) if value != "")
+        advance(1)
+    never = [key for i, axis in enumerate(axes) for key in ((i, v) for v in axis.values) if key not in worked]
+    if problems := {str(p): p for key in never if key in first for p in first[key].problems}:
+        raise UserError(*problems.values())
+    return Sweep(axes=tuple(axes), points=tuple(found[key] for key in sorted(found)), skipped=dict(skipped))
+
+
+def _typed(
+    base: Mapping[str, object], flags: Mapping[str, Value], axes: Sequence[Axis], chosen: Sequence[Value]
+) -> dict[str, Value]:
+    """The flags of one combination, without those that a method among several has no use for."""
+    typed = {**flags, **{axis.name: value for axis, value in zip(axes, chosen, strict=True)}}
+    if any(axis.name == "--method" for axis in axes):
+        for option in OPTIONS:
+            if option.flag in typed and len(option.path) > 1 and option.path[0] == "method":
+                having = [kind_of(cls) for cls in owners(TrainingPlan, option.path)]
+                if typed["--method"] not in having:
+                    del typed[option.flag]
+    return typed
+
+
+def _point(
+    base: Mapping[str, object],
+    typed: Mapping[str, Value],
+    values: tuple[Value, ...],
+    predict: "Callable[[TrainingPlan], Estimate]",
+    where: str,
+) -> Point:
+    table = dict(base)
+    if MODEL in typed:
+        table[MODEL] = typed[MODEL]
+    estimate = predict(merge(table, {f: v for f, v in typed.items() if f != MODEL}, where=where))
+    hopeless = estimate.allocated_bytes + estimate.context_bytes > estimate.limit_bytes
+    return Point(
+        values=values,
+        flags=typed,
+        verdict=estimate.verdict,
+        allocated_bytes=estimate.allocated_bytes,
+        reserved_bytes=None if hopeless else estimate.reserved_bytes,
+        context_bytes=estimate.context_bytes,
+        device_bytes=None if hopeless else estimate.device_bytes,
+        limit_bytes=estimate.limit_bytes,
+        peak_phase=estimate.peak_phase,
+        trainable=estimate.num_trainable,
+    )
+
+
+_STEP: Final = ("...", "…", "..")
+
+
+def values_of(name: str, text: str) -> tuple[str, ...]:
+    """The values in a typed list: "8,16", "1..16", "128..1024..128", "8,16,…,1024" (doubling, where the second is
+    twice the first; else in equal steps). UserError where it is none.
+    """
+    integer = name in BY_FLAG and BY_FLAG[name].values == "integer"
+    words = [word.strip() for word in text.split(",")]
+    found: list[str] = []
+    for at, word in enumerate(words):
+        if word in _STEP:
+            found += _continued(name, text, words, at)
+        elif integer and ".." in word:
+            found += _range(name, word)
+        elif word:
+            found.append(word)
+    if not found:
+        raise UserError(Problem(where=name, key="", message=f"{text!r} names no value"))
+    return tuple(dict.fromkeys(found))
+
+
+def _numbers(name: str, words: Sequence[str]) -> list[int]:
+    numbers = [BY_FLAG[name].read(word) for word in words]
+    problems = [number for number in numbers if isinstance(number, Problem)]
+    if problems:
+        raise UserError(*problems)
+    return numbers
+
+
+def _range(name: str, word: str) -> list[str]:
+    bounds = _numbers(name, word.split(".."))
+    if len(bounds) not in (2, 3) or bounds[0] > bounds[1] or (len(bounds) == 3 and bounds[2] < 1):
+        message = f"{word!r} is no range"
+        raise UserError(Problem(where=name, key="", message=message, hint="such as 1..16 or 128..1024..128"))
+    step = bounds[2] if len(bounds) == 3 else 1
+    _bounded(name, (bounds[1] - bounds[0]) // step)
+    return [str(number) for number in range(bounds[0], bounds[1] + 1, step)]
+
+
+def _continued(name: str, text: str, words: Sequence[str], at: int) -> Iterator[str]:
+    """What "…" stands for in "8,16,…,1024"."""
+    hint = "such as 8,16,…,1024 (doubling) or 4,8,12,…,64 (in equal steps)"
+    if name not in BY_FLAG or BY_FLAG[name].values != "integer" or at < 2 or at + 1 >= len(words):
+        message = f"{text!r}: '…' stands between two whole numbers and a last one"
+        raise UserError(Problem(where=name, key="", message=message, hint=hint))
+    before = _numbers(name, [w for w in words[:at] if w not in _STEP])
+    (last,) = _numbers(name, words[at + 1 : at + 2])
+    first, second = before[-2], before[-1]
+    doubling = second == 2 * first and (len(before) < 3 or first == 2 * before[-3])
+    if second <= first:
+        raise UserError(Problem(where=name, key="", message=f"{text!r}: {second} is not above {first}", hint=hint))
+    _bounded(name, 0 if doubling else (last - second) // (second - first))
+    number = second
+    while (number := number * 2 if doubling else number + second - first) < last:
+        yield str(number)
+
+
+def _bounded(name: str, count: int) -> None:
+    if count > MOST:
+        raise UserError(Problem(where=name, key="", message=f"{count:,} values are more than {MOST:,}"))

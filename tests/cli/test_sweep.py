@@ -1,0 +1,103 @@
+"""memplanner sweep as a user types it."""
+
+import csv
+import io
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from memplanner.cli.main import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main(("sweep", "llama-60m", *words))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+RANKS = ("--method", "lora", "--rank", "8,16,…,64", "--gpu", "1GiB,260MiB")
+
+
+def test_text_lists_all_of_a_few(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, *RANKS)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "4 OF 8 PLANS FIT"
+    assert lines[3] == "All plans"
+    assert [line.split()[:2] for line in lines[5:13]] == [
+        [gpu, rank] for gpu in ("1GiB", "260MiB") for rank in ("8", "16", "32", "64")
+    ]
+    assert "≥ " in lines[9]
+    assert max(map(len, lines)) <= 80
+
+
+def test_text_shows_the_frontier_of_many(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "--method", "lora", "--rank", "8,512", "--batch-size", "1..30", "--gpu", "2GiB")
+    assert "The frontier: " in out
+    batches = [
+        int(line.split()[1]) for line in out.splitlines()[5:] if line.startswith("  ") and line.split()[0].isdigit()
+    ]
+    assert len(batches) == 2
+    assert batches[0] > batches[1]  # the larger rank has room for less
+
+
+def test_csv_and_json_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = list(csv.DictReader(io.StringIO(run(capsys, *RANKS, "--format", "csv")[1])))
+    found = json.loads(run(capsys, *RANKS, "--format", "json")[1])
+    assert found["schema"] == "memplanner/sweep/1"
+    assert [axis["name"] for axis in found["axes"]] == ["gpu", "rank"]
+    assert len(rows) == len(found["points"]) == 8
+    for row, point in zip(rows, found["points"], strict=True):
+        assert {k: "" if v is None else str(v) for k, v in point.items() if k != "frontier"} == row
+    assert [p["rank"] for p in found["points"] if p["frontier"]] == [64]
+
+
+def test_svg_is_a_picture_with_a_line_and_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, *RANKS, "--batch-size", "1,2", "--format", "svg")
+    root = ET.fromstring(out)
+    kinds = [element.tag.rpartition("}")[2] for element in root.iter()]
+    assert kinds.count("polyline") == 2
+    assert kinds.count("circle") == 8
+    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert {"1GiB", "260MiB", "batch size 1", "batch size 2", "Rank"} <= set(texts)
+
+
+def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, *RANKS, "--format", "markdown")[1]
+    assert "| GPU | Rank |  | Device | To spare | Allocated | Peak in |" in out
+    assert out.count("\n| ") == 10
+
+
+def test_with_and_without(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(run(capsys, "--both", "per-layer-updates,keep-outputs", "--format", "json")[1])
+    assert [(p["per_layer_updates"], p["keep_outputs"]) for p in found["points"]] == [
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--both", "per-layer-update"), "did you mean 'per-layer-updates'?"),
+        (("--rank", "8,16"), "method 'full' has no rank"),
+        (("--batch-size", "1..x"), "'x' is not a whole number"),
+        (("--gpu", "rtx4090,rtx4091"), "no card is called 'rtx4091'"),
+        (("--batch-size", "1..100000", "--seq-len", "1..1000"), "100,000,000 combinations are more than 1,000,000"),
+        (("--gpu", "t4,a10", "--format", "svg"), "a picture needs an axis of numbers"),
+    ],
+)
+def test_bad_input_is_one_line(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--gpu", "10MiB,20MiB")
+    assert code == 1
+    assert out.startswith("0 OF 2 PLANS FIT")
