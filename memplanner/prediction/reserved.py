@@ -150,7 +150,7 @@ class _Steps:
     @property
     def width(self) -> int:
         """The most repetitions of anything. A block's key is tensor × width + repetition, its free's ~key."""
-        return max(1, *self.reps, *(reps for reps, *_ in self.runs))
+        return max(1, *self.reps, *(int(run[0]) for run in self.runs))
 
     def between(self, start: int, end: int) -> Iterator[int]:
         """Keys of the events from one place in the log to before another."""
