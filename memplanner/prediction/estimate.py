@@ -167,7 +167,7 @@ class Estimate:
     @cached_property
     def rows(self) -> tuple[TensorRow, ...]:
         """Tensors alive at the peak, largest first; their bytes sum to allocated_bytes."""
-        return tuple(sorted(self._rows_at_peak(), key=lambda r: (-r.bytes, r.name)))
+        return self.rows_at(None if self.peak_phase == "load" else self.peak_moment)
 
     @cached_property
     def at_peak(self) -> dict[Category, int]:
@@ -211,8 +211,43 @@ class Estimate:
             points.append((piece.phase, base + piece.live_after))
         return tuple(points)
 
-    def _rows_at_peak(self) -> list[TensorRow]:
-        loaded = self.peak_phase == "load"
+    def course(self, columns: int) -> tuple[tuple[Phase, int, Moment | None], ...]:
+        """The step in at most so many stretches, each inside one phase: (phase, the most bytes in it, when).
+
+        The moment is None where nothing but the weights is there.
+        """
+        base, weights = _base(self.walked), self.phases[0].peak_bytes
+        moments: dict[Phase, list[tuple[int, Moment]]] = {}
+        for phase, moment, size in self.replay.course():
+            moments.setdefault(phase, []).append((base + size, moment))
+        spare = max(columns - 1 - len(moments), 0)
+        total = sum(map(len, moments.values()))
+        found: list[tuple[Phase, int, Moment | None]] = [("load", weights, None)]
+        for phase, inside in moments.items():
+            stretches = 1 + spare * len(inside) // total
+            for n in range(stretches):
+                part = inside[n * len(inside) // stretches : (n + 1) * len(inside) // stretches]
+                if part:
+                    size, moment = max(part, key=lambda found: found[0])
+                    found.append((phase, size, moment))
+        return tuple(found)
+
+    def by_category(self, moment: Moment | None) -> dict[Category, int]:
+        """Bytes alive at a moment of `course` by category."""
+        sums: Counter[Category] = Counter()
+        for held in self.walked.held:
+            if moment is not None or held.category in ("parameters", "adapters"):
+                sums[held.category] += held.block_bytes
+        tape = self.walked.tape
+        for index, count in self.replay.alive(moment).items() if moment is not None else ():
+            sums[tape.categories[index]] += tape.sizes[index] * count
+        return {c: sums[c] for c in CATEGORIES}
+
+    def rows_at(self, moment: Moment | None) -> tuple[TensorRow, ...]:
+        """Tensors alive at a moment of `course`, largest first; None: once the weights are loaded."""
+        return tuple(sorted(self._rows_at(moment), key=lambda r: (-r.bytes, r.name)))
+
+    def _rows_at(self, moment: Moment | None) -> list[TensorRow]:
         rows = [
             TensorRow(
                 name=h.name,
@@ -226,12 +261,12 @@ class Estimate:
                 why=_why(h.shape.why(h.dtype), h.shape.numel * h.dtype.size, h.block_bytes // h.count, h.count),
             )
             for h in self.walked.held
-            if not loaded or h.category in ("parameters", "adapters")
+            if moment is not None or h.category in ("parameters", "adapters")
         ]
-        if self.peak_moment is None:
+        if moment is None:
             return rows
         tape = self.walked.tape
-        for index, count in self.replay.alive(self.peak_moment).items():
+        for index, count in self.replay.alive(moment).items():
             scope, name, shape, dtype = tape.meta[index]
             size = tape.sizes[index]
             if size == 0:

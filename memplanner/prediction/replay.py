@@ -142,6 +142,34 @@ class Replay:
         if current is not None:
             yield current
 
+    def course(self) -> Iterator[tuple[Phase, Moment, int]]:
+        """Every moment of the step in order, repetitions included: (phase, moment, live bytes over the base)."""
+        for number, piece in enumerate(self.pieces):
+            prefixes = self._prefixes(piece)
+            for rep in range(piece.reps):
+                before, prefix = self._before(piece, rep, prefixes[0][-1]), prefixes[rep == piece.reps - 1]
+                for position, size in enumerate(prefix):
+                    yield piece.phase, Moment(number, position, rep), before + size
+
+    def _prefixes(self, piece: Piece) -> tuple[list[int], list[int]]:
+        """Live bytes after each entry, over what there is before: in any but the last repetition, and in the last."""
+        sizes, reps = self.tape.sizes, self.tape.reps
+        entries = self._entries(piece)
+        many = (lambda i: reps[i]) if piece.run is None else (lambda i: 1)
+        deltas = [sizes[i] * many(i) if i >= 0 else -sizes[~i] * many(~i) for i in entries]
+        shared = self._shared(piece, entries) if piece.reps > 1 else frozenset()
+        once = [0 if i < 0 and ~i in shared else d for i, d in zip(entries, deltas, strict=True)]
+        return list(accumulate(once, initial=0)), list(accumulate(deltas, initial=0))
+
+    def _before(self, piece: Piece, rep: int, step: int) -> int:
+        """Live bytes before a repetition, each of which but the last adds `step`; see _measure."""
+        run = piece.run
+        if run is None or rep == 0:
+            return piece.live_before
+        frees = run.input_held and run.input_kept is not piece.forward
+        more = step - self.tape.sizes[run.input] if frees else step
+        return piece.live_before + (step + (rep - 1) * more if piece.forward else rep * more)
+
     def alive(self, moment: Moment) -> Counter[int]:
         """Tensor → how many of it are alive at the moment."""
         counts: Counter[int] = Counter()

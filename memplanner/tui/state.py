@@ -1,0 +1,280 @@
+"""What the interface edits: a plan file's table, the flags laid over it, and what is predicted of the two."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from memplanner.errors import Problem, UserError
+from memplanner.fields import choices, kind_of, owners
+from memplanner.options import BY_FLAG, OPTIMIZERS, OPTIONS, Option
+from memplanner.plan import TrainingPlan
+from memplanner.plan_file import Source, find_source, merge
+from memplanner.prediction import Estimate, Predictor, longest_sequence, widest_rank
+from memplanner.profiles import all_gpus, all_models, key
+from memplanner.report.words import device_word
+
+MODEL = "model"
+"""The model's name among the flags: it is typed without one."""
+
+Value = str | bool
+Flags = dict[str, Value]
+
+FIELDS: tuple[str, ...] = (MODEL, *(option.flag for option in OPTIONS))
+_STEPS = {"--rank": 2, "--projection-rank": 2, "--seq-len": 2, "--batch-size": 1, "--grad-accumulation": 1}
+"""Fields that keys move: by factors of two, or by ones."""
+_WORDS = {
+    "--checkpointing": ("none", "every-2", "every-4", "full"),
+    "--optimizer": OPTIMIZERS,
+    "--optimizer-bits": ("8", "16", "32"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Something to pick: what is typed, and a few words about it."""
+
+    value: str
+    about: str = ""
+
+
+def title_of(name: str) -> str:
+    """A field's name on the screen."""
+    words = name.removeprefix("--").replace("-", " ")
+    return {"gpu": "GPU", "seq len": "sequence", "batch size": "batch", "grad accumulation": "accumulation"}.get(
+        words, words
+    )
+
+
+def about(name: str) -> str:
+    """One line of help."""
+    return "A bundled model, or the path of a config.json." if name == MODEL else BY_FLAG[name].describe()
+
+
+def is_switch(name: str) -> bool:
+    """Whether the field is on or off."""
+    return name in BY_FLAG and BY_FLAG[name].values == "switch"
+
+
+def is_number(name: str) -> bool:
+    """Whether the field is a whole number that keys move."""
+    return name in _STEPS
+
+
+def options_for(name: str) -> tuple[Choice, ...]:
+    """What a field may be, for the pickers; nothing for numbers and free text."""
+    if name == MODEL:
+        return tuple(Choice(value=m.id, about=m.name if m.name != m.id else "") for m in all_models())
+    if name == "--gpu":
+        return tuple(Choice(value=g.id, about=f"{g.name}, {g.total.bytes / (1 << 30):.1f} GiB") for g in all_gpus())
+    if is_switch(name) or is_number(name):
+        return ()
+    words = _WORDS.get(name) or choices(owners(TrainingPlan, BY_FLAG[name].path)[0], BY_FLAG[name].path[-1])
+    return tuple(Choice(value=word) for word in words)
+
+
+def value_in(plan: TrainingPlan, name: str) -> str:
+    """A field of a plan as it would be typed; "" where it has none."""
+    if name == MODEL:
+        return plan.model
+    if name == "--gpu":
+        return device_word(plan)
+    if name == "--optimizer":
+        fused = plan.optimizer.kind == "adamw" and plan.optimizer.implementation == "fused"
+        return "adamw-fused" if fused else plan.optimizer.kind
+    if name == "--optimizer-bits":
+        return _bits(plan)
+    found: object = plan
+    for part in BY_FLAG[name].path:
+        found = getattr(found, part, None)
+    if name in ("--method", "--loss"):
+        return str(getattr(found, "kind", ""))
+    if isinstance(found, bool):
+        return "on" if found else "off"
+    if isinstance(found, tuple):
+        return ",".join(map(str, found))
+    return "" if found is None else str(found)
+
+
+def _bits(plan: TrainingPlan) -> str:
+    if plan.optimizer.kind == "adamw-8bit":
+        return "8"
+    if plan.optimizer.kind != "adamw":
+        return ""
+    return {"bf16": "16", "fp32": "32"}.get(plan.optimizer.state_dtype, "")
+
+
+def applies(plan: TrainingPlan, name: str) -> bool:
+    """Whether the plan's method and optimizer have such a setting."""
+    if name == "--optimizer-bits":
+        return plan.optimizer.kind in ("adamw", "adamw-8bit")
+    if name in BY_FLAG and BY_FLAG[name].path[0] == "method" and len(BY_FLAG[name].path) > 1:
+        return plan.method.kind in [kind_of(cls) for cls in owners(TrainingPlan, BY_FLAG[name].path)]
+    return True
+
+
+@dataclass
+class PlanState:
+    """The plan being edited. `estimate` is of the last plan without problems; `problems` are the present ones by field.
+
+    source: the table under everything. words: what names it on a command line. root: where relative model paths start.
+    """
+
+    source: Source
+    words: tuple[str, ...] = ()
+    flags: Flags = field(default_factory=dict)
+    estimate: Estimate = field(init=False)
+    problems: dict[str, Problem] = field(default_factory=dict)
+    _undo: list[Flags] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.predictor = Predictor(self.source.root)
+        self.estimate = self.predict(self.flags)
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """The last plan without problems."""
+        return self.estimate.plan
+
+    @property
+    def root(self) -> Path:
+        """The directory that relative model paths start from."""
+        return self.source.root
+
+    def plan_of(self, flags: Mapping[str, Value]) -> TrainingPlan:
+        """The plan that the table and these flags come to; UserError with every problem."""
+        table = dict(self.source.table)
+        if MODEL in flags:
+            table[MODEL] = flags[MODEL]
+        typed = {flag: value for flag, value in flags.items() if flag != MODEL}
+        return merge(table, typed, where=self.source.label)
+
+    def predict(self, flags: Mapping[str, Value]) -> Estimate:
+        """What is predicted of them."""
+        return self.predictor(self.plan_of(flags))
+
+    def text(self, name: str) -> str:
+        """A field as it stands: as typed, where that has a problem."""
+        if name in self.problems and name in self.flags:
+            return str(self.flags[name])
+        return value_in(self.plan, name)
+
+    def set(self, name: str, value: Value) -> None:
+        """Type a value into a field. A wrong one is kept and marked, and the estimate stays that of the last plan."""
+        self.change({name: value})
+
+    def change(self, changes: Mapping[str, Value]) -> None:
+        """Several fields at once, as one step to undo."""
+        before = dict(self.flags)
+        self.flags = {**self._dropping(changes), **changes}
+        if self.flags != before:
+            self._undo.append(before)
+            self._judge()
+
+    def _dropping(self, changes: Mapping[str, Value]) -> Flags:
+        """The flags so far, without those that the new method or optimizer has no use for."""
+        kept = dict(self.flags)
+        kind = changes.get("--method")
+        if kind is not None and kind in choices(TrainingPlan, "method"):
+            for option in OPTIONS:
+                if option.path[0] == "method" and len(option.path) > 1:
+                    having = [kind_of(cls) for cls in owners(TrainingPlan, option.path)]
+                    if kind not in having:
+                        kept.pop(option.flag, None)
+        if "--optimizer" in changes:
+            kept.pop("--optimizer-bits", None)
+        if "--optimizer-bits" in changes:
+            kept.pop("--optimizer", None)
+        return kept
+
+    def undo(self) -> bool:
+        """Take the last change back; False where there is none."""
+        if not self._undo:
+            return False
+        self.flags = self._undo.pop()
+        self._judge()
+        return True
+
+    def _judge(self) -> None:
+        try:
+            self.estimate = self.predict(self.flags)
+        except UserError as error:
+            self.problems = {}
+            for problem in error.problems:
+                self.problems.setdefault(self._field_of(problem), problem)
+        else:
+            self.problems = {}
+
+    def _field_of(self, problem: Problem) -> str:
+        """The field that a problem is shown at; the last one changed where none can be told."""
+        if problem.where in BY_FLAG:
+            return problem.where
+        if problem.where in ("model", "gpu"):
+            return MODEL if problem.where == "model" else "--gpu"
+        keys = tuple(problem.key.split("."))
+        exact = next((o.flag for o in OPTIONS if o.path == keys), "")
+        if exact:
+            return exact
+        changed = [name for name in self.flags if not self._undo or self._undo[-1].get(name) != self.flags[name]]
+        return changed[-1] if changed else MODEL
+
+    def moved(self, name: str, steps: int) -> Value | None:
+        """The field's value `steps` further (below zero: back); None where it cannot be moved."""
+        if not applies(self.plan, name):
+            return None
+        text = self.text(name)
+        if is_switch(name):
+            return text != "on"
+        if is_number(name):
+            if not text.isdigit():
+                return None
+            return str(self._moved_number(name, int(text), steps))
+        values = [choice.value for choice in options_for(name)]
+        if not values:
+            return None
+        keys = [key(value) for value in values]
+        at = keys.index(key(text)) if key(text) in keys else -1 if steps > 0 else 0
+        return values[(at + steps) % len(values)]
+
+    def _moved_number(self, name: str, number: int, steps: int) -> int:
+        if _STEPS[name] == 1:
+            return max(1, number + steps)
+        for _ in range(abs(steps)):  # to the next power of two
+            number = 1 << number.bit_length() if steps > 0 else 1 << max(number - 1, 1).bit_length() - 1
+        return max(1, min(number, self.ceiling(name)))
+
+    def ceiling(self, name: str) -> int:
+        """The most that makes sense of a number."""
+        if name in ("--rank", "--projection-rank"):
+            return widest_rank(self.plan, root=self.root)
+        if name == "--seq-len":
+            return longest_sequence(self.plan, root=self.root) or 1 << 20
+        return 1 << 16
+
+    @property
+    def command(self) -> str:
+        """The command line that asks `check` about this plan."""
+        words = ["memplanner", "check"]
+        if MODEL in self.flags:
+            words.append(str(self.flags[MODEL]))
+        words += self.words
+        for flag, value in self.flags.items():
+            if isinstance(value, bool):
+                words.append(flag if value else f"--no-{flag.removeprefix('--')}")
+            elif flag != MODEL:
+                words += [flag, value]
+        return shlex.join(words)
+
+    def option(self, name: str) -> Option | None:
+        """The flag's declaration."""
+        return BY_FLAG.get(name)
+
+
+def start(root: Path, *, plan_file: str = "", model: str = "", flags: Mapping[str, Value] | None = None) -> PlanState:
+    """The state that `memplanner tui` with these arguments begins in; UserError where they are wrong."""
+    source = find_source(root, plan_file, default=not model)
+    if model:
+        source = Source(table=source.table, label=source.label, root=root)
+    typed: Flags = {MODEL: model} if model else {}
+    named = plan_file or source.label.removeprefix("bundled plan ") * source.label.startswith("bundled plan ")
+    return PlanState(source=source, words=("--plan", named) if named else (), flags={**typed, **(flags or {})})

@@ -1,0 +1,42 @@
+"""The step moment by moment: what the timeline draws is what the peaks were read off."""
+
+from itertools import product
+
+import pytest
+
+from memplanner.plan_file import merge
+from memplanner.prediction import predict
+
+MODELS = ("llama-60m", "gpt2", "roberta-base", "qwen2.5-0.5b")
+STEPS: tuple[dict[str, str | bool], ...] = (
+    {},
+    {"--checkpointing": "full"},
+    {"--checkpointing": "every-3", "--keep-outputs": True},
+    {"--grad-accumulation": "2"},
+    {"--per-layer-updates": True},
+)
+METHODS = ("full", "lora", "dora", "galore", "gradnormlorp")
+
+
+@pytest.mark.parametrize(("model", "method", "step"), list(product(MODELS, METHODS, STEPS)), ids=str)
+def test_every_moment_is_accounted_for(model: str, method: str, step: dict[str, str | bool]) -> None:
+    flags = {"--method": method, "--batch-size": "2", "--seq-len": "64", **step}
+    if method != "full":
+        flags["--rank"] = "16"
+    estimate = predict(merge({"model": model}, flags, where="test"))
+    course = estimate.course(60)
+    assert len(course) <= 60
+    seen: dict[str, int] = {}
+    for phase, size, moment in course:
+        assert sum(estimate.by_category(moment).values()) == size
+        seen[phase] = max(seen.get(phase, 0), size)
+    assert max(seen.values()) == estimate.allocated_bytes
+    peaks = {phase.name: phase.peak_bytes for phase in estimate.phases}
+    replayed = {"update": "refresh", "backward": "refresh"} if "refresh" == estimate.peak_phase else {}
+    for phase, size in seen.items():
+        if phase in peaks and phase not in replayed and phase != "steady":
+            assert size == peaks[phase], phase
+    phases = [phase for phase, _, _ in course]
+    assert phases == sorted(phases, key=list(dict.fromkeys(phases)).index)
+    rows = estimate.rows_at(course[len(course) // 2][2])
+    assert sum(row.bytes for row in rows) == course[len(course) // 2][1]
