@@ -15,6 +15,7 @@ from memplanner.errors import Problem, UserError, nearest
 from memplanner.report.page import Page, page_for
 
 COMMANDS = {
+    "tui": "the terminal interface; bare `memplanner` on a terminal opens it too",
     "check": "does this run fit, where is its peak, and what would make it fit",
     "explain": "the picture of the step and the largest tensors at its peak, each with its formula",
     "fit": "the largest rank, batch or sequence that a card holds",
@@ -78,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(words: list[str], page: Page, root: Path) -> Answer:
-    name, rest = (words[0], words[1:]) if words else ("--help", [])
+    if not words:
+        words = ["tui"] if sys.stdin.isatty() and sys.stdout.isatty() else ["--help"]
+    name, rest = words[0], words[1:]
     if name in ("-h", "--help", "help"):
         return Answer(text=usage())
     if name == "--version":
@@ -122,6 +125,7 @@ def usage() -> str:
         "Does this LLM training run fit, where is its memory peak and why?\n\n"
         "usage: memplanner COMMAND [ARGUMENTS]\n\n"
         f"{commands}\n"
+        "  memplanner                               pick a rank in the terminal\n"
         "  memplanner check --gpu rtx4090           the default plan\n"
         "  memplanner check llama-3.1-8b --method lora --rank 16\n"
         "  memplanner COMMAND --help                a command's flags\n\n"

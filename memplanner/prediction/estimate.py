@@ -156,11 +156,16 @@ class Estimate:
         return in_words(self.margin)
 
     @property
+    def is_hopeless(self) -> bool:
+        """Whether tensors and context alone are above the limit: whatever the allocator, whose replay takes most of a
+        prediction's time, makes of it.
+        """
+        return self.allocated_bytes + self.context_bytes > self.limit_bytes
+
+    @property
     def verdict(self) -> Verdict:
         """fits, tight (within the error margin below the limit) or does-not-fit."""
-        if self.allocated_bytes + self.context_bytes > self.limit_bytes:
-            return "does-not-fit"  # whatever the allocator, whose replay takes most of the time, makes of it
-        if self.margin_bytes < 0:
+        if self.is_hopeless or self.margin_bytes < 0:
             return "does-not-fit"
         return "tight" if self.margin_bytes < self.error_margin_bytes else "fits"
 
@@ -220,16 +225,17 @@ class Estimate:
         moments: dict[Phase, list[tuple[int, Moment]]] = {}
         for phase, moment, size in self.replay.course():
             moments.setdefault(phase, []).append((base + size, moment))
-        spare = max(columns - 1 - len(moments), 0)
+        least = max(min(9, columns // (1 + len(moments))), 1)  # room for a phase's name
+        spare = max(columns - least * (1 + len(moments)), 0)
         total = sum(map(len, moments.values()))
-        found: list[tuple[Phase, int, Moment | None]] = [("load", weights, None)]
+        found: list[tuple[Phase, int, Moment | None]] = [("load", weights, None)] * least
         for phase, inside in moments.items():
-            stretches = 1 + spare * len(inside) // total
+            stretches = least + spare * len(inside) // total
             for n in range(stretches):
-                part = inside[n * len(inside) // stretches : (n + 1) * len(inside) // stretches]
-                if part:
-                    size, moment = max(part, key=lambda found: found[0])
-                    found.append((phase, size, moment))
+                start = n * len(inside) // stretches
+                part = inside[start : max((n + 1) * len(inside) // stretches, start + 1)]
+                size, moment = max(part, key=lambda found: found[0])
+                found.append((phase, size, moment))
         return tuple(found)
 
     def by_category(self, moment: Moment | None) -> dict[Category, int]:

@@ -13,6 +13,8 @@ CATEGORY_COLOURS: dict[Category, str] = {
     "workspaces": "#999999",
     "inputs": "#FFFFFF",
 }
+ON_LIGHT: dict[str, str] = {"#FFFFFF": "#000000"}
+"""What takes a colour's place where the page is light."""
 CATEGORY_GLYPHS: dict[Category, str] = {
     "parameters": "█",
     "adapters": "▓",

@@ -195,7 +195,7 @@ def _point(
     if MODEL in typed:
         table[MODEL] = typed[MODEL]
     estimate = predict(merge(table, {f: v for f, v in typed.items() if f != MODEL}, where=where))
-    hopeless = estimate.allocated_bytes + estimate.context_bytes > estimate.limit_bytes
+    hopeless = estimate.is_hopeless
     return Point(
         values=values,
         flags=typed,

@@ -9,7 +9,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,15 +43,25 @@ class Progress:
 
 
 def run_cases(
-    cases: list[Case], backend: Backend, out: Path, *, seconds: float | None = None, again: bool = False
+    cases: list[Case],
+    backend: Backend,
+    out: Path,
+    *,
+    seconds: float | None = None,
+    again: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
     """Run what has no record in `out` yet. Each record is written whole as soon as its case is done.
 
     seconds: begin no case after that time, and stop the one that is running; it will be run the next time.
-    again: run everything anew. A case that fails, or is killed, has a record that says so and is run the next time.
+    again: run everything anew. stopped: asked ten times a second; once it says so, what is left is left.
     """
     begun = time.monotonic()
     deadline = None if seconds is None else begun + seconds
+
+    def over() -> bool:
+        return stopped() or (deadline is not None and time.monotonic() >= deadline)
+
     start = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     for case in cases:
@@ -60,15 +70,15 @@ def run_cases(
         if kept is not None:
             yield Progress(what="kept", case=case, record=kept)
             continue
-        if deadline is not None and time.monotonic() >= deadline:
+        if over():
             yield Progress(what="left", case=case)
             continue
         yield Progress(what="begins", case=case)
         since = time.monotonic()
-        code = _run_alone(case, backend, path, start, deadline)
+        code = _run_alone(case, backend, path, start, over)
         if code == BAD_FORK:
             start = "spawn"
-            code = _run_alone(case, backend, path, start, deadline)
+            code = _run_alone(case, backend, path, start, over)
         if code is None:
             yield Progress(what="left", case=case, seconds=time.monotonic() - since)
             continue
@@ -80,7 +90,7 @@ def run_cases(
         yield Progress(what="done", case=case, record=record, seconds=time.monotonic() - since)
 
 
-def _run_alone(case: Case, backend: Backend, path: Path, start: str, deadline: float | None) -> int | None:
+def _run_alone(case: Case, backend: Backend, path: Path, start: str, over: Callable[[], bool]) -> int | None:
     """The exit code of the case's process; None where the time was up first."""
     context: Any = multiprocessing.get_context(start)
     if start == "forkserver":
@@ -100,7 +110,7 @@ def _run_alone(case: Case, backend: Backend, path: Path, start: str, deadline: f
         process.start()
     try:
         while process.is_alive():
-            if deadline is not None and time.monotonic() >= deadline:
+            if over():
                 return None
             process.join(0.1)
     finally:

@@ -1,1 +1,1 @@
-"""The terminal interface. `state` knows plans and no widgets; widgets and screens show what it says and compute nothing."""
+"""The terminal interface. `state` knows plans and no widgets; screens and widgets compute nothing."""

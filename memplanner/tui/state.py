@@ -166,7 +166,7 @@ class PlanState:
     def change(self, changes: Mapping[str, Value]) -> None:
         """Several fields at once, as one step to undo."""
         before = dict(self.flags)
-        self.flags = {**self._dropping(changes), **changes}
+        self.flags = self.merged(changes)
         if self.flags != before:
             self._undo.append(before)
             self._judge()
@@ -186,6 +186,17 @@ class PlanState:
         if "--optimizer-bits" in changes:
             kept.pop("--optimizer", None)
         return kept
+
+    def reset(self, name: str) -> None:
+        """Back to what the table says of the field."""
+        if name in self.flags:
+            self._undo.append(dict(self.flags))
+            del self.flags[name]
+            self._judge()
+
+    def merged(self, changes: Mapping[str, Value]) -> Flags:
+        """The flags with some changed, without changing any."""
+        return {**self._dropping(changes), **changes}
 
     def undo(self) -> bool:
         """Take the last change back; False where there is none."""

@@ -24,6 +24,7 @@ def test_flags_of_check() -> None:
 
 def test_commands() -> None:
     assert list(COMMANDS) == [
+        "tui",
         "check",
         "explain",
         "fit",

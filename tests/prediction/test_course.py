@@ -31,11 +31,11 @@ def test_every_moment_is_accounted_for(model: str, method: str, step: dict[str, 
         assert sum(estimate.by_category(moment).values()) == size
         seen[phase] = max(seen.get(phase, 0), size)
     assert max(seen.values()) == estimate.allocated_bytes
-    peaks = {phase.name: phase.peak_bytes for phase in estimate.phases}
-    replayed = {"update": "refresh", "backward": "refresh"} if "refresh" == estimate.peak_phase else {}
-    for phase, size in seen.items():
-        if phase in peaks and phase not in replayed and phase != "steady":
-            assert size == peaks[phase], phase
+    peaks: dict[str, int] = {phase.name: phase.peak_bytes for phase in estimate.phases}
+    replayed = {"update": "refresh", "backward": "refresh"} if estimate.peak_phase == "refresh" else {}
+    for name, size in seen.items():
+        if name in peaks and name not in replayed and name != "steady":
+            assert size == peaks[name], name
     phases = [phase for phase, _, _ in course]
     assert phases == sorted(phases, key=list(dict.fromkeys(phases)).index)
     rows = estimate.rows_at(course[len(course) // 2][2])

@@ -1,0 +1,80 @@
+"""How long the terminal interface takes from a key to the repainted screen.
+
+`python -m benchmarks.keypress [--rounds N]`. The median and the worst of N presses of → and ←, by field and size of the
+terminal, with the chart's other columns being worked out in between as in use: to the changed field, which is painted
+at once, and to the verdict, bar and breakdown, which follow.
+"""
+
+import argparse
+import asyncio
+import gc
+import statistics
+import time
+from pathlib import Path
+
+from memplanner.tui.app import MemplannerApp
+from memplanner.tui.screens.plan import PlanPane
+from memplanner.tui.state import start
+from memplanner.tui.widgets.fields import Field
+
+LIMIT_MS = 50.0
+"""What a press may take."""
+SIZES = ((80, 24), (160, 50))
+FIELDS = ("rank", "batch-size", "method", "checkpointing", "gpu")
+
+
+async def presses(size: tuple[int, int], field: str, rounds: int) -> list[tuple[float, float]]:
+    """Milliseconds of each press, to the field and to the answer."""
+    app = MemplannerApp(start(Path()))
+    found = []
+    field_painted, answer_painted = asyncio.Event(), asyncio.Event()
+    show, answer = PlanPane.show, PlanPane._answer
+
+    def show_and_tell(pane: PlanPane) -> None:
+        app.screen.call_after_refresh(field_painted.set)
+        show(pane)
+
+    def answer_and_tell(pane: PlanPane) -> None:
+        answer(pane)
+        app.screen.call_after_refresh(answer_painted.set)
+
+    PlanPane.show, PlanPane._answer = show_and_tell, answer_and_tell  # type: ignore[method-assign]
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause(0.5)
+        app.query_one(f"#field-{field}", Field).focus()
+        for n in range(rounds):
+            await asyncio.sleep(0.02 + 0.05 * (n % 7))
+            field_painted.clear()
+            answer_painted.clear()
+            began = time.perf_counter()
+            app.simulate_key("right" if n % 3 else "left")
+            await field_painted.wait()
+            first = (time.perf_counter() - began) * 1e3
+            await answer_painted.wait()
+            found.append((first, (time.perf_counter() - began) * 1e3))
+    PlanPane.show, PlanPane._answer = show, answer  # type: ignore[method-assign]
+    return found
+
+
+def main() -> None:
+    """Time and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30, help="presses per field (default: 30)")
+    rounds = parser.parse_args().rounds
+    gc.freeze()
+    worst = 0.0
+    print(f"{'':<28}{'the field':>22}{'the answer':>24}")
+    print(f"{'terminal':<12}{'key at':<16}{'median':>11}{'worst':>11}{'median':>12}{'worst':>12}")
+    for size in SIZES:
+        for field in FIELDS:
+            fields, answers = zip(*asyncio.run(presses(size, field, rounds)), strict=True)
+            worst = max(worst, *fields)
+            times = (statistics.median(fields), max(fields), statistics.median(answers), max(answers))
+            print(f"{size[0]}×{size[1]}".ljust(12) + field.ljust(16) + "".join(f"{t:>8.1f} ms" for t in times))
+    print(
+        f"\nworst to the field {worst:.1f} ms, wanted below {LIMIT_MS:g} ms: {'met' if worst < LIMIT_MS else 'missed'}"
+    )
+
+
+if __name__ == "__main__":
+    main()

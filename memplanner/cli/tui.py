@@ -1,0 +1,60 @@
+"""memplanner tui: the terminal interface."""
+
+import argparse
+import gc
+import shlex
+import sys
+from pathlib import Path
+
+from memplanner.cli.main import Answer
+from memplanner.cli.plan_arguments import add_plan_flags, typed_flags
+from memplanner.errors import Problem, UserError
+from memplanner.report.page import Page
+
+
+def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
+    parser.add_argument(
+        "model", nargs="?", default="", metavar="MODEL", help="a bundled model's name, or the path of a config.json"
+    )
+    parser.add_argument("--plan", default="", metavar="FILE", help="the plan to begin with, as for check")
+    parser.add_argument("--records", default="", metavar="DIR", help="recorded runs to show, and where to add new ones")
+    parser.add_argument("--web", action="store_true", help="serve it to a browser on this machine instead")
+    parser.add_argument("--port", default="8000", metavar="N", help="with --web: the port (default: 8000)")
+    add_plan_flags(parser, described=described)
+
+
+def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    gc.enable()  # it lives for long
+    if args.web:
+        return _serve(args)
+    from memplanner.tui.state import start
+
+    state = start(root, plan_file=args.plan, model=args.model, flags=typed_flags(args))
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError(Problem(where="memplanner tui", key="", message="needs a terminal", hint="or --web"))
+    from memplanner.tui.app import MemplannerApp
+
+    folder = Path(args.records) if args.records else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(Problem(where="--records", key="", message=f"{args.records!r} is not a directory"))
+    MemplannerApp(state, records=folder).run()
+    return Answer(text="")
+
+
+def _serve(args: argparse.Namespace) -> Answer:
+    """Textual's own server: the app runs here, the browser shows it. It listens on this machine alone."""
+    if not (args.port.isascii() and args.port.isdigit() and 1 <= int(args.port) <= 65535):
+        raise UserError(Problem(where="--port", key="", message=f"{args.port!r} is not a port from 1 to 65535"))
+    try:
+        from textual_serve.server import Server
+    except ModuleNotFoundError:
+        hint = "pip install 'memplanner[web]'"
+        raise UserError(Problem(where="--web", key="", message="needs textual-serve", hint=hint)) from None
+    words = [sys.executable, "-m", "memplanner", "tui", *([args.model] if args.model else [])]
+    for name in ("plan", "records"):
+        if getattr(args, name):
+            words += [f"--{name}", getattr(args, name)]
+    for flag, value in typed_flags(args).items():
+        words += [flag, value] if isinstance(value, str) else [flag if value else f"--no-{flag.removeprefix('--')}"]
+    Server(shlex.join(words), host="localhost", port=int(args.port), title="memplanner").serve()
+    return Answer(text="")

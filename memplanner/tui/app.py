@@ -1,0 +1,305 @@
+"""The application: five tabs over one plan."""
+
+import gc
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from textual import on, work
+from textual.app import App, ComposeResult, SystemCommand
+from textual.binding import Binding
+from textual.screen import Screen
+from textual.widgets import Footer, TabbedContent, TabPane
+
+from memplanner.errors import UserError, printable
+from memplanner.report.markdown import check_markdown
+from memplanner.report.words import device_word
+from memplanner.solve.changes import single_changes
+from memplanner.solve.largest import AXES, Axis, largest
+from memplanner.tui.drawing import Ink
+from memplanner.tui.export import can_be_saved, save_plan, save_report
+from memplanner.tui.screens.compare import ComparePane, Load
+from memplanner.tui.screens.frontier import FrontierPane
+from memplanner.tui.screens.measured import MeasuredPane
+from memplanner.tui.screens.plan import PlanPane
+from memplanner.tui.screens.timeline import Course, TimelinePane
+from memplanner.tui.state import Choice, Flags, PlanState, about, options_for, title_of
+from memplanner.tui.widgets.ask import Ask
+from memplanner.tui.widgets.fields import Field
+from memplanner.tui.widgets.help import Help
+from memplanner.units import format_bytes
+
+TABS = {"plan": "Plan", "timeline": "Timeline", "compare": "Compare", "frontier": "Frontier", "measured": "Measured"}
+
+
+class MemplannerApp(App[None]):
+    """memplanner's terminal interface. records: a folder of recorded runs, to read and to add to."""
+
+    TITLE = "memplanner"
+    CSS_PATH = "styles.tcss"
+    BINDINGS = [
+        *(Binding(str(n), f"tab('{name}')", title, show=False) for n, (name, title) in enumerate(TABS.items(), 1)),
+        Binding("w", "what_fits", "What fits"),
+        Binding("s", "save", "Save"),
+        Binding("y", "copy", "Copy"),
+        Binding("e", "export", "Export"),
+        Binding("u", "undo", "Undo"),
+        Binding("d", "toggle_dark", "Dark/light", show=False),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Quit"),
+    ]
+
+    def __init__(self, state: PlanState, *, records: Path | None = None) -> None:
+        super().__init__()
+        self.state = state
+        self.records = records
+
+    @property
+    def ink(self) -> Ink:
+        """How pictures are drawn: the theme's page, and glyphs where there is no colour."""
+        return Ink(colour=not self.no_color, dark=self.current_theme.dark)
+
+    def compose(self) -> ComposeResult:
+        """Tabs and the keys."""
+        panes = (
+            PlanPane(self.state),
+            TimelinePane(self.state),
+            ComparePane(self.state),
+            FrontierPane(self.state),
+            MeasuredPane(self.state, self.records),
+        )
+        with TabbedContent(initial="plan"):
+            for number, ((name, title), pane) in enumerate(zip(TABS.items(), panes, strict=True), 1):
+                with TabPane(f"{number} {title}", id=name):
+                    yield pane
+        yield Footer(show_command_palette=False, compact=True)
+
+    def on_mount(self) -> None:
+        """Follow the theme; be quick to answer a key while plans are worked out beside."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 100)  # tapes die by reference counts; a full collection takes 100 ms
+        sys.setswitchinterval(0.001)
+        self.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self.show))
+
+    # -- what is shown -------------------------------------------------------------------------------------------
+
+    def show(self) -> None:
+        """Draw the active tab from the state; the others draw themselves when they are looked at."""
+        pane = self.pane
+        if pane.is_mounted:
+            pane.show()
+
+    @property
+    def pane(self) -> PlanPane | TimelinePane | ComparePane | FrontierPane | MeasuredPane:
+        """The active tab's content."""
+        active = self.query_one(TabbedContent).active or "plan"
+        return self.query_one(f"#{active}-pane")  # type: ignore[return-value]
+
+    @on(TabbedContent.TabActivated)
+    def tab_shown(self) -> None:
+        """Draw it once it has its size."""
+        self.call_after_refresh(self.show)
+
+    def action_tab(self, name: str) -> None:
+        """To a tab, its first part focused."""
+        self.query_one(TabbedContent).active = name
+        self.call_after_refresh(self._focus_in)
+
+    def _focus_in(self) -> None:
+        pane = self.pane
+        wanted = Field if isinstance(pane, PlanPane) else Course if isinstance(pane, TimelinePane) else "DataTable"
+        if not (self.focused and pane in self.focused.ancestors):
+            pane.query(wanted).first().focus()
+
+    # -- changing the plan ---------------------------------------------------------------------------------------
+
+    @on(Field.Moved)
+    def move_field(self, event: Field.Moved) -> None:
+        """Left and right on a field."""
+        value = self.state.moved(event.name, event.steps)
+        if value is None:
+            self.action_ask(event.name)
+        else:
+            self.set_field(event.name, value)
+
+    @on(Field.Set)
+    def put_field(self, event: Field.Set) -> None:
+        """A value from the slider, or back to the file's."""
+        if event.value is None:
+            self.state.reset(event.name)
+            self.show()
+        else:
+            self.set_field(event.name, event.value)
+
+    def set_field(self, name: str, value: str | bool) -> None:
+        """Type a value into a field and show what comes of it."""
+        self.state.set(name, value)
+        self.show()
+
+    @on(Field.Edited)
+    def edit_field(self, event: Field.Edited) -> None:
+        """Enter on a field."""
+        self.action_ask(event.name)
+
+    def action_ask(self, name: str) -> None:
+        """Ask for a field's value."""
+        question = Ask(
+            title_of(name).capitalize() if title_of(name).islower() else title_of(name),
+            help_text=about(name),
+            choices=options_for(name),
+            value=self.state.text(name),
+            free_choice=name in ("model", "--gpu", "--checkpointing"),
+        )
+
+        def answered(value: str | None) -> None:
+            if value is None:
+                return
+            if value == "":
+                self.state.reset(name)
+                self.show()
+            else:
+                self.set_field(name, value)
+
+        self.push_screen(question, answered)
+
+    @on(Load)
+    def load(self, event: Load) -> None:
+        """A row of another tab becomes the plan."""
+        self.state.change(event.flags)
+        self.action_tab("plan")
+        self.show()
+        words = ", ".join(f"{title_of(name)} {value}" for name, value in event.flags.items())
+        self.notify(printable(words), title="Taken over (u takes it back)", markup=False)
+
+    def action_undo(self) -> None:
+        """Take the last change back."""
+        if self.state.undo():
+            self.show()
+        else:
+            self.notify("Nothing to undo")
+
+    # -- what would fit ------------------------------------------------------------------------------------------
+
+    @work(exclusive=True, thread=True, group="fit")
+    def action_what_fits(self) -> None:
+        """Work out what would make the plan fit, beside the interface; then offer it."""
+        found = self.ways_to_fit()
+        self.call_from_thread(self._offer, found)
+
+    def ways_to_fit(self) -> list[tuple[Choice, Flags]]:
+        """The largest rank, batch and sequence that the card holds, and single changes that make the plan fit."""
+        state = self.state
+        found: list[tuple[Choice, Flags]] = []
+        if state.estimate.verdict == "does-not-fit":
+            changes = single_changes(state.estimate, state.predictor)
+            for change in changes.fitting or changes.others:
+                verb = "then it fits" if changes.fitting else "not enough"
+                words = f"saves {format_bytes(change.saved_bytes)}, {verb}: {change.effect}"
+                found.append((Choice(value=change.typed, about=words), dict(change.flags)))
+        for axis in AXES:
+            if axis == "rank" and state.plan.method.kind == "full":
+                continue
+            found += self._largest(axis)
+        return found
+
+    def _largest(self, axis: Axis) -> list[tuple[Choice, Flags]]:
+        state, flag = self.state, f"--{axis}"
+        best = largest(state.plan, axis, state.predictor, ceiling=state.ceiling(flag))
+        if not best.value:
+            return []
+        words = f"the largest {title_of(flag)} that fits, {format_bytes(best.estimate.margin_bytes)} to spare"
+        return [(Choice(value=f"{flag} {best.value}", about=words), {flag: str(best.value)})]
+
+    def _offer(self, found: list[tuple[Choice, Flags]]) -> None:
+        if not found:
+            self.notify("No single change makes this plan fit, and not even rank, batch or sequence 1 does")
+            return
+        by_value = {choice.value: flags for choice, flags in found}
+        question = Ask("What would fit", choices=[choice for choice, _ in found])
+
+        def answered(value: str | None) -> None:
+            if value is not None:
+                self.state.change(by_value[value])
+                self.show()
+
+        self.push_screen(question, answered)
+
+    # -- leaving with something ----------------------------------------------------------------------------------
+
+    def action_save(self) -> None:
+        """Ask for a file name and write the plan."""
+        if self.state.problems:
+            self.notify("The plan has problems: they are marked at their fields", severity="error")
+            return
+        question = Ask(
+            "Save the plan as",
+            help_text="TOML; `memplanner check` finds memplanner.toml by itself, others with --plan FILE.",
+            value="memplanner.toml",
+            check=can_be_saved,
+        )
+
+        def answered(name: str | None) -> None:
+            if name is None:
+                return
+            path = Path(name).expanduser()
+            if path.exists():
+                choices = (
+                    Choice(value="keep", about="leave the file as it is"),
+                    Choice(value="replace", about="write over it"),
+                )
+                again = Ask(f"{printable(name)} exists", choices=choices, value="keep")
+                self.push_screen(again, lambda word: self._save(path) if word == "replace" else None)
+            else:
+                self._save(path)
+
+        self.push_screen(question, answered)
+
+    def _save(self, path: Path) -> None:
+        try:
+            save_plan(self.state.plan, path, self.state.root)
+        except UserError as error:
+            self.notify(str(error), severity="error", markup=False)
+        else:
+            self.notify(f"memplanner check --plan {printable(str(path))}", title="Saved; ask for it with", markup=False)
+
+    def action_copy(self) -> None:
+        """The command to the clipboard, and to be read."""
+        self.copy_to_clipboard(self.state.command)
+        self.notify(printable(self.state.command), title="Copied", markup=False)
+
+    def action_export(self) -> None:
+        """The screen as SVG and the report as Markdown, beside each other."""
+        plan = self.state.plan
+        svg = self.export_screenshot(title=printable(f"memplanner: {plan.model} on {device_word(plan)}"))
+        markdown = check_markdown(self.state.estimate, None, label=self.state.source.label)
+        try:
+            paths = save_report(svg, markdown, Path("memplanner-report"))
+        except UserError as error:
+            self.notify(str(error), severity="error", markup=False)
+        else:
+            self.notify(" and ".join(map(str, paths)), title="Exported", markup=False)
+
+    # -- the rest ------------------------------------------------------------------------------------------------
+
+    def action_help(self) -> None:
+        """Every key."""
+        self.push_screen(Help())
+
+    def action_toggle_dark(self) -> None:
+        """Dark or light."""
+        self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """The palette: the app's own commands before Textual's."""
+        for name, title in TABS.items():
+            yield SystemCommand(f"Go to {title}", f"The {title.lower()} tab", lambda name=name: self.action_tab(name))
+        yield SystemCommand("What would fit", "Changes that make the plan fit, largest values", self.action_what_fits)
+        yield SystemCommand("Save plan", "Write the plan as a TOML file", self.action_save)
+        yield SystemCommand("Copy command", "The command line that asks the same", self.action_copy)
+        yield SystemCommand("Export", "Screen as SVG, report as Markdown", self.action_export)
+        yield SystemCommand("Undo", "Take the last change back", self.action_undo)
+        for name in ("model", "--gpu", "--method", "--rank"):
+            title = title_of(name)
+            yield SystemCommand(f"Choose {title}", about(name), lambda name=name: self.action_ask(name))
+        yield from super().get_system_commands(screen)

@@ -1,0 +1,245 @@
+"""Pictures of finished estimates as styled text: bars, charts, the step's course. Nothing here predicts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.style import Style
+from rich.text import Text
+
+from memplanner.errors import printable
+from memplanner.prediction import Estimate
+from memplanner.report.page import fit, pad, wrap
+from memplanner.report.palette import (
+    ACCENT,
+    CATEGORY_COLOURS,
+    CATEGORY_GLYPHS,
+    MUTED,
+    ON_LIGHT,
+    VERDICT_COLOURS,
+)
+from memplanner.report.words import PHASE_WORDS, VERDICT_WORDS, share
+from memplanner.timeline import CATEGORIES, Category, Phase, TensorRow, Verdict
+from memplanner.units import format_bytes
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+LINE = "╌"
+_PARTS = (("allocated", "█", ACCENT), ("fragmentation", "▒", "#E69F00"), ("context", "░", "#CC79A7"))
+
+
+@dataclass(frozen=True, slots=True)
+class Ink:
+    """How things are drawn: with colours or with glyphs that do without; on a dark page or a light one."""
+
+    colour: bool = True
+    dark: bool = True
+
+    def style(self, colour: str, *, bold: bool = False) -> Style:
+        """A colour of the palette on this page."""
+        if not self.colour:
+            return Style(bold=bold)
+        return Style(color=colour if self.dark else ON_LIGHT.get(colour, colour), bold=bold)
+
+    def fill(self, category: Category) -> tuple[str, Style]:
+        """The glyph and style that stand for a category."""
+        return ("█" if self.colour else CATEGORY_GLYPHS[category]), self.style(CATEGORY_COLOURS[category])
+
+
+def verdict(estimate: Estimate, width: int, ink: Ink) -> Text:
+    """Two lines: the verdict with what is needed of what there is, and what is left."""
+    colour = VERDICT_COLOURS[estimate.verdict]
+    first = f"{VERDICT_WORDS[estimate.verdict]}: {format_bytes(estimate.device_bytes)} of "
+    first += format_bytes(estimate.limit_bytes)
+    left = format_bytes(abs(estimate.margin_bytes))
+    if estimate.margin_bytes < 0:
+        second = f"{left} too much, {share(-estimate.margin_bytes, estimate.limit_bytes)} over"
+    else:
+        second = f"{left} to spare, {share(estimate.margin_bytes, estimate.limit_bytes)}"
+        if estimate.verdict == "tight":
+            second += f" (±{format_bytes(estimate.error_margin_bytes)})"
+    text = Text(fit(first, width), style=ink.style(colour, bold=True))
+    return text.append("\n").append(fit(second, width), ink.style(colour))
+
+
+def device_bar(estimate: Estimate, width: int, ink: Ink) -> Text:
+    """The card as one bar (allocated, fragmentation, context, free), the limit marked, and its legend."""
+    sizes = (estimate.allocated_bytes, estimate.fragmentation_bytes, estimate.context_bytes)
+    whole = max(estimate.limit_bytes, estimate.device_bytes, 1)
+    bar, done, drawn = Text(), 0, 0
+    for size, (_, glyph, colour) in zip(sizes, _PARTS, strict=True):
+        done += size
+        end = round(done * width / whole)
+        bar.append((glyph if not ink.colour else "█") * (end - drawn), ink.style(colour))
+        drawn = end
+    bar.append("·" * (width - drawn), ink.style(MUTED))
+    limit = round(estimate.limit_bytes * width / whole)
+    if limit < width:
+        bar = bar[: max(limit - 1, 0)] + Text("┃", ink.style(VERDICT_COLOURS["does-not-fit"], bold=True)) + bar[limit:]
+    items = [
+        ("█" if ink.colour else glyph, colour, f"{name} {format_bytes(size, decimals=1)}")
+        for size, (name, glyph, colour) in zip(sizes, _PARTS, strict=True)
+    ]
+    items.append(("·", MUTED, f"free {format_bytes(max(estimate.margin_bytes, 0), decimals=1)}"))
+    lines = [bar, Text()]
+    for glyph, colour, words in items:
+        if lines[-1].cell_len and lines[-1].cell_len + 4 + len(words) > width:
+            lines.append(Text())
+        lines[-1].append("  " if lines[-1].cell_len else "").append(f"{glyph} ", ink.style(colour)).append(words)
+    return Text("\n").join(lines)
+
+
+def breakdown(estimate: Estimate, width: int, ink: Ink, *, rows: int = len(CATEGORIES)) -> Text:
+    """What is alive at the peak, by category, largest first; what there is no room for is summed up."""
+    title = f"Peak in {PHASE_WORDS[estimate.peak_phase]}: {format_bytes(estimate.allocated_bytes)} alive"
+    return categories(estimate.at_peak, width, ink, title=title, rows=rows)
+
+
+def categories(sizes: Mapping[Category, int], width: int, ink: Ink, *, title: str, rows: int) -> Text:
+    """A line per category: a bar, its bytes, its share."""
+    present = sorted(((c, sizes[c]) for c in CATEGORIES if sizes.get(c)), key=lambda item: -item[1])
+    shown = present if len(present) <= rows else present[: max(rows - 1, 0)]
+    total = sum(sizes.values())
+    most = present[0][1] if present else 1
+    room = max(width - 17 - 11 - 7, 0)
+    lines = [Text(fit(title, width), style="bold")]
+    for category, size in shown:
+        glyph, style = ink.fill(category)
+        line = Text().append(f"{glyph} ", style).append(pad(category.replace("_", " "), 16))
+        line.append(pad(format_bytes(size), 10, right=True)).append(pad(share(size, total), 7, right=True))
+        if room > 4:
+            line.append(" ").append(glyph * max(round(size * (room - 2) / most), 0), style)
+        lines.append(line)
+    if len(shown) < len(present):
+        rest = sum(size for _, size in present[len(shown) :])
+        line = Text("  ").append(pad(f"{len(present) - len(shown)} others", 16))
+        lines.append(line.append(pad(format_bytes(rest), 10, right=True)))
+    return Text("\n").join(lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A column of the chart: its name, bytes (None: not known yet) and verdict."""
+
+    name: str
+    size: int | None
+    verdict: Verdict = "fits"
+
+
+def bar_chart(title: str, bars: Sequence[Bar], limit: int, current: str, width: int, height: int, ink: Ink) -> Text:
+    """Device memory over a setting: a column per value, the card's line, the present value marked."""
+    height = max(height - 3, 1)
+    axis = 6
+    each = max((width - axis) // max(len(bars), 1), 2)
+    known = [bar.size for bar in bars if bar.size is not None]
+    top = max([limit, *known, 1])
+    line_at = min(int(limit / top * height * 0.999), height - 1)
+    lines = [Text(fit(title, width), style="bold")]
+    for row in reversed(range(height)):
+        label = ""
+        if row == line_at:
+            label = _gib(limit)
+        elif row == 0:
+            label = "0"
+        text = Text(pad(label, axis - 1, right=True), ink.style(MUTED)).append(" ")
+        for bar in bars:
+            eighths = 0 if bar.size is None else min(max(round(bar.size / top * height * 8) - row * 8, 0), 8)
+            cell = _EIGHTHS[eighths] if eighths else LINE if row == line_at else " "
+            colour = VERDICT_COLOURS[bar.verdict] if eighths else VERDICT_COLOURS["does-not-fit"]
+            bold = bar.name == current
+            body = cell * (each - 1) if eighths or cell == " " else LINE * (each - 1)
+            text.append(body, ink.style(colour, bold=bold)).append(LINE if row == line_at else " ", ink.style(MUTED))
+        lines.append(text)
+    names = Text(" " * axis)
+    for bar in bars:
+        name = bar.name if len(bar.name) < each else _short(bar.name)
+        names.append(pad(name, each - 1), "bold reverse" if bar.name == current else "").append(" ")
+    lines.append(names[:width])
+    return Text("\n").join(lines)
+
+
+def _short(number: str) -> str:
+    """1024 as "1k"."""
+    return f"{int(number) // 1024}k" if int(number) % 1024 == 0 else number
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f}G"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A stretch of the step: its phase and bytes by category at its highest moment."""
+
+    phase: Phase
+    size: int
+    by_category: Mapping[Category, int]
+
+
+def course(columns: Sequence[Column], room: int, cursor: int, height: int, ink: Ink) -> Text:
+    """The step from left to right, stacked by category; the card's room for tensors, the peak and the cursor marked."""
+    axis = 8
+    peak = max((column.size for column in columns), default=0)
+    near = 0 < room <= 1.6 * peak
+    top = max(peak, room if near else 0, 1)
+    body = max(height - 3, 1)
+    line_at = min(int(room / top * body * 0.999), body - 1) if near else -1
+    order = [c for c in CATEGORIES if any(column.by_category.get(c) for column in columns)]
+    ends: list[list[tuple[int, Category]]] = []
+    for column in columns:
+        done, inside = 0, []
+        for category in order:
+            done += column.by_category.get(category, 0)
+            inside.append((round(done / top * body), category))
+        ends.append(inside)
+    lines = []
+    for row in reversed(range(body)):
+        label = _gib(room) if row == line_at else _gib(top) if row == body - 1 else "0" if row == 0 else ""
+        text = Text(pad(label, axis - 1, right=True), ink.style(MUTED)).append(" ")
+        for i, inside in enumerate(ends):
+            here = [category for end, category in inside if row < end][:1]
+            if here:
+                glyph, style = ink.fill(here[0])
+            else:
+                glyph, style = (LINE if row == line_at else " "), ink.style(VERDICT_COLOURS["does-not-fit"])
+            if i == cursor:
+                glyph, style = ("▓", style + Style(dim=True)) if here else ("│", Style())
+            text.append(glyph, style)
+        lines.append(text)
+    at = next((i for i, column in enumerate(columns) if column.size == peak), 0)
+    marks = list(" " * len(columns))
+    if columns:
+        marks[at], marks[min(cursor, len(columns) - 1)] = "▲", "│" if cursor != at else "▲"
+    note = f" peak {format_bytes(peak)}"
+    if at + len(note) < len(columns):
+        for i, letter in enumerate(note, at + 1):
+            marks[i] = letter if marks[i] == " " else marks[i]
+    lines.append(Text(" " * axis + "".join(marks)))
+    lines.append(Text(" " * axis + phase_axis([column.phase for column in columns]), ink.style(MUTED)))
+    return Text("\n").join(lines)
+
+
+def phase_axis(phases: Sequence[Phase]) -> str:
+    """The phases' names, each where it begins."""
+    axis, start = "", 0
+    for i in range(1, len(phases) + 1):
+        if i == len(phases) or phases[i] != phases[start]:
+            axis += pad("│" + phases[start], i - start)
+            start = i
+    return axis
+
+
+def tensors(rows: Sequence[TensorRow], width: int, ink: Ink, *, most: int = 60) -> Text:
+    """Rows of the ledger, each with its why under it."""
+    total = sum(row.bytes for row in rows)
+    lines = []
+    for row in rows[:most]:
+        glyph, style = ink.fill(row.category)
+        shape = " × ".join(map(str, row.shape)) or "scalar"
+        count = f"{row.count} × " if row.count > 1 else ""
+        head = f"{printable(row.name)}: {count}({shape}) {row.dtype}"
+        line = Text(pad(format_bytes(row.bytes), 10, right=True)).append(pad(share(row.bytes, total), 7, right=True))
+        line.append(f" {glyph} ", style).append(fit(head, max(width - 20, 8)), "bold")
+        lines.append(line)
+        lines += [Text(" " * 20 + why, ink.style(MUTED)) for why in wrap(row.why, max(width - 20, 20))]
+    if len(rows) > most:
+        lines.append(Text(f"{len(rows) - most} smaller ones more"))
+    return Text("\n").join(lines)

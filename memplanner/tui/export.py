@@ -1,0 +1,77 @@
+"""What leaves the interface: plan files and reports. Nothing there is written over without being asked."""
+
+from pathlib import Path
+from typing import Any
+
+from memplanner.plan import TrainingPlan
+from memplanner.plan_file import merge
+from memplanner.problems import show
+from memplanner.profiles import find_model
+from memplanner.reading import wrong
+from memplanner.report.words import device_word
+
+
+def plan_table(plan: TrainingPlan, root: Path) -> dict[str, Any]:
+    """The plan as a file's table: what is not at its default, with every kind named; a model's path made absolute."""
+    table = plan.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    for name in ("method", "optimizer"):
+        table[name] = {"kind": getattr(plan, name).kind, **table.get(name, {})}
+    if "loss" in table.get("step", {}):
+        table["step"]["loss"]["kind"] = plan.step.loss.kind
+    table["device"] = device_word(plan)
+    table["model"] = _anywhere(plan.model, root)
+    assert merge(table, {}, where="plan") == plan.model_copy(update={"model": table["model"]})
+    return table
+
+
+def _anywhere(model: str, root: Path) -> str:
+    """A model's name, or the absolute path of the user's own."""
+    if find_model(model, root).parameters is not None:
+        return model
+    return str((root / Path(model).expanduser()).absolute())
+
+
+def save_plan(plan: TrainingPlan, path: Path, root: Path) -> None:
+    """Write the plan as TOML; UserError where that cannot be done."""
+    import tomli_w
+
+    comment = "# A training plan. `memplanner check --plan FILE` says whether it fits.\n"
+    _write(path, comment + tomli_w.dumps(plan_table(plan, root)))
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise wrong(show(str(path)), f"cannot be written: {reason}") from None
+
+
+def save_report(svg: str, markdown: str, stem: Path) -> tuple[Path, Path]:
+    """The screen as SVG and the plan's report as Markdown, under the next free name; the two paths."""
+    number = 1
+    while True:
+        name = stem.name if number == 1 else f"{stem.name}-{number}"
+        paths = stem.with_name(f"{name}.svg"), stem.with_name(f"{name}.md")
+        if not any(path.exists() for path in paths):
+            break
+        number += 1
+    _write(paths[0], svg)
+    _write(paths[1], markdown)
+    return paths
+
+
+def can_be_saved(text: str) -> str:
+    """What is wrong with a file name, or ""."""
+    if not text:
+        return "a file needs a name"
+    path = Path(text).expanduser()
+    try:
+        if path.is_dir():
+            return f"{show(text)} is a directory"
+    except (OSError, ValueError) as error:
+        return f"{show(text)}: {error}"
+    return "" if path.suffix == ".toml" else "a plan file's name ends in .toml"

@@ -1,0 +1,142 @@
+"""Methods side by side at equal settings, and cards side by side for this plan."""
+
+from collections.abc import Callable, Iterator
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.message import Message
+from textual.widgets import DataTable, Static
+
+from memplanner.errors import UserError
+from memplanner.fields import choices
+from memplanner.methods.settings import LowRank
+from memplanner.plan import TrainingPlan
+from memplanner.prediction import Estimate
+from memplanner.profiles import all_gpus
+from memplanner.report.palette import VERDICT_COLOURS
+from memplanner.report.words import VERDICT_WORDS, device_word
+from memplanner.tui.drawing import Ink
+from memplanner.tui.state import Flags, PlanState
+from memplanner.units import format_bytes, format_count
+
+
+class Load(Message):
+    """The plan is to get these flags, and to be shown."""
+
+    def __init__(self, flags: Flags) -> None:
+        super().__init__()
+        self.flags = flags
+
+
+class ComparePane(Vertical):
+    """The third tab."""
+
+    def __init__(self, state: PlanState) -> None:
+        super().__init__(id="compare-pane")
+        self.state = state
+        self._flags: dict[str, Flags] = {}
+        self._shown: object = None
+
+    @property
+    def ink(self) -> Ink:
+        """How the app draws at present."""
+        return self.app.ink  # type: ignore[attr-defined, no-any-return]
+
+    def compose(self) -> ComposeResult:
+        """Two tables."""
+        yield Static(id="methods-heading", classes="heading")
+        yield DataTable(id="methods", cursor_type="row")
+        yield Static("Cards, for this plan (Enter takes one over)", classes="heading")
+        yield DataTable(id="cards", cursor_type="row")
+
+    def on_mount(self) -> None:
+        """Titles."""
+        for table, titles in (
+            ("#methods", ("Method", "", "Device", "To spare", "Allocated", "Peak in", "Trained")),
+            ("#cards", ("Card", "", "Device", "To spare", "Limit", "Allocated")),
+        ):
+            self.query_one(table, DataTable).add_columns(*titles)
+
+    def show(self) -> None:
+        """Work both tables out anew, where the plan is another one."""
+        if self._shown != self.state.plan:
+            self._shown = self.state.plan
+            self._fill()
+
+    @work(exclusive=True, group="compare")
+    async def _fill(self) -> None:
+        """One row at a time, so that keys are answered in between."""
+        import asyncio
+
+        self._flags.clear()
+        plan = self.state.plan
+        rank = "rank 8" if plan.method.kind == "full" else f"rank {plan.method.rank}"
+        heading = f"Methods at {rank}, everything else equal (Enter takes one over)"
+        self.query_one("#methods-heading", Static).update(heading)
+        for table, lines in (("#methods", self._methods()), ("#cards", self._cards())):
+            rows = self.query_one(table, DataTable)
+            rows.clear()
+            for name, flags, cells in lines:
+                if not rows.is_attached:
+                    return
+                self._flags[name] = flags
+                rows.add_row(*cells, key=name)
+                if name in (plan.method.kind, device_word(plan)):
+                    rows.move_cursor(row=rows.row_count - 1)
+                await asyncio.sleep(0.001)
+
+    def _methods(self) -> Iterator[tuple[str, Flags, list[Text]]]:
+        plan = self.state.plan
+        rank = str(LowRank().rank if plan.method.kind == "full" else plan.method.rank)
+        for method in choices(TrainingPlan, "method"):
+            flags: Flags = {"--method": method}
+            if method != "full":
+                flags["--rank"] = rank
+            yield method, flags, self._cells(flags, self._method_cells, method)
+
+    def _cards(self) -> Iterator[tuple[str, Flags, list[Text]]]:
+        for gpu in sorted(all_gpus(), key=lambda gpu: (gpu.total.bytes, gpu.id)):
+            flags: Flags = {"--gpu": gpu.id}
+            yield gpu.id, flags, self._cells(flags, self._card_cells, gpu.id)
+
+    def _cells(self, changes: Flags, cells: Callable[[Estimate], list[Text]], *first: str) -> list[Text]:
+        names = [Text(word or "–") for word in first]
+        try:
+            return names + cells(self.state.predict(self.state.merged(changes)))
+        except UserError as error:
+            return [*names, Text("no plan", "dim"), Text(error.problems[0].message, "dim")]
+
+    def _verdict(self, estimate: Estimate) -> Text:
+        style = self.ink.style(VERDICT_COLOURS[estimate.verdict])
+        return Text(VERDICT_WORDS[estimate.verdict].lower(), style)
+
+    def _method_cells(self, estimate: Estimate) -> list[Text]:
+        return [
+            self._verdict(estimate),
+            _right(format_bytes(estimate.device_bytes)),
+            _right(format_bytes(estimate.margin_bytes)),
+            _right(format_bytes(estimate.allocated_bytes)),
+            Text(estimate.peak_phase),
+            _right(format_count(estimate.num_trainable)),
+        ]
+
+    def _card_cells(self, estimate: Estimate) -> list[Text]:
+        return [
+            self._verdict(estimate),
+            _right(format_bytes(estimate.device_bytes)),
+            _right(format_bytes(estimate.margin_bytes)),
+            _right(format_bytes(estimate.limit_bytes)),
+            _right(format_bytes(estimate.allocated_bytes)),
+        ]
+
+    @on(DataTable.RowSelected)
+    def take(self, event: DataTable.RowSelected) -> None:
+        """Enter: the row's method or card becomes the plan's."""
+        if event.row_key.value in self._flags:
+            self.post_message(Load(self._flags[event.row_key.value]))
+
+
+def _right(text: str) -> Text:
+    return Text(text, justify="right")

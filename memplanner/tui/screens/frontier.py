@@ -1,0 +1,195 @@
+"""What fits this card: rank, batch × the plan's sequence, optimizer bits, checkpointing, worked out beside the rest."""
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.widgets import DataTable, ProgressBar, Static
+from textual.worker import get_current_worker
+
+from memplanner.errors import UserError
+from memplanner.prediction import Predictor
+from memplanner.report.palette import VERDICT_COLOURS
+from memplanner.report.words import VERDICT_WORDS, device_word
+from memplanner.solve.sweep import Axis, Point, Sweep, sweep
+from memplanner.tui.drawing import Ink
+from memplanner.tui.screens.compare import Load
+from memplanner.tui.state import PlanState
+from memplanner.units import format_bytes
+
+TITLES = ("Rank", "Batch", "Tokens", "Bits", "Checkpointing", "", "Device", "To spare")
+BATCHES = 7
+"""Batch sizes by factors of two."""
+
+
+class _CancelledError(Exception):
+    """The plan has changed meanwhile."""
+
+
+class FrontierPane(Vertical):
+    """The fourth tab."""
+
+    BINDINGS = [
+        Binding("o", "sort", "Sort"),
+        Binding("a", "all", "All or frontier"),
+    ]
+
+    def __init__(self, state: PlanState) -> None:
+        super().__init__(id="frontier-pane")
+        self.state = state
+        self.found: Sweep | None = None
+        self.everything = False
+        self.sorted_by = 2
+        self.falling = True
+        self._points: dict[str, Point] = {}
+        self._shown: object = None
+
+    @property
+    def ink(self) -> Ink:
+        """How the app draws at present."""
+        return self.app.ink  # type: ignore[attr-defined, no-any-return]
+
+    def compose(self) -> ComposeResult:
+        """A heading, the progress, the table."""
+        yield Static(id="frontier-heading", classes="heading")
+        yield ProgressBar(id="frontier-progress", show_eta=False)
+        yield DataTable(id="frontier", cursor_type="row")
+
+    def on_mount(self) -> None:
+        """Titles."""
+        table = self.query_one(DataTable)
+        for title in TITLES:
+            table.add_column(title, key=title or "verdict")
+
+    def show(self) -> None:
+        """Begin anew, where the plan is another one."""
+        if self._shown != self.state.plan:
+            self._shown = self.state.plan
+            self.found = None
+            self.query_one(DataTable).clear()
+            self._search()
+
+    def axes(self) -> list[Axis]:
+        """Around the present plan: what its method has, up to what makes sense."""
+        plan, state = self.state.plan, self.state
+        axes = []
+        if plan.method.kind != "full":
+            ranks = {1 << n for n in range(2, 21) if 1 << n <= state.ceiling("--rank")} | {plan.method.rank}
+            axes.append(Axis(name="--rank", values=tuple(map(str, sorted(ranks)))))
+        batches = {1 << n for n in range(BATCHES)} | {plan.step.batch_size}
+        axes.append(Axis(name="--batch-size", values=tuple(map(str, sorted(batches)))))
+        if plan.optimizer.kind in ("adamw", "adamw-8bit"):
+            axes.append(Axis(name="--optimizer-bits", values=("8", "32")))
+        axes.append(Axis(name="--checkpointing", values=("none", "full")))
+        return axes
+
+    @work(exclusive=True, thread=True, group="frontier")
+    def _search(self) -> None:
+        """Predict every combination beside the interface."""
+        worker = get_current_worker()
+        axes = self.axes()
+        total, done = 1, 0
+        for axis in axes:
+            total *= len(axis.values)
+        table = self.state.plan.model_dump(mode="json")
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if worker.is_cancelled:
+                raise _CancelledError
+            if done % 8 == 0 or done == total:
+                self.app.call_from_thread(self._progress, done, total)
+
+        try:
+            found = sweep(table, {}, axes, Predictor(self.state.root), where="plan", advance=advance)
+        except (_CancelledError, UserError):
+            return
+        if not worker.is_cancelled:
+            self.app.call_from_thread(self._done, found)
+
+    def _progress(self, done: int, total: int) -> None:
+        self.query_one(ProgressBar).update(total=total, progress=done)
+        self.query_one("#frontier-progress").display = done < total
+        self.query_one("#frontier-heading", Static).update(f"{done} of {total} plans tried …")
+
+    def _done(self, found: Sweep) -> None:
+        self.found = found
+        self.fill()
+
+    def fill(self) -> None:
+        """The table as sorted and narrowed."""
+        found, table = self.found, self.query_one(DataTable)
+        if found is None:
+            return
+        self.query_one("#frontier-progress").display = False
+        frontier = found.frontier()
+        fitting = [point for point in found.points if point.verdict != "does-not-fit"]
+        points = fitting if self.everything else list(frontier)
+        device = device_word(self.state.plan)
+        what = f"All {len(points)} that fit {device}" if self.everything else f"The frontier on {device}: {len(points)}"
+        tail = "" if self.everything else f" of {len(fitting)} that fit; to have more of one, give up some of another"
+        self.query_one("#frontier-heading", Static).update(f"{what}{tail} (Enter takes one over)")
+        lines = [(self._cells(point), point) for point in points]
+        lines.sort(key=lambda line: line[0][self.sorted_by][0], reverse=self.falling)
+        table.clear()
+        self._points = {}
+        for number, (cells, point) in enumerate(lines):
+            self._points[str(number)] = point
+            table.add_row(*(text for _, text in cells), key=str(number))
+
+    def _cells(self, point: Point) -> list[tuple[float | str, Text]]:
+        """(what it is sorted by, what is shown) per column."""
+        assert self.found is not None
+        values = {axis.name: str(v) for axis, v in zip(self.found.axes, point.values, strict=True)}
+        rank = values.get("--rank", "")
+        batch = int(values["--batch-size"])
+        tokens = batch * self.state.plan.step.seq_len
+        bits, checkpointing = values.get("--optimizer-bits", ""), values["--checkpointing"]
+        style = self.ink.style(VERDICT_COLOURS[point.verdict])
+        device = point.least_device_bytes
+        return [
+            (float(rank or 0), _right(rank or "–")),
+            (float(batch), _right(str(batch))),
+            (float(tokens), _right(str(tokens))),
+            (float(bits or 0), _right(bits or "–")),
+            (checkpointing, Text(checkpointing)),
+            (point.verdict, Text(VERDICT_WORDS[point.verdict].lower(), style)),
+            (float(device), _right(format_bytes(device))),
+            (float(point.margin_bytes), _right(format_bytes(point.margin_bytes))),
+        ]
+
+    def action_sort(self) -> None:
+        """By the next column, falling; the last is followed by the first."""
+        self.sort_by((self.sorted_by + 1) % len(TITLES), falling=True)
+
+    def action_all(self) -> None:
+        """All that fit, or the frontier alone."""
+        self.everything = not self.everything
+        self.fill()
+
+    def sort_by(self, column: int, *, falling: bool) -> None:
+        """Sort and say so in the titles."""
+        self.sorted_by, self.falling = column, falling
+        table = self.query_one(DataTable)
+        for i, (title, shown) in enumerate(zip(TITLES, table.ordered_columns, strict=True)):
+            shown.label = Text(f"{title} {'▼' if falling else '▲'}" if i == column else title)
+        self.fill()
+
+    @on(DataTable.HeaderSelected)
+    def sort_clicked(self, event: DataTable.HeaderSelected) -> None:
+        """A click on a title; a second one turns the order around."""
+        again = event.column_index == self.sorted_by
+        self.sort_by(event.column_index, falling=not self.falling if again else True)
+
+    @on(DataTable.RowSelected)
+    def take(self, event: DataTable.RowSelected) -> None:
+        """Enter: the row becomes the plan."""
+        point = self._points.get(str(event.row_key.value))
+        if point is not None:
+            self.post_message(Load(dict(point.flags)))
+
+
+def _right(text: str) -> Text:
+    return Text(text, justify="right")

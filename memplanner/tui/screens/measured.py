@@ -1,0 +1,254 @@
+"""Recorded runs beside what is predicted of them; and a run of the present plan, here and now."""
+
+import importlib.util
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import cast
+
+from rich.text import Text
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical, VerticalScroll
+from textual.widgets import DataTable, Static
+from textual.worker import get_current_worker
+
+from memplanner.errors import UserError, printable
+from memplanner.measurement import Backend, Measurement, load_measurement
+from memplanner.report.page import fit, pad
+from memplanner.report.palette import ACCENT, MUTED
+from memplanner.report.words import PHASE_WORDS, device_word, method_words
+from memplanner.suite.definition import Case
+from memplanner.suite.runner import run_cases
+from memplanner.tui.drawing import Ink
+from memplanner.tui.state import Choice, PlanState
+from memplanner.tui.widgets.ask import Ask
+from memplanner.units import format_bytes
+from memplanner.validation.records import compare_record, records_in
+from memplanner.validation.rows import Row, Validation
+
+BACKENDS: dict[str, str] = {
+    "cuda": "this machine's GPU: real steps, the allocator's own figures",
+    "cpu": "this machine's processor: real steps; wants the plan's bytes as RAM",
+    "fake": "tensors without data: exact live bytes, on any machine, in seconds",
+}
+
+
+class MeasuredPane(Vertical):
+    """The fifth tab. folder: where records are read from and, with `keep`, written to."""
+
+    BINDINGS = [
+        Binding("p", "run", "Run this plan"),
+        Binding("x", "cancel", "Cancel the run"),
+    ]
+
+    def __init__(self, state: PlanState, folder: Path | None) -> None:
+        super().__init__(id="measured-pane")
+        self.state = state
+        self.folder = folder
+        self.records: list[Measurement] = []
+        self.unreadable: list[str] = []
+        self.running = ""
+        self.began = 0.0
+        self._stop = False
+        self._loaded = False
+
+    @property
+    def ink(self) -> Ink:
+        """How the app draws at present."""
+        return self.app.ink  # type: ignore[attr-defined, no-any-return]
+
+    def compose(self) -> ComposeResult:
+        """What goes on, the runs, the chosen run's figures."""
+        yield Static(id="measured-status", classes="heading")
+        yield DataTable(id="records", cursor_type="row")
+        with VerticalScroll(id="record-scroll"):
+            yield Static(id="record")
+
+    def on_mount(self) -> None:
+        """Titles, and a clock for a run."""
+        self.query_one(DataTable).add_columns("Run", "On", "Method", "Batch", "Measured", "Predicted", "Error")
+        self.set_interval(0.5, self._tick)
+
+    def show(self) -> None:
+        """Read the folder's records, once."""
+        if not self._loaded:
+            self._loaded = True
+            self._read()
+        self._fill()
+
+    def _read(self) -> None:
+        if self.folder is None or not self.folder.exists():
+            return
+        try:
+            paths = records_in([str(self.folder.absolute())], Path())
+        except UserError:
+            return  # an empty folder holds no records yet
+        for path in paths:
+            try:
+                self.records.append(load_measurement(path))
+            except UserError as error:
+                self.unreadable.append(str(error.problems[0]))
+
+    def compared(self, record: Measurement) -> Validation:
+        """The record's figures beside a prediction's."""
+        found = Validation()
+        with tempfile.TemporaryDirectory() as scratch:
+            compare_record(found, record, Path(scratch))
+        return found
+
+    def _fill(self) -> None:
+        table = self.query_one(DataTable)
+        table.clear()
+        for number, record in enumerate(self.records):
+            rows = self.compared(record).rows
+            peak = next((row for row in rows if row.metric == "allocated"), None)
+            plan = record.plan
+            on = record.environment.gpu or {"cpu": "CPU", "fake": "fake tensors"}.get(record.backend, record.backend)
+            table.add_row(
+                Text(printable(record.id)),
+                Text(printable(on)),
+                Text(method_words(plan) if plan is not None else "–"),
+                Text(f"{plan.step.batch_size} × {plan.step.seq_len}" if plan is not None else "–"),
+                _right(format_bytes(peak.measured_bytes) if peak else record.outcome.status),
+                _right(format_bytes(peak.predicted_bytes) if peak else "–"),
+                _right(f"{peak.error:+.2%}" if peak else "–"),
+                key=str(number),
+            )
+        self._say_status()
+        self._detail(table.cursor_row)
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        """The chosen run's figures below."""
+        self._detail(event.cursor_row)
+
+    def _detail(self, number: int) -> None:
+        found = self.query_one("#record", Static)
+        if not 0 <= number < len(self.records):
+            said = [
+                "No run to show. p runs the present plan on this machine, and lays what it took over the prediction.",
+                *(f"Not read: {problem}" for problem in self.unreadable),
+            ]
+            found.update(Text("\n".join(map(printable, said)), "dim"))
+            return
+        record = self.records[number]
+        compared = self.compared(record)
+        width = max(self.query_one("#record-scroll").size.width - 2, 40)
+        lines = [Text(fit(f"{record.id}: {record.outcome.status}. {record.outcome.message}".strip(), width), "bold")]
+        lines += [Text(printable(skipped.reason), "dim") for skipped in compared.skipped]
+        lines += self._overlay(compared.rows, width)
+        found.update(Text("\n").join(lines))
+
+    def _overlay(self, rows: list[Row], width: int) -> list[Text]:
+        """Per figure two bars: measured over predicted."""
+        most = max((max(row.measured_bytes, row.predicted_bytes) for row in rows), default=1) or 1
+        room = max(width - 24 - 12 - 10, 8)
+        lines = []
+        for row in rows:
+            name = PHASE_WORDS.get(row.metric, row.metric)
+            ours, theirs = round(row.predicted_bytes * room / most), round(row.measured_bytes * room / most)
+            line = Text(pad(name, 23) + " ").append("█" * theirs + " " * (room - theirs), self.ink.style(ACCENT))
+            line.append(f" {pad(format_bytes(row.measured_bytes), 11, right=True)} measured")
+            lines.append(line)
+            line = Text(" " * 24).append("▒" * ours + " " * (room - ours), self.ink.style(MUTED))
+            error = "" if row.measured_bytes == 0 else f" {row.error:+.2%}"
+            line.append(f" {pad(format_bytes(row.predicted_bytes), 11, right=True)}{error}", "dim")
+            lines.append(line)
+        return lines
+
+    def _tick(self) -> None:
+        if self.running:
+            self._say_status()
+
+    def _say_status(self) -> None:
+        status = self.query_one("#measured-status", Static)
+        if self.running:
+            words = f"{self.running} … {time.monotonic() - self.began:.0f} s (x cancels)"
+        else:
+            where = f" from {self.folder}" if self.folder is not None else ""
+            words = f"{len(self.records)} runs{where}. p runs the present plan: {self._plan_words()}"
+        status.update(Text(printable(words)))
+
+    def _plan_words(self) -> str:
+        plan = self.state.plan
+        return f"{plan.model}, {method_words(plan)}, batch {plan.step.batch_size} × {plan.step.seq_len}"
+
+    def action_run(self) -> None:
+        """Ask where, then run."""
+        if self.running:
+            self.notify("One run at a time: x cancels it", severity="warning")
+            return
+        if importlib.util.find_spec("torch") is None:
+            self.notify("A run needs torch: pip install 'memplanner[live]'", severity="error", markup=False)
+            return
+        first = "cuda" if shutil.which("nvidia-smi") else "fake"
+        choices = [Choice(value=name, about=words) for name, words in BACKENDS.items()]
+        question = Ask(f"Run {self._plan_words()} on", choices=choices, value=first)
+        self.app.push_screen(question, self._begin)
+
+    def _begin(self, backend: str | None) -> None:
+        if backend is not None:
+            self._stop = False
+            self.running = f"Running on {backend}"
+            self.began = time.monotonic()
+            self._run(backend)
+
+    def action_cancel(self) -> None:
+        """Stop the run; its process is killed."""
+        if self.running:
+            self._stop = True
+            self.running = "Cancelling"
+
+    def on_unmount(self) -> None:
+        """A run ends with the app."""
+        self._stop = True
+
+    @work(thread=True, group="run")
+    def _run(self, backend: str) -> None:
+        """The plan's steps in a process of their own."""
+        worker = get_current_worker()
+        plan = self.state.plan
+        name = f"{Path(plan.model).stem}-{plan.method.kind}-{device_word(plan)}".replace("/", "-").replace(" ", "")
+
+        def stopped() -> bool:
+            return self._stop or worker.is_cancelled
+
+        def run_into(folder: Path) -> None:
+            case = Case(id=_free(folder, f"{name}-{backend}"), plan=plan, root=self.state.root)
+            for event in run_cases([case], cast(Backend, backend), folder, again=True, stopped=stopped):
+                if event.what == "done" and event.record is not None:
+                    self.app.call_from_thread(self._done, event.record)
+                elif event.what == "left":
+                    self.app.call_from_thread(self._done, None)
+
+        if self.folder is not None:
+            run_into(self.folder)
+        else:
+            with tempfile.TemporaryDirectory() as scratch:
+                run_into(Path(scratch))
+
+    def _done(self, record: Measurement | None) -> None:
+        self.running = ""
+        if record is None:
+            self.notify("Cancelled")
+        else:
+            self.records.insert(0, record)
+            if record.outcome.status != "completed":
+                text = f"{record.outcome.status}: {record.outcome.message}"
+                self.notify(printable(text), severity="warning", markup=False)
+        self._fill()
+        self.query_one(DataTable).move_cursor(row=0)
+
+
+def _free(folder: Path, name: str) -> str:
+    """A record name that is not taken."""
+    number = 1
+    while (folder / (f"{name}.json" if number == 1 else f"{name}-{number}.json")).exists():
+        number += 1
+    return name if number == 1 else f"{name}-{number}"
+
+
+def _right(text: str) -> Text:
+    return Text(text, justify="right")

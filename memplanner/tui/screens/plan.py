@@ -1,0 +1,152 @@
+"""The plan: its fields on the left; what comes of them on the right."""
+
+import time
+
+from rich.text import Text
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical
+from textual.events import Resize
+from textual.widgets import Static
+from textual.worker import Worker, get_current_worker
+
+from memplanner.errors import UserError
+from memplanner.plan_file import merge
+from memplanner.prediction import Predictor
+from memplanner.report.words import device_word
+from memplanner.tui.drawing import Bar, Ink, bar_chart, breakdown, device_bar, verdict
+from memplanner.tui.state import PlanState, value_in
+from memplanner.tui.widgets.fields import Field, FieldList
+
+PAUSE_S = 0.12
+"""Seconds after the last change before the chart's other columns are worked out, and between showing some."""
+
+
+class PlanPane(Horizontal):
+    """The first tab."""
+
+    BINDINGS = [Binding("backspace", "nothing", "Reset field", key_display="⌫", show=True)]
+
+    def __init__(self, state: PlanState) -> None:
+        super().__init__(id="plan-pane")
+        self.state = state
+        self._bars: list[Bar] = []
+        self._axis = "--rank"
+        self._heights: dict[str, int] = {}
+        self._answering = False
+
+    def compose(self) -> ComposeResult:
+        """Fields; verdict, bar, breakdown, chart."""
+        yield FieldList(self.state)
+        with Vertical(id="answer"):
+            yield Static(id="verdict")
+            yield Static(id="bar")
+            yield Static(id="breakdown")
+            yield Static(id="chart")
+
+    def on_mount(self) -> None:
+        """The model's field first."""
+        self.query(Field).first().focus()
+
+    def on_resize(self, event: Resize) -> None:
+        """Draw for the new size."""
+        self.call_after_refresh(self.show)
+
+    @property
+    def ink(self) -> Ink:
+        """How the app draws at present."""
+        return self.app.ink  # type: ignore[attr-defined, no-any-return]
+
+    def show(self) -> None:
+        """Draw the fields at once, what comes of them after that, and the chart's other columns last."""
+        self.query_one(FieldList).redraw()
+        if not self._answering:
+            self._answering = True
+            self.call_after_refresh(self._answer)
+
+    def _answer(self) -> None:
+        self._answering = False
+        estimate = self.state.estimate
+        answer = self.query_one("#answer")
+        width, height = max(answer.size.width - 2, 20), answer.size.height
+        if not height:
+            return
+        head = verdict(estimate, width, self.ink)
+        if self.state.problems:
+            head.stylize("dim")
+            head.append("  (of the last plan without problems)", "dim italic")
+        bar = device_bar(estimate, width, self.ink)
+        used = 2 + str(bar).count("\n") + 1 + 2  # the verdict, the bar, two blank lines
+        chart = min(max((height - used) * 2 // 5, 7), 18)
+        present = sum(1 for size in estimate.at_peak.values() if size)
+        rows = min(max(height - used - chart - 1, 3), present)
+        self._put("#verdict", head)
+        self._put("#bar", bar)
+        self._put("#breakdown", breakdown(estimate, width, self.ink, rows=rows))
+        self._chart_size = (width, max(height - used - rows - 1, 5))
+        self._begin_chart()
+
+    def _begin_chart(self) -> None:
+        """Put up the columns with what is known of them, and have the others worked out."""
+        state, plan = self.state, self.state.plan
+        self._axis = "--rank" if plan.method.kind != "full" else "--batch-size"
+        now = value_in(plan, self._axis)
+        values = {1 << n for n in range(2, 21) if 1 << n <= state.ceiling(self._axis)}
+        if self._axis == "--batch-size":
+            values = {1 << n for n in range(8)}
+        ordered = sorted({*values, int(now)})
+        keep = max(self._chart_size[0] // 4 - 2, 4)
+        if len(ordered) > keep:  # the smallest say least
+            ordered = sorted({*ordered[-keep:], int(now)})
+        own = Bar(name=now, size=state.estimate.device_bytes, verdict=state.estimate.verdict)
+        self._bars = [own if str(v) == now else Bar(name=str(v), size=None) for v in ordered]
+        self._draw_chart()
+        self._work_out_chart()
+
+    def _draw_chart(self) -> None:
+        estimate, plan = self.state.estimate, self.state.plan
+        name = "rank" if self._axis == "--rank" else "batch size"
+        title = f"Device memory by {name}, {device_word(plan)}'s limit"
+        width, height = self._chart_size
+        now = value_in(plan, self._axis)
+        chart = bar_chart(title, self._bars, estimate.limit_bytes, now, width, height, self.ink)
+        self._put("#chart", chart)
+
+    def _put(self, where: str, text: Text) -> None:
+        """Show a text; the others move only where it gets another height."""
+        for place in self.query(where).results(Static):  # none, once the app is closing
+            height = text.plain.count("\n")
+            place.update(text, layout=height != self._heights.get(where))
+            self._heights[where] = height
+
+    @work(exclusive=True, thread=True, group="chart")
+    def _work_out_chart(self) -> None:
+        """One column at a time, beside the interface."""
+        worker = get_current_worker()
+        time.sleep(PAUSE_S)
+        predictor, axis = Predictor(self.state.root), self._axis
+        table = self.state.plan.model_dump(mode="json")
+        found: list[Bar] = []
+        shown = time.monotonic()
+        for bar in [bar for bar in self._bars if bar.size is None]:
+            if worker.is_cancelled:
+                return
+            try:
+                estimate = predictor(merge(table, {axis: bar.name}, where="plan"))
+            except UserError:
+                continue  # no plan: its column stays empty
+            least = estimate.allocated_bytes + estimate.context_bytes
+            size = least if estimate.is_hopeless else estimate.device_bytes
+            found.append(Bar(name=bar.name, size=size, verdict=estimate.verdict))
+            if time.monotonic() - shown > PAUSE_S:
+                self.app.call_from_thread(self._add_bars, worker, found)
+                found, shown = [], time.monotonic()
+        self.app.call_from_thread(self._add_bars, worker, found)
+
+    def _add_bars(self, worker: Worker[None], found: list[Bar]) -> None:
+        if worker.is_cancelled:
+            return
+        known = {bar.name: bar for bar in found}
+        self._bars = [known.get(bar.name, bar) if bar.size is None else bar for bar in self._bars]
+        self._draw_chart()

@@ -1,0 +1,115 @@
+"""The step from left to right: what is alive when."""
+
+from rich.text import Text
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical, VerticalScroll
+from textual.widget import Widget
+from textual.widgets import Static
+
+from memplanner.prediction.replay import Moment
+from memplanner.report.words import PHASE_WORDS
+from memplanner.timeline import Phase
+from memplanner.tui.drawing import Column, Ink, course, tensors
+from memplanner.tui.state import PlanState
+from memplanner.units import format_bytes
+
+AXIS = 8
+
+
+class Course(Widget, can_focus=True):
+    """The picture with its cursor."""
+
+    BINDINGS = [
+        Binding("left", "move(-1)", "Cursor", key_display="←→"),
+        Binding("right", "move(1)", "Later", show=False),
+        Binding("shift+left,pageup", "move(-10)", "Back", show=False),
+        Binding("shift+right,pagedown", "move(10)", "On", show=False),
+        Binding("home", "move(-100000)", "Start", show=False),
+        Binding("end", "move(100000)", "End", show=False),
+        Binding("g", "peak", "Go to the peak"),
+    ]
+
+    def __init__(self, pane: "TimelinePane") -> None:
+        super().__init__(id="course")
+        self.pane = pane
+
+    def render(self) -> Text:
+        """The columns at this size."""
+        pane = self.pane
+        return course(pane.columns, pane.room, pane.cursor, self.size.height, pane.ink)
+
+    def on_click(self, event: events.Click) -> None:
+        """A click sets the cursor."""
+        self.focus()
+        self.pane.move_to(event.x - AXIS)
+
+    def action_move(self, steps: int) -> None:
+        """Left and right."""
+        self.pane.move_to(self.pane.cursor + steps)
+
+    def action_peak(self) -> None:
+        """To the highest column."""
+        self.pane.to_peak()
+
+
+class TimelinePane(Vertical):
+    """The second tab."""
+
+    def __init__(self, state: PlanState) -> None:
+        super().__init__(id="timeline-pane")
+        self.state = state
+        self.columns: list[Column] = []
+        self.moments: list[tuple[Phase, int, Moment | None]] = []
+        self.cursor = 0
+        self.room = 0
+
+    @property
+    def ink(self) -> Ink:
+        """How the app draws at present."""
+        return self.app.ink  # type: ignore[attr-defined, no-any-return]
+
+    def compose(self) -> ComposeResult:
+        """The picture, what is alive at the cursor."""
+        yield Course(self)
+        yield Static(id="moment")
+        with VerticalScroll(id="alive-scroll"):
+            yield Static(id="alive")
+
+    def on_resize(self) -> None:
+        """As many columns as there is room for."""
+        self.call_after_refresh(self.show)
+
+    def show(self) -> None:
+        """Read the step off the estimate, the cursor at its peak."""
+        width = self.query_one(Course).size.width - AXIS - 1
+        if width < 8:
+            return
+        estimate = self.state.estimate
+        self.moments = list(estimate.course(width))
+        self.columns = [
+            Column(phase=phase, size=size, by_category=estimate.by_category(moment))
+            for phase, size, moment in self.moments
+        ]
+        self.room = estimate.limit_bytes - (estimate.device_bytes - estimate.allocated_bytes)
+        self.to_peak()
+
+    def to_peak(self) -> None:
+        """The cursor to the highest column."""
+        sizes = [column.size for column in self.columns]
+        self.move_to(sizes.index(max(sizes)) if sizes else 0)
+
+    def move_to(self, column: int) -> None:
+        """The cursor to a column; what is alive there below."""
+        if not self.columns:
+            return
+        self.cursor = max(0, min(column, len(self.columns) - 1))
+        phase, size, moment = self.moments[self.cursor]
+        rows = self.state.estimate.rows_at(moment)
+        width = max(self.query_one("#alive-scroll").size.width - 2, 20)
+        words = f"{format_bytes(size)} alive in {PHASE_WORDS[phase]}: {len(rows)} rows, largest first"
+        self.query_one("#moment", Static).update(words)
+        self.query_one("#alive", Static).update(tensors(rows, width, self.ink))
+        self.query_one("#alive-scroll").scroll_home(animate=False)
+        self.query_one(Course).refresh()

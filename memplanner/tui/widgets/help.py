@@ -1,0 +1,69 @@
+"""What the keys do."""
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+PAGES = (
+    (
+        "Anywhere",
+        (
+            ("1 2 3 4 5", "plan, timeline, compare, frontier, measured"),
+            ("Tab, Shift+Tab", "to the next part of the screen, and back"),
+            ("w", "what would make it fit, and the largest rank, batch or sequence that does"),
+            ("s", "save the plan as a file"),
+            ("y", "copy the command that asks the same"),
+            ("e", "export the screen as SVG and the report as Markdown"),
+            ("u", "undo the last change"),
+            ("d", "dark or light"),
+            ("Ctrl+P", "every command by name"),
+            ("q", "leave"),
+        ),
+    ),
+    (
+        "1 Plan",
+        (
+            ("↑ ↓", "to another field"),
+            ("← →", "the field's next value; ranks and lengths by factors of two"),
+            ("Enter", "type a value, or search a list"),
+            ("⌫", "back to what the plan's file says"),
+        ),
+    ),
+    ("2 Timeline", (("← →", "move the cursor; with Shift by ten"), ("g", "to the peak"))),
+    ("3 Compare", (("Enter", "take the method or the card over into the plan"),)),
+    ("4 Frontier", (("Enter", "take the row over"), ("o", "sort by the next column"), ("a", "all that fit"))),
+    ("5 Measured", (("p", "run the plan on this machine"), ("x", "cancel the run"))),
+)
+WORDS = (
+    "allocated: live tensors, at the step's highest moment. fragmentation: what PyTorch's allocator holds beside them. "
+    "context: CUDA's own. Together they are what nvidia-smi shows. tight: it fits, but by less than such predictions "
+    "have been off."
+)
+
+
+class Help(ModalScreen[None]):
+    """Every key, by screen."""
+
+    BINDINGS = [Binding("escape,question_mark,q,enter", "dismiss", "Close")]
+
+    def compose(self) -> ComposeResult:
+        """One text."""
+        text = Text()
+        for title, keys in PAGES:
+            text.append(f"{title}\n", "bold")
+            for key, what in keys:
+                text.append(f"  {key:<15}", "bold").append(f" {what}\n")
+        text.append("Words\n", "bold").append(WORDS)
+        with VerticalScroll(id="help"):
+            yield Static(text)
+
+    def on_mount(self) -> None:
+        """Arrows scroll."""
+        self.query_one("#help").focus()
+
+    async def action_dismiss(self, result: None = None) -> None:
+        """Close."""
+        self.dismiss(None)
