@@ -106,7 +106,7 @@ def _run_alone(case: Case, backend: Backend, path: Path, start: str, over: Calla
     }
     arguments = (case.id, case.plan.model_dump_json(), str(case.root), backend, str(path), str(log), options)
     process = context.Process(target=_in_process, args=arguments, daemon=True)
-    with _importable_main():
+    with _importable_main(), contextlib.redirect_stderr(sys.__stderr__):  # multiprocessing hands on its descriptor
         process.start()
     try:
         while process.is_alive():

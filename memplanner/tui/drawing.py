@@ -174,14 +174,20 @@ class Column:
     by_category: Mapping[Category, int]
 
 
-def course(columns: Sequence[Column], room: int, cursor: int, height: int, ink: Ink) -> Text:
-    """The step from left to right, stacked by category; the card's room for tensors, the peak and the cursor marked."""
+def course(
+    columns: Sequence[Column], room: int, cursor: int, width: int, height: int, ink: Ink, *, base: int = 0
+) -> Text:
+    """The step from left to right, stacked by category; the card's room for tensors, the peak and the cursor marked.
+
+    base: bytes that the columns leave out, below the picture.
+    """
     axis = 8
     peak = max((column.size for column in columns), default=0)
-    near = 0 < room <= 1.6 * peak
-    top = max(peak, room if near else 0, 1)
-    body = max(height - 3, 1)
-    line_at = min(int(room / top * body * 0.999), body - 1) if near else -1
+    near = 0 < room <= base + 1.6 * (peak - base)
+    top = max(peak - base, room - base if near else 0, 1)
+    legend = _legend(columns, width - axis, ink)
+    body = max(height - 3 - len(legend), 1)
+    line_at = min(int((room - base) / top * body * 0.999), body - 1) if near else -1
     order = [c for c in CATEGORIES if any(column.by_category.get(c) for column in columns)]
     ends: list[list[tuple[int, Category]]] = []
     for column in columns:
@@ -192,7 +198,9 @@ def course(columns: Sequence[Column], room: int, cursor: int, height: int, ink: 
         ends.append(inside)
     lines = []
     for row in reversed(range(body)):
-        label = _gib(room) if row == line_at else _gib(top) if row == body - 1 else "0" if row == 0 else ""
+        label = _gib(room) if row == line_at else _gib(base + top) if row == body - 1 else ""
+        if row == 0:
+            label = _gib(base) if base else "0"
         text = Text(pad(label, axis - 1, right=True), ink.style(MUTED)).append(" ")
         for i, inside in enumerate(ends):
             here = [category for end, category in inside if row < end][:1]
@@ -214,7 +222,21 @@ def course(columns: Sequence[Column], room: int, cursor: int, height: int, ink: 
             marks[i] = letter if marks[i] == " " else marks[i]
     lines.append(Text(" " * axis + "".join(marks)))
     lines.append(Text(" " * axis + phase_axis([column.phase for column in columns]), ink.style(MUTED)))
-    return Text("\n").join(lines)
+    return Text("\n").join([*lines, *(Text(" " * axis) + line for line in legend)])
+
+
+def _legend(columns: Sequence[Column], width: int, ink: Ink) -> list[Text]:
+    """The categories that are drawn."""
+    lines = [Text()]
+    for category in CATEGORIES:
+        if not any(column.by_category.get(category) for column in columns):
+            continue
+        glyph, style = ink.fill(category)
+        name = category.replace("_", " ")
+        if lines[-1].cell_len and lines[-1].cell_len + 4 + len(name) > width:
+            lines.append(Text())
+        lines[-1].append("  " if lines[-1].cell_len else "").append(f"{glyph} ", style).append(name)
+    return lines
 
 
 def phase_axis(phases: Sequence[Phase]) -> str:

@@ -54,7 +54,7 @@ class ComparePane(Vertical):
     def on_mount(self) -> None:
         """Titles."""
         for table, titles in (
-            ("#methods", ("Method", "", "Device", "To spare", "Allocated", "Peak in", "Trained")),
+            ("#methods", ("Method", "", "Device", "To spare", "Peak in", "Trained")),
             ("#cards", ("Card", "", "Device", "To spare", "Limit", "Allocated")),
         ):
             self.query_one(table, DataTable).add_columns(*titles)
@@ -117,7 +117,6 @@ class ComparePane(Vertical):
             self._verdict(estimate),
             _right(format_bytes(estimate.device_bytes)),
             _right(format_bytes(estimate.margin_bytes)),
-            _right(format_bytes(estimate.allocated_bytes)),
             Text(estimate.peak_phase),
             _right(format_count(estimate.num_trainable)),
         ]

@@ -54,7 +54,7 @@ class FrontierPane(Vertical):
         """A heading, the progress, the table."""
         yield Static(id="frontier-heading", classes="heading")
         yield ProgressBar(id="frontier-progress", show_eta=False)
-        yield DataTable(id="frontier", cursor_type="row")
+        yield DataTable(id="frontier-table", cursor_type="row")
 
     def on_mount(self) -> None:
         """Titles."""

@@ -1,5 +1,7 @@
 """The step from left to right: what is alive when."""
 
+from dataclasses import replace
+
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
@@ -10,7 +12,7 @@ from textual.widgets import Static
 
 from memplanner.prediction.replay import Moment
 from memplanner.report.words import PHASE_WORDS
-from memplanner.timeline import Phase
+from memplanner.timeline import CATEGORIES, Category, Phase
 from memplanner.tui.drawing import Column, Ink, course, tensors
 from memplanner.tui.state import PlanState
 from memplanner.units import format_bytes
@@ -28,7 +30,8 @@ class Course(Widget, can_focus=True):
         Binding("shift+right,pagedown", "move(10)", "On", show=False),
         Binding("home", "move(-100000)", "Start", show=False),
         Binding("end", "move(100000)", "End", show=False),
-        Binding("g", "peak", "Go to the peak"),
+        Binding("g", "peak", "Peak"),
+        Binding("z", "zoom", "Zoom"),
     ]
 
     def __init__(self, pane: "TimelinePane") -> None:
@@ -38,7 +41,8 @@ class Course(Widget, can_focus=True):
     def render(self) -> Text:
         """The columns at this size."""
         pane = self.pane
-        return course(pane.columns, pane.room, pane.cursor, self.size.height, pane.ink)
+        width, height = self.size
+        return course(pane.drawn, pane.room, pane.cursor, width, height, pane.ink, base=pane.base)
 
     def on_click(self, event: events.Click) -> None:
         """A click sets the cursor."""
@@ -53,6 +57,11 @@ class Course(Widget, can_focus=True):
         """To the highest column."""
         self.pane.to_peak()
 
+    def action_zoom(self) -> None:
+        """What changes alone, or all of it."""
+        self.pane.zoomed = not self.pane.zoomed
+        self.refresh()
+
 
 class TimelinePane(Vertical):
     """The second tab."""
@@ -64,6 +73,29 @@ class TimelinePane(Vertical):
         self.moments: list[tuple[Phase, int, Moment | None]] = []
         self.cursor = 0
         self.room = 0
+        self.zoomed = False
+
+    @property
+    def constant(self) -> dict[Category, int]:
+        """By category the bytes that are there throughout, from the forward pass on, where one looks at the rest."""
+        if not self.zoomed:
+            return {}
+        stepping = [column.by_category for column in self.columns if column.phase != "load"]
+        return {c: min(sizes[c] for sizes in stepping) for c in CATEGORIES}
+
+    @property
+    def base(self) -> int:
+        """Bytes that the picture leaves out."""
+        return sum(self.constant.values())
+
+    @property
+    def drawn(self) -> list[Column]:
+        """The columns without them."""
+        constant = self.constant
+        return [
+            replace(column, by_category={c: max(n - constant.get(c, 0), 0) for c, n in column.by_category.items()})
+            for column in self.columns
+        ]
 
     @property
     def ink(self) -> Ink:

@@ -1,5 +1,7 @@
 """The plan's fields as a list: one line each, changed in place."""
 
+import time
+
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
@@ -15,6 +17,8 @@ from memplanner.tui.state import FIELDS, PlanState, applies, is_switch, options_
 
 NAME_WIDTH = 18
 SLIDERS = ("--rank",)
+CLICK_S = 0.3
+"""Seconds within which a click that focuses a field is over."""
 UNSET = {"--target-modules": "the method's own", "--budget": "none"}
 """What stands for an empty value."""
 
@@ -55,6 +59,7 @@ class Field(Widget, can_focus=True):
         super().__init__(id=f"field-{name.removeprefix('--')}", classes="field")
         self.field, self.state = name, state
         self._drawn = Text()
+        self._since = time.monotonic()
 
     def render(self) -> Text:
         """The line, the slider under it, the problem under that."""
@@ -99,8 +104,7 @@ class Field(Widget, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """A click picks the field; on its arrows or its slider it changes it; on a picked one it edits."""
-        focused = self.has_focus
-        self.focus()
+        focused = time.monotonic() - self._since > CLICK_S  # the click itself has given it the focus already
         at = event.x - NAME_WIDTH - 1
         if self.field in SLIDERS and event.y == 1 and self.field not in self.state.problems:
             ceiling = self.state.ceiling(self.field)
@@ -131,6 +135,7 @@ class Field(Widget, can_focus=True):
 
     def on_focus(self) -> None:
         """Redraw with the marker."""
+        self._since = time.monotonic()
         self.refresh()
 
     def on_blur(self) -> None:

@@ -1,5 +1,6 @@
 """What the keys do."""
 
+from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -32,7 +33,14 @@ PAGES = (
             ("⌫", "back to what the plan's file says"),
         ),
     ),
-    ("2 Timeline", (("← →", "move the cursor; with Shift by ten"), ("g", "to the peak"))),
+    (
+        "2 Timeline",
+        (
+            ("← →", "move the cursor; with Shift by ten"),
+            ("g", "to the peak"),
+            ("z", "leave out what is there throughout, or show all again"),
+        ),
+    ),
     ("3 Compare", (("Enter", "take the method or the card over into the plan"),)),
     ("4 Frontier", (("Enter", "take the row over"), ("o", "sort by the next column"), ("a", "all that fit"))),
     ("5 Measured", (("p", "run the plan on this machine"), ("x", "cancel the run"))),
@@ -50,15 +58,16 @@ class Help(ModalScreen[None]):
     BINDINGS = [Binding("escape,question_mark,q,enter", "dismiss", "Close")]
 
     def compose(self) -> ComposeResult:
-        """One text."""
-        text = Text()
+        """Keys and words in two columns."""
+        grid = Table.grid(padding=(0, 1))
         for title, keys in PAGES:
-            text.append(f"{title}\n", "bold")
+            grid.add_row(Text(title, "bold underline"))
             for key, what in keys:
-                text.append(f"  {key:<15}", "bold").append(f" {what}\n")
-        text.append("Words\n", "bold").append(WORDS)
+                grid.add_row(Text(f"  {key}", "bold"), Text(what))
         with VerticalScroll(id="help"):
-            yield Static(text)
+            yield Static(grid)
+            yield Static(Text("Words", "bold underline"))
+            yield Static(Text(WORDS))
 
     def on_mount(self) -> None:
         """Arrows scroll."""

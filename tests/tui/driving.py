@@ -1,0 +1,86 @@
+"""Drives the interface without a terminal."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+from textual.pilot import Pilot
+from textual.widgets import DataTable, Static
+
+from memplanner.tui.app import MemplannerApp
+from memplanner.tui.screens.plan import PlanPane
+from memplanner.tui.state import start
+from memplanner.tui.widgets.fields import Field
+
+SMALL = {"--method": "lora", "--rank": "8", "--gpu": "2GiB"}
+Play = Callable[[MemplannerApp, Pilot[None]], Awaitable[None]]
+
+
+def drive(
+    play: Play,
+    root: Path,
+    *,
+    size: tuple[int, int] = (80, 24),
+    model: str = "llama-60m",
+    flags: dict[str, Any] | None = None,
+    plan: str = "",
+    records: Path | None = None,
+) -> MemplannerApp:
+    """Run the app in `root` and let `play` press keys; the app afterwards."""
+    state = start(root, model=model, plan_file=plan, flags=SMALL if flags is None else flags)
+    app = MemplannerApp(state, records=records)
+
+    async def run() -> None:
+        async with app.run_test(size=size, notifications=True) as pilot:
+            await settle(app, pilot)
+            await play(app, pilot)
+
+    asyncio.run(run())
+    return app
+
+
+async def settle(app: MemplannerApp, pilot: Pilot[None]) -> None:
+    """Until nothing is being worked out and everything is drawn."""
+    await pilot.pause()
+    if busy := [worker for worker in app.workers if worker.group != "run"]:
+        await app.workers.wait_for_complete(busy)
+    await pilot.pause()
+
+
+async def press(app: MemplannerApp, pilot: Pilot[None], *keys: str) -> None:
+    """Keys, and what comes of them."""
+    for key in keys:
+        await pilot.press(key)
+    await settle(app, pilot)
+
+
+async def type_in(app: MemplannerApp, pilot: Pilot[None], text: str, *after: str) -> None:
+    """Text into the question on the screen, then keys."""
+    for letter in text:
+        await pilot.press({".": "full_stop", "-": "minus", "/": "slash", "_": "underscore"}.get(letter, letter))
+    await press(app, pilot, *after)
+
+
+def shown(app: MemplannerApp, where: str) -> str:
+    """The text of a Static."""
+    found = app.screen.query_one(where, Static)
+    content: Any = found.visual
+    return str(content.plain if isinstance(content, Text) else content)
+
+
+def field(app: MemplannerApp, name: str) -> str:
+    """A field's line as it is drawn."""
+    return app.query_one(PlanPane).query_one(f"#field-{name}", Field).render().plain
+
+
+def rows(app: MemplannerApp, where: str) -> list[list[str]]:
+    """A table's cells as text."""
+    table = app.screen.query_one(where, DataTable)
+    return [[str(cell) for cell in table.get_row_at(i)] for i in range(table.row_count)]
+
+
+def said(app: MemplannerApp) -> list[str]:
+    """Notifications, title and message."""
+    return [f"{n.title}: {n.message}" if n.title else n.message for n in app._notifications]

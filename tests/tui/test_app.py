@@ -1,0 +1,363 @@
+"""The interface as a user drives it: every path, by keys and by mouse."""
+
+import tomllib
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import DataTable, Input, TabbedContent
+
+from memplanner.measurement import load_measurement
+from memplanner.plan_file import load_plan
+from memplanner.tui.app import MemplannerApp
+from memplanner.tui.screens.timeline import TimelinePane
+from memplanner.tui.widgets.ask import Ask
+from memplanner.tui.widgets.fields import CLICK_S, Field
+from memplanner.tui.widgets.help import Help
+from memplanner.units import format_bytes
+from tests.tui.driving import drive, field, press, rows, said, settle, shown, type_in
+
+App, Keys = MemplannerApp, Pilot[None]
+
+
+def test_a_newcomer_picks_a_rank_and_leaves_with_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bare start on the default plan; another model, another rank, saved: nothing but what the screen says."""
+    monkeypatch.chdir(tmp_path)
+
+    async def play(app: App, pilot: Keys) -> None:
+        assert "FITS: 15.45 GiB of 23.52 GiB" in shown(app, "#verdict")
+        await press(app, pilot, "enter")
+        await type_in(app, pilot, "1b", "enter")
+        assert app.state.plan.model == "llama-1b"
+        await press(app, pilot, "down", "down", "down", "right")
+        assert "‹ 256 ›" in field(app, "rank")
+        await press(app, pilot, "s", "enter")
+        assert said(app)[-1] == "Saved; ask for it with: memplanner check --plan memplanner.toml"
+
+    app = drive(play, tmp_path, model="", flags={})
+    table = tomllib.loads((tmp_path / "memplanner.toml").read_text())
+    assert (table["model"], table["method"]["rank"], table["device"]) == ("llama-1b", 256, "rtx4090")
+    assert load_plan(root=tmp_path).plan == app.state.plan
+
+
+def test_the_answer_follows_the_plan(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        estimate = app.state.estimate
+        assert shown(app, "#verdict").startswith(f"FITS: {format_bytes(estimate.device_bytes)} of 2.00 GiB\n")
+        assert f"allocated {format_bytes(estimate.allocated_bytes, decimals=1)}" in shown(app, "#bar")
+        breakdown = shown(app, "#breakdown").splitlines()
+        assert breakdown[0] == f"Peak in backward: {format_bytes(estimate.allocated_bytes)} alive"
+        assert breakdown[1].split()[1:4] == ["parameters", *format_bytes(estimate.at_peak["parameters"]).split()]
+        chart = shown(app, "#chart").splitlines()
+        assert chart[0] == "Device memory by rank, 2GiB's limit"
+        assert chart[-1].split() == ["8", "16", "32", "64", "128", "256", "512"]
+        assert chart[-2].count("█") > 8  # a column of every rank stands on the axis
+        app.query_one("#field-batch-size", Field).focus()
+        for _ in range(20):
+            await pilot.press("right")
+        await settle(app, pilot)
+        assert app.state.plan.step.batch_size == 21
+        assert shown(app, "#verdict").startswith("DOES NOT FIT: ")
+        assert "too much" in shown(app, "#verdict")
+
+    drive(play, tmp_path)
+
+
+def test_full_training_charts_the_batch(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        chart = shown(app, "#chart").splitlines()
+        assert chart[0].startswith("Device memory by batch size")
+        assert "rank              –" in field(app, "rank")
+
+    drive(play, tmp_path, flags={"--gpu": "2GiB"})
+
+
+def test_numbers_are_typed(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        app.query_one("#field-rank", Field).focus()
+        await press(app, pilot, "enter", "home", "ctrl+k")
+        await type_in(app, pilot, "100", "enter")
+        assert app.state.plan.method.rank == 100  # type: ignore[union-attr]
+        assert " 100 " in shown(app, "#chart").splitlines()[-1]
+        await press(app, pilot, "backspace")
+        assert app.state.plan.method.rank == 8  # type: ignore[union-attr]
+
+    drive(play, tmp_path, flags={"--method": "lora", "--gpu": "2GiB"})
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "message"),
+    [
+        ("rank", "0", "0 is below 1"),
+        ("rank", "many", "'many' is not a whole number"),
+        ("seq-len", "999999999", "is above 16777216"),
+        ("budget", "lots", "'lots' is not a size"),
+        ("gpu", "rtx4091x[red]", "no card is called"),
+        ("model", "/no/such/config.json", "no such file"),
+    ],
+)
+def test_a_bad_value_is_marked_at_its_field(name: str, typed: str, message: str, tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        before = app.state.plan
+        app.query_one(f"#field-{name}", Field).focus()
+        await press(app, pilot, "enter")
+        app.screen.query_one(Input).value = typed
+        await press(app, pilot, "enter")
+        line = " ".join(field(app, name).split())
+        assert "✗" in line
+        assert message in line
+        assert app.state.plan == before
+        assert "of the last plan without problems" in shown(app, "#verdict")
+        await press(app, pilot, "s")
+        assert "problems" in said(app)[-1]
+        await press(app, pilot, "u")
+        assert "✗" not in field(app, name)
+
+    drive(play, tmp_path)
+
+
+def test_pickers_search(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        app.query_one("#field-gpu", Field).focus()
+        await press(app, pilot, "enter")
+        assert isinstance(app.screen, Ask)
+        await type_in(app, pilot, "a100", "down", "enter")
+        assert app.state.text("--gpu") == "a100-80gb"
+        await press(app, pilot, "enter")
+        await type_in(app, pilot, "3GiB", "enter")
+        assert app.state.text("--gpu") == "3GiB"
+        await press(app, pilot, "enter", "escape")
+        assert app.state.text("--gpu") == "3GiB"
+
+    drive(play, tmp_path)
+
+
+def test_the_mouse_works(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        await pilot.click("#field-rank", offset=(35, 1))
+        await settle(app, pilot)
+        assert app.focused is app.query_one("#field-rank")
+        assert app.state.plan.method.rank > 8  # type: ignore[union-attr]
+        await pilot.click("#field-method", offset=(20, 0))
+        assert app.state.plan.method.kind == "lora"  # a first click picks the field
+        await pilot.pause(CLICK_S)
+        await pilot.click("#field-method", offset=(19, 0))
+        await settle(app, pilot)
+        assert app.state.plan.method.kind == "full"
+        await pilot.click("#--content-tab-timeline")
+        await settle(app, pilot)
+        assert app.query_one(TabbedContent).active == "timeline"
+        await pilot.click("#course", offset=(20, 3))
+        await settle(app, pilot)
+        assert app.query_one(TimelinePane).cursor == 12
+
+    drive(play, tmp_path)
+
+
+def test_the_timeline_says_what_is_alive_at_its_cursor(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        await press(app, pilot, "2")
+        pane = app.query_one(TimelinePane)
+        estimate = app.state.estimate
+        assert f"{format_bytes(estimate.allocated_bytes)} alive in backward" in shown(app, "#moment")
+        assert estimate.rows[0].name in shown(app, "#alive")
+        first = " ".join(shown(app, "#alive").split())
+        assert " ".join(estimate.rows[0].why.split()) in first
+        picture = str(pane.query_one("#course").render())
+        assert f"▲ peak {format_bytes(estimate.allocated_bytes)}" in picture
+        assert all(f"│{phase}" in picture for phase in ("load", "forward", "loss", "backward", "update", "steady"))
+        await press(app, pilot, "home")
+        assert "alive in load" in shown(app, "#moment")
+        await press(app, pilot, "z", "g")
+        assert pane.base > 0
+        assert "alive in backward" in shown(app, "#moment")
+
+    drive(play, tmp_path)
+
+
+def test_compare_lays_methods_and_cards_side_by_side(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        await press(app, pilot, "3")
+        methods, cards = rows(app, "#methods"), rows(app, "#cards")
+        assert [row[0] for row in methods] == ["full", "lora", "dora", "galore", "gradnormlorp"]
+        own = app.state.estimate
+        assert methods[1][1:3] == ["fits", format_bytes(own.device_bytes)]
+        assert len(cards) == 40
+        assert cards == sorted(cards, key=lambda row: [c[0] for c in cards].index(row[0]))
+        app.query_one("#methods", DataTable).focus()
+        await press(app, pilot, "down", "enter")
+        assert app.query_one(TabbedContent).active == "plan"
+        assert (app.state.plan.method.kind, app.state.text("--rank")) == ("dora", "8")
+        await press(app, pilot, "3", "tab")
+        await press(app, pilot, "ctrl+home", "enter")
+        assert app.state.text("--gpu") == cards[0][0]
+
+    drive(play, tmp_path)
+
+
+def test_the_frontier_is_sorted_and_taken_over(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        await press(app, pilot, "4")
+        found = rows(app, "#frontier-table")
+        assert found
+        assert shown(app, "#frontier-heading").startswith(f"The frontier on 2GiB: {len(found)} of ")
+        tokens = [int(row[2]) for row in found]
+        assert tokens == sorted(tokens, reverse=True)
+        await press(app, pilot, "a")
+        everything = rows(app, "#frontier-table")
+        assert len(everything) > len(found)
+        assert {"fits", "tight"} >= {row[5] for row in everything}
+        for _ in range(5):
+            await press(app, pilot, "o")
+        assert rows(app, "#frontier-table")[0][0] != ""
+        first = rows(app, "#frontier-table")[0]
+        await press(app, pilot, "enter")
+        plan = app.state.plan
+        assert [plan.method.rank, plan.step.batch_size, plan.step.checkpointing] == [  # type: ignore[union-attr]
+            int(first[0]),
+            int(first[1]),
+            first[4],
+        ]
+        assert format_bytes(app.state.estimate.device_bytes) == first[6]
+        assert said(app)[-1].startswith("Taken over (u takes it back): rank ")
+
+    drive(play, tmp_path)
+
+
+def test_what_would_fit_is_offered_and_applied(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        assert app.state.estimate.verdict == "does-not-fit"
+        await press(app, pilot, "w")
+        question = app.screen
+        assert isinstance(question, Ask)
+        assert any(choice.value.startswith("--batch-size") for choice in question.choices)
+        await press(app, pilot, "enter")
+        assert app.state.estimate.verdict != "does-not-fit"
+
+    drive(play, tmp_path, flags={"--method": "lora", "--gpu": "1GiB", "--batch-size": "16"})
+
+
+def test_a_file_is_written_over_only_when_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "mine.toml"
+    mine.write_text("# mine\n")
+
+    async def play(app: App, pilot: Keys) -> None:
+        for last in (("enter",), ("down", "enter")):
+            await press(app, pilot, "s")
+            app.screen.query_one(Input).value = "mine.toml"
+            await press(app, pilot, "enter")
+            kept = mine.read_text() == "# mine\n"
+            assert kept
+            await press(app, pilot, *last)
+        assert 'model = "llama-60m"' in mine.read_text()
+        await press(app, pilot, "s")
+        app.screen.query_one(Input).value = "mine.yaml"
+        await press(app, pilot, "enter")
+        assert shown(app, "#ask-problem") == "a plan file's name ends in .toml"
+        await press(app, pilot, "escape")
+
+    drive(play, tmp_path)
+
+
+def test_copy_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def play(app: App, pilot: Keys) -> None:
+        await press(app, pilot, "y")
+        assert app.clipboard == "memplanner check llama-60m --method lora --rank 8 --gpu 2GiB"
+        await press(app, pilot, "e", "e")
+        assert said(app)[-1] == "Exported: memplanner-report-2.svg and memplanner-report-2.md"
+
+    drive(play, tmp_path)
+    assert ET.parse(tmp_path / "memplanner-report.svg").getroot().tag.endswith("svg")
+    assert "**FITS: " in (tmp_path / "memplanner-report.md").read_text()
+
+
+def test_help_palette_and_themes(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        await press(app, pilot, "question_mark")
+        assert isinstance(app.screen, Help)
+        await press(app, pilot, "escape", "d")
+        assert not app.current_theme.dark
+        assert app.ink.dark is False
+        await press(app, pilot, "ctrl+p")
+        assert "CommandPalette" in type(app.screen).__name__
+        await press(app, pilot, "escape")
+        names = [command.title for command in app.get_system_commands(app.screen)]
+        assert {"Save plan", "Copy command", "What would fit", "Go to Frontier"} <= set(names)
+
+    drive(play, tmp_path)
+
+
+def test_without_colour_glyphs_tell_categories_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    async def play(app: App, pilot: Keys) -> None:
+        assert not app.ink.colour
+        marks = [line[0] for line in shown(app, "#breakdown").splitlines()[1:] if line[0] != " "]
+        assert len(marks) == len(set(marks)) > 2
+
+    drive(play, tmp_path, size=(120, 40))
+
+
+def test_the_state_survives_a_resize(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        app.query_one("#field-rank", Field).focus()
+        await press(app, pilot, "right")
+        for size in ((160, 50), (60, 15), (20, 5), (80, 24)):
+            await pilot.resize_terminal(*size)
+            await settle(app, pilot)
+            for tab in "23451":
+                await press(app, pilot, tab)
+        assert app.state.plan.method.rank == 16  # type: ignore[union-attr]
+        assert "FITS" in shown(app, "#verdict")
+
+    drive(play, tmp_path)
+
+
+def test_a_run_is_laid_over_the_prediction(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    records = tmp_path / "records"
+
+    async def play(app: App, pilot: Keys) -> None:
+        await press(app, pilot, "5")
+        assert "0 runs" in shown(app, "#measured-status")
+        await press(app, pilot, "p")
+        assert isinstance(app.screen, Ask)
+        await type_in(app, pilot, "fake", "enter")
+        assert "Running on fake" in shown(app, "#measured-status")
+        await app.workers.wait_for_complete()
+        await pilot.pause()
+        (row,) = rows(app, "#records")
+        assert row[1] == "fake tensors"
+        assert abs(float(row[6].rstrip("%"))) < 1
+        text = shown(app, "#record")
+        assert "completed" in text
+        assert text.count(" measured") >= 6
+
+    drive(play, tmp_path, records=records)
+    (path,) = records.glob("*.json")
+    assert load_measurement(path).backend == "fake"
+
+    async def again(app: App, pilot: Keys) -> None:
+        await press(app, pilot, "5")
+        assert len(rows(app, "#records")) == 1
+
+    drive(again, tmp_path, records=records)
+
+
+def test_a_run_can_be_cancelled(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+
+    async def play(app: App, pilot: Keys) -> None:
+        await press(app, pilot, "5", "p")
+        await type_in(app, pilot, "fake", "enter")
+        await press(app, pilot, "x")
+        await app.workers.wait_for_complete()
+        await pilot.pause()
+        assert said(app)[-1] == "Cancelled"
+        assert rows(app, "#records") == []
+
+    drive(play, tmp_path, model="llama-1b")
