@@ -78,9 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return answer.code
 
 
+def on_a_terminal() -> bool:
+    """Whether someone sits before it: keys come from a terminal, and both streams go to one."""
+    return all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+
+
 def _answer(words: list[str], page: Page, root: Path) -> Answer:
     if not words:
-        words = ["tui"] if sys.stdin.isatty() and sys.stdout.isatty() else ["--help"]
+        words = ["tui"] if on_a_terminal() else ["--help"]
     name, rest = words[0], words[1:]
     if name in ("-h", "--help", "help"):
         return Answer(text=usage())

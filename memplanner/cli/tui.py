@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from memplanner.cli.main import Answer
+from memplanner.cli.main import Answer, on_a_terminal
 from memplanner.cli.plan_arguments import add_plan_flags, typed_flags
 from memplanner.errors import Problem, UserError
 from memplanner.report.page import Page
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.tui.state import start
 
     state = start(root, plan_file=args.plan, model=args.model, flags=typed_flags(args))
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not on_a_terminal():
         raise UserError(Problem(where="memplanner tui", key="", message="needs a terminal", hint="or --web"))
     from memplanner.tui.app import MemplannerApp
 

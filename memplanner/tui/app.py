@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from textual import on, work
 from textual.app import App, ComposeResult, SystemCommand
@@ -290,7 +291,7 @@ class MemplannerApp(App[None]):
         """Dark or light."""
         self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette: the app's own commands before Textual's."""
         for name, title in TABS.items():
             yield SystemCommand(f"Go to {title}", f"The {title.lower()} tab", lambda name=name: self.action_tab(name))

@@ -193,6 +193,7 @@ class MeasuredPane(Vertical):
             self._stop = False
             self.running = f"Running on {backend}"
             self.began = time.monotonic()
+            self._say_status()
             self._run(backend)
 
     def action_cancel(self) -> None:

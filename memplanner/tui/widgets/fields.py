@@ -26,14 +26,6 @@ UNSET = {"--target-modules": "the method's own", "--budget": "none"}
 class Field(Widget, can_focus=True):
     """One field: its name, its value between the arrows that move it, and what is wrong with it."""
 
-    BINDINGS = [
-        Binding("left", "move(-1)", "Change", key_display="←→"),
-        Binding("right", "move(1)", "More", show=False),
-        Binding("enter", "edit", "Edit"),
-        Binding("space", "edit", "Edit", show=False),
-        Binding("backspace,delete", "clear", "Reset", show=False),
-    ]
-
     class Moved(Message):
         """The field is to be moved by some steps."""
 
@@ -116,22 +108,14 @@ class Field(Widget, can_focus=True):
         elif focused and at >= len(self.state.text(self.field)) + 2 and options_for(self.field):
             self.post_message(self.Moved(self.field, 1))
         elif focused:
-            self.action_edit()
+            self.edit()
 
-    def action_move(self, steps: int) -> None:
-        """Left and right."""
-        self.post_message(self.Moved(self.field, steps))
-
-    def action_edit(self) -> None:
-        """Enter: a switch flips, anything else is asked for."""
+    def edit(self) -> None:
+        """A switch flips, anything else is asked for."""
         if is_switch(self.field):
             self.post_message(self.Moved(self.field, 1))
         elif applies(self.state.plan, self.field):
             self.post_message(self.Edited(self.field))
-
-    def action_clear(self) -> None:
-        """Back to what the plan's file says."""
-        self.post_message(self.Set(self.field, None))
 
     def on_focus(self) -> None:
         """Redraw with the marker."""
@@ -144,9 +128,18 @@ class Field(Widget, can_focus=True):
 
 
 class FieldList(VerticalScroll, can_focus=False):
-    """All fields, scrolled so that the focused one is in sight."""
+    """All fields, scrolled so that the focused one is in sight.
+
+    The keys are its own, for whichever field has the focus when they are handled: keys that come at once were all on
+    their way to the field that had it before the first of them.
+    """
 
     BINDINGS = [
+        Binding("left", "move(-1)", "Change", key_display="←→"),
+        Binding("right", "move(1)", "More", show=False),
+        Binding("enter", "edit", "Edit"),
+        Binding("space", "edit", "Edit", show=False),
+        Binding("backspace,delete", "clear", "Reset", show=False),
         Binding("up", "step(-1)", "Up", show=False),
         Binding("down", "step(1)", "Down", show=False),
         Binding("home", "end(0)", "First", show=False),
@@ -162,15 +155,32 @@ class FieldList(VerticalScroll, can_focus=False):
         for name in FIELDS:
             yield Field(name, self.state)
 
+    @property
+    def current(self) -> Field:
+        """The focused field; the first, where none is."""
+        focused = self.screen.focused
+        return focused if isinstance(focused, Field) else self.query(Field).first()
+
     def action_step(self, step: int) -> None:
         """Up and down, around the ends."""
         fields = list(self.query(Field))
-        at = next((i for i, field in enumerate(fields) if field.has_focus), 0)
-        fields[(at + step) % len(fields)].focus()
+        self.screen.set_focus(fields[(fields.index(self.current) + step) % len(fields)])
 
     def action_end(self, at: int) -> None:
         """To the first or the last."""
-        list(self.query(Field))[at].focus()
+        self.screen.set_focus(list(self.query(Field))[at])
+
+    def action_move(self, steps: int) -> None:
+        """Left and right."""
+        self.post_message(Field.Moved(self.current.field, steps))
+
+    def action_edit(self) -> None:
+        """Enter."""
+        self.current.edit()
+
+    def action_clear(self) -> None:
+        """Back to what the plan's file says."""
+        self.post_message(Field.Set(self.current.field, None))
 
     def redraw(self) -> None:
         """Show the state as it is now."""
