@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN = $(VENV)/bin
 
-.PHONY: help demo test check format-check lint types imports pytest format bench grid accuracy clean
+.PHONY: screens help demo test check format-check lint types imports pytest format bench grid accuracy clean
 
 help:
 	@echo "make demo    install the core and ask: does the default plan fit an RTX 4090?"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench   speed, as ratios (learning curves: python -m benchmarks.training)"
 	@echo "make accuracy writes docs/accuracy.md: predictions beside measurements and traces"
 	@echo "make grid    predictions against traces of 200 plans drawn at random (PLANS=, SEED=)"
+	@echo "make screens draws the interface's screens in docs/screens anew"
 	@echo "make clean   remove the virtual environments and caches"
 
 demo: $(DEMO_VENV)/.installed
@@ -48,6 +49,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.cold_start
 	$(BIN)/python -m benchmarks.trace
 	$(BIN)/python -m benchmarks.gradnormlorp_step
+	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.keypress
 
 # The core as a user gets it: a wheel, not a link to this directory.
 $(DEMO_VENV)/.installed: pyproject.toml $(shell find memplanner profiles -name '*.py' -o -name '*.toml' -o -name '*.json')
@@ -65,6 +68,9 @@ $(VENV)/.installed: pyproject.toml
 # docs/accuracy.md and its picture.
 accuracy: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.accuracy
+
+screens: $(VENV)/.installed
+	$(BIN)/python -m tests.tui.screens
 
 # A draw of its own each time; SEED=7 repeats one.
 grid: $(VENV)/.installed

@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.tui.state import start
 
     state = start(root, plan_file=args.plan, model=args.model, flags=typed_flags(args))
-    if not on_a_terminal():
+    if not (on_a_terminal() or "TEXTUAL_DRIVER" in os.environ):  # which Textual's server sets for what it shows
         raise UserError(Problem(where="memplanner tui", key="", message="needs a terminal", hint="or --web"))
     from memplanner.tui.app import MemplannerApp
 

@@ -10,6 +10,7 @@ from textual import on, work
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import Footer, TabbedContent, TabPane
 
 from memplanner.errors import UserError, printable
@@ -87,9 +88,7 @@ class MemplannerApp(App[None]):
 
     def show(self) -> None:
         """Draw the active tab from the state; the others draw themselves when they are looked at."""
-        pane = self.pane
-        if pane.is_mounted:
-            pane.show()
+        self.pane.show()
 
     @property
     def pane(self) -> PlanPane | TimelinePane | ComparePane | FrontierPane | MeasuredPane:
@@ -108,10 +107,11 @@ class MemplannerApp(App[None]):
         self.call_after_refresh(self._focus_in)
 
     def _focus_in(self) -> None:
+        self.show()
         pane = self.pane
         wanted = Field if isinstance(pane, PlanPane) else Course if isinstance(pane, TimelinePane) else "DataTable"
         if not (self.focused and pane in self.focused.ancestors):
-            pane.query(wanted).first().focus()
+            self.screen.set_focus(pane.query(wanted).first(Widget))
 
     # -- changing the plan ---------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Drives the interface without a terminal."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 from rich.text import Text
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
+from textual.worker import WorkerCancelled
 
 from memplanner.tui.app import MemplannerApp
+from memplanner.tui.screens.frontier import FrontierPane
 from memplanner.tui.screens.plan import PlanPane
 from memplanner.tui.state import start
 from memplanner.tui.widgets.fields import Field
@@ -43,17 +46,34 @@ def drive(
 
 async def settle(app: MemplannerApp, pilot: Pilot[None]) -> None:
     """Until nothing is being worked out and everything is drawn."""
-    await pilot.pause()
-    if busy := [worker for worker in app.workers if worker.group != "run"]:
-        await app.workers.wait_for_complete(busy)
-    await pilot.pause()
+    for _ in range(4):  # a tab is drawn after its refresh, and what it has worked out begins after that
+        await pilot.pause()
+        await pilot.wait_for_scheduled_animations()
+        while busy := [w for w in app.workers if w.group != "run" and not w.is_finished]:
+            with contextlib.suppress(WorkerCancelled):
+                await app.workers.wait_for_complete(busy)
 
 
 async def press(app: MemplannerApp, pilot: Pilot[None], *keys: str) -> None:
     """Keys, and what comes of them."""
     for key in keys:
         await pilot.press(key)
+        if key in "12345" and len(app.screen_stack) == 1:
+            await _until(pilot, lambda: app.focused is not None and app.pane in app.focused.ancestors)
     await settle(app, pilot)
+    if isinstance(app.pane, FrontierPane) and len(app.screen_stack) == 1:
+        pane = app.pane
+        await _until(pilot, lambda: pane.found is not None)
+        await settle(app, pilot)
+
+
+async def _until(pilot: Pilot[None], reached: Callable[[], bool]) -> None:
+    """At most half a minute."""
+    for _ in range(1500):
+        if reached():
+            return
+        await pilot.pause(0.02)
+    raise AssertionError("the interface never came there")
 
 
 async def type_in(app: MemplannerApp, pilot: Pilot[None], text: str, *after: str) -> None:

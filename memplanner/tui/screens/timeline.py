@@ -74,6 +74,7 @@ class TimelinePane(Vertical):
         self.cursor = 0
         self.room = 0
         self.zoomed = False
+        self._seen: object = None
 
     @property
     def constant(self) -> dict[Category, int]:
@@ -119,6 +120,10 @@ class TimelinePane(Vertical):
         if width < 8:
             return
         estimate = self.state.estimate
+        seen = (estimate.plan, width, self.ink)
+        if seen == self._seen:
+            return
+        self._seen = seen
         self.moments = list(estimate.course(width))
         self.columns = [
             Column(phase=phase, size=size, by_category=estimate.by_category(moment))

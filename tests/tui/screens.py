@@ -1,0 +1,61 @@
+"""The screens as they are shown in the README and held by a test: `python -m tests.tui.screens` draws them anew."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+from memplanner.tui.app import MemplannerApp
+from memplanner.tui.state import start
+from tests.tui.driving import press, settle
+
+FOLDER = Path(__file__).parents[2] / "docs" / "screens"
+SIZES = ((80, 24), (120, 36), (160, 50))
+KEYS = {"plan": ("down", "down", "down"), "timeline": ("2", "z"), "compare": ("3",), "frontier": ("4",)}
+
+
+def names() -> Iterator[tuple[str, tuple[int, int]]]:
+    """Every tab at every size."""
+    for size in SIZES:
+        for tab in KEYS:
+            yield tab, size
+
+
+def path_of(tab: str, size: tuple[int, int]) -> Path:
+    """Where a screen is kept."""
+    return FOLDER / f"{tab}-{size[0]}x{size[1]}.svg"
+
+
+def draw(tab: str, size: tuple[int, int]) -> str:
+    """The tab of a default start, as SVG."""
+    app = MemplannerApp(start(FOLDER))
+
+    async def run() -> str:
+        async with app.run_test(size=size) as pilot:
+            await settle(app, pilot)
+            await press(app, pilot, *KEYS[tab])
+            return app.export_screenshot(title="memplanner")
+
+    return asyncio.run(run())
+
+
+def text_of(svg: str) -> list[str]:
+    """What a screen says, line by line, whatever its styles are called."""
+    lines: dict[float, list[tuple[float, str]]] = {}
+    for attributes, content in re.findall(r"<text ([^>]*)>(.*?)</text>", svg, re.DOTALL):
+        at = dict(re.findall(r'(\w+)="([^"]*)"', attributes))
+        if "clip-path" in attributes:
+            lines.setdefault(float(at["y"]), []).append((float(at["x"]), unescape(content).replace("\xa0", " ")))
+    return ["".join(text for _, text in sorted(parts)).rstrip() for _, parts in sorted(lines.items())]
+
+
+def main() -> None:
+    """Write them all."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for tab, size in names():
+        path_of(tab, size).write_text(draw(tab, size), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

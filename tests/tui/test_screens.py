@@ -1,0 +1,12 @@
+"""The screens in docs/screens, three sizes of each, say what the interface says. `make screens` draws them anew."""
+
+import pytest
+
+from tests.tui.screens import draw, names, path_of, text_of
+
+
+@pytest.mark.parametrize(("tab", "size"), list(names()), ids=str)
+def test_a_kept_screen_is_what_is_shown(tab: str, size: tuple[int, int]) -> None:
+    now = text_of(draw(tab, size))
+    assert len([line for line in now if line]) > 10
+    assert now == text_of(path_of(tab, size).read_text(encoding="utf-8"))
