@@ -8,6 +8,7 @@ from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded, typed_flags
 from memplanner.errors import Problem, UserError
+from memplanner.plan_file import LoadedPlan
 from memplanner.report.page import Page
 
 
@@ -19,6 +20,12 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
         choices=("rank", "batch-size", "seq-len"),
         help="what to make as large as the card allows (default: rank)",
     )
+    parser.add_argument(
+        "--evidence",
+        default="",
+        metavar="RECORD",
+        help="a rank for each module instead, by the rank evidence in a record of `memplanner profile --rank-evidence`",
+    )
     parser.add_argument("--strict", action="store_true", help="a tight fit counts as not fitting")
 
 
@@ -28,6 +35,8 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
     found = loaded(args, root)
     plan = found.plan
+    if args.evidence:
+        return _by_module(args, page, root, found)
     if args.maximize == "rank" and plan.method.kind == "full":
         message = "full training has no rank"
         hint = "add --method lora, dora, galore or gradnormlorp"
@@ -46,6 +55,27 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.format == "markdown":
         return Answer(text=fit_markdown(result, label=found.label, command=command), code=code)
     return Answer(text=fit_text(result, page, label=found.label, command=command), code=code)
+
+
+def _by_module(args: argparse.Namespace, page: Page, root: Path, found: LoadedPlan) -> Answer:
+    from memplanner.measurement import load_measurement
+    from memplanner.prediction import Predictor
+    from memplanner.report import ranks_text as report
+    from memplanner.report.as_json import dump
+    from memplanner.solve.ranks import ranks_by_evidence
+
+    if args.maximize != "rank":
+        raise UserError(Problem(where="--evidence", key="", message=f"is for ranks, not for {args.maximize}"))
+    record = load_measurement(root / args.evidence)
+    if not record.rank_evidence:
+        hint = "memplanner profile --rank-evidence records it"
+        raise UserError(Problem(where=args.evidence, key="rank_evidence", message="is empty", hint=hint))
+    ranks = ranks_by_evidence(found.plan, record.rank_evidence, Predictor(found.root), strict=args.strict)
+    if args.format == "json":
+        return Answer(text=dump(report.ranks_object(ranks)))
+    if args.format == "markdown":
+        return Answer(text=report.ranks_markdown(ranks, label=found.label))
+    return Answer(text=report.ranks_text(ranks, page, label=found.label))
 
 
 def _command(args: argparse.Namespace, value: int) -> str:

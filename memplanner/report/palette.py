@@ -13,7 +13,7 @@ CATEGORY_COLOURS: dict[Category, str] = {
     "workspaces": "#999999",
     "inputs": "#FFFFFF",
 }
-ON_LIGHT: dict[str, str] = {"#FFFFFF": "#000000"}
+ON_LIGHT: dict[str, str] = {"#FFFFFF": "#000000", "#999999": "#606060"}
 """What takes a colour's place where the page is light."""
 CATEGORY_GLYPHS: dict[Category, str] = {
     "parameters": "█",

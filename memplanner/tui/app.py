@@ -209,7 +209,8 @@ class MemplannerApp(App[None]):
         best = largest(state.plan, axis, state.predictor, ceiling=state.ceiling(flag))
         if not best.value:
             return []
-        words = f"the largest {title_of(flag)} that fits, {format_bytes(best.estimate.margin_bytes)} to spare"
+        tight = " (tight)" if best.estimate.verdict == "tight" else ""
+        words = f"the largest {title_of(flag)} that fits, {format_bytes(best.estimate.margin_bytes)} to spare{tight}"
         return [(Choice(value=f"{flag} {best.value}", about=words), {flag: str(best.value)})]
 
     def _offer(self, found: list[tuple[Choice, Flags]]) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
 from memplanner.cli.main import main
+from memplanner.measurement import Environment, Measurement, Outcome, WeightEvidence, save_measurement
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -72,3 +74,35 @@ def test_lines_stay_within_the_page(
     _, out, _ = run(capsys, "fit", *LORA, "--gpu", "2GB", "--maximize", "seq-len")
     lines = [line for line in out.splitlines() if not line.startswith("  memplanner check")]  # to be copied whole
     assert max(map(len, lines)) <= int(columns)
+
+
+def test_ranks_by_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = [
+        WeightEvidence(name=f"model.layers.{layer}.self_attn.{name}", shape=(512, 512), energy=energy)
+        for layer in range(8)
+        for name, energy in (("q_proj", {"1": 0.2, "8": 0.6, "64": 0.9}), ("v_proj", {"1": 0.99, "8": 1.0, "64": 1.0}))
+    ]
+    record = Measurement(
+        schema="memplanner/measurement/1",
+        id="run",
+        backend="cpu",
+        date="2026-01-01T00:00:00+00:00",
+        plan=None,
+        environment=Environment(memplanner="0.1.0", python="3.12", platform="Linux x86_64"),
+        outcome=Outcome(status="completed"),
+        rank_evidence=tuple(weights),
+    )
+    path = tmp_path / "record.json"
+    save_measurement(record, path)
+    code, out, _ = run(capsys, "fit", *LORA, "--gpu", "301MB", "--evidence", str(path), "--format", "json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["schema"] == "memplanner/ranks/1"
+    ranks = {module["name"]: module["rank"] for module in found["modules"]}
+    assert ranks["q_proj"] > ranks["v_proj"]
+    assert found["estimate"]["plan"]["method"]["rank_pattern"] == {"q_proj": ranks["q_proj"]}
+    assert found["share"] > found["uniform"]["share"]
+    _, text, _ = run(capsys, "fit", *LORA, "--gpu", "301MB", "--evidence", str(path))
+    assert f'  [method.rank_pattern]\n  "q_proj" = {ranks["q_proj"]}\n' in text
+    code, _, err = run(capsys, "fit", *LORA, "--evidence", str(path), "--maximize", "seq-len")
+    assert (code, err) == (2, "memplanner: --evidence: is for ranks, not for seq-len\n")

@@ -1,0 +1,76 @@
+"""Ranks by module: what the evidence shows to be needed is where they go, and the budget holds."""
+
+import pytest
+
+from memplanner.errors import UserError
+from memplanner.measurement import WeightEvidence
+from memplanner.plan import TrainingPlan
+from memplanner.plan_file import merge
+from memplanner.prediction import Predictor
+from memplanner.solve.ranks import ranks_by_evidence
+
+SHAPES = {"q_proj": (512, 512), "v_proj": (512, 512), "down_proj": (512, 1376)}
+NEEDS = {"q_proj": 0.5, "v_proj": 0.9, "down_proj": 0.99}
+"""What rank 1 leaves of a gradient, by module; every doubling leaves that share of it again."""
+LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def evidence(names: tuple[str, ...] = tuple(SHAPES)) -> list[WeightEvidence]:
+    return [
+        WeightEvidence(
+            name=f"model.layers.{layer}.{'mlp' if name == 'down_proj' else 'self_attn'}.{name}",
+            shape=SHAPES[name],
+            energy={str(rank): 1 - NEEDS[name] ** (i + 1) for i, rank in enumerate(LADDER)},
+        )
+        for layer in range(8)
+        for name in names
+    ]
+
+
+def plan(gpu: str, method: str = "lora") -> TrainingPlan:
+    flags = {"--method": method, "--gpu": gpu, "--target-modules": "q_proj,v_proj,down_proj"}
+    return merge({"model": "llama-60m"}, flags, where="test")
+
+
+@pytest.mark.parametrize("method", ["lora", "gradnormlorp"])
+def test_the_plan_fits_and_no_module_could_have_more(method: str) -> None:
+    predict = Predictor()
+    gpu = {"lora": "330MiB", "gradnormlorp": "520MiB"}[method]
+    found = ranks_by_evidence(plan(gpu, method), evidence(), predict)
+    assert found.estimate.verdict != "does-not-fit"
+    assert max(found.ranks.values()) > 1
+    assert min(found.ranks.values()) < 256
+    own = found.estimate.plan.method
+    assert own.kind == method
+    for name, rank in found.ranks.items():
+        assert own.rank_at(f"model.layers.3.mlp.{name}") == rank  # type: ignore[union-attr]
+        if rank < 256:
+            ranks = {**found.ranks, name: 2 * rank}
+            lowest = min(ranks.values())
+            pattern = {n: r for n, r in ranks.items() if r != lowest}
+            more = own.model_copy(update={"rank": lowest, "rank_pattern": pattern})
+            raised = found.estimate.plan.model_copy(update={"method": more})
+            assert predict(raised).verdict == "does-not-fit", name
+    assert found.share >= found.uniform_share > 0
+
+
+def test_more_goes_where_it_gains_more_per_element() -> None:
+    """q_proj has most of its gradient in few directions: after a few doublings another rank gains nothing there."""
+    ranks = ranks_by_evidence(plan("330MiB"), evidence(), Predictor()).ranks
+    assert ranks["v_proj"] > ranks["down_proj"]
+
+
+def test_what_the_method_leaves_alone_gets_no_rank() -> None:
+    alone = merge(
+        {"model": "llama-60m"}, {"--method": "lora", "--gpu": "2GiB", "--target-modules": "q_proj"}, where="test"
+    )
+    assert set(ranks_by_evidence(alone, evidence(), Predictor()).ranks) == {"q_proj"}
+    with pytest.raises(UserError, match="none of the record's weights"):
+        ranks_by_evidence(alone, evidence(("down_proj",)), Predictor())
+
+
+@pytest.mark.parametrize(("gpu", "method", "said"), [("100MiB", "lora", "not even rank 1"), ("t4", "full", "no rank")])
+def test_what_cannot_be_answered(gpu: str, method: str, said: str) -> None:
+    flags = {"--method": method, "--gpu": gpu}
+    with pytest.raises(UserError, match=said):
+        ranks_by_evidence(merge({"model": "llama-60m"}, flags, where="test"), evidence(), Predictor())
