@@ -77,16 +77,17 @@ class Sweep:
     def frontier(self, *, strict: bool = False) -> tuple[Point, ...]:
         """Points that fit and that no other beats: as good in every ordered axis, and better in one.
 
-        More is better in a rank, a batch or a sequence, in the bits of the optimizer's states; less in checkpointing.
-        Methods, cards and whatever else has no order are not held against each other.
+        More is better in a rank, a batch or a sequence, in the bits of AdamW's moments; less in checkpointing. Methods,
+        cards and whatever else has no order are not held against each other.
         """
         refused = ("does-not-fit", "tight") if strict else ("does-not-fit",)
         fitting = [point for point in self.points if point.verdict not in refused]
-        ordered = [i for i, axis in enumerate(self.axes) if axis.name in _WORTH]
+        worths = [_worth(axis) for axis in self.axes]
+        ordered = [i for i, of in enumerate(worths) if of is not None]
         groups: dict[tuple[Value, ...], list[tuple[tuple[float, ...], Point]]] = {}
         for point in fitting:
             group = tuple(value for i, value in enumerate(point.values) if i not in ordered)
-            worth = tuple(_WORTH[self.axes[i].name](str(point.values[i])) for i in ordered)
+            worth = tuple(of(str(value)) for of, value in zip(worths, point.values, strict=True) if of is not None)
             groups.setdefault(group, []).append((worth, point))
         best = {id(point) for members in groups.values() for point in _undominated(members)}
         return tuple(point for point in fitting if id(point) in best)
@@ -99,6 +100,18 @@ def _number(text: str) -> float:
 def _less_recomputed(text: str) -> float:
     """Checkpointing: none is best, then every N-th block with a large N, then full."""
     return {"none": float("inf"), "full": 1.0}.get(text) or float(text.removeprefix("every-"))
+
+
+def _moment_bits(text: str) -> float:
+    """Of AdamW's kinds, the one with moments in 8 bits is worth less."""
+    return 8.0 if text == "adamw-8bit" else 32.0
+
+
+def _worth(axis: Axis) -> Callable[[str], float] | None:
+    """What makes a value of the axis better than another; None where nothing does."""
+    if axis.name == "--optimizer" and all(str(value).startswith("adamw") for value in axis.values):
+        return _moment_bits
+    return _WORTH.get(axis.name)
 
 
 _WORTH: Final[dict[str, Callable[[str], float]]] = {

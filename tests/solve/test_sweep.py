@@ -80,6 +80,13 @@ def test_a_value_that_never_works_is_an_error(bad: Axis) -> None:
     assert len(caught.value.problems) == 1
 
 
+def test_moments_in_eight_bits_are_second_best() -> None:
+    found = run([axis("--optimizer", "adamw-8bit", "adamw"), axis("--batch-size", "1", "2")], {"--gpu": "24GiB"})
+    assert [point.values for point in found.frontier()] == [("adamw", "2")]
+    others = run([axis("--optimizer", "sgd", "adamw"), axis("--batch-size", "1", "2")], {"--gpu": "24GiB"})
+    assert [point.values for point in others.frontier()] == [("sgd", "2"), ("adamw", "2")]
+
+
 def test_the_frontier_is_what_nothing_beats() -> None:
     axes = [
         axis("--method", "lora", "galore"),

@@ -1,4 +1,4 @@
-"""What fits this card: rank, batch × the plan's sequence, optimizer bits, checkpointing, worked out beside the rest."""
+"""What fits this card: rank, batch × the plan's sequence, optimizer, checkpointing, worked out beside the rest."""
 
 from rich.text import Text
 from textual import on, work
@@ -15,10 +15,10 @@ from memplanner.report.words import VERDICT_WORDS, device_word
 from memplanner.solve.sweep import Axis, Point, Sweep, sweep
 from memplanner.tui.drawing import Ink
 from memplanner.tui.screens.compare import Load
-from memplanner.tui.state import PlanState
+from memplanner.tui.state import PlanState, value_in
 from memplanner.units import format_bytes
 
-TITLES = ("Rank", "Batch", "Tokens", "Bits", "Checkpointing", "", "Device", "To spare")
+TITLES = ("Rank", "Batch", "Tokens", "Optimizer", "Checkpointing", "", "Device", "To spare")
 BATCHES = 7
 """Batch sizes by factors of two."""
 
@@ -80,7 +80,9 @@ class FrontierPane(Vertical):
         batches = {1 << n for n in range(BATCHES)} | {plan.step.batch_size}
         axes.append(Axis(name="--batch-size", values=tuple(map(str, sorted(batches)))))
         if plan.optimizer.kind in ("adamw", "adamw-8bit"):
-            axes.append(Axis(name="--optimizer-bits", values=("8", "32")))
+            own = value_in(plan, "--optimizer")
+            wide = "adamw" if own == "adamw-8bit" else own
+            axes.append(Axis(name="--optimizer", values=("adamw-8bit", wide)))
         axes.append(Axis(name="--checkpointing", values=("none", "full")))
         return axes
 
@@ -146,14 +148,15 @@ class FrontierPane(Vertical):
         rank = values.get("--rank", "")
         batch = int(values["--batch-size"])
         tokens = batch * self.state.plan.step.seq_len
-        bits, checkpointing = values.get("--optimizer-bits", ""), values["--checkpointing"]
+        optimizer = values.get("--optimizer") or value_in(self.state.plan, "--optimizer")
+        checkpointing = values["--checkpointing"]
         style = self.ink.style(VERDICT_COLOURS[point.verdict])
         device = point.least_device_bytes
         return [
             (float(rank or 0), _right(rank or "–")),
             (float(batch), _right(str(batch))),
             (float(tokens), _right(str(tokens))),
-            (float(bits or 0), _right(bits or "–")),
+            (optimizer, Text(optimizer)),
             (checkpointing, Text(checkpointing)),
             (point.verdict, Text(VERDICT_WORDS[point.verdict].lower(), style)),
             (float(device), _right(format_bytes(device))),
