@@ -43,6 +43,13 @@ class Block:
         return self.previous is None and self.next is None
 
 
+def segment_length(size: int, small: bool) -> int:
+    """Bytes of the segment that is asked for where no free block serves a request of this size."""
+    if small:
+        return SMALL_SEGMENT
+    return LARGE_SEGMENT if size < MIN_LARGE else -(-size // ROUND_LARGE) * ROUND_LARGE
+
+
 class DeviceFullError(MemoryError):
     """The device cannot give another segment, with all unused ones returned to it."""
 
@@ -150,12 +157,7 @@ class CachingAllocator:
         return block
 
     def _segment(self, size: int, small: bool) -> Block:
-        if small:
-            length = SMALL_SEGMENT
-        elif size < MIN_LARGE:
-            length = LARGE_SEGMENT
-        else:
-            length = -(-size // ROUND_LARGE) * ROUND_LARGE
+        length = segment_length(size, small)
         self._take(length)
         if length >= TOP_DOWN:
             self._ceiling -= length

@@ -7,16 +7,7 @@ test holds the two equal.
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
-from memplanner.prediction.allocator import (
-    BLOCK,
-    LARGE_SEGMENT,
-    MIN_LARGE,
-    ROUND_LARGE,
-    SMALL_LIMIT,
-    SMALL_SEGMENT,
-    TOP_DOWN,
-    Block,
-)
+from memplanner.prediction.allocator import BLOCK, SMALL_LIMIT, TOP_DOWN, Block, segment_length
 
 _SHIFT = 52
 """A free block's rank in its pool is size × 2^52 + address, one integer: best fit first, the lowest address of equals.
@@ -43,12 +34,7 @@ def segment_bytes(events: Sequence[int], sizes: Sequence[int], *, small: bool) -
             if at < len(free):
                 block = by_rank.pop(free.pop(at))
             else:
-                if small:
-                    length = SMALL_SEGMENT
-                elif size < MIN_LARGE:
-                    length = LARGE_SEGMENT
-                else:
-                    length = -(-size // ROUND_LARGE) * ROUND_LARGE
+                length = segment_length(size, small)
                 reserved += length
                 if length >= TOP_DOWN:
                     ceiling -= length

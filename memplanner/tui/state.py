@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memplanner.errors import Problem, UserError
 from memplanner.fields import choices, kind_of, owners
-from memplanner.options import BY_FLAG, OPTIMIZERS, OPTIONS, Option
+from memplanner.options import BY_FLAG, OPTIMIZERS, OPTIONS
 from memplanner.plan import TrainingPlan
 from memplanner.plan_file import Source, find_source, merge
 from memplanner.prediction import Estimate, Predictor, longest_sequence, widest_rank
@@ -275,10 +275,6 @@ class PlanState:
             elif flag != MODEL:
                 words += [flag, value]
         return shlex.join(words)
-
-    def option(self, name: str) -> Option | None:
-        """The flag's declaration."""
-        return BY_FLAG.get(name)
 
 
 def start(root: Path, *, plan_file: str = "", model: str = "", flags: Mapping[str, Value] | None = None) -> PlanState:

@@ -5,7 +5,6 @@ import time
 from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.events import Resize
 from textual.widgets import Static
@@ -25,8 +24,6 @@ PAUSE_S = 0.12
 
 class PlanPane(Horizontal):
     """The first tab."""
-
-    BINDINGS = [Binding("backspace", "nothing", "Reset field", key_display="⌫", show=True)]
 
     def __init__(self, state: PlanState) -> None:
         super().__init__(id="plan-pane")
