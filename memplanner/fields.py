@@ -46,6 +46,7 @@ def _leaves(annotation: Any) -> tuple[Any, ...]:
     return () if annotation is type(None) else (annotation,)
 
 
+@functools.cache
 def groups(cls: type[Settings], name: str) -> tuple[type[Settings], ...]:
     """The settings classes that field `name` may hold: several for a union, none for a plain value."""
     field = cls.model_fields.get(name)
@@ -53,6 +54,7 @@ def groups(cls: type[Settings], name: str) -> tuple[type[Settings], ...]:
     return tuple(leaf for leaf in leaves if isinstance(leaf, type) and issubclass(leaf, Settings))
 
 
+@functools.cache
 def choices(cls: type[Settings], name: str) -> tuple[str, ...]:
     """The words that field `name` may be: a Literal's values, or the kinds of a union."""
     if members := groups(cls, name):
@@ -66,6 +68,7 @@ def kind_of(cls: type[Settings]) -> str:
     return str(cls.model_fields["kind"].default)
 
 
+@functools.cache
 def owners(cls: type[Settings], path: tuple[str, ...]) -> tuple[type[Settings], ...]:
     """The classes that declare the last key of a dotted path, e.g. ("method", "rank") -> Lora, Dora, Galore, …"""
     found: tuple[type[Settings], ...] = (cls,)

@@ -16,6 +16,8 @@ from memplanner.reading import parse_json, parse_toml, read_text
 
 S = TypeVar("S", bound=Settings)
 T = TypeVar("T", bound="GpuProfile | ModelProfile")
+_GPUS = ("gpus", ".toml")
+_MODELS = ("models", ".json")
 
 
 class Figure(Settings):
@@ -94,7 +96,7 @@ def stems(kind: str, suffix: str) -> dict[str, Path]:
 
 def find_gpu(name: str) -> GpuProfile:
     """The card of that name or alias; UserError with the nearest names otherwise."""
-    found = _find(name, stems("gpus", ".toml"), _gpu)
+    found = _find(name, *_GPUS, _gpu)
     if found is None:
         known = [known for gpu in all_gpus() for known in (gpu.id, gpu.name, *gpu.aliases)]
         hint = _nearest(name, known) or "`memplanner gpus` lists them; a size such as 24GiB works too"
@@ -104,13 +106,12 @@ def find_gpu(name: str) -> GpuProfile:
 
 def all_gpus() -> tuple[GpuProfile, ...]:
     """Every bundled card, by id."""
-    return tuple(map(_gpu, stems("gpus", ".toml").values()))
+    return tuple(map(_gpu, stems(*_GPUS).values()))
 
 
 def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
     """A bundled model by name or alias, else the config.json at a path (or in the directory) relative to root."""
-    bundled = stems("models", ".json")
-    exact = _by_stem(name_or_path, bundled)
+    exact = _by_stem(name_or_path, *_MODELS)
     if exact is not None:
         return _model(exact)
     explicit = name_or_path.endswith(".json") or name_or_path.startswith((".", "/", "~"))
@@ -121,7 +122,7 @@ def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
             return _own_model(name_or_path, path / "config.json" if directory else path)
     except (OSError, ValueError, RuntimeError):
         pass  # not a path this system can look up: then it can only be a name
-    found = _find(name_or_path, bundled, _model)
+    found = _find(name_or_path, *_MODELS, _model)
     if found is None:
         known = [known for model in all_models() for known in (model.id, model.name, *model.aliases)]
         hint = _nearest(name_or_path, known)
@@ -136,21 +137,27 @@ def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
 
 def all_models() -> tuple[ModelProfile, ...]:
     """Every bundled model, by id."""
-    return tuple(map(_model, stems("models", ".json").values()))
+    return tuple(map(_model, stems(*_MODELS).values()))
 
 
-def _by_stem(name: str, files: dict[str, Path]) -> Path | None:
+@functools.lru_cache(maxsize=1024)
+def _by_stem(name: str, kind: str, suffix: str) -> Path | None:
     wanted = key(name)
-    return next((path for stem, path in files.items() if key(stem) == wanted), None)
+    return next((path for stem, path in stems(kind, suffix).items() if key(stem) == wanted), None)
 
 
-def _find(name: str, files: dict[str, Path], load: Callable[[Path], T]) -> T | None:
+def is_bundled(model: str) -> bool:
+    """Whether a model is a bundled file's, by its stem."""
+    return _by_stem(model, *_MODELS) is not None
+
+
+def _find(name: str, kind: str, suffix: str, load: Callable[[Path], T]) -> T | None:
     """By stem, else by the name and aliases inside the files; only files that mention the name are parsed."""
-    exact = _by_stem(name, files)
+    exact = _by_stem(name, kind, suffix)
     if exact is not None:
         return load(exact)
     wanted = key(name)
-    for path in files.values() if wanted else ():
+    for path in stems(kind, suffix).values() if wanted else ():
         if wanted in key(read_text(path)):
             profile = load(path)
             if wanted in (key(profile.name), *map(key, profile.aliases)):

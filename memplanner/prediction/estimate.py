@@ -13,7 +13,7 @@ from memplanner.prediction.margin import Margin, in_words, margin_of
 from memplanner.prediction.replay import Moment, Replay
 from memplanner.prediction.reserved import reserved_peak
 from memplanner.prediction.walk import Walk, walk
-from memplanner.profiles import GpuProfile, ModelProfile, find_gpu, find_model
+from memplanner.profiles import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
 from memplanner.tape.context import AUXILIARY
 from memplanner.tape.shapes import Shape
 from memplanner.timeline import CATEGORIES, Category, Phase, PhasePeak, TensorRow, Verdict
@@ -68,6 +68,11 @@ class Estimate:
         no room for all of them, what is left after it returns unused ones, if the step can be done with that.
         """
         return self._wanted_bytes if self._squeezed_bytes is None else self._squeezed_bytes
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether reserved and device have been asked for before: the allocator's replay takes the longest."""
+        return "reserved_bytes" in self.__dict__
 
     @property
     def returns_segments(self) -> bool:
@@ -161,6 +166,11 @@ class Estimate:
         prediction's time, makes of it.
         """
         return self.allocated_bytes + self.context_bytes > self.limit_bytes
+
+    @property
+    def least_device_bytes(self) -> int:
+        """Device bytes, or where it is hopeless what they are at least."""
+        return self.allocated_bytes + self.context_bytes if self.is_hopeless else self.device_bytes
 
     @property
     def verdict(self) -> Verdict:
@@ -339,6 +349,8 @@ def _model(name: str, root: Path) -> tuple[ModelProfile, Family, object]:
 
 def _stamp(name: str, root: Path) -> tuple[int, int]:
     """Changes when the user's file does; zeros for a bundled model."""
+    if is_bundled(name):
+        return 0, 0
     try:
         path = root / name
         stat = (path / "config.json" if path.is_dir() else path).stat()

@@ -5,7 +5,7 @@ test holds the two equal.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from memplanner.prediction.allocator import BLOCK, SMALL_LIMIT, TOP_DOWN, Block, segment_length
 
@@ -15,11 +15,18 @@ Addresses stay below 2^51."""
 _NOWHERE = Block(0, 0, False)
 
 
-def segment_bytes(events: Sequence[int], sizes: Sequence[int], *, small: bool) -> int:
+Stretch = tuple[Sequence[int], int]
+"""Events, and how many times in a row they happen: i where the i-th block is allocated, ~i where it is freed. Those
+that happen several times free all that they allocate, and nothing else."""
+
+
+def segment_bytes(stretches: Iterable[Stretch], sizes: Sequence[int], *, small: bool) -> int:
     """Bytes of all segments that one pool has asked for after the events.
 
-    events: in order, i where the i-th block is allocated, ~i where it is freed. sizes: bytes of every block, in whole
-    512-byte blocks. small: whether it is the pool of requests up to 1 MiB.
+    sizes: bytes of every block, in whole 512-byte blocks. small: whether it is the pool of requests up to 1 MiB.
+
+    What is free in a segment is what is not in use, all of it merged. So a stretch that frees all that it allocates,
+    and has needed no new segment, leaves the pool as it was: it would do the same again, and is not replayed further.
     """
     free: list[int] = []
     by_rank: dict[int, Block] = {}
@@ -27,56 +34,61 @@ def segment_bytes(events: Sequence[int], sizes: Sequence[int], *, small: bool) -
     reserved = address = 0
     ceiling = 1 << 50
     least_rest = BLOCK if small else SMALL_LIMIT + 1
-    for event in events:
-        if event >= 0:
-            size = sizes[event]
-            at = bisect_left(free, size << _SHIFT)
-            if at < len(free):
-                block = by_rank.pop(free.pop(at))
-            else:
-                length = segment_length(size, small)
-                reserved += length
-                if length >= TOP_DOWN:
-                    ceiling -= length
-                    block = Block(ceiling, length, small)
-                else:
-                    block = Block(address, length, small)
-                    address += length
-            rest = block.size - size
-            if rest >= least_rest:
-                tail = Block(block.address + size, rest, small)
-                after = tail.next = block.next
-                if after is not None:
-                    after.previous = tail
-                tail.previous = block
-                block.next = tail
-                block.size = size
-                rank = rest << _SHIFT | tail.address
+    for events, times in stretches:
+        for _ in range(times):
+            before = reserved
+            for event in events:
+                if event >= 0:
+                    size = sizes[event]
+                    at = bisect_left(free, size << _SHIFT)
+                    if at < len(free):
+                        block = by_rank.pop(free.pop(at))
+                    else:
+                        length = segment_length(size, small)
+                        reserved += length
+                        if length >= TOP_DOWN:
+                            ceiling -= length
+                            block = Block(ceiling, length, small)
+                        else:
+                            block = Block(address, length, small)
+                            address += length
+                    rest = block.size - size
+                    if rest >= least_rest:
+                        tail = Block(block.address + size, rest, small)
+                        after = tail.next = block.next
+                        if after is not None:
+                            after.previous = tail
+                        tail.previous = block
+                        block.next = tail
+                        block.size = size
+                        rank = rest << _SHIFT | tail.address
+                        insort(free, rank)
+                        by_rank[rank] = tail
+                    block.free = False
+                    blocks[event] = block
+                    continue
+                block = blocks[~event]
+                other = block.previous
+                if other is not None and other.free:
+                    rank = other.size << _SHIFT | other.address
+                    del free[bisect_left(free, rank)], by_rank[rank]
+                    other.size += block.size
+                    after = other.next = block.next
+                    if after is not None:
+                        after.previous = other
+                    block = other
+                other = block.next
+                if other is not None and other.free:
+                    rank = other.size << _SHIFT | other.address
+                    del free[bisect_left(free, rank)], by_rank[rank]
+                    block.size += other.size
+                    after = block.next = other.next
+                    if after is not None:
+                        after.previous = block
+                block.free = True
+                rank = block.size << _SHIFT | block.address
                 insort(free, rank)
-                by_rank[rank] = tail
-            block.free = False
-            blocks[event] = block
-            continue
-        block = blocks[~event]
-        other = block.previous
-        if other is not None and other.free:
-            rank = other.size << _SHIFT | other.address
-            del free[bisect_left(free, rank)], by_rank[rank]
-            other.size += block.size
-            after = other.next = block.next
-            if after is not None:
-                after.previous = other
-            block = other
-        other = block.next
-        if other is not None and other.free:
-            rank = other.size << _SHIFT | other.address
-            del free[bisect_left(free, rank)], by_rank[rank]
-            block.size += other.size
-            after = block.next = other.next
-            if after is not None:
-                after.previous = block
-        block.free = True
-        rank = block.size << _SHIFT | block.address
-        insort(free, rank)
-        by_rank[rank] = block
+                by_rank[rank] = block
+            if reserved == before:
+                break
     return reserved

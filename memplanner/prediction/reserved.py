@@ -7,12 +7,12 @@ and remembered: of plans that differ in rank or in batch, one of the two is ofte
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any
 
 from memplanner.prediction.allocator import SMALL_LIMIT, Block, CachingAllocator
-from memplanner.prediction.pool import segment_bytes
+from memplanner.prediction.pool import Stretch, segment_bytes
 from memplanner.prediction.walk import Walk
 from memplanner.tape.engine import Run
 
@@ -32,9 +32,9 @@ def reserved_peak(
     if limit is None and not expandable_segments and max_split_size is None:
         return sum(_pool_bytes(_request(walked, small=small), small=small) for small in (True, False))
     allocator = CachingAllocator(expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit)
-    events, sizes = _request(walked).events()
+    stretches, sizes = _request(walked).stretches()
     blocks: dict[int, Block] = {}
-    for event in events:
+    for event in chain.from_iterable(events for events, times in stretches for _ in range(times)):
         if event >= 0:
             blocks[event] = allocator.allocate(sizes[event])
         else:
@@ -44,7 +44,7 @@ def reserved_peak(
 
 @lru_cache(maxsize=1 << 11)
 def _pool_bytes(request: "_Request", *, small: bool) -> int:
-    return segment_bytes(*request.events(), small=small)
+    return segment_bytes(*request.stretches(), small=small)
 
 
 def forget() -> None:
@@ -65,15 +65,15 @@ class _Request:
     early: tuple[int, ...]
     late: tuple[int, ...]
 
-    def events(self) -> tuple[list[int], list[int]]:
-        """Two steps: i where the i-th block is allocated, ~i where it is freed; and every block's bytes."""
+    def stretches(self) -> tuple[list[Stretch], list[int]]:
+        """Two steps, and every block's bytes."""
         story = _spelled_out(self.steps)
         bytes_of = [self.sizes[i] for i in story.tensors]
         first = len(bytes_of)
         second = first + len(self.early)
-        early, late = range(first, second), range(second, second + len(self.late))
-        events = [*early, *story.before, *late, *story.after, *story.left, *story.before, *story.after]
-        return events, [*bytes_of, *self.early, *self.late]
+        early, late = (range(first, second), 1), (range(second, second + len(self.late)), 1)
+        stretches = [early, *story.before, late, *story.after, (story.left, 1), *story.before, *story.after]
+        return stretches, [*bytes_of, *self.early, *self.late]
 
 
 def _request(walked: Walk, *, small: bool | None = None) -> _Request:
@@ -108,8 +108,8 @@ class _Story:
     """
 
     tensors: list[int]
-    before: list[int]
-    after: list[int]
+    before: list[Stretch]
+    after: list[Stretch]
     left: list[int]
 
 
@@ -118,15 +118,13 @@ def _spelled_out(steps: "_Steps") -> _Story:
     width = steps.width
     before = [*steps.between(0, steps.update)]
     after = [*steps.between(steps.update, len(steps.log))]
-    numbers: dict[int, int] = {}
-    for key in (*before, *after):
-        if key >= 0:
-            numbers[key] = len(numbers)
+    keys = [key for stretch, _ in (*before, *after) for key in stretch]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(key for key in keys if key >= 0))}
 
-    def numbered(keys: list[int]) -> list[int]:
-        return [numbers[key] if key >= 0 else ~numbers[~key] for key in keys]
+    def numbered(stretches: list[Stretch]) -> list[Stretch]:
+        return [([numbers[k] if k >= 0 else ~numbers[~k] for k in stretch], times) for stretch, times in stretches]
 
-    freed = {~key for key in (*before, *after) if key < 0}
+    freed = {~key for key in keys if key < 0}
     return _Story(
         tensors=[key // width for key in numbers],
         before=numbered(before),
@@ -152,8 +150,9 @@ class _Steps:
         """The most repetitions of anything. A block's key is tensor × width + repetition, its free's ~key."""
         return max(1, *self.reps, *(int(run[0]) for run in self.runs))
 
-    def between(self, start: int, end: int) -> Iterator[int]:
+    def between(self, start: int, end: int) -> Iterator[Stretch]:
         """Keys of the events from one place in the log to before another."""
+        stretch: list[int] = []
         log, reps, silent, width = self.log, self.reps, self.silent, self.width
         runs = [Run(*fields) for fields in self.runs]
         begins = {run.start: (run, True) for run in runs}
@@ -164,7 +163,13 @@ class _Steps:
         while position < end:
             if position in begins:
                 run, forward = begins.pop(position)
-                yield from self._repeated(run, width, forward=forward)
+                blocks = self._repeated(run, width, forward=forward)
+                if self._restores(run, forward=forward):
+                    yield stretch, 1
+                    yield next(blocks), run.reps - 1
+                    *_, stretch = blocks
+                else:
+                    stretch.extend(chain.from_iterable(blocks))
                 position = run.end if forward else run.back_end
                 continue
             i = log[position]
@@ -172,7 +177,7 @@ class _Steps:
                 # of what one block hands to the next only the last is left; of what else a run made, every copy
                 if ~i not in silent:
                     which = (last[~i],) if ~i in last else range(copies.get(~i, reps[~i]))
-                    yield from (~(~i * width + rep) for rep in which)
+                    stretch.extend(~(~i * width + rep) for rep in which)
                 position += 1
                 continue
             # tensors of as many blocks that are made in a row are made block by block
@@ -180,8 +185,9 @@ class _Steps:
             while stop < end and log[stop] >= 0 and reps[log[stop]] == reps[i] > 1 and stop not in begins:
                 stop += 1
             made = [j for j in log[position:stop] if j not in silent]
-            yield from (j * width + rep for rep in range(reps[i]) for j in made)
+            stretch.extend(j * width + rep for rep in range(reps[i]) for j in made)
             position = stop
+        yield stretch, 1
 
     def _born(self, run: Run) -> set[int]:
         """Tensors that a run makes in each of its blocks."""
@@ -189,31 +195,49 @@ class _Steps:
         born = {i for i in log[run.start : run.end] if i >= 0}
         return born | {i for i in log[run.back_start : run.back_end] if i >= 0} if run.back_start >= 0 else born
 
-    def _repeated(self, run: Run, width: int, *, forward: bool) -> Iterator[int]:
-        """One direction of a run, block by block. Blocks other than the one next to the outside take their input from,
-        and give their gradient to, a neighbour; what all share goes with the last.
+    def _entries(self, run: Run, *, forward: bool) -> tuple[list[int], list[int]]:
+        """What the allocator has to do with in one direction of a run: in its last block, and in every other. What all
+        blocks share goes with the last.
         """
-        last, silent = run.reps - 1, self.silent
         entries = self.log[run.start : run.end] if forward else self.log[run.back_start : run.back_end]
-        entries = tuple(i for i in entries if (i if i >= 0 else ~i) not in silent)
+        last = [i for i in entries if (i if i >= 0 else ~i) not in self.silent]
         own = self._born(run)
-        common = tuple(i for i in entries if i >= 0 or ~i in own or ~i in (run.input, run.grad_input))
-        frees_output = run.input_held and run.input_kept is not forward and run.output not in silent
+        return last, [i for i in last if i >= 0 or ~i in own or ~i in (run.input, run.grad_input)]
+
+    def _frees_output(self, run: Run, *, forward: bool) -> bool:
+        """Whether every block but the first frees the output of the one before at its end."""
+        return run.input_held and run.input_kept is not forward and run.output not in self.silent
+
+    def _restores(self, run: Run, *, forward: bool) -> bool:
+        """Whether each of several blocks but the last frees what it allocates, and nothing else."""
+        _, common = self._entries(run, forward=forward)
+        balanced = {i for i in common if i >= 0} == {~i for i in common if i < 0}
+        return balanced and run.reps > 1 and not self._frees_output(run, forward=forward)
+
+    def _repeated(self, run: Run, width: int, *, forward: bool) -> Iterator[list[int]]:
+        """One direction of a run, block by block. Blocks other than the one next to the outside take their input from,
+        and give their gradient to, a neighbour.
+        """
+        last, own = run.reps - 1, self._born(run)
+        closing, common = self._entries(run, forward=forward)
+        frees_output = self._frees_output(run, forward=forward)
         for rep in range(run.reps) if forward else range(last, -1, -1):
             first, final = (rep == 0, rep == last) if forward else (rep == last, rep == 0)
-            for i in entries if final else common:
+            keys = []
+            for i in closing if final else common:
                 if i >= 0:
-                    yield i * width + rep
+                    keys.append(i * width + rep)
                 elif ~i == run.input:
-                    yield ~(run.output * width + rep - 1 if rep else self._outer(~i, width))
+                    keys.append(~(run.output * width + rep - 1 if rep else self._outer(~i, width)))
                 elif ~i in own:
-                    yield ~(~i * width + rep)
+                    keys.append(~(~i * width + rep))
                 elif ~i == run.grad_input and not first:
-                    yield ~(run.grad_output * width + rep + 1)
+                    keys.append(~(run.grad_output * width + rep + 1))
                 else:
-                    yield ~self._outer(~i, width)
+                    keys.append(~self._outer(~i, width))
             if rep and frees_output:
-                yield ~(run.output * width + rep - 1)
+                keys.append(~(run.output * width + rep - 1))
+            yield keys
 
     def _outer(self, index: int, width: int) -> int:
         """The key of a tensor from outside the run: of another run's output the last repetition, else the first."""

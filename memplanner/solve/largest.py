@@ -45,6 +45,8 @@ def largest(
     UserError where the plan has no such setting (full training has no rank).
     """
     table = plan.model_dump(mode="json")
+    if axis == "seq-len":  # the longest decides; an ordinary batch may be longer than what is tried
+        table["step"]["typical_seq_len"] = None
     top = min(CEILINGS[axis], ceiling or CEILINGS[axis])
     refused = ("does-not-fit", "tight") if strict else ("does-not-fit",)
     tried: dict[int, Estimate] = {}

@@ -1,9 +1,7 @@
 """Runs cases one after another, each in a process of its own, and keeps what is done."""
 
-import contextlib
 import datetime
 import importlib.metadata
-import multiprocessing
 import os
 import platform
 import signal
@@ -18,6 +16,7 @@ from memplanner.errors import UserError
 from memplanner.measurement import Backend, Environment, Measurement, Outcome, load_measurement, save_measurement
 from memplanner.plan import TrainingPlan
 from memplanner.prediction import predict
+from memplanner.processes import FRESH, begin, end, quickest
 from memplanner.suite.definition import Case
 
 PRELOADED = (
@@ -62,7 +61,7 @@ def run_cases(
     def over() -> bool:
         return stopped() or (deadline is not None and time.monotonic() >= deadline)
 
-    start = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    start = quickest()
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     for case in cases:
         path = out / f"{case.id}.json"
@@ -77,7 +76,7 @@ def run_cases(
         since = time.monotonic()
         code = _run_alone(case, backend, path, start, over)
         if code == BAD_FORK:
-            start = "spawn"
+            start = FRESH
             code = _run_alone(case, backend, path, start, over)
         if code is None:
             yield Progress(what="left", case=case, seconds=time.monotonic() - since)
@@ -92,9 +91,6 @@ def run_cases(
 
 def _run_alone(case: Case, backend: Backend, path: Path, start: str, over: Callable[[], bool]) -> int | None:
     """The exit code of the case's process; None where the time was up first."""
-    context: Any = multiprocessing.get_context(start)
-    if start == "forkserver":
-        context.set_forkserver_preload(list(PRELOADED))
     log = _log(path.parent, case)
     log.parent.mkdir(parents=True, exist_ok=True)
     options = {
@@ -105,34 +101,16 @@ def _run_alone(case: Case, backend: Backend, path: Path, start: str, over: Calla
         "needed_bytes": predict(case.plan, root=case.root).allocated_bytes,
     }
     arguments = (case.id, case.plan.model_dump_json(), str(case.root), backend, str(path), str(log), options)
-    process = context.Process(target=_in_process, args=arguments, daemon=True)
-    with _importable_main(), contextlib.redirect_stderr(sys.__stderr__):  # multiprocessing hands on its descriptor
-        process.start()
+    process = begin(_in_process, arguments, method=start, preloaded=PRELOADED)
     try:
         while process.is_alive():
             if over():
                 return None
             process.join(0.1)
     finally:
-        if process.is_alive():
-            process.kill()
-        process.join()
-    return int(process.exitcode)
-
-
-@contextlib.contextmanager
-def _importable_main() -> Iterator[None]:
-    """multiprocessing would import the program's main module again in the child; there is nothing in it for a case."""
-    main = sys.modules["__main__"]
-    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
-    try:
-        main.__spec__ = None
-        if "__file__" in kept:
-            del main.__file__
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(main, name, value)
+        end(process)
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 def _in_process(

@@ -12,12 +12,13 @@ from textual.binding import Binding
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Footer, TabbedContent, TabPane
+from textual.worker import get_current_worker
 
 from memplanner.errors import UserError, printable
 from memplanner.report.markdown import check_markdown
 from memplanner.report.words import device_word
-from memplanner.solve.changes import single_changes
-from memplanner.solve.largest import AXES, Axis, largest
+from memplanner.tui.ahead import ways_to_fit
+from memplanner.tui.beside import beside
 from memplanner.tui.drawing import Ink
 from memplanner.tui.export import can_be_saved, save_plan, save_report
 from memplanner.tui.screens.compare import ComparePane, Load
@@ -29,7 +30,6 @@ from memplanner.tui.state import Choice, Flags, PlanState, about, options_for, t
 from memplanner.tui.widgets.ask import Ask
 from memplanner.tui.widgets.fields import Field
 from memplanner.tui.widgets.help import Help
-from memplanner.units import format_bytes
 
 TABS = {"plan": "Plan", "timeline": "Timeline", "compare": "Compare", "frontier": "Frontier", "measured": "Measured"}
 
@@ -184,34 +184,11 @@ class MemplannerApp(App[None]):
 
     @work(exclusive=True, thread=True, group="fit")
     def action_what_fits(self) -> None:
-        """Work out what would make the plan fit, beside the interface; then offer it."""
-        found = self.ways_to_fit()
-        self.call_from_thread(self._offer, found)
-
-    def ways_to_fit(self) -> list[tuple[Choice, Flags]]:
-        """The largest rank, batch and sequence that the card holds, and single changes that make the plan fit."""
-        state = self.state
-        found: list[tuple[Choice, Flags]] = []
-        if state.estimate.verdict == "does-not-fit":
-            changes = single_changes(state.estimate, state.predictor)
-            for change in changes.fitting or changes.others:
-                verb = "then it fits" if changes.fitting else "not enough"
-                words = f"saves {format_bytes(change.saved_bytes)}, {verb}: {change.effect}"
-                found.append((Choice(value=change.typed, about=words), dict(change.flags)))
-        for axis in AXES:
-            if axis == "rank" and state.plan.method.kind == "full":
-                continue
-            found += self._largest(axis)
-        return found
-
-    def _largest(self, axis: Axis) -> list[tuple[Choice, Flags]]:
-        state, flag = self.state, f"--{axis}"
-        best = largest(state.plan, axis, state.predictor, ceiling=state.ceiling(flag))
-        if not best.value:
-            return []
-        tight = " (tight)" if best.estimate.verdict == "tight" else ""
-        words = f"the largest {title_of(flag)} that fits, {format_bytes(best.estimate.margin_bytes)} to spare{tight}"
-        return [(Choice(value=f"{flag} {best.value}", about=words), {flag: str(best.value)})]
+        """Have it worked out what would make the plan fit, beside the interface; then offer it."""
+        worker = get_current_worker()
+        found = list(beside(ways_to_fit, lambda: worker.is_cancelled, self.state.plan, self.state.root.absolute()))
+        if not worker.is_cancelled:
+            self.call_from_thread(self._offer, found)
 
     def _offer(self, found: list[tuple[Choice, Flags]]) -> None:
         if not found:

@@ -113,6 +113,15 @@ def applies(plan: TrainingPlan, name: str) -> bool:
     return True
 
 
+def ceiling(plan: TrainingPlan, name: str, root: Path) -> int:
+    """The most that makes sense of a number in a plan."""
+    if name in ("--rank", "--projection-rank"):
+        return widest_rank(plan, root=root)
+    if name == "--seq-len":
+        return longest_sequence(plan, root=root) or 1 << 20
+    return 1 << 16
+
+
 @dataclass
 class PlanState:
     """The plan being edited. `estimate` is of the last plan without problems; `problems` are the present ones by field.
@@ -256,11 +265,7 @@ class PlanState:
 
     def ceiling(self, name: str) -> int:
         """The most that makes sense of a number."""
-        if name in ("--rank", "--projection-rank"):
-            return widest_rank(self.plan, root=self.root)
-        if name == "--seq-len":
-            return longest_sequence(self.plan, root=self.root) or 1 << 20
-        return 1 << 16
+        return ceiling(self.plan, name, self.root)
 
     @property
     def command(self) -> str:

@@ -182,4 +182,41 @@ def test_the_tight_loop_over_a_pool_says_what_the_allocator_says(small: bool, re
             live.append((len(sizes), allocator.allocate(size)))
             events.append(len(sizes))
             sizes.append(size)
-    assert segment_bytes(events, sizes, small=small) == allocator.reserved
+    assert segment_bytes([(events, 1)], sizes, small=small) == allocator.reserved
+
+
+@pytest.mark.parametrize("small", [True, False])
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    held=st.lists(st.integers(1, 1 << 30), max_size=12),
+    requests=st.lists(st.tuples(st.integers(1, 1 << 30), st.integers(0, 9)), min_size=1, max_size=40),
+    times=st.integers(2, 6),
+)
+def test_what_restores_a_pool_is_replayed_only_until_it_does(
+    small: bool, held: list[int], requests: list[tuple[int, int]], times: int
+) -> None:
+    """Some blocks, every second of them freed; then a stretch that frees what it allocates, several times."""
+
+    def fitting(number: int) -> int:
+        return 512 * (1 + number % 2048) if small else MIB + 512 * (1 + number % (1 << 16))
+
+    sizes = [fitting(number) for number in held]
+    before = [*range(len(sizes)), *(~i for i in range(0, len(sizes), 2))]
+    stretch: list[int] = []
+    live: list[int] = []
+    for number, action in requests:
+        if action < 4 and live:
+            stretch.append(~live.pop(number % len(live)))
+        else:
+            live.append(len(sizes))
+            stretch.append(len(sizes))
+            sizes.append(fitting(number))
+    stretch += [~i for i in live]
+    allocator = CachingAllocator()
+    blocks: dict[int, Any] = {}
+    for event in before + stretch * times:
+        if event >= 0:
+            blocks[event] = allocator.allocate(sizes[event])
+        else:
+            allocator.release(blocks[~event])
+    assert segment_bytes([(before, 1), (stretch, times)], sizes, small=small) == allocator.reserved

@@ -79,3 +79,8 @@ def test_strict_leaves_the_error_margin_free() -> None:
 def test_full_training_has_no_rank() -> None:
     with pytest.raises(UserError, match="rank"):
         on("24GB", "rank", method="full")
+
+
+def test_an_ordinary_batch_may_be_longer_than_what_is_tried() -> None:
+    ordinary = plan(step={"batch_size": 2, "seq_len": 256, "typical_seq_len": 128})
+    assert largest(ordinary, "seq-len", Threshold("seq-len", 100)).value == 100

@@ -1,9 +1,10 @@
-"""Random keys, clicks and sizes do not crash it, and whatever they leave is a plan."""
+"""Random keys, clicks, pastes and sizes do not crash it, and whatever they leave is a plan."""
 
 import random
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 
 from memplanner.tui.app import MemplannerApp
@@ -15,6 +16,7 @@ KEYS = (
     *("up", "down", "left", "right", "enter", "escape", "tab", "shift+tab", "backspace", "home", "end", "space"),
     *("pageup", "pagedown", "ctrl+p", "delete"),
 )
+PASTED = ("8", "llama-1b", "[red]x[/]", "\x1b]0;evil\x07\n\n", "24GiB\n", "９" * 5000, "", "\u202e⁦")
 SIZES = ((80, 24), (160, 50), (100, 30), (40, 10), (12, 4))
 
 
@@ -31,6 +33,9 @@ def test_random_keys(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 case chance if chance < 0.12:
                     width, height = app.size
                     await pilot.click(offset=(rng.randrange(width), rng.randrange(height)))
+                case chance if chance < 0.17:
+                    app.post_message(events.Paste(rng.choice(PASTED)))
+                    await pilot.pause()
                 case _:
                     await pilot.press(rng.choice(KEYS))
         while len(app.screen_stack) > 1:

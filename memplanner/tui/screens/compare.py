@@ -19,6 +19,7 @@ from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.words import VERDICT_WORDS, device_word
 from memplanner.tui.drawing import Ink
 from memplanner.tui.state import Flags, PlanState
+from memplanner.tui.widgets.table import Table, right
 from memplanner.units import format_bytes, format_count
 
 
@@ -47,9 +48,9 @@ class ComparePane(Vertical):
     def compose(self) -> ComposeResult:
         """Two tables."""
         yield Static(id="methods-heading", classes="heading")
-        yield DataTable(id="methods", cursor_type="row")
+        yield Table(id="methods")
         yield Static("Cards, for this plan (Enter takes one over)", classes="heading")
-        yield DataTable(id="cards", cursor_type="row")
+        yield Table(id="cards")
 
     def on_mount(self) -> None:
         """Titles."""
@@ -115,19 +116,19 @@ class ComparePane(Vertical):
     def _method_cells(self, estimate: Estimate) -> list[Text]:
         return [
             self._verdict(estimate),
-            _right(format_bytes(estimate.device_bytes)),
-            _right(format_bytes(estimate.margin_bytes)),
+            right(format_bytes(estimate.device_bytes)),
+            right(format_bytes(estimate.margin_bytes)),
             Text(estimate.peak_phase),
-            _right(format_count(estimate.num_trainable)),
+            right(format_count(estimate.num_trainable)),
         ]
 
     def _card_cells(self, estimate: Estimate) -> list[Text]:
         return [
             self._verdict(estimate),
-            _right(format_bytes(estimate.device_bytes)),
-            _right(format_bytes(estimate.margin_bytes)),
-            _right(format_bytes(estimate.limit_bytes)),
-            _right(format_bytes(estimate.allocated_bytes)),
+            right(format_bytes(estimate.device_bytes)),
+            right(format_bytes(estimate.margin_bytes)),
+            right(format_bytes(estimate.limit_bytes)),
+            right(format_bytes(estimate.allocated_bytes)),
         ]
 
     @on(DataTable.RowSelected)
@@ -135,7 +136,3 @@ class ComparePane(Vertical):
         """Enter: the row's method or card becomes the plan's."""
         if event.row_key.value in self._flags:
             self.post_message(Load(self._flags[event.row_key.value]))
-
-
-def _right(text: str) -> Text:
-    return Text(text, justify="right")

@@ -1,5 +1,7 @@
 """What fits this card: rank, batch × the plan's sequence, optimizer, checkpointing, worked out beside the rest."""
 
+import math
+
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
@@ -8,23 +10,20 @@ from textual.containers import Vertical
 from textual.widgets import DataTable, ProgressBar, Static
 from textual.worker import get_current_worker
 
-from memplanner.errors import UserError
-from memplanner.prediction import Predictor
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.words import VERDICT_WORDS, device_word
-from memplanner.solve.sweep import Axis, Point, Sweep, sweep
+from memplanner.solve.sweep import Axis, Point, Sweep
+from memplanner.tui.ahead import combinations
+from memplanner.tui.beside import beside
 from memplanner.tui.drawing import Ink
 from memplanner.tui.screens.compare import Load
 from memplanner.tui.state import PlanState, value_in
+from memplanner.tui.widgets.table import Table, right
 from memplanner.units import format_bytes
 
 TITLES = ("Rank", "Batch", "Tokens", "Optimizer", "Checkpointing", "", "Device", "To spare")
 BATCHES = 7
 """Batch sizes by factors of two."""
-
-
-class _CancelledError(Exception):
-    """The plan has changed meanwhile."""
 
 
 class FrontierPane(Vertical):
@@ -54,7 +53,7 @@ class FrontierPane(Vertical):
         """A heading, the progress, the table."""
         yield Static(id="frontier-heading", classes="heading")
         yield ProgressBar(id="frontier-progress", show_eta=False)
-        yield DataTable(id="frontier-table", cursor_type="row")
+        yield Table(id="frontier-table")
 
     def on_mount(self) -> None:
         """Titles."""
@@ -88,28 +87,19 @@ class FrontierPane(Vertical):
 
     @work(exclusive=True, thread=True, group="frontier")
     def _search(self) -> None:
-        """Predict every combination beside the interface."""
+        """Have every combination predicted beside the interface."""
         worker = get_current_worker()
         axes = self.axes()
-        total, done = 1, 0
-        for axis in axes:
-            total *= len(axis.values)
-        table = self.state.plan.model_dump(mode="json")
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            if worker.is_cancelled:
-                raise _CancelledError
+        total, done = math.prod(len(axis.values) for axis in axes), 0
+        for found in beside(
+            combinations, lambda: worker.is_cancelled, self.state.plan, axes, self.state.root.absolute()
+        ):
+            if isinstance(found, Sweep):
+                self.app.call_from_thread(self._done, found)
+                return
+            done += found
             if done % 8 == 0 or done == total:
                 self.app.call_from_thread(self._progress, done, total)
-
-        try:
-            found = sweep(table, {}, axes, Predictor(self.state.root), where="plan", advance=advance)
-        except (_CancelledError, UserError):
-            return
-        if not worker.is_cancelled:
-            self.app.call_from_thread(self._done, found)
 
     def _progress(self, done: int, total: int) -> None:
         self.query_one(ProgressBar).update(total=total, progress=done)
@@ -153,14 +143,14 @@ class FrontierPane(Vertical):
         style = self.ink.style(VERDICT_COLOURS[point.verdict])
         device = point.least_device_bytes
         return [
-            (float(rank or 0), _right(rank or "–")),
-            (float(batch), _right(str(batch))),
-            (float(tokens), _right(str(tokens))),
+            (float(rank or 0), right(rank or "–")),
+            (float(batch), right(str(batch))),
+            (float(tokens), right(str(tokens))),
             (optimizer, Text(optimizer)),
             (checkpointing, Text(checkpointing)),
             (point.verdict, Text(VERDICT_WORDS[point.verdict].lower(), style)),
-            (float(device), _right(format_bytes(device))),
-            (float(point.margin_bytes), _right(format_bytes(point.margin_bytes))),
+            (float(device), right(format_bytes(device))),
+            (float(point.margin_bytes), right(format_bytes(point.margin_bytes))),
         ]
 
     def action_sort(self) -> None:
@@ -192,7 +182,3 @@ class FrontierPane(Vertical):
         point = self._points.get(str(event.row_key.value))
         if point is not None:
             self.post_message(Load(dict(point.flags)))
-
-
-def _right(text: str) -> Text:
-    return Text(text, justify="right")

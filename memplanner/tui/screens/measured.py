@@ -25,6 +25,7 @@ from memplanner.suite.runner import run_cases
 from memplanner.tui.drawing import Ink
 from memplanner.tui.state import Choice, PlanState
 from memplanner.tui.widgets.ask import Ask
+from memplanner.tui.widgets.table import Table, right
 from memplanner.units import format_bytes
 from memplanner.validation.records import compare_record, records_in
 from memplanner.validation.rows import Row, Validation
@@ -34,6 +35,8 @@ BACKENDS: dict[str, str] = {
     "cpu": "this machine's processor: real steps; wants the plan's bytes as RAM",
     "fake": "tensors without data: exact live bytes, on any machine, in seconds",
 }
+RUN_WIDTH = 32
+"""Of a run's name in the table; below it stands in full."""
 
 
 class MeasuredPane(Vertical):
@@ -63,13 +66,13 @@ class MeasuredPane(Vertical):
     def compose(self) -> ComposeResult:
         """What goes on, the runs, the chosen run's figures."""
         yield Static(id="measured-status", classes="heading")
-        yield DataTable(id="records", cursor_type="row")
+        yield Table(id="records")
         with VerticalScroll(id="record-scroll"):
             yield Static(id="record")
 
     def on_mount(self) -> None:
         """Titles, and a clock for a run."""
-        self.query_one(DataTable).add_columns("Run", "On", "Method", "Batch", "Measured", "Predicted", "Error")
+        self.query_one(DataTable).add_columns("Run", "Measured", "Predicted", "Error", "Method", "Batch", "On")
         self.set_interval(0.5, self._tick)
 
     def show(self) -> None:
@@ -108,13 +111,13 @@ class MeasuredPane(Vertical):
             plan = record.plan
             on = record.environment.gpu or {"cpu": "CPU", "fake": "fake tensors"}.get(record.backend, record.backend)
             table.add_row(
-                Text(printable(record.id)),
-                Text(printable(on)),
+                Text(fit(printable(record.id), RUN_WIDTH)),
+                right(format_bytes(peak.measured_bytes) if peak else record.outcome.status),
+                right(format_bytes(peak.predicted_bytes) if peak else "–"),
+                right(f"{peak.error:+.2%}" if peak else "–"),
                 Text(method_words(plan) if plan is not None else "–"),
                 Text(f"{plan.step.batch_size} × {plan.step.seq_len}" if plan is not None else "–"),
-                _right(format_bytes(peak.measured_bytes) if peak else record.outcome.status),
-                _right(format_bytes(peak.predicted_bytes) if peak else "–"),
-                _right(f"{peak.error:+.2%}" if peak else "–"),
+                Text(printable(on)),
                 key=str(number),
             )
         self._say_status()
@@ -249,7 +252,3 @@ def _free(folder: Path, name: str) -> str:
     while (folder / (f"{name}.json" if number == 1 else f"{name}-{number}.json")).exists():
         number += 1
     return name if number == 1 else f"{name}-{number}"
-
-
-def _right(text: str) -> Text:
-    return Text(text, justify="right")

@@ -10,10 +10,10 @@ from textual.events import Resize
 from textual.widgets import Static
 from textual.worker import Worker, get_current_worker
 
-from memplanner.errors import UserError
-from memplanner.plan_file import merge
-from memplanner.prediction import Predictor
+from memplanner.prediction import Estimate
 from memplanner.report.words import device_word
+from memplanner.tui.ahead import columns
+from memplanner.tui.beside import beside
 from memplanner.tui.drawing import Bar, Ink, bar_chart, breakdown, device_bar, verdict
 from memplanner.tui.state import PlanState, value_in
 from memplanner.tui.widgets.fields import Field, FieldList
@@ -31,7 +31,8 @@ class PlanPane(Horizontal):
         self._bars: list[Bar] = []
         self._axis = "--rank"
         self._heights: dict[str, int] = {}
-        self._answering = False
+        self._answering = self._replaying = False
+        self._said: tuple[Text, Text] = (Text(), Text())
 
     def compose(self) -> ComposeResult:
         """Fields; verdict, bar, breakdown, chart."""
@@ -69,11 +70,18 @@ class PlanPane(Horizontal):
         width, height = max(answer.size.width - 2, 20), answer.size.height
         if not height:
             return
-        head = verdict(estimate, width, self.ink)
+        if estimate.is_replayed:
+            self._said = verdict(estimate, width, self.ink), device_bar(estimate, width, self.ink)
+        elif not self._replaying:
+            self._replaying = True
+            self._replay(estimate)
+        head, bar = (said.copy() for said in self._said)
+        if not estimate.is_replayed:  # what was said of the plan before, for a blink
+            head.stylize("dim")
+            bar.stylize("dim")
         if self.state.problems:
             head.stylize("dim")
             head.append("  (of the last plan without problems)", "dim italic")
-        bar = device_bar(estimate, width, self.ink)
         used = 2 + str(bar).count("\n") + 1 + 2  # the verdict, the bar, two blank lines
         chart = min(max((height - used) * 2 // 5, 7), 18)
         present = sum(1 for size in estimate.at_peak.values() if size)
@@ -83,6 +91,16 @@ class PlanPane(Horizontal):
         self._put("#breakdown", breakdown(estimate, width, self.ink, rows=rows))
         self._chart_size = (width, max(height - used - rows - 1, 5))
         self._begin_chart()
+
+    @work(thread=True, group="answer")
+    def _replay(self, estimate: Estimate) -> None:
+        """Run the allocator's replay, so that no key waits for it; one at a time, and then the latest plan's."""
+        estimate.reserved_bytes  # noqa: B018  # the estimate remembers it
+        self.app.call_from_thread(self._replayed)
+
+    def _replayed(self) -> None:
+        self._replaying = False
+        self._answer()
 
     def _begin_chart(self) -> None:
         """Put up the columns with what is known of them, and have the others worked out."""
@@ -96,10 +114,12 @@ class PlanPane(Horizontal):
         keep = max(self._chart_size[0] // 4 - 2, 4)
         if len(ordered) > keep:  # the smallest say least
             ordered = sorted({*ordered[-keep:], int(now)})
-        own = Bar(name=now, size=state.estimate.device_bytes, verdict=state.estimate.verdict)
-        self._bars = [own if str(v) == now else Bar(name=str(v), size=None) for v in ordered]
+        self._bars = [Bar(name=str(v), size=None) for v in ordered]
+        if state.estimate.is_replayed:
+            own = Bar(name=now, size=state.estimate.device_bytes, verdict=state.estimate.verdict)
+            self._bars[ordered.index(int(now))] = own
+            self._work_out_chart()
         self._draw_chart()
-        self._work_out_chart()
 
     def _draw_chart(self) -> None:
         estimate, plan = self.state.estimate, self.state.plan
@@ -122,20 +142,12 @@ class PlanPane(Horizontal):
         """One column at a time, beside the interface."""
         worker = get_current_worker()
         time.sleep(PAUSE_S)
-        predictor, axis = Predictor(self.state.root), self._axis
-        table = self.state.plan.model_dump(mode="json")
+        wanted = [bar.name for bar in self._bars if bar.size is None]
+        plan, root = self.state.plan, self.state.root.absolute()
         found: list[Bar] = []
         shown = time.monotonic()
-        for bar in [bar for bar in self._bars if bar.size is None]:
-            if worker.is_cancelled:
-                return
-            try:
-                estimate = predictor(merge(table, {axis: bar.name}, where="plan"))
-            except UserError:
-                continue  # no plan: its column stays empty
-            least = estimate.allocated_bytes + estimate.context_bytes
-            size = least if estimate.is_hopeless else estimate.device_bytes
-            found.append(Bar(name=bar.name, size=size, verdict=estimate.verdict))
+        for value, size, outcome in beside(columns, lambda: worker.is_cancelled, plan, self._axis, wanted, root):
+            found.append(Bar(name=value, size=size, verdict=outcome))
             if time.monotonic() - shown > PAUSE_S:
                 self.app.call_from_thread(self._add_bars, worker, found)
                 found, shown = [], time.monotonic()
