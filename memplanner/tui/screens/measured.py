@@ -171,7 +171,8 @@ class MeasuredPane(Vertical):
             words = f"{self.running} … {time.monotonic() - self.began:.0f} s (x cancels)"
         else:
             where = f" from {self.folder}" if self.folder is not None else ""
-            words = f"{len(self.records)} runs{where}. p runs the present plan: {self._plan_words()}"
+            count = "1 run" if len(self.records) == 1 else f"{len(self.records)} runs"
+            words = f"{count}{where}. p runs the present plan: {self._plan_words()}"
         status.update(Text(printable(words)))
 
     def _plan_words(self) -> str:
