@@ -1,23 +1,25 @@
 """Finds and reads the plan: a file's table, typed flags laid over it, one TrainingPlan or every problem at once."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from memplanner.errors import Problem, UserError
 from memplanner.fields import choices, groups, kind_of, owners
+from memplanner.named_plans import PLANS, NamedTable, inside, named_tables
 from memplanner.options import BY_FLAG, OPTIMIZERS
 from memplanner.plan import TrainingPlan
 from memplanner.problems import problems_of, show, suggest
-from memplanner.profiles import stems
-from memplanner.reading import parse_json, parse_toml, read_text, wrong
+from memplanner.profiles import is_bundled, stems
+from memplanner.reading import Table, parse_json, parse_toml, read_text, wrong
+
+if TYPE_CHECKING:
+    from memplanner.frameworks import Foreign
 
 DEFAULT_PLAN = "llama-7b-gradnormlorp-rtx4090"
-
-Table = dict[str, Any]
 
 _CHOOSERS = ("--method", "--loss", "--optimizer")
 """Flags that choose a kind, and with it which other fields exist."""
@@ -29,24 +31,39 @@ class Source:
 
     label: what error messages and the narration call it.
     root: the directory that a relative model path in it starts from.
+    path: the user's file; None for what comes with memplanner. name: of one of several plans in it.
     """
 
     table: Table
     label: str
     root: Path
+    path: Path | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPlan:
-    """A valid plan, where it came from, and the directory that its model path starts from."""
+    """A valid plan, where it came from, and the directory that its model path starts from.
+
+    path: the user's file, where it came from one, and name: its name there, where it has one. foreign: another
+    framework's config, where it came from that.
+    """
 
     plan: TrainingPlan
     label: str
     root: Path
+    path: Path | None = None
+    name: str = ""
+    foreign: "Foreign | None" = None
 
 
 def load_plan(
-    *, root: Path, plan_file: str = "", model: str = "", flags: Mapping[str, Any] | None = None
+    *,
+    root: Path,
+    plan_file: str = "",
+    model: str = "",
+    flags: Mapping[str, Any] | None = None,
+    configs: Sequence[str] = (),
 ) -> LoadedPlan:
     """The plan a command works on.
 
@@ -54,23 +71,68 @@ def load_plan(
     model is named, the default bundled plan; else the settings' defaults. A model or a flag wins over the base, but
     only when it was typed.
 
-    flags: flag -> typed text (True/False for switches), e.g. {"--rank": "128"}.
+    flags: flag -> typed text (True/False for switches), e.g. {"--rank": "128"}. configs: files of another framework,
+    which are the base instead.
     """
+    if configs:
+        return _from_framework(root, configs, model, flags or {})
     source = find_source(root, plan_file, default=not model)
     table = dict(source.table)
     if model:
         table["model"] = model
     plan = merge(table, flags or {}, where=source.label)
-    return LoadedPlan(plan=plan, label=source.label, root=root if model else source.root)
+    start = root if model else source.root
+    return LoadedPlan(plan=plan, label=source.label, root=start, path=source.path, name=source.name)
+
+
+def _from_framework(root: Path, configs: Sequence[str], model: str, flags: Mapping[str, Any]) -> LoadedPlan:
+    """The plan that another framework's config comes to. A model's path in it may not leave the repository."""
+    from memplanner.frameworks import read_framework
+
+    paths = [root / word for word in configs]
+    foreign = read_framework(paths)
+    label = f"{foreign.framework}, {' and '.join(map(str, paths))}"
+    plan = merge(foreign.table | ({"model": model} if model else {}), flags, where=label)
+    if not model and not is_bundled(plan.model):
+        inside(root, plan.model, where=label, key="model")
+    return LoadedPlan(plan=plan, label=label, root=root, path=paths[0], foreign=foreign)
 
 
 def find_source(root: Path, plan_file: str = "", *, default: bool = True) -> Source:
     """The table under the flags; see load_plan for the order."""
-    if plan_file:
-        return _named(root, plan_file)
+    source = _named(root, plan_file) if plan_file else _own(root)
+    if source is not None:
+        if PLANS in source.table and not default:  # a model is typed: what the file says of all its plans holds for it
+            return replace(source, table={key: value for key, value in source.table.items() if key != PLANS})
+        if PLANS in source.table:
+            names = ", ".join(table.name for table in named_tables(source.table, source.label, source.root))
+            hint = "name one with --plan, or check them all with --all"
+            raise wrong(source.label, f"holds several plans: {names}", hint)
+        return source
+    if default:
+        return _bundled(DEFAULT_PLAN, root)
+    return Source(table={}, label="defaults", root=root)
+
+
+def find_named(root: Path, plan_file: str = "") -> tuple[Source, tuple[NamedTable, ...]]:
+    """The file that holds several plans (memplanner.toml or pyproject.toml, where none is named), and those plans.
+
+    UserError where there is none, or where it holds one plan without a name.
+    """
+    source = _named(root, plan_file) if plan_file else _own(root)
+    hint = "several plans are tables such as [plans.pretrain] in memplanner.toml"
+    if source is None:
+        raise wrong("memplanner.toml", "no such file, and pyproject.toml has no [tool.memplanner]", hint)
+    if PLANS not in source.table:
+        raise wrong(source.label, "holds no named plans", hint)
+    return source, named_tables(source.table, source.label, source.root)
+
+
+def _own(root: Path) -> Source | None:
+    """memplanner.toml, else pyproject.toml's table; None where there is neither."""
     own = root / "memplanner.toml"
     if own.exists():
-        return Source(table=parse_toml(read_text(own), own), label=str(own), root=root)
+        return Source(table=parse_toml(read_text(own), own), label=str(own), root=root, path=own)
     project = root / "pyproject.toml"
     if project.is_file() and "memplanner" in (text := read_text(project)):
         tool = parse_toml(text, project).get("tool", {})
@@ -78,10 +140,8 @@ def find_source(root: Path, plan_file: str = "", *, default: bool = True) -> Sou
             table = tool["memplanner"]
             if not isinstance(table, dict):
                 raise wrong(project, f"tool.memplanner is {show(table)}, not a table")
-            return Source(table=table, label=f"{project} [tool.memplanner]", root=root)
-    if default:
-        return _bundled(DEFAULT_PLAN, root)
-    return Source(table={}, label="defaults", root=root)
+            return Source(table=table, label=f"{project} [tool.memplanner]", root=root, path=project)
+    return None
 
 
 def _named(root: Path, name: str) -> Source:
@@ -91,9 +151,16 @@ def _named(root: Path, name: str) -> Source:
     except (OSError, ValueError):
         is_path = False
     if not is_path:
+        own = _own(root)
+        named = named_tables(own.table, own.label, own.root) if own is not None and PLANS in own.table else ()
+        for one in named:
+            if one.name == name:
+                assert own is not None, "it holds them"
+                return Source(table=one.table, label=one.label, root=root, path=own.path, name=name)
         if name in stems("plans", ".toml"):
             return _bundled(name, root)
-        raise wrong("--plan", f"no file or bundled plan is called {show(name)}", suggest(name, stems("plans", ".toml")))
+        known = [*(one.name for one in named), *stems("plans", ".toml")]
+        raise wrong("--plan", f"no file or plan is called {show(name)}", suggest(name, known))
     text = read_text(path)
     if path.suffix == ".json" or text.lstrip().startswith("{"):
         table = parse_json(text, path)
@@ -106,7 +173,7 @@ def _named(root: Path, name: str) -> Source:
             table = tool.get("memplanner") if isinstance(tool, dict) else None  # type: ignore[assignment]
     if not isinstance(table, dict):
         raise wrong(path, "holds no plan")
-    return Source(table=table, label=str(path), root=path.parent)
+    return Source(table=table, label=str(path), root=path.parent, path=path)
 
 
 def _bundled(name: str, root: Path) -> Source:

@@ -9,6 +9,9 @@ from memplanner.units import MIB
 
 MAX_FILE_BYTES = MIB
 
+Table = dict[str, Any]
+"""Raw settings, as a file has them."""
+
 
 def wrong(where: object, message: str, hint: str = "") -> UserError:
     """A UserError about a whole file."""

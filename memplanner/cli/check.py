@@ -1,30 +1,64 @@
-"""memplanner check: the verdict, the peak, what it is made of, and what would make it fit."""
+"""memplanner check: the verdict, the peak, what it is made of, and what would make it fit; of one plan or of all."""
 
 import argparse
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
-from memplanner.cli.plan_arguments import add_plan_arguments, loaded
+from memplanner.cli.plan_arguments import FORMATS, add_plan_arguments, loaded, typed_flags
+from memplanner.errors import Problem, UserError
 from memplanner.report.page import Page
+
+if TYPE_CHECKING:
+    from memplanner.budgets.check import CheckedPlans
+    from memplanner.plan_file import LoadedPlan
+
+FOR_CI = ("github", "junit", "sarif")
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
-    add_plan_arguments(parser, described=described)
+    add_plan_arguments(parser, described=described, formats=(*FORMATS, *FOR_CI, "auto"))
     parser.add_argument("--strict", action="store_true", help="a tight fit counts as not fitting (exit code 1)")
+    several = parser.add_argument_group("all plans", "the [plans.NAME] tables of memplanner.toml or of --plan FILE")
+    several.add_argument("--all", action="store_true", help="check each of them against its budget")
+    several.add_argument(
+        "--locked",
+        action="store_true",
+        help="with --all: also fail where one needs more than memplanner.lock.json says",
+    )
+    several.add_argument(
+        "--tolerance", default="", metavar="SHARE", help="with --locked: growth that still passes (default: 1%%)"
+    )
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    if args.format == "auto":
+        args.format = "github" if os.environ.get("GITHUB_ACTIONS") else "text"
+    if args.all:
+        return _all(args, page, root)
+    for flag, typed in (("--locked", args.locked), ("--tolerance", args.tolerance)):
+        if typed:
+            raise UserError(Problem(where=flag, key="", message="goes with --all"))
+    return _one(args, page, root)
+
+
+def _one(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import predict
 
     found = loaded(args, root)
+    if args.format in FOR_CI:
+        return _for_ci(args, found, page)
     estimate = predict(found.plan, root=found.root)
     refused = ("does-not-fit", "tight") if args.strict else ("does-not-fit",)
     code = ExitCode.DOES_NOT_FIT if estimate.verdict in refused else ExitCode.OK
     if args.format == "json":
-        from memplanner.report.as_json import dump, estimate_object
+        from memplanner.report.as_json import dump, estimate_object, foreign_object
 
-        return Answer(text=dump(estimate_object(estimate)), code=code)
+        extra = {} if found.foreign is None else {"from": foreign_object(found.foreign)}
+        return Answer(text=dump(estimate_object(estimate) | extra), code=code)
     changes = None
     if code != ExitCode.OK:
         from memplanner.solve.changes import single_changes
@@ -33,7 +67,96 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.format == "markdown":
         from memplanner.report.markdown import check_markdown
 
-        return Answer(text=check_markdown(estimate, changes, label=found.label), code=code)
+        return Answer(text=check_markdown(estimate, changes, label=found.label, foreign=found.foreign), code=code)
     from memplanner.report.check_text import check_text
 
-    return Answer(text=check_text(estimate, changes, page, label=found.label), code=code)
+    return Answer(text=check_text(estimate, changes, page, label=found.label, foreign=found.foreign), code=code)
+
+
+def _for_ci(args: argparse.Namespace, found: "LoadedPlan", page: Page) -> Answer:
+    """One plan, as the only one of its kind."""
+    from memplanner.budgets.check import NamedPlan, check_plans
+
+    named = NamedPlan(
+        name=found.name or found.plan.model,
+        plan=found.plan,
+        root=found.root,
+        path=found.path,
+        alone=not found.name,
+        foreign=found.foreign,
+    )
+    return _answer(check_plans((named,), strict=args.strict), args.format, page)
+
+
+def _all(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    from memplanner.budgets.check import TOLERANCE, check_plans, lock_beside, named_plans
+    from memplanner.units import parse_share
+
+    for what, typed in (("MODEL", args.model), ("--from", args.configs)):
+        if typed:
+            raise UserError(Problem(where="--all", key="", message=f"checks named plans, and takes no {what}"))
+    tolerance = TOLERANCE
+    if args.tolerance:
+        if not args.locked:
+            raise UserError(Problem(where="--tolerance", key="", message="goes with --locked"))
+        try:
+            tolerance = parse_share(args.tolerance)
+        except ValueError as error:
+            raise UserError(Problem(where="--tolerance", key="", message=str(error))) from None
+    plans = named_plans(root, args.plan, typed_flags(args))
+    found = check_plans(
+        plans, lock_path=lock_beside(plans), locked=args.locked, tolerance=tolerance, strict=args.strict
+    )
+    return _answer(found, args.format, page)
+
+
+def _answer(found: "CheckedPlans", form: str, page: Page) -> Answer:
+    code = ExitCode.DOES_NOT_FIT if found.failed else ExitCode.OK
+    return Answer(text=_WRITERS[form](found, page), code=code)
+
+
+def _text(found: "CheckedPlans", page: Page) -> str:
+    from memplanner.report.budgets_text import budgets_text
+
+    return budgets_text(found, page)
+
+
+def _markdown(found: "CheckedPlans", page: Page) -> str:
+    from memplanner.report.budgets_text import budgets_markdown
+
+    return budgets_markdown(found)
+
+
+def _json(found: "CheckedPlans", page: Page) -> str:
+    from memplanner.report.as_json import budgets_object, dump
+
+    return dump(budgets_object(found))
+
+
+def _github(found: "CheckedPlans", page: Page) -> str:
+    from memplanner.report.github import github
+
+    return github(found, _text(found, page))
+
+
+def _junit(found: "CheckedPlans", page: Page) -> str:
+    from memplanner.report.junit import junit
+
+    return junit(found)
+
+
+def _sarif(found: "CheckedPlans", page: Page) -> str:
+    from memplanner.report.as_json import dump
+    from memplanner.report.sarif import sarif
+
+    return dump(sarif(found))
+
+
+_WRITERS: dict[str, Callable[["CheckedPlans", Page], str]] = {
+    "text": _text,
+    "markdown": _markdown,
+    "json": _json,
+    "github": _github,
+    "junit": _junit,
+    "sarif": _sarif,
+}

@@ -17,6 +17,8 @@ from memplanner.report.page import Page, page_for
 COMMANDS = {
     "tui": "the terminal interface; bare `memplanner` on a terminal opens it too",
     "check": "does this run fit, where is its peak, and what would make it fit",
+    "lock": "write down what every named plan needs, for `check --all --locked` to hold them to",
+    "diff": "what two plans, lock files or revisions differ by, and which settings moved it",
     "explain": "the picture of the step and the largest tensors at its peak, each with its formula",
     "fit": "the largest rank, batch or sequence that a card holds",
     "sweep": "every combination of several ranks, batches, cards: what fits, as a table, CSV, JSON or a picture",
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UserError as error:
         for problem in error.problems:
-            print(f"memplanner: {problem}", file=sys.stderr)
+            print(_line(f"memplanner: {problem}"), file=sys.stderr)
         return ExitCode.WRONG_QUESTION
     except UnicodeEncodeError:
         encoding = sys.stdout.encoding or "ascii"
@@ -76,6 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return answer.code
+
+
+def _line(text: str) -> str:
+    """A line for stderr; on GitHub Actions, one that the runner cannot take for a command."""
+    if not os.environ.get("GITHUB_ACTIONS"):
+        return text
+    from memplanner.report.github import inert
+
+    return inert(text)
 
 
 def on_a_terminal() -> bool:
@@ -133,6 +144,8 @@ def usage() -> str:
         "  memplanner                               pick a rank in the terminal\n"
         "  memplanner check --gpu rtx4090           the default plan\n"
         "  memplanner check llama-3.1-8b --method lora --rank 16\n"
+        "  memplanner check --from axolotl.yml --gpu rtx4090\n"
+        "  memplanner check --all --locked          every plan of memplanner.toml\n"
         "  memplanner COMMAND --help                a command's flags\n\n"
         "Exit codes: 0 fits, 1 does not fit, 2 the question was wrong.\n"
     )

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from memplanner.errors import Problem, UserError
 from memplanner.options import OPTIONS
 from memplanner.plan_file import LoadedPlan, load_plan
 
@@ -20,8 +21,18 @@ def add_plan_arguments(parser: argparse.ArgumentParser, *, described: bool, form
         "--plan",
         default="",
         metavar="FILE",
-        help="a plan in TOML or JSON, an earlier answer's JSON, or a bundled plan's name; "
+        help="a plan in TOML or JSON, an earlier answer's JSON, or the name of one of memplanner.toml's plans or of a "
+        "bundled one; "
         "default: memplanner.toml, [tool.memplanner] in pyproject.toml, or a bundled plan",
+    )
+    parser.add_argument(
+        "--from",
+        dest="configs",
+        action="append",
+        default=[],
+        metavar="CONFIG",
+        help="instead: an Axolotl or LLaMA-Factory config, transformers' TrainingArguments, a peft adapter_config.json "
+        "(the last two together: give --from twice)",
     )
     parser.add_argument("--format", choices=formats, default="text", help="how the answer is written (default: text)")
 
@@ -46,4 +57,6 @@ def typed_flags(args: argparse.Namespace) -> dict[str, Any]:
 
 def loaded(args: argparse.Namespace, root: Path) -> LoadedPlan:
     """The plan that the arguments and the files in `root` add up to."""
-    return load_plan(root=root, plan_file=args.plan, model=args.model, flags=typed_flags(args))
+    if args.configs and args.plan:
+        raise UserError(Problem(where="--from", key="", message="is a plan by itself", hint="leave --plan out"))
+    return load_plan(root=root, plan_file=args.plan, model=args.model, flags=typed_flags(args), configs=args.configs)

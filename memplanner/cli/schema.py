@@ -2,9 +2,11 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from memplanner.cli.main import Answer
 from memplanner.fields import json_schema
+from memplanner.named_plans import FROM, PLANS
 from memplanner.plan import TrainingPlan
 from memplanner.report.as_json import dump
 from memplanner.report.page import Page
@@ -15,4 +17,15 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    return Answer(text=dump(json_schema(TrainingPlan)))
+    return Answer(text=dump(_with_named_plans(json_schema(TrainingPlan))))
+
+
+def _with_named_plans(schema: dict[str, Any]) -> dict[str, Any]:
+    """A plan file may also hold plans by name: each with the settings of a plan, and a config to start from."""
+    start = {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+        "description": "Another framework's config that the plan starts from, or several that belong together.",
+    }
+    named = {"type": "object", "additionalProperties": False, "properties": {**schema["properties"], FROM: start}}
+    plans = {"type": "object", "additionalProperties": named, "description": "Plans by name, over what holds for all."}
+    return {**schema, "properties": {**schema["properties"], PLANS: plans}}

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -220,44 +220,55 @@ def config_of(plan: TrainingPlan, root: Path) -> dict[str, Any]:
     return dict(find_model(plan.model, root).config)
 
 
-def job_of_entry(entry: str, root: Path, device: str) -> Job:
-    """The job of `package.module:function`, a function that returns (model, optimizer or None, batch).
+def name_of(function: Callable[[], object]) -> str:
+    """package.module:function, as an entry point is named."""
+    return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
 
-    batch: what the model is called with, as a mapping (keywords), a tuple (positions) or one tensor. The model's answer
-    is a loss, has a `.loss`, or is a mapping or tuple with the loss first. UserError where any of this is not so.
-    """
+
+def _wrong(message: str, hint: str = "") -> UserError:
+    return UserError(Problem(where="--entry", key="", message=message, hint=hint))
+
+
+def _imported(entry: str, root: Path) -> Callable[[], object]:
+    """The function that `package.module:function` names."""
     module_name, _, function_name = entry.partition(":")
-
-    def wrong(message: str, hint: str = "") -> UserError:
-        return UserError(Problem(where="--entry", key="", message=message, hint=hint))
-
     if not module_name or not function_name:
-        raise wrong(f"{entry!r} is not package.module:function", "for example mytraining.setup:build")
+        raise _wrong(f"{entry!r} is not package.module:function", "for example mytraining.setup:build")
     sys.path.insert(0, str(root.resolve()))  # and there it stays: functions import when they are called
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise wrong(f"{module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise _wrong(f"{module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise wrong(f"{module_name!r} has no function {function_name!r}")
+        raise _wrong(f"{module_name!r} has no function {function_name!r}")
+    return cast(Callable[[], object], function)
+
+
+def job_of_entry(entry: str | Callable[[], object], root: Path, device: str) -> Job:
+    """The job of a function, or of `package.module:function`, that returns (model, optimizer or None, batch).
+
+    batch: what the model is called with, as a mapping (keywords), a tuple (positions) or one tensor. The model's answer
+    is a loss, has a `.loss`, or is a mapping or tuple with the loss first. UserError where any of this is not so.
+    """
+    function, entry = (_imported(entry, root), entry) if isinstance(entry, str) else (entry, name_of(entry))
     try:
         made = function()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        raise wrong(f"{entry} failed: {type(error).__name__}: {error}") from error
+        raise _wrong(f"{entry} failed: {type(error).__name__}: {error}") from error
     if not (isinstance(made, tuple) and len(made) == 3 and isinstance(made[0], nn.Module)):
-        raise wrong(f"{entry} returned {type(made).__name__}, not (model, optimizer or None, batch)")
+        raise _wrong(f"{entry} returned {type(made).__name__}, not (model, optimizer or None, batch)")
     model, optimizer, batch = made
     model.to(device)
     if optimizer is None:
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise wrong(f"{entry} returned {type(optimizer).__name__} for the optimizer")
+        raise _wrong(f"{entry} returned {type(optimizer).__name__} for the optimizer")
     fixed = _as_batch(batch)
     if fixed is None:
-        raise wrong(f"{entry} returned {type(batch).__name__} for the batch, not tensors by name, in order, or one")
+        raise _wrong(f"{entry} returned {type(batch).__name__} for the batch, not tensors by name, in order, or one")
     tokens = fixed.get("input_ids")
 
     def again() -> Batch:

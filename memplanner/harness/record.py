@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from memplanner.harness.build import quiet_libraries
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.evidence import rank_evidence
-from memplanner.harness.job import Job, config_of, count_parameters, job_of_entry, job_of_plan
+from memplanner.harness.job import Job, config_of, count_parameters, job_of_entry, job_of_plan, name_of
 from memplanner.harness.run import Run
 from memplanner.harness.tracked import run_fake, run_tracked
 from memplanner.measurement import Backend, Environment, Measurement, Outcome, PhaseRecord, WeightEvidence
@@ -33,7 +34,7 @@ def measure(
     *,
     name: str,
     root: Path = Path(),
-    entry: str = "",
+    entry: str | Callable[[], object] = "",
     capped: bool = False,
     evidence: bool = False,
     warmup: int = 1,
@@ -76,7 +77,7 @@ def measure(
         backend=backend,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         plan=plan,
-        entry=entry,
+        entry=entry if isinstance(entry, str) else name_of(entry),
         config=None if plan is None else config_of(plan, root),
         environment=environment(backend, share),
         outcome=run.outcome,

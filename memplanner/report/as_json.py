@@ -8,6 +8,9 @@ from memplanner.report.words import device_word
 from memplanner.timeline import CATEGORIES
 
 if TYPE_CHECKING:
+    from memplanner.budgets.check import CheckedPlans
+    from memplanner.budgets.growth import Growth
+    from memplanner.frameworks import Foreign
     from memplanner.prediction.estimate import Estimate
     from memplanner.solve.largest import Largest
 
@@ -79,6 +82,66 @@ def fit_object(found: "Largest") -> dict[str, Any]:
 def compare_object(estimates: Sequence["Estimate"]) -> dict[str, Any]:
     """The object of `compare --format json`."""
     return {"schema": "memplanner/comparison/1", "estimates": [estimate_object(estimate) for estimate in estimates]}
+
+
+def foreign_object(foreign: "Foreign") -> dict[str, Any]:
+    """How another framework's config was read: what became of every key of it."""
+    return {
+        "framework": foreign.framework,
+        "used": dict(foreign.used),
+        "assumed": list(foreign.assumed),
+        "not_modelled": list(foreign.not_modelled),
+        "not_understood": list(foreign.not_understood),
+        "irrelevant": list(foreign.irrelevant),
+    }
+
+
+def growth_object(growth: "Growth") -> dict[str, Any]:
+    """What a plan has grown by. before_bytes, after_bytes: null for a plan that is new, or gone."""
+    return {
+        "name": growth.name,
+        "before_bytes": None if growth.before is None else growth.before.device_bytes,
+        "after_bytes": None if growth.after is None else growth.after.device_bytes,
+        "grown_bytes": growth.bytes,
+        "changes": [{"key": c.key, "before": c.before, "after": c.after} for c in growth.changes],
+        "rows": [
+            {
+                "part": row.part.replace(" ", "_"),
+                "bytes": row.bytes,
+                "causes": [{"key": change.key, "bytes": size} for change, size in row.causes],
+            }
+            for row in growth.rows
+        ],
+        "memplanner": None if growth.version is None else list(growth.version),
+    }
+
+
+def budgets_object(found: "CheckedPlans") -> dict[str, Any]:
+    """The object of `check --all --format json`."""
+    return {
+        "schema": "memplanner/budgets/1",
+        "ok": not found.failed,
+        "plans": [
+            {
+                "name": checked.named.name,
+                "file": checked.where,
+                "line": checked.line,
+                "ok": checked.ok,
+                "over_budget": checked.over_budget,
+                "grown": checked.has_grown,
+                "not_locked": checked.is_unlocked,
+                "estimate": estimate_object(checked.estimate),
+                "growth": None if checked.growth is None else growth_object(checked.growth),
+            }
+            for checked in found.plans
+        ],
+        "gone": list(found.gone),
+    }
+
+
+def diff_object(found: Sequence["Growth"]) -> dict[str, Any]:
+    """The object of `diff --format json`."""
+    return {"schema": "memplanner/diff/1", "plans": [growth_object(growth) for growth in found]}
 
 
 def dump(value: dict[str, Any]) -> str:

@@ -5,17 +5,22 @@ from typing import TYPE_CHECKING
 
 from memplanner.report.page import Cell, Column, Page, fit, heading, stacked_bar, table, text_width, wrap
 from memplanner.report.palette import CATEGORY_COLOURS, CATEGORY_GLYPHS, MUTED, VERDICT_COLOURS
-from memplanner.report.words import PHASE_WORDS, plan_words, share, verdict_line
+from memplanner.report.words import PHASE_WORDS, how_read, plan_words, share, verdict_line
 from memplanner.timeline import CATEGORIES
 from memplanner.units import format_bytes, format_count
 
 if TYPE_CHECKING:
+    from memplanner.frameworks import Foreign
     from memplanner.prediction.estimate import Estimate
     from memplanner.solve.changes import Changes
 
 
-def check_text(estimate: "Estimate", changes: "Changes | None", page: Page, *, label: str) -> str:
-    """The whole report. `changes` is given where the plan does not fit; `label` says where the plan came from."""
+def check_text(
+    estimate: "Estimate", changes: "Changes | None", page: Page, *, label: str, foreign: "Foreign | None" = None
+) -> str:
+    """The whole report. `changes` is given where the plan does not fit; `label` says where the plan came from, and
+    `foreign` how another framework's config was read.
+    """
     lines = [
         *verdict(estimate, page),
         *wrap(plan_words(estimate.plan), page.width, rest="  "),
@@ -25,6 +30,10 @@ def check_text(estimate: "Estimate", changes: "Changes | None", page: Page, *, l
     ]
     if changes is not None:
         lines += _changes(changes, page)
+    if foreign is not None:
+        for title, told in how_read(foreign).items():
+            lines += heading(page, title)
+            lines += [line for text in told for line in wrap(text, page.width, first="  - ", rest="    ")]
     lines += _notes(estimate, page)
     return "\n".join(lines) + "\n"
 

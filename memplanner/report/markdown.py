@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from memplanner.errors import printable
-from memplanner.report.words import PHASE_WORDS, plan_words, share, verdict_line
+from memplanner.report.words import PHASE_WORDS, how_read, plan_words, share, verdict_line
 from memplanner.timeline import CATEGORIES
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
+    from memplanner.frameworks import Foreign
     from memplanner.prediction.estimate import Estimate
     from memplanner.solve.changes import Changes
 
@@ -24,7 +25,9 @@ def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, righ
     return [f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows)]
 
 
-def check_markdown(estimate: "Estimate", changes: "Changes | None", *, label: str) -> str:
+def check_markdown(
+    estimate: "Estimate", changes: "Changes | None", *, label: str, foreign: "Foreign | None" = None
+) -> str:
     """`check --format markdown`."""
     lines = [f"**{escape(verdict_line(estimate))}**", "", escape(plan_words(estimate.plan)), ""]
     lines += markdown_table(
@@ -51,5 +54,7 @@ def check_markdown(estimate: "Estimate", changes: "Changes | None", *, label: st
     if changes is not None and (shown := changes.fitting or changes.others):
         lines += ["", "Any one of these makes it fit:" if changes.fitting else "These save most, none is enough:", ""]
         lines += [f"- `{c.typed}` saves {format_bytes(c.saved_bytes)}: {c.effect}" for c in shown]
+    for title, told in how_read(foreign).items() if foreign is not None else ():
+        lines += ["", f"{escape(title)}:", "", *(f"- {escape(text)}" for text in told)]
     lines += ["", *(f"- {escape(note)}" for note in estimate.notes), f"- Modelled: {escape(estimate.implementation)}."]
     return "\n".join([*lines, f"- Plan: {escape(label)}."]) + "\n"

@@ -6,6 +6,7 @@ from memplanner.plan import SizeDevice, TrainingPlan
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
+    from memplanner.frameworks import Foreign
     from memplanner.prediction.estimate import Estimate
 
 VERDICT_WORDS = {"fits": "FITS", "tight": "TIGHT", "does-not-fit": "DOES NOT FIT"}
@@ -90,3 +91,16 @@ def plan_words(plan: TrainingPlan, *, method: bool = True) -> str:
 def share(part: int, whole: int) -> str:
     """A percentage with one decimal; "–" of nothing."""
     return f"{100 * part / whole:.1f}%" if whole else "–"
+
+
+def how_read(foreign: "Foreign") -> dict[str, list[str]]:
+    """What became of every key of another framework's config, by title; nothing is left out silently."""
+    used = [f"{key}: {became}" for key, became in foreign.used.items()]
+    told = {
+        f"Taken from {foreign.framework}": used,
+        "Assumed, where it says nothing": list(foreign.assumed),
+        "Not modelled": list(foreign.not_modelled),
+        "Not understood": [", ".join(foreign.not_understood)] if foreign.not_understood else [],
+        "Without bearing on memory": [", ".join(foreign.irrelevant)] if foreign.irrelevant else [],
+    }
+    return {title: lines for title, lines in told.items() if lines}

@@ -86,6 +86,8 @@ def test_schema(run: Run) -> None:
     assert schema["properties"]["headroom"]["description"].startswith("Memory of the card left free")
     assert schema["$defs"]["Step"]["properties"]["batch_size"]["minimum"] == 1
     assert {"type": "string"} in schema["properties"]["method"]["anyOf"]
+    named = schema["properties"]["plans"]["additionalProperties"]["properties"]
+    assert set(named) == set(schema["properties"]) - {"plans"} | {"from"}
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -141,7 +143,7 @@ def test_hostile_names_are_one_harmless_line(run: Run, name: str) -> None:
         (("check", "--method", "galor"), "--method: 'galor' is not a known method (did you mean 'galore'"),
         (("check", "--checkpointing", "every-0"), "--checkpointing: 'every-0' is not 'none', 'full' or 'every-N'"),
         (("check", "--optimizer-bits", "4"), "--optimizer-bits: 4 is not 8, 16 or 32"),
-        (("check", "--plan", "llama-7b-galore-rtx409"), "--plan: no file or bundled plan is called"),
+        (("check", "--plan", "llama-7b-galore-rtx409"), "--plan: no file or plan is called"),
         (("check", "--format", "yaml"), "memplanner check: argument --format: invalid choice: 'yaml'"),
     ],
 )

@@ -9,10 +9,10 @@ from memplanner.cli.main import COMMANDS
 from tests.cli.conftest import Run
 
 CHECK_FLAGS = (
-    "--attention --batch-size --budget --checkpointing --format --gpu --grad-accumulation --headroom "
-    "--keep-gradients --keep-outputs --loss --method --no-keep-gradients --no-keep-outputs --no-per-layer-updates "
-    "--optimizer --optimizer-bits --per-layer-updates --plan --precision --projection-rank --quantization --rank "
-    "--seq-len --strict --target-modules"
+    "--all --attention --batch-size --budget --checkpointing --format --from --gpu --grad-accumulation --headroom "
+    "--keep-gradients --keep-outputs --locked --loss --method --no-keep-gradients --no-keep-outputs "
+    "--no-per-layer-updates --optimizer --optimizer-bits --per-layer-updates --plan --precision --projection-rank "
+    "--quantization --rank --seq-len --strict --target-modules --tolerance"
 )
 
 
@@ -26,6 +26,8 @@ def test_commands() -> None:
     assert list(COMMANDS) == [
         "tui",
         "check",
+        "lock",
+        "diff",
         "explain",
         "fit",
         "sweep",

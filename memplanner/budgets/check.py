@@ -1,0 +1,188 @@
+"""The named plans of a repository, each held against its budget and against the lock."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from memplanner.budgets.growth import Growth, growth
+from memplanner.budgets.lock import LOCK_FILE, Lock, read_lock, snapshot
+from memplanner.errors import Problem, UserError
+from memplanner.frameworks import Foreign
+from memplanner.named_plans import PLANS, NamedTable, inside, line_of, repository_of
+from memplanner.plan import TrainingPlan
+from memplanner.plan_file import find_named, merge
+from memplanner.prediction import Estimate, Predictor
+from memplanner.profiles import is_bundled
+from memplanner.reading import read_text
+
+TOLERANCE: Final = 0.01
+"""The growth over the lock that passes, as a share of what is locked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedPlan:
+    """A valid plan. path: its file, as it was named, where it has one; alone: the file holds no other; foreign: the
+    config that it starts from.
+    """
+
+    name: str
+    plan: TrainingPlan
+    root: Path
+    path: Path | None = None
+    alone: bool = False
+    foreign: Foreign | None = None
+
+    def line(self, key: str = "") -> int:
+        """The line of the file where the plan sets a key, or begins."""
+        if self.path is None or self.path.suffix != ".toml":
+            return 1
+        keys = (*(() if self.alone else (PLANS, self.name)), *(key.split(".") if key else ()))
+        prefix = ("tool", "memplanner") if self.path.name == "pyproject.toml" else ()
+        return line_of(read_text(self.path), (*prefix, *keys))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A plan and what is said of it. locked: what the lock says it was; needs_lock: the lock is to be kept to."""
+
+    named: NamedPlan
+    estimate: Estimate
+    strict: bool = False
+    growth: Growth | None = None
+    """From the lock to now; None where there is no lock."""
+    needs_lock: bool = False
+    tolerance: float = TOLERANCE
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether it does not fit (strict: or is tight)."""
+        return self.estimate.verdict in (("does-not-fit", "tight") if self.strict else ("does-not-fit",))
+
+    @property
+    def is_unlocked(self) -> bool:
+        """Whether the lock, which is to be kept to, does not know the plan."""
+        return self.needs_lock and (self.growth is None or self.growth.before is None)
+
+    @property
+    def has_grown(self) -> bool:
+        """Whether it takes more than the lock and the tolerance allow."""
+        return self.needs_lock and self.growth is not None and self.growth.share > self.tolerance
+
+    @property
+    def where(self) -> str:
+        """The plan's file, from the repository's top; "" where it has none."""
+        if self.named.path is None:
+            return ""
+        path = self.named.path.resolve()
+        return path.relative_to(repository_of(path.parent)).as_posix()
+
+    @cached_property
+    def line(self) -> int:
+        """The line to point at: of the setting that has grown it most, else where the plan begins."""
+        rows = self.growth.rows if self.growth is not None else ()
+        key = next((row.causes[0][0].key for row in rows if row.bytes > 0 and row.causes), "")
+        return self.named.line(key)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is to be complained of."""
+        return not (self.over_budget or self.is_unlocked or self.has_grown)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedPlans:
+    """All of a file's plans. gone: names that the lock has and the file has no more."""
+
+    plans: tuple[Checked, ...]
+    lock: Lock | None = None
+    gone: tuple[str, ...] = ()
+
+    @cached_property
+    def failed(self) -> tuple[Checked, ...]:
+        """Those that make the build fail."""
+        return tuple(checked for checked in self.plans if not checked.ok)
+
+
+def named_plans(root: Path, plan_file: str = "", flags: Mapping[str, Any] | None = None) -> tuple[NamedPlan, ...]:
+    """The plans of memplanner.toml, or of the file that is named, flags laid over each; UserError with all problems."""
+    source, tables = find_named(root, plan_file)
+    assert source.path is not None, "what comes with memplanner holds one plan a file"
+    found: list[NamedPlan] = []
+    problems: dict[str, Problem] = {}
+    for named in tables:
+        try:
+            found.append(_valid(named, source.root, source.path, flags or {}))
+        except UserError as error:
+            problems.update((str(problem), problem) for problem in error.problems)  # a bad flag is told once
+    if problems:
+        raise UserError(*problems.values())
+    return tuple(found)
+
+
+def _valid(named: NamedTable, root: Path, path: Path, flags: Mapping[str, Any]) -> NamedPlan:
+    plan = merge(named.table, flags, where=named.label)
+    if not is_bundled(plan.model):
+        inside(root, plan.model, where=named.label, key="model")
+    return NamedPlan(name=named.name, plan=plan, root=root, path=path, foreign=named.foreign)
+
+
+def predicted(plans: tuple[NamedPlan, ...]) -> dict[str, Estimate]:
+    """An estimate of each; UserError with all that cannot be."""
+    found: dict[str, Estimate] = {}
+    problems: list[Problem] = []
+    predictors: dict[Path, Predictor] = {}
+    for named in plans:
+        try:
+            found[named.name] = predictors.setdefault(named.root, Predictor(named.root))(named.plan)
+        except UserError as error:
+            problems += error.problems if named.path is None else (_of(named, p) for p in error.problems)
+    if problems:
+        raise UserError(*problems)
+    return found
+
+
+def _of(named: NamedPlan, problem: Problem) -> Problem:
+    """A problem that was found in a plan's prediction, as its file's."""
+    where = str(named.path) if named.alone else f"{named.path}: {PLANS}.{named.name}"
+    message = problem.message if problem.where == "plan" else f"{problem.where}: {problem.message}"
+    return Problem(where=where, key=problem.key, message=message, hint=problem.hint)
+
+
+def lock_beside(plans: tuple[NamedPlan, ...]) -> Path:
+    """Where the lock of a file's plans is kept."""
+    path = plans[0].path
+    assert path is not None, "named plans come from a file"
+    return path.parent / LOCK_FILE
+
+
+def check_plans(
+    plans: tuple[NamedPlan, ...],
+    *,
+    lock_path: Path | None = None,
+    locked: bool = False,
+    tolerance: float = TOLERANCE,
+    strict: bool = False,
+) -> CheckedPlans:
+    """Hold each plan against its budget and, where there is one, against the lock.
+
+    lock_path: the lock, which need not be there. locked: it must, and growth beyond the tolerance fails, and so does a
+    plan that it does not know.
+    """
+    estimates = predicted(plans)
+    lock = read_lock(lock_path) if lock_path is not None and (locked or lock_path.exists()) else None
+    checked = []
+    for named in plans:
+        estimate = estimates[named.name]
+        grown = None
+        if lock is not None:
+            before = lock.plans.get(named.name)
+            versions = (lock.memplanner, version("memplanner"))
+            grown = growth(named.name, before, snapshot(estimate), Predictor(named.root), versions=versions)
+        checked.append(
+            Checked(named=named, estimate=estimate, strict=strict, growth=grown, needs_lock=locked, tolerance=tolerance)
+        )
+    gone = tuple(name for name in lock.plans if name not in estimates) if lock is not None else ()
+    return CheckedPlans(plans=tuple(checked), lock=lock, gone=gone)

@@ -1,0 +1,97 @@
+"""memplanner.lock.json: what every named plan needed when it was last agreed to, in bytes, and the plan itself."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, ValidationError
+
+from memplanner.base import Settings
+from memplanner.errors import UserError
+from memplanner.prediction import Estimate
+from memplanner.problems import problems_of
+from memplanner.reading import parse_json, read_text, wrong
+from memplanner.timeline import CATEGORIES, Category, Phase, Verdict
+
+LOCK_FILE: Final = "memplanner.lock.json"
+SCHEMA: Final = "memplanner/lock/1"
+
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class Snapshot(Settings):
+    """What a plan needs, in numbers alone. at_peak: what is alive at the peak; persistent: what a step leaves."""
+
+    verdict: Verdict
+    device_bytes: Bytes
+    reserved_bytes: Bytes
+    allocated_bytes: Bytes
+    context_bytes: Bytes
+    limit_bytes: Bytes
+    peak_phase: Phase
+    phases: dict[Phase, Bytes]
+    at_peak: dict[Category, Bytes]
+    persistent: dict[str, Bytes]
+    plan: dict[str, Any]
+    """The whole plan, as TrainingPlan's model_dump writes it; of another version, it may have other settings."""
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """What device_bytes is the sum of: each category at the peak, fragmentation, and the context."""
+        parts = {category.replace("_", " "): self.at_peak.get(category, 0) for category in CATEGORIES}
+        return {**parts, "fragmentation": self.reserved_bytes - self.allocated_bytes, "context": self.context_bytes}
+
+
+class Lock(Settings):
+    """The file."""
+
+    schema_: Literal["memplanner/lock/1"] = Field(alias="schema")
+    memplanner: str
+    """The version that worked it out."""
+    plans: dict[str, Snapshot]
+
+
+def snapshot(estimate: Estimate) -> Snapshot:
+    """An estimate's numbers."""
+    return Snapshot(
+        verdict=estimate.verdict,
+        device_bytes=estimate.device_bytes,
+        reserved_bytes=estimate.reserved_bytes,
+        allocated_bytes=estimate.allocated_bytes,
+        context_bytes=estimate.context_bytes,
+        limit_bytes=estimate.limit_bytes,
+        peak_phase=estimate.peak_phase,
+        phases={phase.name: phase.peak_bytes for phase in estimate.phases},
+        at_peak=estimate.at_peak,
+        persistent=dict(estimate.persistent),
+        plan=estimate.plan.model_dump(mode="json"),
+    )
+
+
+def lock_of(estimates: dict[str, Estimate]) -> Lock:
+    """A lock of these plans, by name."""
+    plans = {name: snapshot(estimates[name]) for name in sorted(estimates)}
+    return Lock(schema=SCHEMA, memplanner=version("memplanner"), plans=plans)
+
+
+def lock_text(lock: Lock) -> str:
+    """The file's text: the same for the same plans, a line per number, so that a version control's diff can be read."""
+    return json.dumps(lock.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=True) + "\n"
+
+
+def read_lock(path: Path) -> Lock:
+    """The lock in a file; UserError where it is none."""
+    return lock_from(read_text(path), path)
+
+
+def lock_from(text: str, where: object) -> Lock:
+    """The lock that a text holds."""
+    table = parse_json(text, where)
+    found = table.get("schema")
+    if found != SCHEMA:
+        raise wrong(where, f"its schema is {found!r}, not {SCHEMA!r}", "`memplanner lock` writes it anew")
+    try:
+        return Lock.model_validate(table)
+    except ValidationError as error:
+        raise UserError(*problems_of(error, Lock, lambda keys: (str(where), ".".join(keys)))) from None

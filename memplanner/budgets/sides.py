@@ -1,0 +1,138 @@
+"""The two sides of `memplanner diff`: plan files, lock files and either as it is in a git revision."""
+
+import subprocess
+import tempfile
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from memplanner.budgets.check import NamedPlan, named_plans, predicted
+from memplanner.budgets.growth import Growth, growth
+from memplanner.budgets.lock import Lock, Snapshot, lock_from, snapshot
+from memplanner.errors import UserError
+from memplanner.named_plans import FROM, PLANS, inside
+from memplanner.plan_file import load_plan
+from memplanner.prediction import Predictor
+from memplanner.problems import show
+from memplanner.profiles import is_bundled
+from memplanner.reading import MAX_FILE_BYTES, parse_toml, read_text, wrong
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """Snapshots by name. root: where relative model paths start from. version: of what worked them out."""
+
+    plans: dict[str, Snapshot]
+    root: Path
+    version: str
+
+
+def differences(before: str, after: str, root: Path) -> tuple[Growth, ...]:
+    """What each plan of either side has grown by. Two single plans are held against each other whatever their names.
+
+    UserError where a side cannot be read, or is no plan.
+    """
+    with ExitStack() as scratch:
+        old, new = (_side(word, root, scratch) for word in (before, after))
+        versions = (old.version, new.version)
+        if len(old.plans) == len(new.plans) == 1:
+            ((old_name, was),), ((new_name, now),) = old.plans.items(), new.plans.items()
+            name = new_name if old_name == new_name else f"{old_name} → {new_name}"
+            return (growth(name, was, now, Predictor(old.root), versions=versions),)
+        names = dict.fromkeys([*new.plans, *old.plans])
+        predictor = Predictor(old.root)
+        return tuple(growth(n, old.plans.get(n), new.plans.get(n), predictor, versions=versions) for n in names)
+
+
+def _side(word: str, root: Path, scratch: ExitStack) -> Side:
+    path = root / word
+    if not _exists(path) and ":" in word:
+        path = _checked_out(word, root, scratch)
+    if not _exists(path):
+        loaded = load_plan(root=root, plan_file=word)
+        return _predicted(NamedPlan(name=word, plan=loaded.plan, root=loaded.root), root=loaded.root)
+    text = read_text(path)
+    if '"memplanner/lock/' in text and path.suffix == ".json":
+        lock: Lock = lock_from(text, path)
+        return Side(plans=lock.plans, root=path.parent, version=lock.memplanner)
+    if path.suffix == ".toml" and _holds_several(path, text):
+        return _predicted(*named_plans(path.parent, path.name), root=path.parent)
+    loaded = load_plan(root=path.parent, plan_file=path.name)
+    return _predicted(NamedPlan(name=path.stem, plan=loaded.plan, root=loaded.root), root=loaded.root)
+
+
+def _predicted(*plans: NamedPlan, root: Path) -> Side:
+    snapshots = {name: snapshot(estimate) for name, estimate in predicted(plans).items()}
+    return Side(plans=snapshots, root=root, version=version("memplanner"))
+
+
+def _holds_several(path: Path, text: str) -> bool:
+    table = parse_toml(text, path)
+    if path.name == "pyproject.toml":
+        tool = table.get("tool")
+        table = tool.get("memplanner") if isinstance(tool, dict) else {}  # type: ignore[assignment]  # judged next
+    return isinstance(table, dict) and PLANS in table
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _checked_out(word: str, root: Path, scratch: ExitStack) -> Path:
+    """A revision's file in a folder of its own, with the files that its plans name beside it."""
+    revision, _, name = word.partition(":")
+    if not revision or revision.startswith("-") or not name or name.startswith("/"):
+        raise wrong(word, "is no file, plan or REVISION:FILE", "such as main:memplanner.toml")
+    folder = Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="memplanner-")))
+    path = _written(folder, name, _blob(root, revision, name))
+    for other in _files_named_in(path):
+        beside = Path(name).parent / other
+        for candidate in (beside, beside / "config.json"):
+            with suppress(UserError):  # a name that is no file there: the plan's own error says so
+                _written(folder, candidate.as_posix(), _blob(root, revision, candidate.as_posix()))
+    return path
+
+
+def _written(folder: Path, name: str, data: bytes) -> Path:
+    path = inside(folder, name, where=name, key="")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def _files_named_in(path: Path) -> list[str]:
+    """Models' and other frameworks' configs in a plan file; what else is wrong with it is told when it is read."""
+    if path.suffix != ".toml":
+        return []
+    table = parse_toml(read_text(path), path)
+    tables = [table, *(plan for plan in _dict(table.get(PLANS)).values() if isinstance(plan, dict))]
+    found: list[object] = []
+    for plan in tables:
+        start = plan.get(FROM)
+        found += [plan.get("model"), *(start if isinstance(start, list) else [start])]
+    return [name for name in found if isinstance(name, str) and not is_bundled(name)]
+
+
+def _dict(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _blob(root: Path, revision: str, name: str) -> bytes:
+    """A file's content in a revision, as git keeps it: no filter or text conversion runs."""
+    where = f"{revision}:./{name}"
+    try:
+        done = subprocess.run(
+            ["git", "cat-file", "blob", where], cwd=root, capture_output=True, check=False, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+        raise wrong(where, f"git cannot be asked: {error}") from None
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise wrong(f"{revision}:{name}", f"git has no such file: {show(said[-1] if said else '')}")
+    if len(done.stdout) > MAX_FILE_BYTES:
+        raise wrong(f"{revision}:{name}", "is larger than 1 MiB: not a file of settings")
+    return done.stdout

@@ -1,0 +1,45 @@
+"""memplanner diff: what two plans, lock files or revisions of a file differ by, and which settings moved it."""
+
+import argparse
+from pathlib import Path
+
+from memplanner.cli.exit_code import ExitCode
+from memplanner.cli.main import Answer
+from memplanner.errors import Problem, UserError
+from memplanner.report.page import Page
+
+
+def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
+    what = "a plan file, the name of a plan, a lock file, or REVISION:FILE for either as it is in git"
+    parser.add_argument("before", metavar="A", help=what)
+    parser.add_argument("after", metavar="B", help="the same, for what it is held against")
+    parser.add_argument(
+        "--tolerance", default="", metavar="SHARE", help="exit with 1 where a plan has grown by more than that share"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("text", "json", "markdown"),
+        default="text",
+        help="how the answer is written (default: text)",
+    )
+
+
+def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    from memplanner.budgets.sides import differences
+    from memplanner.units import parse_share
+
+    try:
+        tolerance = parse_share(args.tolerance) if args.tolerance else None
+    except ValueError as error:
+        raise UserError(Problem(where="--tolerance", key="", message=str(error))) from None
+    found = differences(args.before, args.after, root)
+    grown = tolerance is not None and any(growth.share > tolerance for growth in found)
+    code = ExitCode.DOES_NOT_FIT if grown else ExitCode.OK
+    if args.format == "json":
+        from memplanner.report.as_json import diff_object, dump
+
+        return Answer(text=dump(diff_object(found)), code=code)
+    from memplanner.report.budgets_text import diff_markdown, diff_text
+
+    text = diff_markdown(found) if args.format == "markdown" else diff_text(found, page)
+    return Answer(text=text, code=code)

@@ -1,0 +1,33 @@
+"""memplanner lock: writes what every named plan needs, for `check --all --locked` to hold them to."""
+
+import argparse
+from pathlib import Path
+
+from memplanner.cli.main import Answer
+from memplanner.report.page import Page, wrap
+from memplanner.units import format_bytes
+
+
+def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
+    parser.add_argument(
+        "--plan",
+        default="",
+        metavar="FILE",
+        help="the file with the plans (default: memplanner.toml or pyproject.toml)",
+    )
+
+
+def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    from memplanner.budgets.check import lock_beside, named_plans, predicted
+    from memplanner.budgets.lock import lock_of, lock_text
+    from memplanner.reading import wrong
+
+    plans = named_plans(root, args.plan)
+    estimates = predicted(plans)
+    path = lock_beside(plans)
+    try:
+        path.write_text(lock_text(lock_of(estimates)), encoding="utf-8")
+    except OSError as error:
+        raise wrong(path, f"cannot be written: {error.strerror}") from None
+    each = ", ".join(f"{name} {format_bytes(estimate.device_bytes)}" for name, estimate in estimates.items())
+    return Answer(text="\n".join(wrap(f"Locked in {path}: {each}", page.width, rest="  ")) + "\n")

@@ -1,0 +1,92 @@
+"""Training configs that people have already, read as plans: Axolotl, LLaMA-Factory, transformers with peft.
+
+Every key of a file is accounted for: nothing is left out silently.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from memplanner.errors import Problem, UserError
+from memplanner.frameworks import axolotl, llama_factory, peft_adapter, training_arguments
+from memplanner.frameworks.config_file import read_config
+from memplanner.frameworks.keys import Keys
+from memplanner.reading import Table
+
+__all__ = ["Foreign", "read_framework"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """A config as a plan's raw table, and what became of its keys.
+
+    used: key → the setting it came to. assumed: what the config does not say and was taken for it. not_modelled: what
+    bears on memory all the same. not_understood: keys that nobody here knows. irrelevant: keys without bearing.
+    """
+
+    framework: str
+    table: Table
+    used: Mapping[str, str]
+    assumed: tuple[str, ...]
+    not_modelled: tuple[str, ...]
+    not_understood: tuple[str, ...]
+    irrelevant: tuple[str, ...]
+
+
+def read_framework(paths: Sequence[Path]) -> Foreign:
+    """The plan that a config comes to, or transformers' TrainingArguments and peft's adapter_config.json together.
+
+    UserError where a file is none of these, or asks for what cannot be a plan.
+    """
+    found: dict[str, Keys] = {}
+    for path in paths:
+        config = read_config(path)
+        name = _framework_of(config, path)
+        if name in found:
+            raise UserError(Problem(where=str(path), key="", message=f"is a second config of {name}"))
+        found[name] = Keys(config, str(path))
+    if len(found) > 1 and set(found) != {training_arguments.NAME, peft_adapter.NAME}:
+        raise UserError(
+            Problem(
+                where=" and ".join(map(str, paths)),
+                key="",
+                message=f"configs of {' and '.join(found)} do not belong together",
+                hint="TrainingArguments and a peft adapter do",
+            )
+        )
+    table: Table = {}
+    if adapter := found.get(peft_adapter.NAME):
+        table = peft_adapter.read(adapter)
+    if arguments := found.get(training_arguments.NAME):
+        own = training_arguments.read(arguments, str(table.get("model", "")))
+        table = own | table
+    if keys := found.get(axolotl.NAME):
+        table = axolotl.read(keys)
+    if keys := found.get(llama_factory.NAME):
+        table = llama_factory.read(keys)
+    return _accounted(" and ".join(sorted(found, reverse=True)), table, tuple(found.values()))
+
+
+def _framework_of(config: Table, path: Path) -> str:
+    if "peft_type" in config:
+        return peft_adapter.NAME
+    if config.get("base_model") is not None:
+        return axolotl.NAME
+    if config.keys() & {"stage", "finetuning_type", "cutoff_len", "template", "model_name_or_path"}:
+        return llama_factory.NAME
+    if config.keys() & {"per_device_train_batch_size", "output_dir", "optim", "gradient_checkpointing", "bf16", "fp16"}:
+        return training_arguments.NAME
+    known = "Axolotl (base_model), LLaMA-Factory (model_name_or_path), TrainingArguments (output_dir), peft (peft_type)"
+    raise UserError(Problem(where=str(path), key="", message="is no config that is known", hint=f"known: {known}"))
+
+
+def _accounted(framework: str, table: Table, configs: tuple[Keys, ...]) -> Foreign:
+    return Foreign(
+        framework=framework,
+        table=table,
+        used={key: became for keys in configs for key, became in keys.used.items() if key not in keys.not_modelled},
+        assumed=tuple(text for keys in configs for text in keys.assumed),
+        not_modelled=tuple(text for keys in configs for text in keys.not_modelled.values()),
+        not_understood=tuple(key for keys in configs for key in keys.not_understood),
+        irrelevant=tuple(key for keys in configs for key in keys.irrelevant),
+    )

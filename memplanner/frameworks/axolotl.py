@@ -1,0 +1,103 @@
+"""Axolotl's YAML (docs.axolotl.ai/docs/config-reference.html)."""
+
+from typing import Final
+
+from memplanner.frameworks.keys import Keys, put
+from memplanner.frameworks.shared import (
+    as_lora,
+    model_name,
+    precision_of,
+    take_half,
+    take_optimizer,
+    take_trainer,
+)
+from memplanner.frameworks.without_bearing import AXOLOTL, AXOLOTL_PREFIXES
+from memplanner.reading import Table
+
+NAME: Final = "Axolotl"
+
+
+def read(keys: Keys) -> Table:
+    """The plan's raw table."""
+    table: Table = {}
+    model = keys.text("base_model", "model")
+    assert model is not None, "it is what makes it Axolotl's"
+    table["model"] = model_name(model)
+    keys.use("base_model", f"model {table['model']}")
+    if (rl := keys.take("rl")) is not None:
+        keys.wrong("rl", f"{rl!r} is not modelled", "fine-tuning and pre-training are")
+    _adapter(keys, table)
+    half = take_half(keys)
+    pure = keys.flag("bfloat16", "precision bf16") or keys.flag("float16", "precision fp16")
+    keys.disregard(("tf32",))
+    if pure and not half:
+        table["precision"] = "bf16" if keys.used.get("bfloat16") != "off" and "bfloat16" in keys.used else "fp16"
+    else:
+        table |= precision_of(half, half)
+    put(table, "step.batch_size", keys.number("micro_batch_size", "step.batch_size"))
+    if "batch_size" in keys:
+        keys.leave_out(
+            "batch_size", keys.take("batch_size"), "micro_batch_size and gradient_accumulation_steps are read"
+        )
+    put(table, "step.seq_len", keys.number("sequence_len", "step.seq_len"))
+    _attention(keys, table)
+    take_optimizer(keys, "optimizer", table, default="adamw_torch_fused")
+    if keys.flag("liger_fused_linear_cross_entropy", "step.loss fused"):
+        put(table, "step.loss", "fused")
+    liger = "Liger's kernel needs less than what is counted"
+    keys.leave_out_if_set(
+        {
+            "sample_packing": "sequences are taken to be as long as sequence_len",
+            "multipack_real_batches": "sequences are taken to be as long as sequence_len",
+            **dict.fromkeys(("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_swiglu"), liger),
+            **dict.fromkeys(("liger_layer_norm", "liger_cross_entropy"), liger),
+            **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), "fused adapters need less"),
+            **dict.fromkeys(("unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o"), "fused adapters need less"),
+            "unfrozen_parameters": "which weights are frozen is not read; all are trained",
+            "lora_modules_to_save": "modules trained whole beside the adapter are not counted",
+            "relora_steps": "merging and restarting is not counted",
+            "flash_attn_fuse_mlp": "fused blocks need less than what is counted",
+            "cut_cross_entropy": "its loss needs less than what is counted",
+        }
+    )
+    take_trainer(keys, table, batch_default=None)
+    keys.disregard(AXOLOTL, AXOLOTL_PREFIXES)
+    return table
+
+
+def _adapter(keys: Keys, table: Table) -> None:
+    adapter = keys.take("adapter")
+    four, eight = keys.flag("load_in_4bit", "quantization nf4"), keys.flag("load_in_8bit", "quantization int8")
+    if adapter is None:
+        table["method"] = {"kind": "full"}
+        if four or eight:
+            keys.wrong("load_in_4bit" if four else "load_in_8bit", "needs an adapter", "adapter: qlora")
+        keys.disregard(("lora_r", "lora_dropout", "lora_target_modules", "lora_target_linear", "peft_use_dora"))
+        return
+    if adapter not in ("lora", "qlora"):
+        keys.wrong("adapter", f"{adapter!r} is not modelled", "lora and qlora are")
+    keys.use("adapter", f"method {adapter}")
+    names = {"rank": "lora_r", "dropout": "lora_dropout", "targets": "lora_target_modules", "dora": "peft_use_dora"}
+    as_lora(keys, table, names)
+    if keys.flag("lora_target_linear", "method.target_modules all-linear"):
+        put(table, "method.target_modules", "all-linear")
+    if four or (adapter == "qlora" and not eight):
+        table["quantization"] = "nf4-double"  # axolotl/loaders/model.py: bnb_4bit_use_double_quant=True
+    elif eight:
+        table["quantization"] = "int8"
+
+
+def _attention(keys: Keys, table: Table) -> None:
+    said = {
+        "flash_attention": "flash-attention-2",
+        "sdp_attention": "sdpa",
+        "eager_attention": "eager",
+    }
+    for key, attention in said.items():
+        if keys.flag(key, f"step.attention {attention}", also=("auto",)):
+            put(table, "step.attention", attention)
+    keys.leave_out_if_set(
+        dict.fromkeys(
+            ("xformers_attention", "flex_attention", "s2_attention"), "not a modelled attention; sdpa is taken"
+        )
+    )

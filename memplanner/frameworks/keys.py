@@ -1,0 +1,133 @@
+"""The keys of a config, taken one by one; each ends up used, not modelled, without bearing, or not understood."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
+
+from memplanner.errors import Problem, UserError
+from memplanner.problems import show, suggest
+from memplanner.reading import Table
+
+
+class Keys:
+    """A config being read. where: its file's name, for messages."""
+
+    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+        self.where = where
+        self.used: dict[str, str] = {}
+        self.assumed: list[str] = []
+        self.not_modelled: dict[str, str] = {}
+        self._irrelevant = [key for key, value in config.items() if value is None]
+        """A key that is null is one that is not set."""
+        self._left = {key: value for key, value in config.items() if value is not None}
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the config sets the key and nobody has taken it yet."""
+        return key in self._left
+
+    def wrong(self, key: str, message: str, hint: str = "") -> NoReturn:
+        """The config cannot be a plan."""
+        raise UserError(Problem(where=self.where, key=key, message=message, hint=hint))
+
+    # -- values, by type: None, or the default, where the key is not set ----------------------------------------
+
+    def take(self, key: str) -> Any:
+        """The raw value; what becomes of it is the caller's to say with `use` or `leave_out`."""
+        return self._left.pop(key, None)
+
+    def number(self, key: str, became: str) -> int | None:
+        """A whole number of at least one. became: the setting that takes it."""
+        value = self.take(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 1 << 40:
+            self.wrong(key, f"{show(value)} is not a whole number above zero")
+        self.used[key] = f"{became} {value}"
+        return value
+
+    def share(self, key: str, became: str) -> float | None:
+        """A number from zero to below one."""
+        value = self.take(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            self.wrong(key, f"{show(value)} is not a number from 0 to below 1")
+        self.used[key] = f"{became} {value}"
+        return float(value)
+
+    def text(self, key: str, became: str) -> str | None:
+        """A word, shown as what it became."""
+        value = self.take(key)
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value:
+            self.wrong(key, f"{show(value)} is not text")
+        self.used[key] = became
+        return value
+
+    def flag(self, key: str, became: str, *, also: Collection[str] = ()) -> bool:
+        """Whether a switch is on. also: words that stand for on, such as "auto"."""
+        value = self.take(key)
+        if value is None:
+            return False
+        if not isinstance(value, bool) and value not in also:
+            self.wrong(key, f"{show(value)} is not true or false", suggest(str(value), also) if also else "")
+        self.used[key] = became if value else "off"
+        return bool(value)
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """A list of names, or a text with commas; noted with `use` by the caller."""
+        value = self.take(key)
+        if value is None:
+            return ()
+        words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            self.wrong(key, f"{show(value)} is not a list of names")
+        self.used[key] = "none"
+        return tuple(word for word in words if word)
+
+    # -- what became of them --------------------------------------------------------------------------------------
+
+    def use(self, key: str, became: str) -> None:
+        """Note what a taken key came to."""
+        self.used[key] = became
+
+    def leave_out(self, key: str, value: Any, meaning: str) -> None:
+        """A taken key that bears on memory and is not modelled."""
+        self.not_modelled[key] = f"{key} = {show(value)}: {meaning}"
+
+    def leave_out_if_set(self, meanings: Mapping[str, str]) -> None:
+        """Keys that are not modelled where they are set to anything but false, zero or nothing."""
+        for key, meaning in meanings.items():
+            if key not in self:
+                continue
+            value = self.take(key)
+            if value in (False, 0, 0.0, "", "none") or value == [] or value == {}:
+                self.use(key, "off")
+            else:
+                self.leave_out(key, value, meaning)
+
+    def disregard(self, keys: Collection[str], prefixes: tuple[str, ...] = ()) -> None:
+        """Keys that do not bear on memory."""
+        for key in [key for key in self._left if key in keys or (prefixes and key.startswith(prefixes))]:
+            del self._left[key]
+            self._irrelevant.append(key)
+
+    @property
+    def irrelevant(self) -> tuple[str, ...]:
+        """Keys without bearing on memory, or not set."""
+        return tuple(self._irrelevant)
+
+    @property
+    def not_understood(self) -> tuple[str, ...]:
+        """What nobody has taken."""
+        return tuple(self._left)
+
+
+def put(table: Table, path: str, value: Any) -> None:
+    """Set a dotted key of a raw table; nothing where the value is None."""
+    if value is None:
+        return
+    *groups, last = path.split(".")
+    for group in groups:
+        table = table.setdefault(group, {})
+    table[last] = value

@@ -1,0 +1,133 @@
+"""LLaMA-Factory's YAML or JSON (llamafactory/hparams; model/loader.py and adapter.py for what is in which type)."""
+
+from typing import Final
+
+from memplanner.frameworks.keys import Keys, put
+from memplanner.frameworks.shared import (
+    as_lora,
+    check_known,
+    model_name,
+    take_half,
+    take_optimizer,
+    take_targets,
+    take_trainer,
+)
+from memplanner.frameworks.without_bearing import LLAMA_FACTORY, LLAMA_FACTORY_PREFIXES
+from memplanner.reading import Table
+
+NAME: Final = "LLaMA-Factory"
+
+_STAGES: Final = {"sft": "sft", "pt": "pt"}
+_TYPES: Final = {"lora": "lora", "full": "full"}
+_ATTENTION: Final = {"auto": "sdpa", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash-attention-2"}
+
+
+def read(keys: Keys) -> Table:
+    """The plan's raw table."""
+    table: Table = {}
+    model = keys.text("model_name_or_path", "model")
+    if model is not None:
+        table["model"] = model_name(model)
+        keys.use("model_name_or_path", f"model {table['model']}")
+    stage = keys.take("stage")
+    if stage is not None:
+        keys.use("stage", f"stage {check_known(keys, 'stage', stage, _STAGES)}")
+    kind = keys.take("finetuning_type")
+    if kind is None:
+        keys.assumed.append("finetuning_type lora, LLaMA-Factory's default")
+        kind = "lora"
+    else:
+        keys.use("finetuning_type", f"method {check_known(keys, 'finetuning_type', kind, _TYPES)}")
+    adapted = kind == "lora"
+    if adapted:
+        names = {"rank": "lora_rank", "dropout": "lora_dropout", "targets": "lora_target", "dora": "use_dora"}
+        as_lora(keys, table, names)
+        if "target_modules" not in table["method"]:
+            put(table, "method.target_modules", "all-linear")
+            keys.assumed.append("lora_target all, LLaMA-Factory's default")
+    else:
+        table["method"] = {"kind": "full"}
+        keys.disregard(("lora_rank", "lora_dropout", "lora_target", "use_dora"))
+    _quantization(keys, table, adapted=adapted)
+    _precision(keys, table, adapted=adapted)
+    put(table, "step.seq_len", keys.number("cutoff_len", "step.seq_len"))
+    if "seq_len" not in table.get("step", {}):
+        put(table, "step.seq_len", 2048)
+        keys.assumed.append("cutoff_len 2048, LLaMA-Factory's default")
+    attention = keys.take("flash_attn")
+    if attention is not None:
+        put(table, "step.attention", check_known(keys, "flash_attn", attention, _ATTENTION))
+        keys.use("flash_attn", f"step.attention {_ATTENTION[attention]}")
+    take_optimizer(keys, "optim", table, default="adamw_torch")
+    _galore(keys, table)
+    _checkpointing(keys, table)
+    keys.leave_out_if_set(
+        {
+            "packing": "sequences are taken to be as long as cutoff_len",
+            "neat_packing": "sequences are taken to be as long as cutoff_len",
+            "enable_liger_kernel": "Liger's kernels, its fused loss among them, need less than what is counted",
+            "use_unsloth": "Unsloth's kernels need less than what is counted",
+            "use_unsloth_gc": "activations that are offloaded are counted where they are made",
+            "shift_attn": "not a modelled attention",
+            "additional_target": "modules trained whole beside the adapter are not counted",
+            "modules_to_save": "modules trained whole beside the adapter are not counted",
+            "upcast_layernorm": "the norms are counted in the weights' type",
+            "upcast_lmhead_output": "the logits are counted in the weights' type",
+            "mixture_of_depths": "blocks that tokens skip are counted for all",
+            **dict.fromkeys(("use_badam", "use_apollo", "use_adam_mini", "use_muon"), "another optimizer is modelled"),
+            **dict.fromkeys(
+                ("freeze_vision_tower", "freeze_multi_modal_projector"), "the text model alone is modelled"
+            ),
+            "use_llama_pro": "which blocks are trained is not read",
+            "use_dft_loss": "its loss may need another amount",
+        }
+    )
+    take_trainer(keys, table, batch_default=8)
+    keys.disregard(LLAMA_FACTORY, LLAMA_FACTORY_PREFIXES)
+    return table
+
+
+def _quantization(keys: Keys, table: Table, *, adapted: bool) -> None:
+    bits = keys.number("quantization_bit", "quantization, bits")
+    double = keys.take("double_quantization")
+    if double is not None:
+        keys.use("double_quantization", "nf4-double" if double else "nf4")
+    if bits is None:
+        return
+    if bits not in (4, 8):
+        keys.wrong("quantization_bit", f"{bits} is not modelled", "4 and 8 are")
+    if not adapted:
+        keys.wrong("quantization_bit", "needs finetuning_type lora")
+    table["quantization"] = "int8" if bits == 8 else "nf4" if double is False else "nf4-double"
+
+
+def _precision(keys: Keys, table: Table, *, adapted: bool) -> None:
+    """A base that is frozen stays in half precision; what is trained goes to fp32, but for pure_bf16."""
+    half = take_half(keys)
+    if keys.flag("pure_bf16", "precision bf16"):
+        table["precision"] = "bf16"
+    elif half:
+        table |= {"precision": f"{half}-mixed", "master_weights": not adapted}
+    else:
+        table["precision"] = "fp32"
+
+
+def _galore(keys: Keys, table: Table) -> None:
+    if not keys.flag("use_galore", "method galore"):
+        keys.disregard(("galore_rank", "galore_target", "galore_layerwise"))
+        return
+    table["method"] = {"kind": "galore"}
+    put(table, "method.rank", keys.number("galore_rank", "method.rank") or 16)
+    if "galore_target" in keys:
+        take_targets(keys, "galore_target", table)
+    if keys.flag("galore_layerwise", "step.per_layer_updates"):
+        put(table, "step.per_layer_updates", True)
+
+
+def _checkpointing(keys: Keys, table: Table) -> None:
+    """On by default, whatever the Trainer's own switch says."""
+    if keys.flag("disable_gradient_checkpointing", "step.checkpointing none"):
+        return
+    put(table, "step.checkpointing", "full")
+    if "disable_gradient_checkpointing" not in keys.used and "gradient_checkpointing" not in keys:
+        keys.assumed.append("gradient checkpointing, which LLaMA-Factory switches on")

@@ -1,0 +1,54 @@
+"""peft's adapter_config.json (peft/tuners/lora/config.py)."""
+
+from typing import Final
+
+from memplanner.frameworks.keys import Keys, put
+from memplanner.frameworks.shared import as_lora, model_name
+from memplanner.frameworks.without_bearing import PEFT
+from memplanner.problems import show
+from memplanner.reading import Table
+
+NAME: Final = "peft adapter"
+
+
+def read(keys: Keys) -> Table:
+    """The plan's raw table: a model and a method."""
+    table: Table = {}
+    kind = keys.take("peft_type")
+    if str(kind).upper() != "LORA":
+        keys.wrong("peft_type", f"{show(kind)} is not modelled", "LORA is")
+    keys.use("peft_type", "method lora")
+    model = keys.text("base_model_name_or_path", "model")
+    if model is not None:
+        table["model"] = model_name(model)
+        keys.use("base_model_name_or_path", f"model {table['model']}")
+    as_lora(keys, table, {"rank": "r", "dropout": "lora_dropout", "targets": "target_modules", "dora": "use_dora"})
+    pattern = keys.take("rank_pattern")
+    if pattern:
+        if not isinstance(pattern, dict):
+            keys.wrong("rank_pattern", f"{show(pattern)} is not a table of ranks")
+        put(table, "method.rank_pattern", pattern)
+        keys.use("rank_pattern", "method.rank_pattern")
+    elif pattern is not None:
+        keys.use("rank_pattern", "method.rank_pattern, empty")
+    bias = keys.take("bias")
+    if bias is not None and bias != "none":
+        keys.leave_out("bias", bias, "trained biases are not counted")
+    elif bias is not None:
+        keys.use("bias", "none trained")
+    keys.leave_out_if_set(
+        {
+            "modules_to_save": "modules trained whole beside the adapter are not counted",
+            "lora_bias": "biases of the adapters are not counted",
+            "layers_to_transform": "all blocks are taken to have adapters",
+            "layers_pattern": "all blocks are taken to have adapters",
+            "layer_replication": "repeated blocks are not counted",
+            "exclude_modules": "no module is taken out",
+            "target_parameters": "adapters of bare parameters are not counted",
+            "trainable_token_indices": "trained rows of the embeddings are not counted",
+            "use_qalora": "adapters of another shape are not modelled",
+            "ensure_weight_tying": "tied adapters are counted twice",
+        }
+    )
+    keys.disregard(PEFT)
+    return table

@@ -1,0 +1,34 @@
+"""transformers' TrainingArguments, or trl's SFTConfig, as JSON or YAML."""
+
+from typing import Final
+
+from memplanner.frameworks.keys import Keys, put
+from memplanner.frameworks.shared import (
+    model_dtype,
+    precision_of,
+    take_attention,
+    take_half,
+    take_optimizer,
+    take_trainer,
+)
+from memplanner.reading import Table
+
+NAME: Final = "transformers TrainingArguments"
+
+
+def read(keys: Keys, model: str) -> Table:
+    """The plan's raw table. model: where another file names it, else ""; this one never does."""
+    table: Table = {}
+    half = take_half(keys)
+    dtype = model_dtype(model)
+    table |= precision_of(half, dtype)
+    said = f"{dtype}, as the model is published" if dtype else "fp32"
+    keys.assumed.append(f"weights loaded in {said}: TrainingArguments does not say")
+    for key in ("max_length", "max_seq_length", "max_seq_len"):
+        put(table, "step.seq_len", keys.number(key, "step.seq_len"))
+    if "step" not in table:
+        keys.assumed.append("sequences of 256 tokens: TrainingArguments does not say; --seq-len does")
+    take_attention(keys, "attn_implementation", table)
+    take_optimizer(keys, "optim", table, default="adamw_torch_fused")
+    take_trainer(keys, table, batch_default=8)
+    return table

@@ -1,0 +1,145 @@
+"""Several plans in one file: `[plans.NAME]` tables over what the file says of all of them.
+
+A plan may start `from` another framework's config: it wins over what the file says of all, and loses to the plan's own
+settings.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from memplanner.errors import Problem, UserError
+from memplanner.problems import show
+from memplanner.reading import Table
+
+if TYPE_CHECKING:
+    from memplanner.frameworks import Foreign
+
+PLANS: Final = "plans"
+FROM: Final = "from"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_HEADER: Final = re.compile(r"\s*\[[^\[\]]+\]\s*(#.*)?", re.ASCII)
+_KEY: Final = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedTable:
+    """A plan's raw settings. foreign: the config it starts from."""
+
+    name: str
+    table: Table
+    label: str
+    foreign: "Foreign | None" = None
+
+
+def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]:
+    """The plans of a file's table, in its order; UserError with all that is wrong with their names and shapes.
+
+    root: where the paths of other frameworks' configs start from, and what they may not leave.
+    """
+    plans = table[PLANS]
+    shared = {key: value for key, value in table.items() if key != PLANS}
+    if not isinstance(plans, dict) or not plans:
+        raise UserError(Problem(where=label, key=PLANS, message=f"{show(plans)} is not a table of plans by name"))
+    problems: list[Problem] = []
+    found = []
+    for name, own in plans.items():
+        if _NAME.fullmatch(name) is None:
+            hint = "names are up to 64 letters, digits, '.', '_' and '-'"
+            problems.append(Problem(where=label, key=PLANS, message=f"{show(name)} is no name for a plan", hint=hint))
+        elif not isinstance(own, dict):
+            message = f"{show(own)} is not a table of settings"
+            problems.append(Problem(where=label, key=f"{PLANS}.{name}", message=message))
+        else:
+            try:
+                found.append(_one(name, own, shared, f"{label}: {PLANS}.{name}", root))
+            except UserError as error:
+                problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return tuple(found)
+
+
+def _one(name: str, own: Table, shared: Table, label: str, root: Path) -> NamedTable:
+    own = dict(own)
+    start = own.pop(FROM, None)
+    if start is None:
+        return NamedTable(name=name, table=laid_over(shared, own), label=label)
+    words = [start] if isinstance(start, str) else start
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        raise UserError(Problem(where=label, key=FROM, message=f"{show(start)} is not a file's name or a list of them"))
+    from memplanner.frameworks import read_framework
+
+    foreign = read_framework([inside(root, word, where=label, key=FROM) for word in words])
+    return NamedTable(name=name, table=laid_over(laid_over(shared, foreign.table), own), label=label, foreign=foreign)
+
+
+def laid_over(base: Table, over: Table) -> Table:
+    """`over`'s settings on top of `base`'s, group by group; a group of another kind replaces the base's whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        alike = (
+            isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        )
+        merged[key] = laid_over(old, value) if alike else value  # type: ignore[arg-type]  # alike: both are dicts
+    return merged
+
+
+def inside(root: Path, word: str, *, where: str, key: str) -> Path:
+    """A path that a file names, if it stays in the file's repository (or, without one, its directory); UserError else.
+
+    Files from a pull request are not trusted: links are followed before the path is judged.
+    """
+    try:
+        path = root / Path(word).expanduser()
+        if path.resolve().is_relative_to(repository_of(root)):
+            return path
+    except (OSError, ValueError, RuntimeError):
+        pass
+    raise UserError(Problem(where=where, key=key, message=f"{show(word)} leads out of the repository"))
+
+
+def repository_of(folder: Path) -> Path:
+    """The nearest folder above that has a .git, else the folder itself; resolved."""
+    folder = folder.resolve()
+    return next((above for above in (folder, *folder.parents) if (above / ".git").exists()), folder)
+
+
+def line_of(text: str, keys: Sequence[str]) -> int:
+    """The line (from 1) where a TOML text sets a key, or where the nearest table above it begins; 1 where neither is.
+
+    To point at, not to rely on: a line inside a multi-line string may be taken for one of the document.
+    """
+    wanted = tuple(keys)
+    best, depth = 1, 0
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if _HEADER.fullmatch(line):
+            table = _path(line)
+            here = table
+        elif match := _KEY.match(line):
+            here = (*table, *_path(f"{match[1]} = 0"))
+        else:
+            continue
+        if wanted[: len(here)] == here and len(here) > depth:
+            best, depth = number, len(here)
+    return best
+
+
+def _path(line: str) -> tuple[str, ...]:
+    """The keys of a one-line TOML document."""
+    import tomllib
+
+    try:
+        at: Any = tomllib.loads(line)
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return ()
+    path = []
+    while isinstance(at, dict) and at:
+        (key,) = at
+        path.append(key)
+        at = at[key]
+    return tuple(path)

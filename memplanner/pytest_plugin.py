@@ -1,0 +1,207 @@
+"""pytest's plugin: `memory_budget` marks a test whose training plan must fit, by prediction or by a real step.
+
+Nothing but pytest is imported before a test asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from memplanner.budgets.check import Checked
+    from memplanner.budgets.marked import Marked
+    from memplanner.measurement import Backend, Measurement
+    from memplanner.prediction import Estimate
+
+MARKER = "memory_budget"
+_MARKED: pytest.StashKey[list[Marked]] = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell pytest about the marker."""
+    config.addinivalue_line(
+        "markers",
+        f"{MARKER}(plan=, model=, gpu=, budget=, strict=, locked=, …): the training plan, named or said by its fields, "
+        "must fit the device within its budget (memplanner).",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Read the markers of the tests that a file or class holds; what is wrong with any is its collection's error."""
+    report = yield
+    nodes = report.result or []
+    if any(_read_markers(node) for node in nodes if isinstance(node, pytest.Item)):
+        problems = [problem for node in nodes for item in _items_in(node) for problem in _read_markers(item)]
+        report.outcome = "failed"
+        report.longrepr = "\n".join(dict.fromkeys(problems))
+        report.result = []
+    return report
+
+
+def _items_in(node: pytest.Item | pytest.Collector) -> Iterator[pytest.Item]:
+    """The tests of a file's part: of a class, which is not collected after an error, those that it holds."""
+    if isinstance(node, pytest.Item):
+        yield node
+    elif isinstance(node, pytest.Class):
+        for inner in node.collect():
+            yield from _items_in(inner)
+
+
+def _read_markers(item: pytest.Item) -> list[str]:
+    """Keep the plans of a test's markers with it; what is wrong with them."""
+    marks = list(item.iter_markers_with_node(MARKER))
+    if not marks:
+        return []
+    from memplanner.budgets.marked import marked
+    from memplanner.errors import UserError, printable
+
+    problems: list[str] = []
+    found: list[Marked] = []
+    for node, mark in reversed(marks):  # the outermost first: what a class says, then what the test says
+        where = printable(f"{node.nodeid}: {MARKER}")
+        if mark.args:
+            problems.append(f'{where}: takes keywords only, such as plan="pretrain"')
+            continue
+        try:
+            found.append(marked(mark.kwargs, item.config.rootpath, where=where))
+        except UserError as error:
+            problems += map(str, error.problems)
+    item.stash[_MARKED] = found
+    return problems
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Hold a marked test's plans against their budgets, then run it."""
+    for chosen in item.stash.get(_MARKED, []):
+        _judge(chosen, item)
+    return (yield)
+
+
+def _judge(chosen: Marked, item: pytest.Item) -> Checked:
+    from memplanner.errors import UserError
+
+    try:
+        checked = chosen.check()
+    except UserError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+    estimate = checked.estimate
+    item.user_properties += [
+        ("memplanner_plan", checked.named.name),
+        ("memplanner_device_bytes", estimate.device_bytes),
+        ("memplanner_limit_bytes", estimate.limit_bytes),
+    ]
+    if not checked.ok:
+        pytest.fail(failure(checked), pytrace=False)
+    return checked
+
+
+def failure(checked: Checked) -> str:
+    """What a test says whose plan does not fit: the complaint, the breakdown, and the difference to the lock."""
+    from memplanner.errors import printable
+    from memplanner.report.check_text import breakdown
+    from memplanner.report.growth_words import complaints, explanation, headline
+    from memplanner.report.page import Page
+
+    grown = checked.growth is not None and checked.growth.rows
+    lines = [headline(checked), *complaints(checked), *(explanation(checked) if grown else ())]
+    return "\n".join([*map(printable, lines), *breakdown(checked.estimate, Page(width=80))])
+
+
+class MemoryPlan:
+    """The fixture `memory_plan`: plans said in keywords as the marker says them; without any, the test's own."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._item: pytest.Item = request.node
+        self._root = request.config.rootpath
+
+    def predict(self, **keywords: Any) -> Estimate:
+        """What is predicted of the plan."""
+        return self.chosen(keywords).estimate()
+
+    def assert_fits(self, **keywords: Any) -> Estimate:
+        """Fail the test where the plan does not fit its device and budget; else what is predicted of it."""
+        return _judge(self.chosen(keywords), self._item).estimate
+
+    def chosen(self, keywords: dict[str, Any]) -> Marked:
+        """The plan of the keywords, or of the test's one marker."""
+        from memplanner.budgets.marked import marked
+        from memplanner.errors import UserError
+
+        own = self._item.stash.get(_MARKED, [])
+        if not keywords and len(own) == 1:
+            return own[0]
+        try:
+            return marked(keywords, self._root, where="memory_plan")
+        except UserError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+
+
+@pytest.fixture
+def memory_plan(request: pytest.FixtureRequest) -> MemoryPlan:
+    """Predicts plans: memory_plan.predict(...), memory_plan.assert_fits(...)."""
+    return MemoryPlan(request)
+
+
+@pytest.fixture
+def measured_budget(request: pytest.FixtureRequest, memory_plan: MemoryPlan) -> Callable[..., Measurement]:
+    """Runs real steps and fails the test where they allocate more than the budget.
+
+    measured_budget(): of the marked plan, with what its keywords say. measured_budget(entry, budget="600MiB"): of a
+    function that returns (model, optimizer or None, batch). device: "cuda" or "cpu"; where there is a GPU, "cuda".
+    The bytes are torch's own: of live tensors on a CPU, max_memory_allocated on a GPU.
+    """
+
+    def run(
+        entry: Callable[[], object] | None = None, *, device: Backend | None = None, budget: str = "", **keywords: Any
+    ) -> Measurement:
+        torch = pytest.importorskip("torch", reason="real steps need torch: pip install 'memplanner[live]'")
+        backend: Backend = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        from memplanner.errors import UserError
+        from memplanner.harness.record import measure
+        from memplanner.units import parse_size
+
+        name = request.node.name
+        try:
+            limit = parse_size(budget) if budget else None
+            if entry is not None:
+                if limit is None:
+                    pytest.fail('measured_budget(entry, budget="600MiB"): an entry point needs a budget', pytrace=False)
+                record, predicted = measure(None, backend, name=name, entry=entry, root=request.config.rootpath), None
+            else:
+                chosen = memory_plan.chosen(keywords)
+                estimate = chosen.estimate()
+                limit = estimate.limit_bytes if limit is None else limit
+                predicted = estimate.allocated_bytes
+                plan, root = estimate.plan, chosen.named.root
+                record = measure(plan, backend, name=name, root=root, needed_bytes=predicted)
+        except (UserError, ValueError) as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        _judge_record(record, limit, predicted, request.node)
+        return record
+
+    return run
+
+
+def _judge_record(record: Measurement, limit: int, predicted: int | None, item: pytest.Item) -> None:
+    from memplanner.units import format_bytes
+
+    peak = record.peak
+    if record.outcome.status != "completed" or peak is None:
+        pytest.fail(f"the steps did not complete: {record.outcome.status} {record.outcome.message}", pytrace=False)
+    item.user_properties.append(("memplanner_measured_bytes", peak.peak_bytes))
+    if peak.peak_bytes > limit:
+        lines = [
+            f"Measured on {record.backend}: {format_bytes(peak.peak_bytes)} allocated in {peak.name}, "
+            f"{format_bytes(peak.peak_bytes - limit)} over the budget of {format_bytes(limit)}"
+        ]
+        if predicted is not None:
+            lines.append(f"predicted: {format_bytes(predicted)}")
+        lines += [f"  {phase.name:<10} {format_bytes(phase.peak_bytes)}" for phase in record.phases]
+        pytest.fail("\n".join(lines), pytrace=False)

@@ -1,0 +1,106 @@
+"""`check --all` for people and, as Markdown, for a job's summary; `diff` as both."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from memplanner.report.growth_words import (
+    TITLES,
+    cells_of,
+    complaints,
+    explanation,
+    growth_words,
+    row_words,
+    state_words,
+    summary_words,
+)
+from memplanner.report.markdown import escape, markdown_table
+from memplanner.report.page import Cell, Column, Page, heading, table, wrap
+from memplanner.report.palette import VERDICT_COLOURS
+
+if TYPE_CHECKING:
+    from memplanner.budgets.check import Checked, CheckedPlans
+    from memplanner.budgets.growth import Growth
+
+
+def _colour(checked: "Checked") -> str:
+    return VERDICT_COLOURS["does-not-fit" if not checked.ok else checked.estimate.verdict]
+
+
+def _notes(found: "CheckedPlans") -> list[str]:
+    """What is to be known beside the figures."""
+    notes = []
+    if found.gone:
+        notes.append(f"in the lock, but no plan any more: {', '.join(found.gone)}")
+    versions = {checked.growth.version for checked in found.plans if checked.growth and checked.growth.version}
+    notes += [f"the lock was written by memplanner {old}, this is {new}" for old, new in sorted(versions)]
+    for checked in found.plans:
+        foreign = checked.named.foreign
+        if foreign is not None:
+            said = [*foreign.not_modelled, *(f"{key}: not understood" for key in foreign.not_understood)]
+            notes += [f"{checked.named.name}, from {foreign.framework}: {line}" for line in said]
+    return notes
+
+
+def budgets_text(found: "CheckedPlans", page: Page) -> str:
+    """The table, then why what fails does."""
+    first = summary_words(len(found.failed), len(found.plans)).upper()
+    colour = VERDICT_COLOURS["does-not-fit" if found.failed else "fits"]
+    rows = [
+        [Cell(text=text, colour=_colour(c) if i == 1 else "", bold=i == 2) for i, text in enumerate(_shown(c, found))]
+        for c in found.plans
+    ]
+    columns = [Column(title=title, right=2 <= i <= 5, shrinks=i == 0) for i, title in enumerate(_titles(found))]
+    columns[-1] = Column(title="GPU")
+    lines = [page.paint(first, colour, bold=True), "", *table(page, columns, rows)]
+    for checked in found.failed:
+        lines += heading(page, f"{checked.named.name}: {state_words(checked)}")
+        for text in (*complaints(checked), *explanation(checked)):
+            lines += wrap(text, page.width, first="  ", rest="    ")
+    notes = _notes(found)
+    if notes:
+        lines += [*heading(page, "Notes"), *(x for n in notes for x in wrap(n, page.width, first="  - ", rest="    "))]
+    return "\n".join(lines) + "\n"
+
+
+def _titles(found: "CheckedPlans") -> tuple[str, ...]:
+    return TITLES if found.lock is not None else (*TITLES[:5], TITLES[6])
+
+
+def _shown(checked: "Checked", found: "CheckedPlans") -> tuple[str, ...]:
+    cells = cells_of(checked)
+    return cells if found.lock is not None else (*cells[:5], cells[6])
+
+
+def budgets_markdown(found: "CheckedPlans") -> str:
+    """The same for a pull request."""
+    lines = [f"**{escape(summary_words(len(found.failed), len(found.plans)))}**", ""]
+    rows = [[escape(text) for text in _shown(checked, found)] for checked in found.plans]
+    lines += markdown_table(_titles(found), rows, right_from=2)
+    for checked in found.failed:
+        lines += ["", f"**{escape(checked.named.name)}: {escape(state_words(checked))}**", ""]
+        lines += [f"- {escape(text)}" for text in (*complaints(checked), *explanation(checked))]
+    notes = _notes(found)
+    lines += ["", *(f"- {escape(note)}" for note in notes)] if notes else []
+    return "\n".join(lines) + "\n"
+
+
+def diff_text(found: Sequence["Growth"], page: Page) -> str:
+    """Each plan's growth and its rows."""
+    lines: list[str] = []
+    for growth in found:
+        title = wrap(f"{growth.name}: {growth_words(growth)}", page.width, rest="  ")
+        lines += ["", *(page.paint(line, bold=True) for line in title)]
+        for row in growth.rows:
+            lines += wrap(row_words(row, growth), page.width, first="  ", rest="    ")
+        if growth.changes and not growth.rows:
+            lines += wrap(f"changed without effect: {', '.join(c.key for c in growth.changes)}", page.width, first="  ")
+    return "\n".join(lines[1:] or ["No plans in either"]) + "\n"
+
+
+def diff_markdown(found: Sequence["Growth"]) -> str:
+    """The same as Markdown."""
+    lines: list[str] = []
+    for growth in found:
+        lines += ["", f"**{escape(growth.name)}**: {escape(growth_words(growth))}", ""]
+        lines += [f"- {escape(row_words(row, growth))}" for row in growth.rows]
+    return "\n".join(lines[1:] or ["No plans in either"]) + "\n"

@@ -1,0 +1,53 @@
+"""GitHub Actions' workflow commands: annotations on a plan file's lines, and text that cannot be taken for commands.
+
+The runner takes a line that begins with "::" (after any blanks) as a command, and "##[" anywhere in a line as one in
+its older form (actions/runner, ActionCommand.cs). Names come from pull requests and may hold either.
+"""
+
+import secrets
+from typing import TYPE_CHECKING
+
+from memplanner.errors import printable
+from memplanner.report.growth_words import complaints, explanation, headline
+
+if TYPE_CHECKING:
+    from memplanner.budgets.check import CheckedPlans
+
+
+def github(found: "CheckedPlans", text: str) -> str:
+    """An annotation for each failing plan and each tight one; and the report for people, its commands switched off."""
+    lines = [quiet(text)]
+    for checked in found.plans:
+        if checked.ok and checked.estimate.verdict != "tight":
+            continue
+        place = {"file": checked.where, "line": str(checked.line)} if checked.where else {}
+        place["title"] = headline(checked)
+        body = (
+            [*complaints(checked), *explanation(checked)] if not checked.ok else ["fits, but within the error margin"]
+        )
+        lines.append(command("error" if not checked.ok else "warning", place, "\n".join(map(printable, body))))
+    return "".join(lines)
+
+
+def quiet(text: str) -> str:
+    """The text between two commands that have the runner take nothing in it as a command."""
+    token = secrets.token_hex(16)
+    return f"::stop-commands::{token}\n{text.rstrip()}\n::{token}::\n"
+
+
+def inert(line: str) -> str:
+    """A line that stays what it is in a log: no command of either form."""
+    line = line.replace("##[", "# #[")
+    return f"·{line}" if line.lstrip().startswith("::") else line
+
+
+def command(name: str, properties: dict[str, str], message: str) -> str:
+    """A workflow command with everything in it escaped."""
+    said = ",".join(f"{key}={_data(printable(value), ':,')}" for key, value in properties.items())
+    return f"::{name} {said}::{_data(message)}\n"
+
+
+def _data(text: str, also: str = "") -> str:
+    for c in f"%\r\n{also}":
+        text = text.replace(c, f"%{ord(c):02X}")
+    return text.replace("##[", "##%5B")

@@ -1,0 +1,177 @@
+"""`check --all`, `lock` and `diff`, as they are typed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from memplanner.budgets.lock import lock_text, read_lock
+from memplanner.errors import UserError
+from tests.repository import QUIET, Repository, run_in
+
+Ask = Callable[..., tuple[int, str, str]]
+PLANS = """
+device = "rtx4090"
+
+[plans.a]
+model = "llama-60m"
+
+[plans.b]
+model = "llama-60m"
+budget = "1GiB"
+precision = "fp32"
+"""
+
+
+@pytest.fixture
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
+    (tmp_path / "memplanner.toml").write_text(PLANS, encoding="utf-8")
+    return lambda *words: run_in(tmp_path, monkeypatch, capsys, *words)
+
+
+def change(root: Path, old: str, new: str) -> None:
+    path = root / "memplanner.toml"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_the_table_and_the_exit_code(ask: Ask) -> None:
+    code, out, err = ask("check", "--all")
+    assert (code, err) == (1, "")
+    assert out.splitlines()[0] == "1 OF 2 PLANS FAILS"
+    assert "b: over budget" in out
+    assert "DOES NOT FIT: " in out
+    assert "at the peak, in " in out
+    assert ask("check", "--all", "--budget", "90%")[0] == 0
+
+
+def test_a_lock_is_the_same_for_the_same_plans_and_reads_back(ask: Ask, tmp_path: Path) -> None:
+    path = tmp_path / "memplanner.lock.json"
+    code, out, _ = ask("lock")
+    assert code == 0
+    assert out.startswith("Locked in memplanner.lock.json: a ")
+    text = path.read_text(encoding="utf-8")
+    ask("lock")
+    assert path.read_text(encoding="utf-8") == text == lock_text(read_lock(path))
+    locked = json.loads(text)
+    assert list(locked) == ["schema", "memplanner", "plans"]
+    assert sum(locked["plans"]["a"]["at_peak"].values()) == locked["plans"]["a"]["allocated_bytes"]
+
+
+def test_locked(ask: Ask, tmp_path: Path) -> None:
+    assert "memplanner.lock.json: no such file" in ask("check", "--all", "--locked")[2]
+    ask("lock")
+    assert ask("check", "--all", "--locked", "--budget", "90%")[0] == 0
+    change(tmp_path, "[plans.b]", "step = { batch_size = 2 }\n\n[plans.c]\nmodel = 'llama-60m'\n\n[plans.b]")
+    code, out, _ = ask("check", "--all", "--locked", "--budget", "90%")
+    assert code == 1
+    assert "grown beyond 1.0% since the lock: " in out
+    assert "activations +" in out
+    assert ": step.batch_size 1 → 2" in out
+    assert "c: not locked" in out
+    assert ask("check", "--all", "--budget", "90%")[0] == 0, "without --locked, growth within the budget passes"
+    code, out, _ = ask("check", "--all", "--locked", "--tolerance", "90%", "--budget", "90%")
+    assert "a: grown" not in out
+
+
+def test_a_plan_that_is_gone_is_a_note(ask: Ask, tmp_path: Path) -> None:
+    ask("lock")
+    change(tmp_path, "[plans.b]", "[plans.other]")
+    assert "in the lock, but no plan any more: b" in ask("check", "--all")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("check", "--locked"), "--locked: goes with --all"),
+        (("check", "--tolerance", "3%"), "--tolerance: goes with --all"),
+        (("check", "--all", "--tolerance", "3%"), "--tolerance: goes with --locked"),
+        (("check", "--all", "--locked", "--tolerance", "3"), "--tolerance: '3' is not a share such as '95%'"),
+        (("check", "llama-1b", "--all"), "--all: checks named plans, and takes no MODEL"),
+        (("check", "--all", "--rank", "8x"), "--rank: '8x' is not a whole number"),
+        (("check",), "memplanner.toml: holds several plans: a, b (name one with --plan, or check them all with --all)"),
+        (("check", "--plan", "c"), "--plan: no file or plan is called 'c'"),
+        (("check", "--all", "--plan", "nosuch.toml"), "--plan: no file or plan is called 'nosuch.toml'"),
+        (("lock", "--plan", "llama-7b-galore-c4"), "holds no named plans"),
+        (("diff", "a", "nosuch"), "--plan: no file or plan is called 'nosuch'"),
+        (("diff", "a", "b", "--tolerance", "x"), "--tolerance: 'x' is not a share such as '95%'"),
+        (("diff", "--upload-pack=x:memplanner.toml", "a"), "the following arguments are required: B"),
+        (("diff", "nosuch:memplanner.toml", "a"), "nosuch:memplanner.toml: git has no such file"),
+        (("diff", "HEAD:/etc/passwd", "a"), "HEAD:/etc/passwd: is no file, plan or REVISION:FILE"),
+    ],
+)
+def test_wrong_questions(ask: Ask, words: tuple[str, ...], said: str) -> None:
+    code, out, err = ask(*words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "its schema is None, not 'memplanner/lock/1' (`memplanner lock` writes it anew)"),
+        ("[", "not valid JSON"),
+        ('{"schema": "memplanner/lock/1", "memplanner": "1", "plans": {"a": {}}}', "plans.a.verdict: is missing"),
+        ('{"schema": "memplanner/lock/1", "memplanner": 1, "plans": {}}', "memplanner: 1 is not text"),
+    ],
+)
+def test_a_spoilt_lock(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "memplanner.lock.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_lock(path)
+    assert said in str(caught.value)
+
+
+def test_diff(ask: Ask, tmp_path: Path) -> None:
+    code, out, err = ask("diff", "a", "b")
+    assert (code, err) == (0, "")
+    assert out.startswith("a → b: ")
+    assert "parameters +110.8 MiB: precision bf16 → fp32" in out
+    assert ask("diff", "a", "b", "--tolerance", "10%")[0] == 1
+    assert ask("diff", "b", "a", "--tolerance", "10%")[0] == 0
+    ask("lock")
+    change(tmp_path, "[plans.b]", "precision = 'fp32'\n[plans.b]")
+    found = json.loads(ask("diff", "memplanner.lock.json", "memplanner.toml", "--format", "json")[1])
+    assert found["schema"] == "memplanner/diff/1"
+    a, b = found["plans"]
+    assert a["changes"] == [{"key": "precision", "before": "bf16", "after": "fp32"}]
+    assert sum(row["bytes"] for row in a["rows"]) == a["grown_bytes"] > 0 == b["grown_bytes"]
+
+
+def test_revisions_bring_their_own_model_configs(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((Path(__file__).parents[2] / "profiles" / "models" / "llama-60m.json").read_text())
+    config.pop("memplanner")
+    plan = repository.root / "own.toml"
+    plan.write_text('model = "model.json"\n', encoding="utf-8")
+    (repository.root / "model.json").write_text(json.dumps(config), encoding="utf-8")
+    commit = "git add -A && git -c user.name=x -c user.email=x@example.com commit -qm x"
+    assert repository.shell(commit).returncode == 0
+    (repository.root / "model.json").write_text(json.dumps(config | {"num_hidden_layers": 16}), encoding="utf-8")
+    code, out, err = run_in(repository.root, monkeypatch, capsys, "diff", "HEAD:own.toml", "own.toml")
+    assert (code, err) == (0, "")
+    assert "parameters +" in out
+
+
+def test_auto_is_for_github_there_and_plain_elsewhere(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from memplanner.cli.main import main
+
+    assert "::" not in ask("check", "--all", "--format", "auto")[1]
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert "GITHUB_ACTIONS" in QUIET
+    main(["check", "--all", "--format", "auto"])
+    assert "\n::error file=memplanner.toml,line=7,title=Memory budget%3A b is over budget::" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["github", "junit", "sarif"])
+def test_one_plan_in_the_formats_for_builds(ask: Ask, form: str) -> None:
+    code, out, err = ask("check", "llama-60m", "--gpu", "rtx4090", "--budget", "1MiB", "--format", form)
+    assert (code, err) == (1, "")
+    assert "llama-60m is over budget" in out

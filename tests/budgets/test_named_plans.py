@@ -1,0 +1,157 @@
+"""Several plans in one file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memplanner.budgets.check import named_plans
+from memplanner.errors import UserError
+from memplanner.named_plans import inside, laid_over, line_of
+from memplanner.plan_file import load_plan
+
+SHARED = """
+model = "llama-60m"
+device = "rtx4090"
+budget = "4GiB"
+method = { kind = "lora", rank = 4 }
+
+[step]
+batch_size = 3
+
+[plans.first]
+
+[plans.second]
+method = { rank = 16 }
+budget = "95%"
+
+[plans.third.method]
+kind = "galore"
+
+[plans.third.step]
+seq_len = 128
+"""
+
+
+def write(folder: Path, text: str, name: str = "memplanner.toml") -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def complaint(folder: Path, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        named_plans(folder, **options)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def test_what_is_said_of_all_and_what_of_one(tmp_path: Path) -> None:
+    first, second, third = named_plans(write(tmp_path, SHARED))
+    assert [plan.name for plan in (first, second, third)] == ["first", "second", "third"]
+    assert (first.plan.method.kind, first.plan.method.rank, first.plan.budget) == ("lora", 4, "4GiB")  # type: ignore[union-attr]
+    assert (second.plan.method.kind, second.plan.method.rank, second.plan.budget) == ("lora", 16, "95%")  # type: ignore[union-attr]
+    assert third.plan.method.kind == "galore"
+    assert third.plan.method.rank == 128, "another kind's settings do not carry over"
+    assert (third.plan.step.batch_size, third.plan.step.seq_len) == (3, 128)
+
+
+def test_flags_are_laid_over_each(tmp_path: Path) -> None:
+    plans = named_plans(write(tmp_path, SHARED), flags={"--batch-size": "9", "--gpu": "t4"})
+    assert {(p.plan.step.batch_size, p.plan.device.name) for p in plans} == {(9, "t4")}  # type: ignore[union-attr]
+
+
+def test_in_pyproject(tmp_path: Path) -> None:
+    text = "[project]\nname = 'x'\n\n[tool.memplanner]\nmodel = 'llama-60m'\n\n"
+    text += "[tool.memplanner.plans.a]\nprecision = 'fp32'\n"
+    (plan,) = named_plans(write(tmp_path, text, "pyproject.toml"))
+    assert plan.plan.precision == "fp32"
+    assert (plan.line(), plan.line("precision")) == (7, 8)
+
+
+def test_one_of_them_by_name(tmp_path: Path) -> None:
+    write(tmp_path, SHARED)
+    loaded = load_plan(root=tmp_path, plan_file="second", flags={"--rank": "32"})
+    assert (loaded.name, loaded.plan.method.rank) == ("second", 32)  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="holds several plans: first, second, third"):
+        load_plan(root=tmp_path)
+    loaded = load_plan(root=tmp_path, model="llama-1b")
+    assert (loaded.plan.model, loaded.plan.budget) == ("llama-1b", "4GiB"), (
+        "what is said of all holds for a typed model"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("plans = 3", "memplanner.toml: plans: 3 is not a table of plans by name"),
+        ("[plans]", "memplanner.toml: plans: {} is not a table of plans by name"),
+        ('[plans."a b"]', "memplanner.toml: plans: 'a b' is no name for a plan (names are up to 64 letters"),
+        ('[plans."::error::x"]', "memplanner.toml: plans: '::error::x' is no name for a plan"),
+        ("plans.a = 4", "memplanner.toml: plans.a: 4 is not a table of settings"),
+        ("[plans.a]\nrnk = 3", "memplanner.toml: plans.a: rnk: unknown key"),
+        ("[plans.a]\nmodel = 'lama-60m'", None),
+        ("[plans.a]\nfrom = 3", "memplanner.toml: plans.a: from: 3 is not a file's name or a list of them"),
+        ("[plans.a]\nfrom = '../other.yml'", "plans.a: from: '../other.yml' leads out of the repository"),
+        ("[plans.a]\nmodel = '/etc/config.json'", "plans.a: model: '/etc/config.json' leads out of the repository"),
+        ("[plans.a]\nmodel = '~/config.json'", "plans.a: model: '~/config.json' leads out of the repository"),
+        (
+            "[plans.a.method]\nkind = 'lorra'\n[plans.b]\nprecision = 'bf61'",
+            "plans.b: precision: 'bf61' is not a known",
+        ),
+        ("model = 'llama-60m'", "memplanner.toml: holds no named plans (several plans are tables"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, said: str | None) -> None:
+    write(tmp_path, text)
+    if said is None:
+        named_plans(tmp_path)  # a name that nobody knows is told when it is predicted
+    else:
+        assert said in complaint(tmp_path)
+
+
+def test_there_are_no_plans(tmp_path: Path) -> None:
+    assert "memplanner.toml: no such file, and pyproject.toml has no [tool.memplanner]" in complaint(tmp_path)
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    write(tmp_path, "[plans.a]\nprecision = 'x'\n[plans.b]\nbudget = 'y'\n[plans.b.step]\nbatch_size = 0")
+    assert len(complaint(tmp_path).splitlines()) == 3
+
+
+def test_links_are_followed_before_a_path_is_judged(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "config.json").write_text("{}", encoding="utf-8")
+    top = tmp_path / "top"
+    (top / ".git").mkdir(parents=True)
+    (top / "below").mkdir()
+    (top / "link").symlink_to(outside)
+    with pytest.raises(UserError, match="leads out of the repository"):
+        inside(top / "below", "../link/config.json", where="x", key="model")
+    assert inside(top / "below", "../own.json", where="x", key="model") == top / "below" / ".." / "own.json"
+
+
+def test_lines() -> None:
+    lines = SHARED.splitlines()
+    for keys, line in (
+        (("plans", "first"), "[plans.first]"),
+        (("plans", "second", "method", "rank"), "method = { rank = 16 }"),
+        (("plans", "second", "budget"), 'budget = "95%"'),
+        (("plans", "third", "step", "seq_len"), "seq_len = 128"),
+        (("plans", "third", "step", "batch_size"), "[plans.third.step]"),
+        (("step", "batch_size"), "batch_size = 3"),
+    ):
+        assert lines[line_of(SHARED, keys) - 1] == line
+    assert line_of("", ("plans", "x")) == 1
+
+
+@given(text=st.text(alphabet='[]plans.a="#\n\\ \x00é', max_size=60))
+def test_any_text_has_lines(text: str) -> None:
+    assert 1 <= line_of(text, ("plans", "a")) <= max(len(text.splitlines()), 1)
+
+
+def test_laying_a_table_over_another_changes_neither() -> None:
+    base, over = {"a": {"b": 1}, "method": {"kind": "lora", "rank": 8}}, {"a": {"c": 2}, "method": {"kind": "full"}}
+    assert laid_over(base, over) == {"a": {"b": 1, "c": 2}, "method": {"kind": "full"}}
+    assert (base["a"], over["a"]) == ({"b": 1}, {"c": 2})

@@ -1,0 +1,60 @@
+"""A rank raised from 128 to 256 turns a build red, a larger budget green again: by command, by pytest, by action."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.repository import Repository
+
+TOP = Path(__file__).parents[2]
+SAYS_WHY = "optimizer state +288.0 MiB: method.rank 128 → 256"
+
+
+def by_command(repository: Repository) -> tuple[int, str]:
+    done = repository.shell("memplanner check --all --locked")
+    return done.returncode, done.stdout + done.stderr
+
+
+def by_pytest(repository: Repository) -> tuple[int, str]:
+    done = repository.shell("python -m pytest -q -p no:cacheprovider tests")
+    return done.returncode, done.stdout + done.stderr
+
+
+def by_action(repository: Repository) -> tuple[int, str]:
+    """The action's own script, with its inputs as GitHub gives them."""
+    action = yaml.safe_load((TOP / "action.yml").read_text(encoding="utf-8"))
+    step = next(step for step in action["runs"]["steps"] if step["name"] == "Check")
+    given = {f"${{{{ inputs.{name} }}}}": str(value["default"]) for name, value in action["inputs"].items()}
+    given["${{ inputs.locked }}"] = "true"
+    env = {name: given.get(value, value) for name, value in step["env"].items()}
+    summary = repository.root.parent / "summary.md"
+    summary.write_text("", encoding="utf-8")
+    env |= {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary), "SARIF": str(summary.with_name("log.sarif"))}
+    done = repository.shell(step["run"], **env)
+    told = summary.read_text(encoding="utf-8")
+    assert told.startswith("**"), told
+    assert '"version": "2.1.0"' in summary.with_name("log.sarif").read_text(encoding="utf-8")
+    if done.returncode:
+        assert "::error file=memplanner.toml,line=10,title=Memory budget%3A pretrain is " in done.stdout
+        assert SAYS_WHY.replace("+", "\\+") in told
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("build", [by_command, by_pytest, by_action])
+def test_a_raised_rank(build: Callable[[Repository], tuple[int, str]], repository: Repository) -> None:
+    code, said = build(repository)
+    assert code == 0, said
+    repository.replace("rank = 128", "rank = 256")
+    code, said = build(repository)
+    assert code == 1, said
+    assert SAYS_WHY in said
+    assert "of 10.00 GiB budget on rtx3060" in said
+    repository.replace('budget = "10GiB"', 'budget = "11GiB"')
+    code, said = build(repository)
+    assert code == 1, said  # within its budget now, but more than was agreed to
+    assert SAYS_WHY in said
+    assert repository.shell("memplanner lock").returncode == 0
+    code, said = build(repository)
+    assert code == 0, said

@@ -1,0 +1,15 @@
+"""Fixtures that several folders of tests share."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.repository import Repository, sample
+
+collect_ignore = ["sample_repository"]  # run by tests, in pytest runs of its own
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """The sample repository, locked and committed."""
+    return sample(tmp_path)
