@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from memplanner.errors import Problem, UserError
 from memplanner.problems import show
+from memplanner.profiles import is_bundled
 from memplanner.reading import Table
 
 if TYPE_CHECKING:
@@ -100,6 +101,13 @@ def inside(root: Path, word: str, *, where: str, key: str) -> Path:
     except (OSError, ValueError, RuntimeError):
         pass
     raise UserError(Problem(where=where, key=key, message=f"{show(word)} leads out of the repository"))
+
+
+def model_inside(root: Path, model: str, *, where: str) -> None:
+    """UserError where a plan names a model by a path that leads out of the repository, by its config.json too."""
+    if not is_bundled(model):
+        for path in (model, f"{model}/config.json"):
+            inside(root, path, where=where, key="model")
 
 
 def repository_of(folder: Path) -> Path:

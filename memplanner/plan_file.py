@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from memplanner.errors import Problem, UserError
 from memplanner.fields import choices, groups, kind_of, owners
-from memplanner.named_plans import PLANS, NamedTable, inside, named_tables
+from memplanner.named_plans import PLANS, NamedTable, model_inside, named_tables
 from memplanner.options import BY_FLAG, OPTIMIZERS
 from memplanner.plan import TrainingPlan
 from memplanner.problems import problems_of, show, suggest
-from memplanner.profiles import is_bundled, stems
+from memplanner.profiles import stems
 from memplanner.reading import Table, parse_json, parse_toml, read_text, wrong
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def _from_framework(root: Path, configs: Sequence[str], model: str, flags: Mappi
     foreign = read_framework(paths)
     label = f"{foreign.framework}, {' and '.join(map(str, paths))}"
     plan = merge(foreign.table | ({"model": model} if model else {}), flags, where=label)
-    if not model and not is_bundled(plan.model):
-        inside(root, plan.model, where=label, key="model")
+    if not model:
+        model_inside(root, plan.model, where=label)
     return LoadedPlan(plan=plan, label=label, root=root, path=paths[0], foreign=foreign)
 
 

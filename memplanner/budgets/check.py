@@ -11,11 +11,10 @@ from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import LOCK_FILE, Lock, read_lock, snapshot
 from memplanner.errors import Problem, UserError
 from memplanner.frameworks import Foreign
-from memplanner.named_plans import PLANS, NamedTable, inside, line_of, repository_of
+from memplanner.named_plans import PLANS, NamedTable, line_of, model_inside, repository_of
 from memplanner.plan import TrainingPlan
 from memplanner.plan_file import find_named, merge
 from memplanner.prediction import Estimate, Predictor
-from memplanner.profiles import is_bundled
 from memplanner.reading import read_text
 
 TOLERANCE: Final = 0.01
@@ -124,8 +123,7 @@ def named_plans(root: Path, plan_file: str = "", flags: Mapping[str, Any] | None
 
 def _valid(named: NamedTable, root: Path, path: Path, flags: Mapping[str, Any]) -> NamedPlan:
     plan = merge(named.table, flags, where=named.label)
-    if not is_bundled(plan.model):
-        inside(root, plan.model, where=named.label, key="model")
+    model_inside(root, plan.model, where=named.label)
     return NamedPlan(name=named.name, plan=plan, root=root, path=path, foreign=named.foreign)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from memplanner.budgets.check import TOLERANCE, Checked, NamedPlan, check_plans, predicted
 from memplanner.budgets.lock import LOCK_FILE
 from memplanner.errors import Problem, UserError
+from memplanner.named_plans import model_inside
 from memplanner.options import OPTIONS
 from memplanner.plan_file import LoadedPlan, load_plan, merge
 from memplanner.prediction import Estimate
@@ -72,6 +73,8 @@ def marked(keywords: Mapping[str, Any], root: Path, *, where: str) -> Marked:
         plan_file, model = keywords.get("plan", ""), keywords.get("model", "")
         if plan_file:
             loaded = load_plan(root=root, plan_file=plan_file, model=model, flags=flags)
+            if not model:
+                model_inside(loaded.root, loaded.plan.model, where=where)
         else:
             loaded = LoadedPlan(plan=merge({"model": model}, flags, where=where), label=where, root=root)
     except UserError as error:

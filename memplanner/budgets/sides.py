@@ -11,7 +11,7 @@ from memplanner.budgets.check import NamedPlan, named_plans, predicted
 from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import Lock, Snapshot, lock_from, snapshot
 from memplanner.errors import UserError
-from memplanner.named_plans import FROM, PLANS, inside
+from memplanner.named_plans import FROM, PLANS, inside, model_inside
 from memplanner.plan_file import load_plan
 from memplanner.prediction import Predictor
 from memplanner.problems import show
@@ -59,6 +59,7 @@ def _side(word: str, root: Path, scratch: ExitStack) -> Side:
     if path.suffix == ".toml" and _holds_several(path, text):
         return _predicted(*named_plans(path.parent, path.name), root=path.parent)
     loaded = load_plan(root=path.parent, plan_file=path.name)
+    model_inside(loaded.root, loaded.plan.model, where=str(path))
     return _predicted(NamedPlan(name=path.stem, plan=loaded.plan, root=loaded.root), root=loaded.root)
 
 

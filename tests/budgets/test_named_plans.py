@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from memplanner.budgets.check import named_plans
 from memplanner.errors import UserError
-from memplanner.named_plans import inside, laid_over, line_of
+from memplanner.named_plans import inside, laid_over, line_of, model_inside
 from memplanner.plan_file import load_plan
 
 SHARED = """
@@ -129,6 +129,11 @@ def test_links_are_followed_before_a_path_is_judged(tmp_path: Path) -> None:
     (top / "link").symlink_to(outside)
     with pytest.raises(UserError, match="leads out of the repository"):
         inside(top / "below", "../link/config.json", where="x", key="model")
+    (top / "model").mkdir()
+    (top / "model" / "config.json").symlink_to(outside / "config.json")
+    with pytest.raises(UserError, match=r"'model/config\.json' leads out of the repository"):
+        model_inside(top, "model", where="x")
+    model_inside(top, "llama-7b", where="x")
     assert inside(top / "below", "../own.json", where="x", key="model") == top / "below" / ".." / "own.json"
 
 
