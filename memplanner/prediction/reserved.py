@@ -7,7 +7,7 @@ and remembered: of plans that differ in rank or in batch, one of the two is ofte
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from itertools import chain, groupby
+from itertools import chain, groupby, repeat
 from operator import attrgetter
 from typing import Any
 
@@ -68,12 +68,12 @@ class _Request:
     def stretches(self) -> tuple[list[Stretch], list[int]]:
         """Two steps, and every block's bytes."""
         story = _spelled_out(self.steps)
-        bytes_of = [self.sizes[i] for i in story.tensors]
-        first = len(bytes_of)
+        sizes = list(chain.from_iterable(map(repeat, self.sizes, repeat(story.width))))
+        first = len(sizes)
         second = first + len(self.early)
         early, late = (range(first, second), 1), (range(second, second + len(self.late)), 1)
         stretches = [early, *story.before, late, *story.after, (story.left, 1), *story.before, *story.after]
-        return stretches, [*bytes_of, *self.early, *self.late]
+        return stretches, [*sizes, *self.early, *self.late]
 
 
 def _request(walked: Walk, *, small: bool | None = None) -> _Request:
@@ -103,11 +103,12 @@ def _request(walked: Walk, *, small: bool | None = None) -> _Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Story:
-    """A step with every repetition spelled out. tensors: of every block the tensor it is for. before, after: events up
-    to the update and from it on. left: frees of what a step leaves to the next.
+    """A step with every repetition spelled out. A block's number is its tensor's × width + the repetition.
+
+    before, after: events up to the update and from it on. left: frees of what a step leaves to the next.
     """
 
-    tensors: list[int]
+    width: int
     before: list[Stretch]
     after: list[Stretch]
     left: list[int]
@@ -115,22 +116,12 @@ class _Story:
 
 @lru_cache(maxsize=32)
 def _spelled_out(steps: "_Steps") -> _Story:
-    width = steps.width
     before = [*steps.between(0, steps.update)]
     after = [*steps.between(steps.update, len(steps.log))]
-    keys = [key for stretch, _ in (*before, *after) for key in stretch]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(key for key in keys if key >= 0))}
-
-    def numbered(stretches: list[Stretch]) -> list[Stretch]:
-        return [([numbers[k] if k >= 0 else ~numbers[~k] for k in stretch], times) for stretch, times in stretches]
-
-    freed = {~key for key in keys if key < 0}
-    return _Story(
-        tensors=[key // width for key in numbers],
-        before=numbered(before),
-        after=numbered(after),
-        left=[~number for key, number in numbers.items() if key not in freed],
-    )
+    events = [event for stretch, _ in (*before, *after) for event in stretch]
+    freed = {~event for event in events if event < 0}
+    left = [~event for event in events if event >= 0 and event not in freed]
+    return _Story(width=steps.width, before=before, after=after, left=left)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +138,11 @@ class _Steps:
 
     @property
     def width(self) -> int:
-        """The most repetitions of anything. A block's key is tensor × width + repetition, its free's ~key."""
+        """The most repetitions of anything."""
         return max(1, *self.reps, *(int(run[0]) for run in self.runs))
 
     def between(self, start: int, end: int) -> Iterator[Stretch]:
-        """Keys of the events from one place in the log to before another."""
+        """The events from one place in the log to before another."""
         stretch: list[int] = []
         log, reps, silent, width = self.log, self.reps, self.silent, self.width
         runs = [Run(*fields) for fields in self.runs]
@@ -221,25 +212,37 @@ class _Steps:
         last, own = run.reps - 1, self._born(run)
         closing, common = self._entries(run, forward=forward)
         frees_output = self._frees_output(run, forward=forward)
-        for rep in range(run.reps) if forward else range(last, -1, -1):
+
+        def block(rep: int) -> list[int]:
             first, final = (rep == 0, rep == last) if forward else (rep == last, rep == 0)
-            keys = []
+            events = []
             for i in closing if final else common:
                 if i >= 0:
-                    keys.append(i * width + rep)
+                    events.append(i * width + rep)
                 elif ~i == run.input:
-                    keys.append(~(run.output * width + rep - 1 if rep else self._outer(~i, width)))
+                    events.append(~(run.output * width + rep - 1 if rep else self._outer(~i, width)))
                 elif ~i in own:
-                    keys.append(~(~i * width + rep))
+                    events.append(~(~i * width + rep))
                 elif ~i == run.grad_input and not first:
-                    keys.append(~(run.grad_output * width + rep + 1))
+                    events.append(~(run.grad_output * width + rep + 1))
                 else:
-                    keys.append(~self._outer(~i, width))
+                    events.append(~self._outer(~i, width))
             if rep and frees_output:
-                keys.append(~(run.output * width + rep - 1))
-            yield keys
+                events.append(~(run.output * width + rep - 1))
+            return events
+
+        step = 1 if forward else -1
+        order = range(run.reps)[::step]
+        between: list[int] = []
+        for rep in order:
+            if rep in (0, last):
+                yield block(rep)
+                continue
+            # blocks that are neither the first nor the last differ in the repetition alone
+            between = [event + step if event >= 0 else event - step for event in between] or block(rep)
+            yield between
 
     def _outer(self, index: int, width: int) -> int:
-        """The key of a tensor from outside the run: of another run's output the last repetition, else the first."""
+        """The block of a tensor from outside the run: of another run's output the last repetition, else the first."""
         runs = (Run(*fields) for fields in self.runs)
         return index * width + next((run.reps - 1 for run in runs if run.output == index), 0)

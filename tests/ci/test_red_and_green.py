@@ -1,12 +1,13 @@
 """A rank raised from 128 to 256 turns a build red, a larger budget green again: by command, by pytest, by action."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.repository import Repository
+from tests.repository import Repository, run_in
 
 TOP = Path(__file__).parents[2]
 SAYS_WHY = "optimizer state +288.0 MiB: method.rank 128 → 256"
@@ -58,3 +59,21 @@ def test_a_raised_rank(build: Callable[[Repository], tuple[int, str]], repositor
     assert repository.shell("memplanner lock").returncode == 0
     code, said = build(repository)
     assert code == 0, said
+
+
+def test_nothing_connects_anywhere(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a connection")
+
+    for name in ("socket", "create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refuse)
+    for words in (
+        ("check", "--all", "--locked"),
+        ("check", "--from", "axolotl.yml"),
+        ("diff", "memplanner.lock.json", "memplanner.toml"),
+        ("lock",),
+    ):
+        code, _, errors = run_in(repository.root, monkeypatch, capsys, *words)
+        assert (code, errors) == (0, "")
