@@ -57,6 +57,8 @@ def read_framework(paths: Sequence[Path]) -> Foreign:
     table: Table = {}
     if adapter := found.get(peft_adapter.NAME):
         table = peft_adapter.read(adapter)
+        if training_arguments.NAME not in found:
+            adapter.assumed.append("memplanner's defaults for all but model and method: a peft adapter does not say")
     if arguments := found.get(training_arguments.NAME):
         own = training_arguments.read(arguments, str(table.get("model", "")))
         table = own | table
@@ -72,11 +74,11 @@ def _framework_of(config: Table, path: Path) -> str:
         return peft_adapter.NAME
     if config.get("base_model") is not None:
         return axolotl.NAME
-    if config.keys() & {"stage", "finetuning_type", "cutoff_len", "template", "model_name_or_path"}:
+    if config.keys() & {"stage", "finetuning_type", "cutoff_len", "template"}:
         return llama_factory.NAME
     if config.keys() & {"per_device_train_batch_size", "output_dir", "optim", "gradient_checkpointing", "bf16", "fp16"}:
         return training_arguments.NAME
-    known = "Axolotl (base_model), LLaMA-Factory (model_name_or_path), TrainingArguments (output_dir), peft (peft_type)"
+    known = "Axolotl (base_model), LLaMA-Factory (finetuning_type), TrainingArguments (output_dir), peft (peft_type)"
     raise UserError(Problem(where=str(path), key="", message="is no config that is known", hint=f"known: {known}"))
 
 

@@ -7,11 +7,13 @@ from memplanner.frameworks.shared import (
     as_lora,
     model_name,
     precision_of,
+    take_attention,
     take_half,
     take_optimizer,
     take_trainer,
 )
 from memplanner.frameworks.without_bearing import AXOLOTL, AXOLOTL_PREFIXES
+from memplanner.problems import show
 from memplanner.reading import Table
 
 NAME: Final = "Axolotl"
@@ -21,13 +23,18 @@ def read(keys: Keys) -> Table:
     """The plan's raw table."""
     table: Table = {}
     model = keys.text("base_model", "model")
-    assert model is not None, "it is what makes it Axolotl's"
+    if model is None:
+        keys.wrong("base_model", "names no model")
     table["model"] = model_name(model)
     keys.use("base_model", f"model {table['model']}")
     if (rl := keys.take("rl")) is not None:
-        keys.wrong("rl", f"{rl!r} is not modelled", "fine-tuning and pre-training are")
+        keys.wrong("rl", f"{show(rl)} is not modelled", "fine-tuning and pre-training are")
     _adapter(keys, table)
+    said = any(word in keys for word in ("fp16", "bfloat16", "float16")) or "bf16" in (*keys.irrelevant, *keys.left)
     half = take_half(keys)
+    if not said:
+        half = "bf16"
+        keys.assumed.append("bf16 auto, Axolotl's default, on a GPU that has it")
     pure = keys.flag("bfloat16", "precision bf16") or keys.flag("float16", "precision fp16")
     keys.disregard(("tf32",))
     if pure and not half:
@@ -40,6 +47,9 @@ def read(keys: Keys) -> Table:
             "batch_size", keys.take("batch_size"), "micro_batch_size and gradient_accumulation_steps are read"
         )
     put(table, "step.seq_len", keys.number("sequence_len", "step.seq_len"))
+    if "seq_len" not in table.get("step", {}):
+        put(table, "step.seq_len", 512)
+        keys.assumed.append("sequence_len 512, Axolotl's default")
     _attention(keys, table)
     take_optimizer(keys, "optimizer", table, default="adamw_torch_fused")
     if keys.flag("liger_fused_linear_cross_entropy", "step.loss fused"):
@@ -75,7 +85,7 @@ def _adapter(keys: Keys, table: Table) -> None:
         keys.disregard(("lora_r", "lora_dropout", "lora_target_modules", "lora_target_linear", "peft_use_dora"))
         return
     if adapter not in ("lora", "qlora"):
-        keys.wrong("adapter", f"{adapter!r} is not modelled", "lora and qlora are")
+        keys.wrong("adapter", f"{show(adapter)} is not modelled", "lora and qlora are")
     keys.use("adapter", f"method {adapter}")
     names = {"rank": "lora_r", "dropout": "lora_dropout", "targets": "lora_target_modules", "dora": "peft_use_dora"}
     as_lora(keys, table, names)
@@ -85,6 +95,9 @@ def _adapter(keys: Keys, table: Table) -> None:
         table["quantization"] = "nf4-double"  # axolotl/loaders/model.py: bnb_4bit_use_double_quant=True
     elif eight:
         table["quantization"] = "int8"
+    if "quantization" in table:
+        table["kbit_preparation"] = "none"
+        keys.assumed.append("norms, embeddings and head back in half precision, as Axolotl's loader leaves them")
 
 
 def _attention(keys: Keys, table: Table) -> None:
@@ -96,6 +109,7 @@ def _attention(keys: Keys, table: Table) -> None:
     for key, attention in said.items():
         if keys.flag(key, f"step.attention {attention}", also=("auto",)):
             put(table, "step.attention", attention)
+    take_attention(keys, "attn_implementation", table)
     keys.leave_out_if_set(
         dict.fromkeys(
             ("xformers_attention", "flex_attention", "s2_attention"), "not a modelled attention; sdpa is taken"

@@ -1,11 +1,14 @@
 """Reads a config of another framework: a YAML or JSON file with one mapping. Files are not trusted."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from memplanner.errors import UserError
 from memplanner.problems import show
 from memplanner.reading import Table, parse_json, read_text, wrong
+
+MOST_MERGED: Final = 10_000
+"""Settings that a YAML file's merge keys (<<) may bring in, all together: nested, they multiply."""
 
 
 def read_config(path: Path) -> Table:
@@ -19,8 +22,25 @@ def read_config(path: Path) -> Table:
 def _parse_yaml(text: str, path: Path) -> Table:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Counts what merge keys bring in before it is copied."""
+
+        merged = 0
+
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            for key, value in node.value:
+                if key.tag != "tag:yaml.org,2002:merge":
+                    continue
+                for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if isinstance(part, yaml.MappingNode):
+                        self.flatten_mapping(part)
+                        self.merged += 1 + len(part.value)
+                        if self.merged > MOST_MERGED:
+                            raise yaml.constructor.ConstructorError(None, None, "too much is merged", key.start_mark)
+            super().flatten_mapping(node)
+
     try:
-        value: Any = yaml.safe_load(text)
+        value: Any = yaml.load(text, Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         raise _at(path, error) from None
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:

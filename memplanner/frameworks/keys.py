@@ -34,6 +34,10 @@ class Keys:
         """The raw value; what becomes of it is the caller's to say with `use` or `leave_out`."""
         return self._left.pop(key, None)
 
+    def peek(self, key: str) -> Any:
+        """The raw value, left where it is."""
+        return self._left.get(key)
+
     def number(self, key: str, became: str) -> int | None:
         """A whole number of at least one. became: the setting that takes it."""
         value = self.take(key)
@@ -70,7 +74,9 @@ class Keys:
         if value is None:
             return False
         if not isinstance(value, bool) and value not in also:
-            self.wrong(key, f"{show(value)} is not true or false", suggest(str(value), also) if also else "")
+            self.wrong(
+                key, f"{show(value)} is not true or false", suggest(value, also) if isinstance(value, str) else ""
+            )
         self.used[key] = became if value else "off"
         return bool(value)
 
@@ -113,6 +119,11 @@ class Keys:
             self._irrelevant.append(key)
 
     @property
+    def left(self) -> tuple[str, ...]:
+        """What nobody has taken yet."""
+        return tuple(self._left)
+
+    @property
     def irrelevant(self) -> tuple[str, ...]:
         """Keys without bearing on memory, or not set."""
         return tuple(self._irrelevant)
@@ -120,7 +131,7 @@ class Keys:
     @property
     def not_understood(self) -> tuple[str, ...]:
         """What nobody has taken."""
-        return tuple(self._left)
+        return self.left
 
 
 def put(table: Table, path: str, value: Any) -> None:

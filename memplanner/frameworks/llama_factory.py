@@ -6,13 +6,16 @@ from memplanner.frameworks.keys import Keys, put
 from memplanner.frameworks.shared import (
     as_lora,
     check_known,
+    model_dtype,
     model_name,
     take_half,
+    take_liger,
     take_optimizer,
-    take_targets,
+    take_projected,
     take_trainer,
 )
 from memplanner.frameworks.without_bearing import LLAMA_FACTORY, LLAMA_FACTORY_PREFIXES
+from memplanner.problems import show
 from memplanner.reading import Table
 
 NAME: Final = "LLaMA-Factory"
@@ -61,17 +64,17 @@ def read(keys: Keys) -> Table:
     take_optimizer(keys, "optim", table, default="adamw_torch")
     _galore(keys, table)
     _checkpointing(keys, table)
+    take_liger(keys, "enable_liger_kernel", table)
     keys.leave_out_if_set(
         {
             "packing": "sequences are taken to be as long as cutoff_len",
             "neat_packing": "sequences are taken to be as long as cutoff_len",
-            "enable_liger_kernel": "Liger's kernels, its fused loss among them, need less than what is counted",
             "use_unsloth": "Unsloth's kernels need less than what is counted",
             "use_unsloth_gc": "activations that are offloaded are counted where they are made",
             "shift_attn": "not a modelled attention",
             "additional_target": "modules trained whole beside the adapter are not counted",
             "modules_to_save": "modules trained whole beside the adapter are not counted",
-            "upcast_layernorm": "the norms are counted in the weights' type",
+            **({} if "quantization" in table else {"upcast_layernorm": "the norms are counted in the weights' type"}),
             "upcast_lmhead_output": "the logits are counted in the weights' type",
             "mixture_of_depths": "blocks that tokens skip are counted for all",
             **dict.fromkeys(("use_badam", "use_apollo", "use_adam_mini", "use_muon"), "another optimizer is modelled"),
@@ -89,16 +92,23 @@ def read(keys: Keys) -> Table:
 
 def _quantization(keys: Keys, table: Table, *, adapted: bool) -> None:
     bits = keys.number("quantization_bit", "quantization, bits")
-    double = keys.take("double_quantization")
-    if double is not None:
-        keys.use("double_quantization", "nf4-double" if double else "nf4")
+    double = "double_quantization" not in keys or keys.flag("double_quantization", "nf4-double")
+    method = keys.take("quantization_method")
+    if method is not None and bits is None:
+        keys.use("quantization_method", "nothing: there is no quantization_bit")
+    elif method is not None:
+        if method not in ("bnb", "bitsandbytes"):
+            keys.wrong("quantization_method", f"{show(method)} is not modelled", "bnb is")
+        keys.use("quantization_method", "quantization, bitsandbytes'")
     if bits is None:
         return
     if bits not in (4, 8):
         keys.wrong("quantization_bit", f"{bits} is not modelled", "4 and 8 are")
     if not adapted:
         keys.wrong("quantization_bit", "needs finetuning_type lora")
-    table["quantization"] = "int8" if bits == 8 else "nf4" if double is False else "nf4-double"
+    table["quantization"] = "int8" if bits == 8 else "nf4-double" if double else "nf4"
+    # Its loader casts the norms alone, and only if asked to; peft's own preparation is not called.
+    table["kbit_preparation"] = "norms" if keys.flag("upcast_layernorm", "kbit_preparation norms") else "none"
 
 
 def _precision(keys: Keys, table: Table, *, adapted: bool) -> None:
@@ -108,6 +118,10 @@ def _precision(keys: Keys, table: Table, *, adapted: bool) -> None:
         table["precision"] = "bf16"
     elif half:
         table |= {"precision": f"{half}-mixed", "master_weights": not adapted}
+    elif adapted:
+        dtype = model_dtype(str(table.get("model", ""))) or "bf16"
+        table["precision"] = "fp16" if dtype == "fp32" else dtype
+        keys.assumed.append(f"weights loaded in {table['precision']}, which LLaMA-Factory infers from the model")
     else:
         table["precision"] = "fp32"
 
@@ -116,10 +130,12 @@ def _galore(keys: Keys, table: Table) -> None:
     if not keys.flag("use_galore", "method galore"):
         keys.disregard(("galore_rank", "galore_target", "galore_layerwise"))
         return
+    if table["method"]["kind"] != "full":
+        keys.wrong("use_galore", "needs finetuning_type full")
     table["method"] = {"kind": "galore"}
     put(table, "method.rank", keys.number("galore_rank", "method.rank") or 16)
-    if "galore_target" in keys:
-        take_targets(keys, "galore_target", table)
+    put(table, "method.refresh_interval", keys.number("galore_update_interval", "method.refresh_interval"))
+    take_projected(keys, "galore_target", table)
     if keys.flag("galore_layerwise", "step.per_layer_updates"):
         put(table, "step.per_layer_updates", True)
 

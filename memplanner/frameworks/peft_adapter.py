@@ -1,5 +1,6 @@
 """peft's adapter_config.json (peft/tuners/lora/config.py)."""
 
+import re
 from typing import Final
 
 from memplanner.frameworks.keys import Keys, put
@@ -15,7 +16,7 @@ def read(keys: Keys) -> Table:
     """The plan's raw table: a model and a method."""
     table: Table = {}
     kind = keys.take("peft_type")
-    if str(kind).upper() != "LORA":
+    if not isinstance(kind, str) or kind.upper() != "LORA":
         keys.wrong("peft_type", f"{show(kind)} is not modelled", "LORA is")
     keys.use("peft_type", "method lora")
     model = keys.text("base_model_name_or_path", "model")
@@ -27,8 +28,14 @@ def read(keys: Keys) -> Table:
     if pattern:
         if not isinstance(pattern, dict):
             keys.wrong("rank_pattern", f"{show(pattern)} is not a table of ranks")
-        put(table, "method.rank_pattern", pattern)
-        keys.use("rank_pattern", "method.rank_pattern")
+        for name, rank in pattern.items():
+            if isinstance(rank, bool) or not isinstance(rank, int) or not 0 < rank <= 1 << 20:
+                keys.wrong("rank_pattern", f"{show(name)} = {show(rank)} is not a whole number above zero")
+        if all(isinstance(name, str) and re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in pattern):
+            put(table, "method.rank_pattern", pattern)
+            keys.use("rank_pattern", "method.rank_pattern")
+        else:
+            keys.leave_out("rank_pattern", pattern, "a pattern; the method's rank is taken for all")
     elif pattern is not None:
         keys.use("rank_pattern", "method.rank_pattern, empty")
     bias = keys.take("bias")

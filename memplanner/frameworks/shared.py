@@ -1,13 +1,14 @@
 """What configs have in common, since all of these frameworks run transformers' Trainer."""
 
+import functools
 import re
 from typing import Any, Final
 
-from memplanner.errors import UserError
 from memplanner.frameworks.keys import Keys, put
 from memplanner.frameworks.without_bearing import TRAINER
 from memplanner.problems import show, suggest
-from memplanner.profiles import find_model
+from memplanner.profiles import ModelProfile, all_models
+from memplanner.profiles import key as spelling
 from memplanner.reading import Table
 
 OPTIMIZERS: Final[dict[str, Table]] = {
@@ -39,6 +40,14 @@ ATTENTION: Final = {
 }
 """attn_implementation as a plan's attention."""
 
+LAYERS: Final = (
+    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+)
+"""Linear layers of a Llama's block."""
+
+LIGER_MODELS: Final = ("llama", "mistral", "qwen2", "qwen3")
+
 ONE_GPU: Final = "the figures are for one GPU that holds everything"
 PARALLEL: Final = dict.fromkeys(
     (
@@ -63,26 +72,35 @@ _TAIL: Final = re.compile(r"(-hf|-instruct|-chat|-base|-it)(-v\d[\w.]*)?$|-v\d[\
 
 def model_name(name: str) -> str:
     """A hub name as memplanner knows the model, else as it is: tuned versions have their base's shapes."""
-    if name.startswith((".", "/", "~")):
+    if name.startswith((".", "/", "~")) or name.endswith(".json"):
         return name
     short = name.rpartition("/")[2]
     tried = [name, short]
     while (shorter := _TAIL.sub("", tried[-1])) != tried[-1]:
         tried.append(shorter)
     for candidate in tried:
-        try:
-            return find_model(candidate).id
-        except UserError:
-            continue
+        if found := bundled(candidate):
+            return found.id
     return name
+
+
+def bundled(name: str) -> ModelProfile | None:
+    """A bundled model by its name. No file that a config names is looked for, let alone read."""
+    return _bundled().get(spelling(name))
+
+
+@functools.cache
+def _bundled() -> dict[str, ModelProfile]:
+    names = [(name, model) for model in all_models() for name in (model.name, *model.aliases)]
+    return {spelling(name): model for name, model in (*names, *((model.id, model) for model in all_models()))}
 
 
 def model_dtype(model: str) -> str:
     """The type a known model's weights are published in: "bf16", "fp16" or "fp32"; "" where it is not known."""
-    try:
-        config = find_model(model).config
-    except UserError:
+    found = bundled(model)
+    if found is None:
         return ""
+    config = found.config
     words = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
     return words.get(str(config.get("dtype") or config.get("torch_dtype")), "")
 
@@ -124,10 +142,50 @@ def _take_galore(keys: Keys, table: Table) -> None:
                     keys.wrong("optim_args", f"{word}={show(said[word])} is not a whole number above zero")
                 put(table, path, int(said[word]))
         keys.use("optim_args", ", ".join(f"{word} {said[word]}" for word in said))
-    if "optim_target_modules" in keys:
-        take_targets(
-            keys, "optim_target_modules", table, everything=("all-linear", "attn", "mlp", ".*attn.*", ".*mlp.*")
-        )
+    take_projected(keys, "optim_target_modules", table)
+
+
+def take_projected(keys: Keys, key: str, table: Table) -> None:
+    """GaLore's targets: any layer whose path has one of the words in it is projected: "attn" stands for four."""
+    words = [word.removeprefix(".*").removesuffix(".*") for word in keys.names(key)]
+    if not words:
+        return
+    if not all(re.fullmatch(r"[\w.-]+", word, re.ASCII) for word in words):
+        keys.leave_out(key, ", ".join(words), "a pattern; the method's default modules are taken")
+        return
+    names: list[str] = []
+    for word in words:
+        if word in ("all", "all-linear", "all_linear"):
+            names += LAYERS
+        elif any(layer.endswith(f".{word}") for layer in LAYERS):
+            names.append(word)
+        else:
+            names += [layer for layer in LAYERS if word in layer] or [word]
+    names = list(dict.fromkeys(names))
+    if set(LAYERS) <= set(names):
+        names = ["all-linear", *(name for name in names if name not in LAYERS)]
+    put(table, "method.target_modules", names)
+    keys.use(key, f"method.target_modules {', '.join(names)}")
+
+
+def take_liger(keys: Keys, key: str, table: Table) -> None:
+    """A switch for all of Liger's kernels, the fused loss among them, where Liger has them for the model."""
+    config = keys.take("liger_kernel_config")
+    if config is not None:
+        if not isinstance(config, dict):
+            keys.wrong("liger_kernel_config", f"{show(config)} is not a table")
+        keys.use("liger_kernel_config", "which of Liger's kernels")
+    if not keys.flag(key, "Liger's kernels"):
+        return
+    model = bundled(str(table.get("model", "")))
+    if model is not None and model.config.get("model_type") not in LIGER_MODELS:
+        keys.use(key, "nothing: Liger has no kernels for this model")
+        return
+    if config is None or config.get("fused_linear_cross_entropy", True) is True:
+        put(table, "step.loss", "fused")
+        keys.leave_out(key, True, "its fused loss is counted; its other kernels need less than what is counted")
+    else:
+        keys.leave_out(key, True, "Liger's kernels need less than what is counted")
 
 
 def take_targets(keys: Keys, key: str, table: Table, *, everything: tuple[str, ...] = ("all-linear", "all")) -> None:
@@ -150,6 +208,8 @@ def take_attention(keys: Keys, key: str, table: Table) -> None:
     name = keys.take(key)
     if name is None:
         return
+    if not isinstance(name, str):
+        keys.wrong(key, f"{show(name)} is not text")
     if name not in ATTENTION:
         keys.leave_out(key, name, "not a modelled attention; sdpa is taken")
         return
@@ -165,6 +225,7 @@ def take_trainer(keys: Keys, table: Table, *, batch_default: int | None) -> None
         keys.assumed.append(f"batch size {batch_default}, transformers' default")
     put(table, "step.grad_accumulation", keys.number("gradient_accumulation_steps", "step.grad_accumulation"))
     _take_checkpointing(keys, table)
+    take_liger(keys, "use_liger_kernel", table)
     keys.leave_out_if_set(
         {
             **PARALLEL,
@@ -176,8 +237,6 @@ def take_trainer(keys: Keys, table: Table, *, batch_default: int | None) -> None
             "torch_empty_cache_steps": "the figures are for an allocator that keeps its segments",
             "packing": "sequences are taken to be as long as their limit",
             "padding_free": "sequences are taken to be as long as their limit",
-            "use_liger_kernel": "Liger's kernels need less than what is counted",
-            "liger_kernel_config": "Liger's kernels need less than what is counted",
             "activation_offloading": "activations are counted where they are made",
             "use_cache": "keys and values that are kept are not counted",
         }
@@ -189,8 +248,11 @@ def _take_checkpointing(keys: Keys, table: Table) -> None:
     """The switch and its settings, by their names in transformers 5.23 and before."""
     switches = ("activation_checkpointing", "gradient_checkpointing")
     for key in switches:
-        if keys.flag(key, "step.checkpointing full", also=("true", "unsloth", "offload")):
+        offload = keys.peek(key)
+        if keys.flag(key, "step.checkpointing full", also=("true", "unsloth", "offload", "offload_disk")):
             put(table, "step.checkpointing", "full")
+            if offload in ("unsloth", "offload", "offload_disk"):
+                keys.leave_out(key, offload, "activations that are offloaded are counted where they are made")
     for key in (f"{switch}_kwargs" for switch in switches):
         said = keys.take(key)
         if said is None:

@@ -5,6 +5,7 @@ from typing import Final
 from memplanner.frameworks.keys import Keys, put
 from memplanner.frameworks.shared import (
     model_dtype,
+    model_name,
     precision_of,
     take_attention,
     take_half,
@@ -19,6 +20,13 @@ NAME: Final = "transformers TrainingArguments"
 def read(keys: Keys, model: str) -> Table:
     """The plan's raw table. model: where another file names it, else ""; this one never does."""
     table: Table = {}
+    named = keys.text("model_name_or_path", "model")
+    if named is not None and not model:
+        model = table["model"] = model_name(named)
+    if named is not None:
+        keys.use("model_name_or_path", f"model {model}")
+    if not model:
+        keys.assumed.append("the plan's own model, or memplanner's default: no model is named here")
     half = take_half(keys)
     dtype = model_dtype(model)
     table |= precision_of(half, dtype)

@@ -29,7 +29,7 @@ LLAMA_FACTORY: Final = frozenset(
     eval_num_beams ignore_pad_token_for_loss val_size eval_on_each_dataset tool_format default_system enable_thinking
     tokenized_path lora_alpha use_rslora loraplus_lr_ratio loraplus_lr_embedding create_new_adapter
     include_effective_tokens_per_second compute_accuracy infer_backend use_swanlab quantization_type
-    quantization_method quantization_device_map pissa_init pissa_iter pissa_convert
+    quantization_device_map pissa_init pissa_iter pissa_convert
     """.split()
 )
 LLAMA_FACTORY_PREFIXES: Final = (

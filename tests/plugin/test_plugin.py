@@ -54,7 +54,7 @@ def test_exactly_at_the_limit_passes_and_one_byte_less_fails(pytester: pytest.Py
 
 def test_a_failure_prints_the_breakdown_and_the_difference_to_the_lock(pytester: pytest.Pytester) -> None:
     pytester.makefile(".toml", memplanner=PLANS)
-    assert pytester.run("memplanner", "lock").ret == 0
+    assert pytester.run(sys.executable, "-m", "memplanner", "lock").ret == 0
     write(pytester, 'plan="small", rank=512, batch_size=64')
     result = pytester.runpytest_subprocess("--junitxml=results.xml")
     result.assert_outcomes(failed=1)
@@ -81,7 +81,7 @@ def test_locked(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*memplanner.lock.json: no such file"])
-    assert pytester.run("memplanner", "lock").ret == 0
+    assert pytester.run(sys.executable, "-m", "memplanner", "lock").ret == 0
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
     write(pytester, 'plan="small", locked=True, rank=256')
     result = pytester.runpytest_subprocess()

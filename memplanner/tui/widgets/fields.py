@@ -1,7 +1,5 @@
 """The plan's fields as a list: one line each, changed in place."""
 
-import time
-
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
@@ -17,8 +15,6 @@ from memplanner.tui.state import FIELDS, PlanState, applies, is_switch, options_
 
 NAME_WIDTH = 18
 SLIDERS = ("--rank",)
-CLICK_S = 0.3
-"""Seconds within which a click that focuses a field is over."""
 UNSET = {"--target-modules": "the method's own", "--budget": "none"}
 """What stands for an empty value."""
 
@@ -51,7 +47,7 @@ class Field(Widget, can_focus=True):
         super().__init__(id=f"field-{name.removeprefix('--')}", classes="field")
         self.field, self.state = name, state
         self._drawn = Text()
-        self._since = time.monotonic()
+        self._focusing = self._picking = False
 
     def render(self) -> Text:
         """The line, the slider under it, the problem under that."""
@@ -94,9 +90,13 @@ class Field(Widget, can_focus=True):
         bar = "━" * at + "●" + "─" * (room - 1 - at)
         return Text(" " * (NAME_WIDTH + 1) + bar).append(f" {ceiling}", MUTED)
 
+    def on_mouse_down(self) -> None:
+        """Note whether this very press has given it the focus: then the click picks it and does no more."""
+        self._picking = self._focusing
+
     def on_click(self, event: events.Click) -> None:
         """A click picks the field; on its arrows or its slider it changes it; on a picked one it edits."""
-        focused = time.monotonic() - self._since > CLICK_S  # the click itself has given it the focus already
+        focused = not self._picking
         at = event.x - NAME_WIDTH - 1
         if self.field in SLIDERS and event.y == 1 and self.field not in self.state.problems:
             ceiling = self.state.ceiling(self.field)
@@ -119,8 +119,12 @@ class Field(Widget, can_focus=True):
 
     def on_focus(self) -> None:
         """Redraw with the marker."""
-        self._since = time.monotonic()
+        self._focusing = True
+        self.call_later(self._has_focused)  # a press that gives the focus is the next event, and before that
         self.refresh()
+
+    def _has_focused(self) -> None:
+        self._focusing = False
 
     def on_blur(self) -> None:
         """Redraw without it."""

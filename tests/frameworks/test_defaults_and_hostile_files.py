@@ -1,0 +1,178 @@
+"""What frameworks do where a config is silent, and files that were made to hurt."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from memplanner.errors import UserError
+from memplanner.frameworks import Foreign, read_framework
+
+AXOLOTL = "base_model: llama-60m\n"
+FACTORY = "model_name_or_path: llama-60m\ncutoff_len: 64\n"
+TRAINER = "output_dir: out\n"
+PEFT = "peft_type: LORA\n"
+
+
+@pytest.fixture(autouse=True)
+def at_most_ten_seconds() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError("the file is read for too long")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def read(folder: Path, text: str) -> Foreign:
+    path = folder / "config.yml"
+    path.write_text(text, encoding="utf-8")
+    return read_framework([path])
+
+
+def bomb(levels: int = 11) -> str:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, levels + 1)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "key"),
+    [
+        *((AXOLOTL, key) for key in ("rl", "adapter", "bf16", "gradient_checkpointing", "optimizer", "sequence_len")),
+        *((AXOLOTL, key) for key in ("flash_attention", "load_in_4bit", "attn_implementation")),
+        *((FACTORY, key) for key in ("stage", "finetuning_type", "flash_attn", "quantization_bit", "lora_target")),
+        (FACTORY, "double_quantization"),
+        *((TRAINER, key) for key in ("attn_implementation", "optim", "bf16", "gradient_checkpointing_kwargs")),
+        ("", "peft_type"),
+        ("", "base_model"),
+        *((PEFT, key) for key in ("r", "target_modules", "base_model_name_or_path")),
+    ],
+)
+def test_an_alias_bomb_anywhere_is_a_short_refusal(tmp_path: Path, start: str, key: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, f"{start}{bomb()}{key}: *a11\n")
+    assert len(str(caught.value)) < 1000
+    assert f"{key}: " in str(caught.value)
+
+
+def test_merge_keys_are_read_until_they_multiply(tmp_path: Path) -> None:
+    found = read(tmp_path, f"shared: &s {{optimizer: sgd}}\n{AXOLOTL}<<: *s\n")
+    assert found.table["optimizer"] == {"kind": "sgd"}
+    lines = ["a0: &a0 {x: 1, y: 2}"]
+    lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 10)]
+    with pytest.raises(UserError, match="too much is merged"):
+        read(tmp_path, AXOLOTL + "\n".join(lines))
+    with pytest.raises(UserError, match="not usable YAML"):
+        read(tmp_path, f"{AXOLOTL}a: &a {{<<: *a}}\n")
+
+
+@pytest.mark.parametrize("value", ["[x]", "{a: b}", "3"])
+def test_an_attention_that_is_no_word(tmp_path: Path, value: str) -> None:
+    with pytest.raises(UserError, match=r"attn_implementation: .* is not text"):
+        read(tmp_path, f"{TRAINER}attn_implementation: {value}\n")
+
+
+def test_no_file_that_a_config_names_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "some-model").mkdir()
+    (tmp_path / "some-model" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for name in ("someone/config.json", "someone/some-model", "x/../config.json"):
+        assert read(tmp_path, f"base_model: {name}\n").table["model"] == name
+
+
+def test_axolotl_where_it_is_silent(tmp_path: Path) -> None:
+    found = read(tmp_path, AXOLOTL)
+    assert (found.table["precision"], found.table["step"]["seq_len"]) == ("bf16-mixed", 512)
+    assert "sequence_len 512, Axolotl's default" in found.assumed
+    assert read(tmp_path, AXOLOTL + "bf16: false\n").table["precision"] == "fp32"
+    assert read(tmp_path, AXOLOTL + "bf16:\n").table["precision"] == "fp32", "null is not the default"
+    assert read(tmp_path, AXOLOTL + "bf16:\nfp16: true\n").table["precision"] == "fp16-mixed"
+
+
+@pytest.mark.parametrize(
+    ("text", "preparation"),
+    [
+        (AXOLOTL + "adapter: qlora\nload_in_4bit: true\nlora_r: 8\n", "none"),
+        (FACTORY + "quantization_bit: 4\nbf16: true\n", "none"),
+        (FACTORY + "quantization_bit: 8\nbf16: true\nupcast_layernorm: true\n", "norms"),
+        (FACTORY + "bf16: true\n", None),
+    ],
+)
+def test_what_goes_to_fp32_over_a_quantised_base(tmp_path: Path, text: str, preparation: str | None) -> None:
+    assert read(tmp_path, text).table.get("kbit_preparation") == preparation
+
+
+def test_llama_factory_without_autocast_keeps_a_frozen_base_in_half(tmp_path: Path) -> None:
+    assert read(tmp_path, FACTORY).table["precision"] == "bf16"
+    assert read(tmp_path, FACTORY + "finetuning_type: full\n").table["precision"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("said", "targets"),
+    [
+        ("[attn]", ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]),
+        ("[q_proj, mlp]", ["q_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]),
+        ("[attn, mlp]", ["all-linear"]),
+        ("['.*attn.*', '.*mlp.*']", ["all-linear"]),
+        ("[attn, mlp, lm_head]", ["all-linear", "lm_head"]),
+    ],
+)
+def test_galore_projects_what_has_the_word_in_its_path(tmp_path: Path, said: str, targets: list[str]) -> None:
+    found = read(tmp_path, f"{TRAINER}optim: galore_adamw\noptim_target_modules: {said}\n")
+    assert found.table["method"]["target_modules"] == targets
+    text = f"{FACTORY}finetuning_type: full\nuse_galore: true\ngalore_update_interval: 50\ngalore_target: {said}\n"
+    method = read(tmp_path, text).table["method"]
+    assert (method["target_modules"], method["refresh_interval"]) == (targets, 50)
+
+
+@pytest.mark.parametrize(
+    ("text", "loss"),
+    [
+        (FACTORY + "enable_liger_kernel: true\n", "fused"),
+        (TRAINER + "use_liger_kernel: true\n", "fused"),
+        (TRAINER + "use_liger_kernel: true\nliger_kernel_config: {fused_linear_cross_entropy: false}\n", None),
+        (TRAINER + "model_name_or_path: gpt2\nuse_liger_kernel: true\n", None),
+        (TRAINER + "use_liger_kernel: false\n", None),
+    ],
+)
+def test_ligers_switch_fuses_the_loss_where_it_has_kernels(tmp_path: Path, text: str, loss: str | None) -> None:
+    assert read(tmp_path, text).table["step"].get("loss") == loss
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (FACTORY + "use_galore: true\n", "use_galore: needs finetuning_type full"),
+        (FACTORY + "quantization_bit: 4\nquantization_method: hqq\n", "quantization_method: 'hqq' is not modelled"),
+        (FACTORY + "quantization_bit: 4\ndouble_quantization: maybe\n", "'maybe' is not true or false"),
+        (PEFT + "rank_pattern: {q_proj: x}\n", "rank_pattern: 'q_proj' = 'x' is not a whole number above zero"),
+    ],
+)
+def test_what_would_be_another_run(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, text)
+    assert said in str(caught.value)
+
+
+def test_what_a_trainers_config_says_of_its_model(tmp_path: Path) -> None:
+    found = read(tmp_path, TRAINER + "model_name_or_path: Qwen/Qwen2.5-0.5B\nbf16: true\n")
+    assert found.framework == "transformers TrainingArguments"
+    expected: dict[str, Any] = {"model": "qwen2.5-0.5b", "precision": "bf16-mixed", "master_weights": False}
+    assert expected.items() <= found.table.items()
+    assert any("no model is named" in text for text in read(tmp_path, TRAINER).assumed)
+
+
+def test_offloaded_checkpoints_and_patterns_of_ranks_are_said(tmp_path: Path) -> None:
+    found = read(tmp_path, AXOLOTL + "gradient_checkpointing: offload\n")
+    assert found.table["step"]["checkpointing"] == "full"
+    assert found.not_modelled[0].startswith("gradient_checkpointing = 'offload': ")
+    found = read(tmp_path, PEFT + "rank_pattern: {'.*q_proj$': 3}\n")
+    assert "rank_pattern" not in found.table["method"]
+    assert found.not_modelled[0].startswith("rank_pattern = ")
