@@ -3,15 +3,9 @@
 from typing import Final
 
 from memplanner.frameworks.keys import Keys, put
-from memplanner.frameworks.shared import (
-    as_lora,
-    model_name,
-    precision_of,
-    take_attention,
-    take_half,
-    take_optimizer,
-    take_trainer,
-)
+from memplanner.frameworks.models import model_name
+from memplanner.frameworks.optimizers import take_optimizer
+from memplanner.frameworks.shared import as_lora, precision_of, take_attention, take_half, take_trainer
 from memplanner.frameworks.without_bearing import AXOLOTL, AXOLOTL_PREFIXES
 from memplanner.problems import show
 from memplanner.reading import Table

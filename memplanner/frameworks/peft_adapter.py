@@ -4,7 +4,8 @@ import re
 from typing import Final
 
 from memplanner.frameworks.keys import Keys, put
-from memplanner.frameworks.shared import as_lora, model_name
+from memplanner.frameworks.models import model_name
+from memplanner.frameworks.shared import as_lora
 from memplanner.frameworks.without_bearing import PEFT
 from memplanner.problems import show
 from memplanner.reading import Table

@@ -3,15 +3,9 @@
 from typing import Final
 
 from memplanner.frameworks.keys import Keys, put
-from memplanner.frameworks.shared import (
-    model_dtype,
-    model_name,
-    precision_of,
-    take_attention,
-    take_half,
-    take_optimizer,
-    take_trainer,
-)
+from memplanner.frameworks.models import model_dtype, model_name
+from memplanner.frameworks.optimizers import take_optimizer
+from memplanner.frameworks.shared import precision_of, take_attention, take_half, take_trainer
 from memplanner.reading import Table
 
 NAME: Final = "transformers TrainingArguments"

@@ -1,0 +1,113 @@
+"""Optimizers by transformers' names, GaLore's among them, and the modules that a method is for."""
+
+import re
+from typing import Final
+
+from memplanner.frameworks.keys import Keys, put
+from memplanner.problems import show, suggest
+from memplanner.reading import Table
+
+OPTIMIZERS: Final[dict[str, Table]] = {
+    "adamw_torch": {"kind": "adamw", "implementation": "foreach"},
+    "adamw_torch_fused": {"kind": "adamw", "implementation": "fused"},
+    "adamw_bnb_8bit": {"kind": "adamw-8bit"},
+    "adamw_8bit": {"kind": "adamw-8bit"},
+    "paged_adamw_8bit": {"kind": "adamw-8bit"},
+    "paged_adamw_32bit": {"kind": "adamw", "implementation": "fused", "state_dtype": "fp32"},
+    "paged_adamw": {"kind": "adamw", "implementation": "fused", "state_dtype": "fp32"},
+    "adafactor": {"kind": "adafactor"},
+    "sgd": {"kind": "sgd"},
+}
+"""Names of transformers' OptimizerNames as optimizers of a plan. bitsandbytes' 32-bit AdamW keeps fp32 moments and, as
+the fused one, makes no temporaries."""
+
+GALORE: Final[dict[str, Table]] = {
+    "galore_adamw": {"kind": "adamw"},
+    "galore_adamw_8bit": {"kind": "adamw-8bit"},
+    "galore_adafactor": {"kind": "adafactor"},
+}
+"""The same over galore_torch's projection; with _layerwise after it, updated in backward."""
+
+LAYERS: Final = (
+    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+)
+"""Linear layers of a Llama's block."""
+
+
+def take_optimizer(keys: Keys, key: str, table: Table, *, default: str) -> None:
+    """The optimizer's name, and GaLore's settings with it."""
+    name = keys.take(key)
+    if name is None:
+        keys.assumed.append(f"optimizer {default}, transformers' default")
+        table["optimizer"] = dict(OPTIMIZERS[default])
+        return
+    if not isinstance(name, str):
+        keys.wrong(key, f"{show(name)} is not text")
+    word = name.removesuffix("_layerwise")
+    known = OPTIMIZERS.get(name) or GALORE.get(word)
+    if known is None:
+        names = [*OPTIMIZERS, *GALORE]
+        keys.wrong(key, f"the optimizer {show(name)} is not modelled", suggest(name, names))
+    keys.use(key, f"optimizer {known['kind']}" + (f" {known['implementation']}" if "implementation" in known else ""))
+    table["optimizer"] = dict(known)
+    if name.startswith("paged_"):
+        keys.leave_out(key, name, "its states can be paged out of the GPU; the figures hold all of them there")
+    if word in GALORE:
+        put(table, "method.kind", "galore")
+        if name != word:
+            put(table, "step.per_layer_updates", True)
+        _take_galore(keys, table)
+
+
+def _take_galore(keys: Keys, table: Table) -> None:
+    arguments = keys.take("optim_args")
+    if arguments is not None:
+        if not isinstance(arguments, str):
+            keys.wrong("optim_args", f"{show(arguments)} is not text such as 'rank=128,update_proj_gap=200'")
+        said = dict(part.strip().partition("=")[::2] for part in arguments.split(",") if part.strip())
+        for word, path in (("rank", "method.rank"), ("update_proj_gap", "method.refresh_interval")):
+            if word in said:
+                if not re.fullmatch(r"[1-9]\d{0,8}", said[word], re.ASCII):
+                    keys.wrong("optim_args", f"{word}={show(said[word])} is not a whole number above zero")
+                put(table, path, int(said[word]))
+        keys.use("optim_args", ", ".join(f"{word} {said[word]}" for word in said))
+    take_projected(keys, "optim_target_modules", table)
+
+
+def take_projected(keys: Keys, key: str, table: Table) -> None:
+    """GaLore's targets: any layer whose path has one of the words in it is projected: "attn" stands for four."""
+    words = [word.removeprefix(".*").removesuffix(".*") for word in keys.names(key)]
+    if not words:
+        return
+    if not all(re.fullmatch(r"[\w.-]+", word, re.ASCII) for word in words):
+        keys.leave_out(key, ", ".join(words), "a pattern; the method's default modules are taken")
+        return
+    names: list[str] = []
+    for word in words:
+        if word in ("all", "all-linear", "all_linear"):
+            names += LAYERS
+        elif any(layer.endswith(f".{word}") for layer in LAYERS):
+            names.append(word)
+        else:
+            names += [layer for layer in LAYERS if word in layer] or [word]
+    names = list(dict.fromkeys(names))
+    if set(LAYERS) <= set(names):
+        names = ["all-linear", *(name for name in names if name not in LAYERS)]
+    put(table, "method.target_modules", names)
+    keys.use(key, f"method.target_modules {', '.join(names)}")
+
+
+def take_targets(keys: Keys, key: str, table: Table, *, everything: tuple[str, ...] = ("all-linear", "all")) -> None:
+    """target_modules: names, or a word for all linear layers of the blocks; a pattern is left out and said so."""
+    names = keys.names(key)
+    if not names:
+        return
+    if all(name in everything for name in names):
+        put(table, "method.target_modules", "all-linear")
+        keys.use(key, "method.target_modules all-linear")
+    elif all(re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in names):
+        put(table, "method.target_modules", list(names))
+        keys.use(key, f"method.target_modules {', '.join(names)}")
+    else:
+        keys.leave_out(key, ", ".join(names), "a pattern; the method's default modules are taken")
