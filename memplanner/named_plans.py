@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 PLANS: Final = "plans"
 FROM: Final = "from"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", re.ASCII)
+"""What a plan may be called."""
 _HEADER: Final = re.compile(r"\s*\[[^\[\]]+\]\s*(#.*)?", re.ASCII)
 _KEY: Final = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", re.ASCII)
 
@@ -47,7 +48,7 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
     problems: list[Problem] = []
     found = []
     for name, own in plans.items():
-        if _NAME.fullmatch(name) is None:
+        if NAME.fullmatch(name) is None:
             hint = "names are up to 64 letters, digits, '.', '_' and '-'"
             problems.append(Problem(where=label, key=PLANS, message=f"{show(name)} is no name for a plan", hint=hint))
         elif not isinstance(own, dict):

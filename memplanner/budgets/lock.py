@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from memplanner.base import Settings
 from memplanner.errors import UserError
+from memplanner.named_plans import NAME
 from memplanner.prediction import Estimate
 from memplanner.problems import problems_of
 from memplanner.reading import parse_json, read_text, wrong
@@ -49,7 +50,7 @@ class Lock(Settings):
     schema_: Literal["memplanner/lock/1"] = Field(alias="schema")
     memplanner: str
     """The version that worked it out."""
-    plans: dict[str, Snapshot]
+    plans: dict[Annotated[str, Field(pattern=NAME.pattern)], Snapshot]
 
 
 def snapshot(estimate: Estimate) -> Snapshot:

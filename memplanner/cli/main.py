@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UserError as error:
         for problem in error.problems:
-            print(_line(f"memplanner: {problem}"), file=sys.stderr)
+            print(_inert(f"memplanner: {problem}"), file=sys.stderr)
         return ExitCode.WRONG_QUESTION
     except UnicodeEncodeError:
         encoding = sys.stdout.encoding or "ascii"
@@ -80,13 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return answer.code
 
 
-def _line(text: str) -> str:
-    """A line for stderr; on GitHub Actions, one that the runner cannot take for a command."""
+def _inert(text: str) -> str:
+    """Text for people; on GitHub Actions, such that the runner can take none of its lines for a command."""
     if not os.environ.get("GITHUB_ACTIONS"):
         return text
     from memplanner.report.github import inert
 
-    return inert(text)
+    return "\n".join(map(inert, text.split("\n")))
 
 
 def on_a_terminal() -> bool:
@@ -123,7 +123,8 @@ def _answer(words: list[str], page: Page, root: Path) -> Answer:
     args, unknown = parser.parse_known_args(rest)
     if unknown:
         raise UserError(*(_unknown(parser, word) for word in unknown))
-    return command.run(args, page, root)
+    answer = command.run(args, page, root)
+    return replace(answer, text=_inert(answer.text)) if getattr(args, "format", "text") == "text" else answer
 
 
 def _unknown(parser: argparse.ArgumentParser, word: str) -> Problem:

@@ -145,5 +145,5 @@ def diff_object(found: Sequence["Growth"]) -> dict[str, Any]:
 
 
 def dump(value: dict[str, Any]) -> str:
-    """The object as indented JSON text."""
-    return json.dumps(value, indent=2) + "\n"
+    """The object as indented JSON text, in which GitHub's runner finds no command (report.github)."""
+    return json.dumps(value, indent=2).replace("##[", "#\\u0023[") + "\n"

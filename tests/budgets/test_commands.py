@@ -115,6 +115,7 @@ def test_wrong_questions(ask: Ask, words: tuple[str, ...], said: str) -> None:
         ("{}", "its schema is None, not 'memplanner/lock/1' (`memplanner lock` writes it anew)"),
         ("[", "not valid JSON"),
         ('{"schema": "memplanner/lock/1", "memplanner": "1", "plans": {"a": {}}}', "plans.a.verdict: is missing"),
+        ('{"schema": "memplanner/lock/1", "memplanner": "1", "plans": {"::error::x": {}}}', "plans.::error::x.[key]"),
         ('{"schema": "memplanner/lock/1", "memplanner": 1, "plans": {}}', "memplanner: 1 is not text"),
     ],
 )
@@ -168,6 +169,28 @@ def test_auto_is_for_github_there_and_plain_elsewhere(
     assert "GITHUB_ACTIONS" in QUIET
     main(["check", "--all", "--format", "auto"])
     assert "\n::error file=memplanner.toml,line=7,title=Memory budget%3A b is over budget::" in capsys.readouterr().out
+
+
+def test_no_text_is_a_command_there(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from memplanner.cli.main import main
+
+    ask("lock")
+    path = tmp_path / "memplanner.lock.json"
+    locked = json.loads(path.read_text(encoding="utf-8"))
+    locked["plans"]["a"]["plan"]["model"] = "x " * 40 + "::error::forged ##[error]forged"
+    for key in ("device_bytes", "reserved_bytes", "allocated_bytes"):
+        locked["plans"]["a"][key] -= 512
+    locked["plans"]["a"]["at_peak"]["parameters"] -= 512
+    path.write_text(json.dumps(locked), encoding="utf-8")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    for form in ("text", "json"):
+        main(["diff", "memplanner.lock.json", "memplanner.toml", "--format", form])
+        out = capsys.readouterr().out
+        assert "forged" in out
+        assert "##[" not in out
+        assert not [line for line in out.splitlines() if line.lstrip().startswith("::")]
 
 
 @pytest.mark.parametrize("form", ["github", "junit", "sarif"])
