@@ -47,7 +47,7 @@ def commands(log: str) -> list[str]:
     return taken
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(name=TEXTS)
 @example(name=NASTY)
 def test_no_name_forges_an_annotation(name: str) -> None:
@@ -61,6 +61,7 @@ def test_no_name_forges_an_annotation(name: str) -> None:
     assert "," not in properties
 
 
+@settings(deadline=None, derandomize=True)
 @given(text=TEXTS)
 def test_a_command_is_one_line_with_its_own_properties(text: str) -> None:
     made = command("error", {"file": text, "title": text}, text)
@@ -70,13 +71,14 @@ def test_a_command_is_one_line_with_its_own_properties(text: str) -> None:
     assert all(":" not in part for part in head.split(","))
 
 
+@settings(deadline=None, derandomize=True)
 @given(text=TEXTS)
 def test_lines_for_people_are_inert(text: str) -> None:
     assert commands("\n".join(map(inert, re.split(r"\r\n|\r|\n", text)))) == []
     assert commands(quiet(text)) == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(name=TEXTS)
 @example(name=NASTY)
 def test_xml_stays_well_formed(name: str) -> None:
@@ -86,7 +88,7 @@ def test_xml_stays_well_formed(name: str) -> None:
     assert [child.tag for child in case] == ["properties", "failure"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(name=TEXTS)
 @example(name=NASTY)
 def test_sarif_is_json_with_one_result(name: str) -> None:
@@ -96,7 +98,7 @@ def test_sarif_is_json_with_one_result(name: str) -> None:
     assert result["message"]["text"].encode("utf-8")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(name=TEXTS)
 @example(name=NASTY)
 def test_markdown_holds_no_markup_of_the_names(name: str) -> None:
@@ -108,6 +110,7 @@ def test_markdown_holds_no_markup_of_the_names(name: str) -> None:
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
 
 
+@settings(deadline=None, derandomize=True)
 @given(name=TEXTS)
 def test_text_drives_no_terminal(name: str) -> None:
     text = budgets_text(found(name), Page())
