@@ -90,14 +90,15 @@ def laid_over(base: Table, over: Table) -> Table:
     return merged
 
 
-def inside(root: Path, word: str, *, where: str, key: str) -> Path:
+def inside(root: Path, word: str, *, where: str, key: str, top: Path | None = None) -> Path:
     """A path that a file names, if it stays in the file's repository (or, without one, its directory); UserError else.
 
-    Files from a pull request are not trusted: links are followed before the path is judged.
+    Files from a pull request are not trusted: links are followed before the path is judged. top: what it is to stay in
+    instead, resolved.
     """
     try:
         path = root / Path(word).expanduser()
-        if path.resolve().is_relative_to(repository_of(root)):
+        if path.resolve().is_relative_to(top or repository_of(root)):
             return path
     except (OSError, ValueError, RuntimeError):
         pass

@@ -14,18 +14,19 @@ from memplanner.prediction import Estimate
 from memplanner.problems import problems_of
 from memplanner.reading import parse_json, read_text, wrong
 from memplanner.timeline import CATEGORIES, Category, Phase, Verdict
+from memplanner.units import MAX_BYTES
 
 LOCK_FILE: Final = "memplanner.lock.json"
 SCHEMA: Final = "memplanner/lock/1"
 
-Bytes = Annotated[int, Field(ge=0)]
+Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES)]
 
 
 class Snapshot(Settings):
     """What a plan needs, in numbers alone. at_peak: what is alive at the peak; persistent: what a step leaves."""
 
     verdict: Verdict
-    device_bytes: Bytes
+    device_bytes: Annotated[int, Field(ge=1, le=MAX_BYTES)]
     reserved_bytes: Bytes
     allocated_bytes: Bytes
     context_bytes: Bytes

@@ -99,7 +99,7 @@ def _checked_out(word: str, root: Path, scratch: ExitStack) -> Path:
 
 
 def _written(folder: Path, name: str, data: bytes) -> Path:
-    path = inside(folder, name, where=name, key="")
+    path = inside(folder, name, where=name, key="", top=folder.resolve())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path

@@ -25,6 +25,8 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     plans = named_plans(root, args.plan)
     estimates = predicted(plans)
     path = lock_beside(plans)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise wrong(path, "is not a file of its own, and is not written through")
     try:
         path.write_text(lock_text(lock_of(estimates)), encoding="utf-8")
     except OSError as error:

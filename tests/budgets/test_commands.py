@@ -1,6 +1,7 @@
 """`check --all`, `lock` and `diff`, as they are typed."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -198,3 +199,51 @@ def test_one_plan_in_the_formats_for_builds(ask: Ask, form: str) -> None:
     code, out, err = ask("check", "llama-60m", "--gpu", "rtx4090", "--budget", "1MiB", "--format", form)
     assert (code, err) == (1, "")
     assert "llama-60m is over budget" in out
+
+
+def test_a_revisions_files_stay_in_their_scratch_folder(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scratch folders inside a repository, where a path could lead back into it."""
+    scratch = repository.root / "scratch"
+    scratch.mkdir()
+    target = repository.root / ".git" / "config"
+    before = target.read_bytes()
+    named = f"{repository.root}/link/config"
+    forged = repository.root / named.removeprefix("/")
+    forged.parent.mkdir(parents=True)
+    forged.write_text("[core]\n\tfsmonitor = forged\n", encoding="utf-8")
+    (repository.root / "link").symlink_to(".git")
+    repository.plans.write_text(f'model = "{named}"\n', encoding="utf-8")
+    commit = "git add -A -f && git -c user.name=x -c user.email=x@example.com commit -qm x"
+    assert repository.shell(commit).returncode == 0
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    for name in (named, "../../link/config", "../../conftest.py"):
+        repository.plans.write_text(f'model = "{name}"\n', encoding="utf-8")
+        repository.shell(commit)
+        code, _, _ = run_in(repository.root, monkeypatch, capsys, "diff", "HEAD:memplanner.toml", "memplanner.toml")
+        assert code == 2
+    assert target.read_bytes() == before
+    assert not (repository.root / "conftest.py").exists()
+
+
+def test_a_lock_is_not_written_through_a_link(ask: Ask, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("kept", encoding="utf-8")
+    (tmp_path / "memplanner.lock.json").symlink_to(outside)
+    code, _, err = ask("lock")
+    assert (code, outside.read_text(encoding="utf-8")) == (2, "kept")
+    assert "is not a file of its own, and is not written through" in err
+
+
+@pytest.mark.parametrize("size", [0, 10**400, 1 << 70])
+def test_a_lock_of_no_real_size_is_refused(ask: Ask, tmp_path: Path, size: int) -> None:
+    ask("lock")
+    path = tmp_path / "memplanner.lock.json"
+    locked = json.loads(path.read_text(encoding="utf-8"))
+    locked["plans"]["a"]["device_bytes"] = size
+    path.write_text(json.dumps(locked), encoding="utf-8")
+    for words in (("check", "--all", "--locked"), ("diff", "memplanner.lock.json", "memplanner.toml")):
+        code, out, err = ask(*words)
+        assert (code, out) == (2, "")
+        assert "device_bytes" in err
