@@ -4,6 +4,7 @@ A plan may start `from` another framework's config: it wins over what the file s
 settings.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,20 +124,25 @@ def line_of(text: str, keys: Sequence[str]) -> int:
 
     To point at, not to rely on: a line inside a multi-line string may be taken for one of the document.
     """
-    wanted = tuple(keys)
-    best, depth = 1, 0
+    lines = _lines(text)
+    return next((lines[path] for n in range(len(keys), 0, -1) if (path := tuple(keys[:n])) in lines), 1)
+
+
+@functools.lru_cache(maxsize=4)
+def _lines(text: str) -> dict[tuple[str, ...], int]:
+    """The first line of every key and table."""
+    found: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         if _HEADER.fullmatch(line):
-            table = _path(line)
-            here = table
+            here = table = _path(line)
         elif match := _KEY.match(line):
             here = (*table, *_path(f"{match[1]} = 0"))
         else:
             continue
-        if wanted[: len(here)] == here and len(here) > depth:
-            best, depth = number, len(here)
-    return best
+        for length in range(len(here), 0, -1):
+            found.setdefault(here[:length], number)
+    return found
 
 
 def _path(line: str) -> tuple[str, ...]:

@@ -81,6 +81,8 @@ def load_plan(
     if model:
         table["model"] = model
     plan = merge(table, flags or {}, where=source.label)
+    if source.name and not model:
+        model_inside(source.root, plan.model, where=source.label)
     start = root if model else source.root
     return LoadedPlan(plan=plan, label=source.label, root=start, path=source.path, name=source.name)
 

@@ -5,6 +5,7 @@ Nothing but pytest is imported before a test asks for it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,23 @@ def pytest_make_collect_report(
     if any(_read_markers(node) for node in nodes if isinstance(node, pytest.Item)):
         problems = [problem for node in nodes for item in _items_in(node) for problem in _read_markers(item)]
         report.outcome = "failed"
-        report.longrepr = "\n".join(dict.fromkeys(problems))
+        report.longrepr = _for_log("\n".join(dict.fromkeys(problems)))
         report.result = []
     return report
+
+
+def _for_log(text: str) -> str:
+    """On GitHub Actions, text in which the runner finds no command."""
+    if not os.environ.get("GITHUB_ACTIONS"):
+        return text
+    from memplanner.report.github import inert
+
+    return inert(text)
+
+
+def _failure(text: str) -> BaseException:
+    """A test's failure that shows its text alone."""
+    return pytest.fail.Exception(_for_log(text), pytrace=False)
 
 
 def _items_in(node: pytest.Item | pytest.Collector) -> Iterator[pytest.Item]:
@@ -90,7 +105,7 @@ def _judge(chosen: Marked, item: pytest.Item) -> Checked:
     try:
         checked = chosen.check()
     except UserError as error:
-        raise pytest.fail.Exception(str(error), pytrace=False) from None
+        raise _failure(str(error)) from None
     estimate = checked.estimate
     item.user_properties += [
         ("memplanner_plan", checked.named.name),
@@ -98,7 +113,7 @@ def _judge(chosen: Marked, item: pytest.Item) -> Checked:
         ("memplanner_limit_bytes", estimate.limit_bytes),
     ]
     if not checked.ok:
-        pytest.fail(failure(checked), pytrace=False)
+        raise _failure(failure(checked))
     return checked
 
 
@@ -140,7 +155,7 @@ class MemoryPlan:
         try:
             return marked(keywords, self._root, where="memory_plan")
         except UserError as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
+            raise _failure(str(error)) from None
 
 
 @pytest.fixture
@@ -182,7 +197,7 @@ def measured_budget(request: pytest.FixtureRequest, memory_plan: MemoryPlan) -> 
                 plan, root = estimate.plan, chosen.named.root
                 record = measure(plan, backend, name=name, root=root, needed_bytes=predicted)
         except (UserError, ValueError) as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
+            raise _failure(str(error)) from None
         _judge_record(record, limit, predicted, request.node)
         return record
 
@@ -194,7 +209,7 @@ def _judge_record(record: Measurement, limit: int, predicted: int | None, item: 
 
     peak = record.peak
     if record.outcome.status != "completed" or peak is None:
-        pytest.fail(f"the steps did not complete: {record.outcome.status} {record.outcome.message}", pytrace=False)
+        raise _failure(f"the steps did not complete: {record.outcome.status} {record.outcome.message}")
     item.user_properties.append(("memplanner_measured_bytes", peak.peak_bytes))
     if peak.peak_bytes > limit:
         lines = [
@@ -204,4 +219,4 @@ def _judge_record(record: Measurement, limit: int, predicted: int | None, item: 
         if predicted is not None:
             lines.append(f"predicted: {format_bytes(predicted)}")
         lines += [f"  {phase.name:<10} {format_bytes(phase.peak_bytes)}" for phase in record.phases]
-        pytest.fail("\n".join(lines), pytrace=False)
+        raise _failure("\n".join(lines))

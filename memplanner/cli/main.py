@@ -64,20 +64,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         gc.disable()  # a process of its own that lives a fraction of a second; saves a tenth of it
     try:
         answer = _answer(words, page_for(sys.stdout), Path())
-        sys.stdout.write(answer.text)
-        sys.stdout.flush()
+        return _written(answer)
     except UserError as error:
         for problem in error.problems:
-            print(_inert(f"memplanner: {problem}"), file=sys.stderr)
+            print(_complaint(f"memplanner: {problem}"), file=sys.stderr)
         return ExitCode.WRONG_QUESTION
-    except UnicodeEncodeError:
-        encoding = sys.stdout.encoding or "ascii"
-        sys.stdout.write(answer.text.encode(encoding, "replace").decode(encoding))
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
+
+
+def _written(answer: Answer) -> int:
+    """Write the answer to stdout; the exit code."""
+    try:
+        try:
+            sys.stdout.write(answer.text)
+        except UnicodeEncodeError:
+            encoding = sys.stdout.encoding or "ascii"
+            sys.stdout.write(answer.text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UserError(Problem(where="stdout", key="", message=f"cannot be written: {error.strerror}")) from None
     return answer.code
+
+
+def _complaint(line: str) -> str:
+    """A line for stderr; on GitHub Actions an annotation, which the runner reads there too."""
+    if not os.environ.get("GITHUB_ACTIONS"):
+        return line
+    from memplanner.report.github import command
+
+    return command("error", {"title": "memplanner"}, line).rstrip()
 
 
 def _inert(text: str) -> str:
@@ -86,7 +105,7 @@ def _inert(text: str) -> str:
         return text
     from memplanner.report.github import inert
 
-    return "\n".join(map(inert, text.split("\n")))
+    return inert(text)
 
 
 def on_a_terminal() -> bool:
@@ -124,7 +143,9 @@ def _answer(words: list[str], page: Page, root: Path) -> Answer:
     if unknown:
         raise UserError(*(_unknown(parser, word) for word in unknown))
     answer = command.run(args, page, root)
-    return replace(answer, text=_inert(answer.text)) if getattr(args, "format", "text") == "text" else answer
+    return (
+        replace(answer, text=_inert(answer.text)) if getattr(args, "format", "text") in ("text", "markdown") else answer
+    )
 
 
 def _unknown(parser: argparse.ArgumentParser, word: str) -> Problem:

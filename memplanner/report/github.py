@@ -35,10 +35,10 @@ def quiet(text: str) -> str:
     return f"::stop-commands::{token}\n{text.rstrip()}\n::{token}::\n"
 
 
-def inert(line: str) -> str:
-    """A line that stays what it is in a log: no command of either form."""
-    line = line.replace("##[", "# #[")
-    return f"·{line}" if line.lstrip().startswith("::") else line
+def inert(text: str) -> str:
+    """Text that stays what it is in a log: none of its lines is a command of either form."""
+    lines = text.replace("##[", "# #[").split("\n")
+    return "\n".join(f"·{line}" if line.lstrip().startswith("::") else line for line in lines)
 
 
 def command(name: str, properties: dict[str, str], message: str) -> str:

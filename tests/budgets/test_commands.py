@@ -247,3 +247,51 @@ def test_a_lock_of_no_real_size_is_refused(ask: Ask, tmp_path: Path, size: int) 
         code, out, err = ask(*words)
         assert (code, out) == (2, "")
         assert "device_bytes" in err
+
+
+def test_a_plan_asked_for_by_name_may_not_leave_the_repository_either(ask: Ask, tmp_path: Path) -> None:
+    change(tmp_path, 'model = "llama-60m"\nbudget', 'model = "/etc/config.json"\nbudget')
+    for words in (("check", "--plan", "b"), ("explain", "--plan", "b"), ("diff", "a", "b"), ("check", "--all")):
+        code, out, err = ask(*words)
+        assert (code, out) == (2, "")
+        assert "leads out of the repository" in err
+
+
+def test_on_github_a_wrong_question_is_an_annotation(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from memplanner.cli.main import main
+
+    change(tmp_path, 'model = "llama-60m"\nbudget', 'model = "##[error]x\\n::error::y"\nbudget')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert main(["check", "--all", "--format", "github"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("::error title=memplanner::memplanner: memplanner.toml: plans.b: ")
+    assert "##[" not in line
+
+
+def test_markdown_of_one_plan_is_no_command_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from memplanner.cli.main import main
+
+    folder = tmp_path / "::error::forged"
+    folder.mkdir()
+    source = Path(__file__).parents[2] / "profiles" / "models" / "llama-60m.json"
+    (folder / "config.json").write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    main(["check", "::error::forged", "--gpu", "rtx4090", "--format", "markdown"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any("forged" in line for line in lines)
+    assert not [line for line in lines if line.lstrip().startswith("::")]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_an_answer_that_cannot_be_written_is_one_line(repository: Repository) -> None:
+    done = repository.shell("memplanner check --all > /dev/full")
+    assert done.returncode == 2
+    assert done.stderr == "memplanner: stdout: cannot be written: No space left on device\n"

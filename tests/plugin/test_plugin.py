@@ -215,3 +215,10 @@ def test_a_run_that_does_not_use_it_imports_nothing_heavy(tmp_path: Path) -> Non
     (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n", encoding="utf-8")
     done = subprocess.run([sys.executable, "-c", LOADS], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "LOADED ['memplanner.pytest_plugin']"
+
+
+def test_what_it_prints_is_no_command_in_a_build(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    write(pytester, f'{SMALL}, budget="##[error]forged"')
+    result = pytester.runpytest_subprocess()
+    result.stdout.fnmatch_lines(["*memory_budget: budget: '# #[[]error[]]forged' is not a size*"])
