@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from memplanner.errors import Problem, UserError
 from memplanner.fields import choices, groups, kind_of, owners
-from memplanner.named_plans import PLANS, NamedTable, model_inside, named_tables
+from memplanner.named_plans import PLANS, NamedTable, inside, model_inside, named_tables
 from memplanner.options import BY_FLAG, OPTIMIZERS
 from memplanner.plan import TrainingPlan
 from memplanner.problems import problems_of, show, suggest
@@ -127,6 +127,8 @@ def find_named(root: Path, plan_file: str = "") -> tuple[Source, tuple[NamedTabl
         raise wrong("memplanner.toml", "no such file, and pyproject.toml has no [tool.memplanner]", hint)
     if PLANS not in source.table:
         raise wrong(source.label, "holds no named plans", hint)
+    if source.path is not None:
+        inside(source.path.parent, source.path.name, where=source.label, key="")
     return source, named_tables(source.table, source.label, source.root)
 
 

@@ -11,7 +11,7 @@ from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import LOCK_FILE, Lock, read_lock, snapshot
 from memplanner.errors import Problem, UserError
 from memplanner.frameworks import Foreign
-from memplanner.named_plans import PLANS, NamedTable, line_of, model_inside, repository_of
+from memplanner.named_plans import PLANS, NamedTable, inside, line_of, model_inside, repository_of
 from memplanner.plan import TrainingPlan
 from memplanner.plan_file import find_named, merge
 from memplanner.prediction import Estimate, Predictor
@@ -170,6 +170,8 @@ def check_plans(
     plan that it does not know.
     """
     estimates = predicted(plans)
+    if lock_path is not None:
+        inside(lock_path.parent, lock_path.name, where=str(lock_path), key="")
     lock = read_lock(lock_path) if lock_path is not None and (locked or lock_path.exists()) else None
     checked = []
     for named in plans:

@@ -236,6 +236,19 @@ def test_a_lock_is_not_written_through_a_link(ask: Ask, tmp_path: Path) -> None:
     assert "is not a file of its own, and is not written through" in err
 
 
+@pytest.mark.parametrize("name", ["memplanner.toml", "memplanner.lock.json"])
+def test_neither_plans_nor_lock_are_read_through_a_link_out_of_the_repository(
+    name: str, repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = repository.root / name
+    outside = repository.root.parent / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+    code, out, err = run_in(repository.root, monkeypatch, capsys, "check", "--all", "--locked")
+    assert (code, out) == (2, "")
+    assert "leads out of the repository" in err
+
+
 @pytest.mark.parametrize("size", [0, 10**400, 1 << 70])
 def test_a_lock_of_no_real_size_is_refused(ask: Ask, tmp_path: Path, size: int) -> None:
     ask("lock")
