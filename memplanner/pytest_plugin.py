@@ -187,7 +187,7 @@ def measured_budget(request: pytest.FixtureRequest, memory_plan: MemoryPlan) -> 
             limit = parse_size(budget) if budget else None
             if entry is not None:
                 if limit is None:
-                    pytest.fail('measured_budget(entry, budget="600MiB"): an entry point needs a budget', pytrace=False)
+                    raise _failure('measured_budget(entry, budget="600MiB"): an entry point needs a budget')
                 record, predicted = measure(None, backend, name=name, entry=entry, root=request.config.rootpath), None
             else:
                 chosen = memory_plan.chosen(keywords)

@@ -66,6 +66,9 @@ def marked(keywords: Mapping[str, Any], root: Path, *, where: str) -> Marked:
     if not keywords.get("plan") and not keywords.get("model"):
         message = "names neither a plan nor a model"
         problems.append(Problem(where=where, key="", message=message, hint='plan="pretrain" or model="llama-1b"'))
+    if keywords.get("locked") and not keywords.get("plan"):
+        message = "the lock holds plans by name, and this one has none"
+        problems.append(Problem(where=where, key="locked", message=message, hint='plan="pretrain"'))
     flags = {FLAGS[name]: _typed(value) for name, value in keywords.items() if name in FLAGS}
     try:
         if problems:

@@ -60,8 +60,7 @@ def read_framework(paths: Sequence[Path]) -> Foreign:
         if training_arguments.NAME not in found:
             adapter.assumed.append("memplanner's defaults for all but model and method: a peft adapter does not say")
     if arguments := found.get(training_arguments.NAME):
-        own = training_arguments.read(arguments, str(table.get("model", "")))
-        table = own | table
+        table = training_arguments.read(arguments, table)
     if keys := found.get(axolotl.NAME):
         table = axolotl.read(keys)
     if keys := found.get(llama_factory.NAME):

@@ -54,7 +54,9 @@ def take_optimizer(keys: Keys, key: str, table: Table, *, default: str) -> None:
     if name.startswith("paged_"):
         keys.leave_out(key, name, "its states can be paged out of the GPU; the figures hold all of them there")
     if word in GALORE:
-        put(table, "method.kind", "galore")
+        if table.get("method", {}).get("kind", "full") != "full":
+            keys.wrong(key, f"{show(name)} beside an adapter is not modelled", "GaLore trains the whole model")
+        table["method"] = {"kind": "galore"}
         if name != word:
             put(table, "step.per_layer_updates", True)
         _take_galore(keys, table)
@@ -98,12 +100,12 @@ def take_projected(keys: Keys, key: str, table: Table) -> None:
     keys.use(key, f"method.target_modules {', '.join(names)}")
 
 
-def take_targets(keys: Keys, key: str, table: Table, *, everything: tuple[str, ...] = ("all-linear", "all")) -> None:
+def take_targets(keys: Keys, key: str, table: Table) -> None:
     """target_modules: names, or a word for all linear layers of the blocks; a pattern is left out and said so."""
     names = keys.names(key)
     if not names:
         return
-    if all(name in everything for name in names):
+    if all(name in ("all-linear", "all") for name in names):
         put(table, "method.target_modules", "all-linear")
         keys.use(key, "method.target_modules all-linear")
     elif all(re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in names):

@@ -11,9 +11,10 @@ from memplanner.reading import Table
 NAME: Final = "transformers TrainingArguments"
 
 
-def read(keys: Keys, model: str) -> Table:
-    """The plan's raw table. model: where another file names it, else ""; this one never does."""
-    table: Table = {}
+def read(keys: Keys, adapter: Table) -> Table:
+    """The plan's raw table, over what a peft adapter's file says of model and method, where there is one."""
+    table = dict(adapter)
+    model = str(table.get("model", ""))
     named = keys.text("model_name_or_path", "model")
     if named is not None and not model:
         model = table["model"] = model_name(named)

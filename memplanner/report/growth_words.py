@@ -19,9 +19,9 @@ def value_words(value: Any) -> str:
     """A setting's value as one would type it; of a group, its kind."""
     if isinstance(value, dict):
         named = value.get("name") or value.get("memory") or value.get("kind")
-        return (
-            str(named) if named is not None else ", ".join(f"{k} {value_words(v)}" for k, v in value.items()) or "none"
-        )
+        if named is not None:
+            return str(named)
+        return ", ".join(f"{key} {value_words(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or "none"
     if isinstance(value, bool):

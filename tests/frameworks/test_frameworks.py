@@ -216,6 +216,17 @@ def test_every_field_of_the_real_classes_is_understood(tmp_path: Path) -> None:
     assert found.not_understood == found.not_modelled == ()
 
 
+@pytest.mark.parametrize("beside", ["axolotl", "peft"])
+def test_galore_beside_an_adapter_is_no_plan(tmp_path: Path, beside: str) -> None:
+    if beside == "axolotl":
+        paths = [write(tmp_path, "base_model: llama-60m\nadapter: lora\nlora_dropout: 0.1\noptimizer: galore_adamw\n")]
+    else:
+        arguments = write(tmp_path, ARGUMENTS | {"optim": "galore_adamw"}, "training_args.json")
+        paths = [arguments, write(tmp_path, ADAPTER, "adapter_config.json")]
+    with pytest.raises(UserError, match="'galore_adamw' beside an adapter is not modelled"):
+        read_framework(paths)
+
+
 def test_every_nth_block_is_checkpointed(tmp_path: Path) -> None:
     for prefix in ("activation", "gradient"):
         config = ARGUMENTS | {f"{prefix}_checkpointing": True, f"{prefix}_checkpointing_kwargs": {"every_n_layers": 3}}

@@ -106,6 +106,9 @@ def test_values(): pass
 @pytest.mark.memory_budget(gpu="rtx4090", strict=1, tolerance="lots")
 def test_nothing(): pass
 
+@pytest.mark.memory_budget(model="llama-60m", locked=True)
+def test_lock(): pass
+
 @pytest.mark.memory_budget(model="lama-60m")
 def test_model(): pass
 
@@ -122,6 +125,7 @@ PROBLEMS = (
     "test_bad.py::test_nothing: memory_budget: strict: 1 is not True or False",
     "test_bad.py::test_nothing: memory_budget: tolerance: 'lots' is not a share such as '95%'",
     "test_bad.py::test_nothing: memory_budget: names neither a plan nor a model *",
+    "test_bad.py::test_lock: memory_budget: locked: the lock holds plans by name, and this one has none *",
     "test_bad.py::test_model: memory_budget: model: no model or file is called 'lama-60m' (did you mean *",
     "test_bad.py::TestClass: memory_budget: gpu: no card is called 'rtx4091' (did you mean *",
 )

@@ -100,7 +100,8 @@ class PlanPane(Horizontal):
 
     def _replayed(self) -> None:
         self._replaying = False
-        self._answer()
+        if self.is_attached:
+            self._answer()
 
     def _begin_chart(self) -> None:
         """Put up the columns with what is known of them, and have the others worked out."""
