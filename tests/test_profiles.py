@@ -85,6 +85,7 @@ def test_a_bundled_name_wins_over_a_folder_unless_it_is_spelled_as_a_path(tmp_pa
         ("", "cut short"),
         ("[1]", "holds a JSON array, not an object"),
         ('"x"', "holds a JSON string"),
+        ('{"a": 1, "b": {"c": 1, "d": 2, "c": 3}}', "has the key 'c' twice in one object"),
         ("{" + " " * MAX_FILE_BYTES, "larger than 1 MiB"),
         ("\x00", "not valid JSON at line 1, column 1"),
     ],

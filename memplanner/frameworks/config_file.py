@@ -7,13 +7,16 @@ from memplanner.errors import UserError
 from memplanner.problems import show
 from memplanner.reading import Table, parse_json, read_text, wrong
 
+MAX_BYTES: Final = 128 * 1024
+"""Configs are written by hand; reading YAML takes about 10 µs a byte."""
+
 MOST_MERGED: Final = 10_000
 """Settings that a YAML file's merge keys (<<) may bring in, all together: nested, they multiply."""
 
 
 def read_config(path: Path) -> Table:
     """The file's mapping; UserError naming the file where it has none."""
-    text = read_text(path)
+    text = read_text(path, most=MAX_BYTES)
     if path.suffix == ".json" or text.lstrip().startswith("{"):
         return parse_json(text, path)
     return _parse_yaml(text, path)
@@ -23,21 +26,38 @@ def _parse_yaml(text: str, path: Path) -> Table:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Counts what merge keys bring in before it is copied."""
+        """Merge keys as YAML's merge type defines them, in any version of PyYAML; refuses a key given twice."""
 
         merged = 0
 
         def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            """In place: the mapping's own settings win, then those merged first."""
+            own = []
+            parts: list[tuple[yaml.Node, yaml.Node]] = []
+            held: dict[str, yaml.Mark] = {}
             for key, value in node.value:
-                if key.tag != "tag:yaml.org,2002:merge":
+                if key.tag == "tag:yaml.org,2002:merge":
+                    listed = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                    parts += ((key, part) for part in listed)
                     continue
-                for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                    if isinstance(part, yaml.MappingNode):
-                        self.flatten_mapping(part)
-                        self.merged += 1 + len(part.value)
-                        if self.merged > MOST_MERGED:
-                            raise yaml.constructor.ConstructorError(None, None, "too much is merged", key.start_mark)
-            super().flatten_mapping(node)
+                own.append((key, value))
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in held:
+                        message = f"{show(key.value)} is set twice, first on line {held[key.value].line + 1}"
+                        raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
+                    held[key.value] = key.start_mark
+            node.value = own
+            for key, part in parts:
+                if not isinstance(part, yaml.MappingNode):
+                    raise yaml.constructor.ConstructorError(None, None, "merges no mapping", key.start_mark)
+                self.flatten_mapping(part)
+                self.merged += 1 + len(part.value)
+                if self.merged > MOST_MERGED:
+                    raise yaml.constructor.ConstructorError(None, None, "too much is merged", key.start_mark)
+                for pair in part.value:
+                    if pair[0].value not in held:
+                        node.value.append(pair)
+                        held[pair[0].value] = pair[0].start_mark
 
     try:
         value: Any = yaml.load(text, Loader)  # a SafeLoader

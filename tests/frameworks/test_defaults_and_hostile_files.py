@@ -64,12 +64,45 @@ def test_an_alias_bomb_anywhere_is_a_short_refusal(tmp_path: Path, start: str, k
 def test_merge_keys_are_read_until_they_multiply(tmp_path: Path) -> None:
     found = read(tmp_path, f"shared: &s {{optimizer: sgd}}\n{AXOLOTL}<<: *s\n")
     assert found.table["optimizer"] == {"kind": "sgd"}
+    shared = "&a {" + ", ".join(f"key{n}: 1" for n in range(200)) + "}"
+    many = "\n".join(f"b{n}: {{<<: *a}}" for n in range(100))
+    with pytest.raises(UserError, match="too much is merged"):
+        read(tmp_path, f"{AXOLOTL}a: {shared}\n{many}\n")
+
+
+def test_nested_merge_keys_of_few_settings_are_no_bomb(tmp_path: Path) -> None:
     lines = ["a0: &a0 {x: 1, y: 2}"]
     lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 10)]
-    with pytest.raises(UserError, match="too much is merged"):
-        read(tmp_path, AXOLOTL + "\n".join(lines))
-    with pytest.raises(UserError, match="not usable YAML"):
-        read(tmp_path, f"{AXOLOTL}a: &a {{<<: *a}}\n")
+    assert read(tmp_path, AXOLOTL + "\n".join(lines) + "\na: &a {<<: *a}\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "optimizer"),
+    [
+        ("<<: [*one, *two]", "sgd"),
+        ("<<: [*two, *one]", "adafactor"),
+        ("optimizer: adamw_torch\n<<: *one", "adamw"),
+        ("<<: *one\noptimizer: adamw_torch", "adamw"),
+    ],
+)
+def test_a_mappings_own_settings_win_then_those_merged_first(tmp_path: Path, lines: str, optimizer: str) -> None:
+    shared = "one: &one {optimizer: sgd}\ntwo: &two {optimizer: adafactor}\n"
+    assert read(tmp_path, f"{shared}{AXOLOTL}{lines}\n").table["optimizer"]["kind"] == optimizer
+
+
+def test_merging_what_is_no_mapping(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not valid YAML at line \d+, column 1: merges no mapping"):
+        read(tmp_path, f"{AXOLOTL}<<: 3\n")
+
+
+def test_a_setting_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"at line \d+, column 1: 'rank' is set twice, first on line \d+"):
+        read(tmp_path, f"rank: 8\n{AXOLOTL}rank: 16\n")
+
+
+def test_a_config_is_short(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is larger than 128 KiB"):
+        read(tmp_path, AXOLOTL + "#" * 128 * 1024)
 
 
 @pytest.mark.parametrize("value", ["[x]", "{a: b}", "3"])
