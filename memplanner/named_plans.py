@@ -6,7 +6,7 @@ settings.
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -119,13 +119,12 @@ def repository_of(folder: Path) -> Path:
     return next((above for above in (folder, *folder.parents) if (above / ".git").exists()), folder)
 
 
-def line_of(text: str, keys: Sequence[str]) -> int:
-    """The line (from 1) where a TOML text sets a key, or where the nearest table above it begins; 1 where neither is.
+def line_of(text: str, keys: Sequence[str]) -> int | None:
+    """The line (from 1) where a TOML text sets a key or begins a table; None where it does neither.
 
     To point at, not to rely on: a line inside a multi-line string may be taken for one of the document.
     """
-    lines = _lines(text)
-    return next((lines[path] for n in range(len(keys), 0, -1) if (path := tuple(keys[:n])) in lines), 1)
+    return _lines(text).get(tuple(keys))
 
 
 @functools.lru_cache(maxsize=4)
@@ -135,27 +134,31 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         if _HEADER.fullmatch(line):
-            here = table = _path(line)
+            table = next(iter(_paths(line)), ())
+            here = [table]
         elif match := _KEY.match(line):
-            here = (*table, *_path(f"{match[1]} = 0"))
+            here = [(*table, *path) for path in _paths(line) or _paths(f"{match[1]} = 0")]
         else:
             continue
-        for length in range(len(here), 0, -1):
-            found.setdefault(here[:length], number)
+        for path in here:
+            for length in range(len(path), 0, -1):
+                found.setdefault(path[:length], number)
     return found
 
 
-def _path(line: str) -> tuple[str, ...]:
-    """The keys of a one-line TOML document."""
+def _paths(line: str) -> list[tuple[str, ...]]:
+    """The keys of a one-line TOML document, those of inline tables too; nothing where it is none."""
     import tomllib
 
     try:
-        at: Any = tomllib.loads(line)
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return ()
-    path = []
-    while isinstance(at, dict) and at:
-        (key,) = at
-        path.append(key)
-        at = at[key]
-    return tuple(path)
+        return list(_leaves(tomllib.loads(line)))
+    except (ValueError, RecursionError):
+        return []
+
+
+def _leaves(value: Any) -> Iterator[tuple[str, ...]]:
+    if not isinstance(value, dict) or not value:
+        yield ()
+        return
+    for key, inner in value.items():
+        yield from ((key, *path) for path in _leaves(inner))

@@ -13,7 +13,8 @@ from memplanner.tape.ops import KNOWN_ACTIVATIONS
 
 MAX_SIZE = 1 << 24
 """No published model has a dimension above this."""
-MAX_LAYERS = 1 << 14
+MAX_LAYERS = 512
+"""Published models have up to 126 (Llama 3.1 405B); each layer costs a prediction about a millisecond."""
 
 
 class Fields:

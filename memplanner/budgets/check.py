@@ -34,13 +34,24 @@ class NamedPlan:
     alone: bool = False
     foreign: Foreign | None = None
 
-    def line(self, key: str = "") -> int:
-        """The line of the file where the plan sets a key, or begins."""
-        if self.path is None or self.path.suffix != ".toml":
-            return 1
-        keys = (*(() if self.alone else (PLANS, self.name)), *(key.split(".") if key else ()))
-        prefix = ("tool", "memplanner") if self.path.name == "pyproject.toml" else ()
-        return line_of(read_text(self.path), (*prefix, *keys))
+    def place(self, key: str = "") -> tuple[Path | None, int]:
+        """The file and line (from 1) that set a key of the plan: in its own table, in the config that it starts from,
+        or in what the file says of all plans; else where the plan begins.
+        """
+        if self.path is None:
+            return None, 1
+        top = ("tool", "memplanner") if self.path.name == "pyproject.toml" else ()
+        own = top if self.alone else (*top, PLANS, self.name)
+        keys = key.split(".") if key else []
+        text = read_text(self.path) if self.path.suffix == ".toml" else ""
+        if keys and (line := line_of(text, (*own, *keys))):
+            return self.path, line
+        if keys and self.foreign is not None and (found := self.foreign.place(key)):
+            return found
+        if keys and (line := line_of(text, (*top, *keys))):
+            return self.path, line
+        above = ((*own, *keys)[:n] for n in range(len(own) + len(keys), 0, -1))
+        return self.path, next((line for path in above if (line := line_of(text, path))), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +83,24 @@ class Checked:
 
     @property
     def where(self) -> str:
-        """The plan's file, from the repository's top; "" where it has none."""
-        if self.named.path is None:
+        """The file to point at, from the repository's top; "" where the plan has none."""
+        path, _ = self._place
+        if path is None:
             return ""
-        path = self.named.path.resolve()
+        path = path.resolve()
         return path.relative_to(repository_of(path.parent)).as_posix()
 
-    @cached_property
+    @property
     def line(self) -> int:
-        """The line to point at: of the setting that has grown it most, else where the plan begins."""
+        """The line to point at."""
+        return self._place[1]
+
+    @cached_property
+    def _place(self) -> tuple[Path | None, int]:
+        """Of the setting that has grown it most, else where the plan begins."""
         rows = self.growth.rows if self.growth is not None else ()
         key = next((row.causes[0][0].key for row in rows if row.bytes > 0 and row.causes), "")
-        return self.named.line(key)
+        return self.named.place(key)
 
     @property
     def ok(self) -> bool:

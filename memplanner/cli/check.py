@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,16 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.format == "auto":
         args.format = "github" if os.environ.get("GITHUB_ACTIONS") else "text"
+    try:
+        return _checked(args, page, root)
+    except UserError as error:
+        if args.format not in _NO_ANSWER:
+            raise
+        text = _NO_ANSWER[args.format](error.problems)
+        return Answer(text=text, code=ExitCode.WRONG_QUESTION, problems=error.problems)
+
+
+def _checked(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.all:
         return _all(args, page, root)
     for flag, typed in (("--locked", args.locked), ("--tolerance", args.tolerance)):
@@ -151,6 +161,32 @@ def _sarif(found: "CheckedPlans", page: Page) -> str:
 
     return dump(sarif(found))
 
+
+def _markdown_of(problems: Sequence[Problem]) -> str:
+    from memplanner.report.markdown import problems_markdown
+
+    return problems_markdown(problems)
+
+
+def _junit_of(problems: Sequence[Problem]) -> str:
+    from memplanner.report.junit import junit_of_problems
+
+    return junit_of_problems(problems)
+
+
+def _sarif_of(problems: Sequence[Problem]) -> str:
+    from memplanner.report.as_json import dump
+    from memplanner.report.sarif import sarif_of_problems
+
+    return dump(sarif_of_problems(problems))
+
+
+_NO_ANSWER: dict[str, Callable[[Sequence[Problem]], str]] = {
+    "markdown": _markdown_of,
+    "junit": _junit_of,
+    "sarif": _sarif_of,
+}
+"""What goes to a file that others read says there, too, that the question was wrong."""
 
 _WRITERS: dict[str, Callable[["CheckedPlans", Page], str]] = {
     "text": _text,

@@ -34,10 +34,11 @@ COMMANDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a command has to say on stdout, and the exit code."""
+    """What a command has to say on stdout, and the exit code. problems: what is wrong with the question, for stderr."""
 
     text: str
     code: ExitCode = ExitCode.OK
+    problems: tuple[Problem, ...] = ()
 
 
 class Command(Protocol):
@@ -64,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         gc.disable()  # a process of its own that lives a fraction of a second; saves a tenth of it
     try:
         answer = _answer(words, page_for(sys.stdout), Path())
+        _complain(answer.problems)
         return _written(answer)
     except UserError as error:
-        for problem in error.problems:
-            print(_complaint(f"memplanner: {problem}"), file=sys.stderr)
+        _complain(error.problems)
         return ExitCode.WRONG_QUESTION
     except KeyboardInterrupt:
         return 130
@@ -90,13 +91,15 @@ def _written(answer: Answer) -> int:
     return answer.code
 
 
-def _complaint(line: str) -> str:
-    """A line for stderr; on GitHub Actions an annotation, which the runner reads there too."""
-    if not os.environ.get("GITHUB_ACTIONS"):
-        return line
-    from memplanner.report.github import command
+def _complain(problems: Sequence[Problem]) -> None:
+    """A line each on stderr; on GitHub Actions an annotation, which the runner reads there too."""
+    for problem in problems:
+        line = f"memplanner: {problem}"
+        if os.environ.get("GITHUB_ACTIONS"):
+            from memplanner.report.github import command
 
-    return command("error", {"title": "memplanner"}, line).rstrip()
+            line = command("error", {"title": "memplanner"}, line).rstrip()
+        print(line, file=sys.stderr)
 
 
 def _inert(text: str) -> str:

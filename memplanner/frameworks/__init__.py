@@ -9,9 +9,9 @@ from pathlib import Path
 
 from memplanner.errors import Problem, UserError
 from memplanner.frameworks import axolotl, llama_factory, peft_adapter, training_arguments
-from memplanner.frameworks.config_file import read_config
+from memplanner.frameworks.config_file import line_of, read_config
 from memplanner.frameworks.keys import Keys
-from memplanner.reading import Table
+from memplanner.reading import Table, read_text
 
 __all__ = ["Foreign", "read_framework"]
 
@@ -22,6 +22,7 @@ class Foreign:
 
     used: key → the setting it came to. assumed: what the config does not say and was taken for it. not_modelled: what
     bears on memory all the same. not_understood: keys that nobody here knows. irrelevant: keys without bearing.
+    files: key → the file that has it.
     """
 
     framework: str
@@ -31,6 +32,14 @@ class Foreign:
     not_modelled: tuple[str, ...]
     not_understood: tuple[str, ...]
     irrelevant: tuple[str, ...]
+    files: Mapping[str, Path]
+
+    def place(self, setting: str) -> tuple[Path, int] | None:
+        """The file and line (from 1) of the key that a plan's setting, such as method.rank, came from."""
+        for key, became in self.used.items():
+            if became.partition(" ")[0] == setting:
+                return self.files[key], line_of(read_text(self.files[key]), key)
+        return None
 
 
 def read_framework(paths: Sequence[Path]) -> Foreign:
@@ -39,12 +48,14 @@ def read_framework(paths: Sequence[Path]) -> Foreign:
     UserError where a file is none of these, or asks for what cannot be a plan.
     """
     found: dict[str, Keys] = {}
+    files: dict[str, Path] = {}
     for path in paths:
         config = read_config(path)
         name = _framework_of(config, path)
         if name in found:
             raise UserError(Problem(where=str(path), key="", message=f"is a second config of {name}"))
         found[name] = Keys(config, str(path))
+        files |= dict.fromkeys(config, path)
     if len(found) > 1 and set(found) != {training_arguments.NAME, peft_adapter.NAME}:
         raise UserError(
             Problem(
@@ -65,7 +76,7 @@ def read_framework(paths: Sequence[Path]) -> Foreign:
         table = axolotl.read(keys)
     if keys := found.get(llama_factory.NAME):
         table = llama_factory.read(keys)
-    return _accounted(" and ".join(sorted(found, reverse=True)), table, tuple(found.values()))
+    return _accounted(" and ".join(sorted(found, reverse=True)), table, tuple(found.values()), files)
 
 
 def _framework_of(config: Table, path: Path) -> str:
@@ -81,7 +92,7 @@ def _framework_of(config: Table, path: Path) -> str:
     raise UserError(Problem(where=str(path), key="", message="is no config that is known", hint=f"known: {known}"))
 
 
-def _accounted(framework: str, table: Table, configs: tuple[Keys, ...]) -> Foreign:
+def _accounted(framework: str, table: Table, configs: tuple[Keys, ...], files: Mapping[str, Path]) -> Foreign:
     return Foreign(
         framework=framework,
         table=table,
@@ -90,4 +101,5 @@ def _accounted(framework: str, table: Table, configs: tuple[Keys, ...]) -> Forei
         not_modelled=tuple(text for keys in configs for text in keys.not_modelled.values()),
         not_understood=tuple(key for keys in configs for key in keys.not_understood),
         irrelevant=tuple(key for keys in configs for key in keys.irrelevant),
+        files=files,
     )

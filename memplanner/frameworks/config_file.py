@@ -1,5 +1,6 @@
 """Reads a config of another framework: a YAML or JSON file with one mapping. Files are not trusted."""
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,12 @@ def read_config(path: Path) -> Table:
     if path.suffix == ".json" or text.lstrip().startswith("{"):
         return parse_json(text, path)
     return _parse_yaml(text, path)
+
+
+def line_of(text: str, key: str) -> int:
+    """The first line (from 1) of a YAML or JSON text that sets the key, to point at; 1 where none is found."""
+    sets = re.compile(rf"""(^|[{{,\s])["']?{re.escape(key)}["']?\s*:""")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if sets.search(line)), 1)
 
 
 def _parse_yaml(text: str, path: Path) -> Table:

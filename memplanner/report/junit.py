@@ -1,9 +1,10 @@
 """JUnit XML of checked plans, for what reads test results."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from memplanner.errors import printable
+from memplanner.errors import Problem, printable
 from memplanner.report.growth_words import complaints, explanation, headline
 
 if TYPE_CHECKING:
@@ -12,9 +13,7 @@ if TYPE_CHECKING:
 
 def junit(found: "CheckedPlans") -> str:
     """A suite with a case a plan. Control characters, which XML cannot hold, are written as escapes."""
-    counts = {"tests": str(len(found.plans)), "failures": str(len(found.failed)), "errors": "0"}
-    suites = ET.Element("testsuites", counts)
-    suite = ET.SubElement(suites, "testsuite", {"name": "memplanner", **counts})
+    suites, suite = _suite(tests=len(found.plans), failures=len(found.failed), errors=0)
     for checked in found.plans:
         place = {
             "name": printable(checked.named.name),
@@ -30,5 +29,25 @@ def junit(found: "CheckedPlans") -> str:
         if not checked.ok:
             failure = ET.SubElement(case, "failure", {"message": printable(headline(checked)), "type": "MemoryBudget"})
             failure.text = "\n".join(map(printable, (*complaints(checked), *explanation(checked))))
+    return _text(suites)
+
+
+def junit_of_problems(problems: Sequence[Problem]) -> str:
+    """A suite of one case in error: the question was wrong."""
+    suites, suite = _suite(tests=1, failures=0, errors=1)
+    case = ET.SubElement(suite, "testcase", {"name": "plans", "classname": "memplanner", "time": "0"})
+    error = ET.SubElement(case, "error", {"message": str(problems[0]), "type": "WrongQuestion"})
+    error.text = "\n".join(map(str, problems))
+    return _text(suites)
+
+
+def _suite(**counts: int) -> tuple[ET.Element, ET.Element]:
+    """The root, and the one suite in it."""
+    said = {name: str(count) for name, count in counts.items()}
+    suites = ET.Element("testsuites", said)
+    return suites, ET.SubElement(suites, "testsuite", {"name": "memplanner", **said})
+
+
+def _text(suites: ET.Element) -> str:
     ET.indent(suites)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suites, encoding="unicode") + "\n"

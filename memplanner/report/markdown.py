@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memplanner.errors import printable
+from memplanner.errors import Problem, printable
 from memplanner.report.words import PHASE_WORDS, how_read, plan_words, share, verdict_line
 from memplanner.timeline import CATEGORIES
 from memplanner.units import format_bytes
@@ -23,6 +23,12 @@ def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, righ
     """A table whose columns from `right_from` on are right-aligned."""
     rule = ["---:" if i >= right_from else "---" for i in range(len(titles))]
     return [f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows)]
+
+
+def problems_markdown(problems: Sequence[Problem]) -> str:
+    """Why there is no answer."""
+    lines = ["**memplanner has no answer: the question was wrong**", ""]
+    return "\n".join([*lines, *(f"- {escape(str(problem))}" for problem in problems)]) + "\n"
 
 
 def check_markdown(

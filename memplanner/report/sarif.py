@@ -1,35 +1,69 @@
 """SARIF 2.1.0 of checked plans, for code scanning (docs.oasis-open.org/sarif/sarif/v2.1.0)."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from memplanner.errors import printable
+from memplanner.errors import Problem, printable
 from memplanner.report.growth_words import complaints, explanation, headline
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import Checked, CheckedPlans
 
 RULES = {
-    "over-budget": "A training plan needs more memory than its budget.",
-    "grown": "A training plan needs more memory than the lock allows.",
-    "not-locked": "A training plan is not in the lock.",
-    "tight": "A training plan fits within the estimate's error margin only.",
+    "over-budget": (
+        "A training plan needs more memory than its budget.",
+        "Lower the plan's rank, batch or sequence, or raise its budget: `memplanner check --plan NAME` says what fits.",
+    ),
+    "grown": (
+        "A training plan needs more memory than the lock allows.",
+        "Where the growth is meant, write the lock anew: `memplanner lock`.",
+    ),
+    "not-locked": (
+        "A training plan is not in the lock.",
+        "Write the lock anew: `memplanner lock`.",
+    ),
+    "tight": (
+        "A training plan fits within the estimate's error margin only.",
+        "Run it once to be sure, `memplanner profile --plan NAME`, or make room: `memplanner check --plan NAME`.",
+    ),
 }
+"""What each rule means, and what to do about it."""
 
 
 def sarif(found: "CheckedPlans") -> dict[str, Any]:
     """The log's object: a result for each plan that fails or is tight, at the line that makes it."""
     told = [checked for checked in found.plans if not checked.ok or checked.estimate.verdict == "tight"]
+    return _log({"results": [_result(checked) for checked in told]})
+
+
+def sarif_of_problems(problems: Sequence[Problem]) -> dict[str, Any]:
+    """The log's object where the question was wrong: nothing was looked at, and why."""
+    told = [{"level": "error", "message": {"text": str(problem)}} for problem in problems]
+    invocation = {"executionSuccessful": False, "exitCode": 2, "toolConfigurationNotifications": told}
+    return _log({"invocations": [invocation], "results": []})
+
+
+def _log(run: dict[str, Any]) -> dict[str, Any]:
     driver = {
         "name": "memplanner",
         "version": version("memplanner"),
-        "rules": [{"id": rule, "shortDescription": {"text": text}} for rule, text in RULES.items()],
+        "informationUri": "https://github.com/memplanner/memplanner",
+        "rules": [
+            {
+                "id": rule,
+                "shortDescription": {"text": meaning},
+                "fullDescription": {"text": meaning},
+                "help": {"text": remedy},
+            }
+            for rule, (meaning, remedy) in RULES.items()
+        ],
     }
     return {
         "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
         "version": "2.1.0",
-        "runs": [{"tool": {"driver": driver}, "results": [_result(checked) for checked in told]}],
+        "runs": [{"tool": {"driver": driver}, **run}],
     }
 
 

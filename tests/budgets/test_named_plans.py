@@ -66,7 +66,8 @@ def test_in_pyproject(tmp_path: Path) -> None:
     text += "[tool.memplanner.plans.a]\nprecision = 'fp32'\n"
     (plan,) = named_plans(write(tmp_path, text, "pyproject.toml"))
     assert plan.plan.precision == "fp32"
-    assert (plan.line(), plan.line("precision")) == (7, 8)
+    path = tmp_path / "pyproject.toml"
+    assert (plan.place(), plan.place("precision"), plan.place("model")) == ((path, 7), (path, 8), (path, 5))
 
 
 def test_one_of_them_by_name(tmp_path: Path) -> None:
@@ -141,20 +142,40 @@ def test_lines() -> None:
     lines = SHARED.splitlines()
     for keys, line in (
         (("plans", "first"), "[plans.first]"),
+        (("plans", "second", "method"), "method = { rank = 16 }"),
         (("plans", "second", "method", "rank"), "method = { rank = 16 }"),
         (("plans", "second", "budget"), 'budget = "95%"'),
         (("plans", "third", "step", "seq_len"), "seq_len = 128"),
-        (("plans", "third", "step", "batch_size"), "[plans.third.step]"),
         (("step", "batch_size"), "batch_size = 3"),
     ):
-        assert lines[line_of(SHARED, keys) - 1] == line
-    assert line_of("", ("plans", "x")) == 1
+        found = line_of(SHARED, keys)
+        assert found is not None
+        assert lines[found - 1] == line
+    assert line_of(SHARED, ("plans", "third", "step", "batch_size")) is None
+    assert line_of("plans.a.model = 'x'\n", ("plans", "a")) == 1
 
 
 @settings(deadline=None, derandomize=True)
-@given(text=st.text(alphabet='[]plans.a="#\n\\ \x00é', max_size=60))
+@given(text=st.text(alphabet='[]{},plans.a="#\n\\ \x00é', max_size=60))
 def test_any_text_has_lines(text: str) -> None:
-    assert 1 <= line_of(text, ("plans", "a")) <= max(len(text.splitlines()), 1)
+    found = line_of(text, ("plans", "a"))
+    assert found is None or 1 <= found <= len(text.splitlines())
+
+
+def test_a_settings_place_is_where_its_value_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "axolotl.yml").write_text(
+        "base_model: llama-60m\nadapter: lora\nlora_r: 8\nsequence_len: 64\nmicro_batch_size: 2\n", encoding="utf-8"
+    )
+    text = "budget = '9GiB'\nstep = { batch_size = 1 }\n[plans.a]\nfrom = 'axolotl.yml'\n[plans.a.step]\nseq_len = 32\n"
+    (plan,) = named_plans(write(tmp_path, text))
+    own, config = tmp_path / "memplanner.toml", tmp_path / "axolotl.yml"
+    assert plan.place() == (own, 3)
+    assert plan.place("step.seq_len") == (own, 6), "its own settings win"
+    assert plan.place("method.rank") == (config, 3)
+    assert plan.place("step.batch_size") == (config, 5), "a config wins over what is said of all"
+    assert plan.place("budget") == (own, 1)
+    assert plan.place("precision") == (own, 3), "a default is no one's: where the plan begins"
+    assert plan.place("step.attention") == (own, 5)
 
 
 def test_laying_a_table_over_another_changes_neither() -> None:
