@@ -47,6 +47,9 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
     if not isinstance(plans, dict) or not plans:
         raise UserError(Problem(where=label, key=PLANS, message=f"{show(plans)} is not a table of plans by name"))
     problems: list[Problem] = []
+    if FROM in shared:
+        message, hint = "is a plan's own to say, not all plans'", "under [plans.NAME]"
+        problems.append(Problem(where=label, key=FROM, message=message, hint=hint))
     found = []
     for name, own in plans.items():
         if NAME.fullmatch(name) is None:
@@ -75,7 +78,10 @@ def _one(name: str, own: Table, shared: Table, label: str, root: Path) -> NamedT
         raise UserError(Problem(where=label, key=FROM, message=f"{show(start)} is not a file's name or a list of them"))
     from memplanner.frameworks import read_framework
 
-    foreign = read_framework([inside(root, word, where=label, key=FROM) for word in words])
+    model = own.get("model", shared.get("model", ""))
+    foreign = read_framework(
+        [inside(root, word, where=label, key=FROM) for word in words], model if isinstance(model, str) else "?"
+    )
     return NamedTable(name=name, table=laid_over(laid_over(shared, foreign.table), own), label=label, foreign=foreign)
 
 

@@ -42,6 +42,12 @@ def _size_or_share(value: str) -> str:
     return value
 
 
+def _above_zero(value: str) -> str:
+    if (parse_share(value) if value.strip().endswith("%") else parse_size(value)) == 0:
+        raise ValueError(f"{value!r} is no memory at all")
+    return value
+
+
 class CrossEntropy(Settings):
     """transformers' own: logits upcast to fp32, then torch's cross_entropy."""
 
@@ -230,7 +236,7 @@ class TrainingPlan(Settings):
     step: Step = Step()
     device: Device = GpuDevice()
     allocator: Allocator = Allocator()
-    budget: Annotated[str, AfterValidator(_size_or_share)] | None = None
+    budget: Annotated[str, AfterValidator(_size_or_share), AfterValidator(_above_zero)] | None = None
     """A ceiling below the card's memory: a size or a share of it."""
     headroom: Annotated[str, AfterValidator(_size_or_share)] = "0%"
     """Memory of the card left free for others (a display, a second process): a size or a share."""

@@ -1,5 +1,6 @@
 """Finds and reads the plan: a file's table, typed flags laid over it, one TrainingPlan or every problem at once."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,7 +82,8 @@ def load_plan(
     if model:
         table["model"] = model
     plan = merge(table, flags or {}, where=source.label)
-    if source.name and not model:
+    if not model and source.path is not None and (source.name or in_a_build()):
+        inside(source.path.parent, source.path.name, where=source.label, key="")
         model_inside(source.root, plan.model, where=source.label)
     start = root if model else source.root
     return LoadedPlan(plan=plan, label=source.label, root=start, path=source.path, name=source.name)
@@ -92,12 +94,17 @@ def _from_framework(root: Path, configs: Sequence[str], model: str, flags: Mappi
     from memplanner.frameworks import read_framework
 
     paths = [root / word for word in configs]
-    foreign = read_framework(paths)
+    foreign = read_framework(paths, model)
     label = f"{foreign.framework}, {' and '.join(map(str, paths))}"
     plan = merge(foreign.table | ({"model": model} if model else {}), flags, where=label)
     if not model:
         model_inside(root, plan.model, where=label)
     return LoadedPlan(plan=plan, label=label, root=root, path=paths[0], foreign=foreign)
+
+
+def in_a_build() -> bool:
+    """Whether this runs in continuous integration, where the files are other people's: CI is set, as builds set it."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 def find_source(root: Path, plan_file: str = "", *, default: bool = True) -> Source:
@@ -130,6 +137,13 @@ def find_named(root: Path, plan_file: str = "") -> tuple[Source, tuple[NamedTabl
     if source.path is not None:
         inside(source.path.parent, source.path.name, where=source.label, key="")
     return source, named_tables(source.table, source.label, source.root)
+
+
+def own_names(root: Path) -> tuple[str, ...]:
+    """The names of the plans of memplanner.toml, or of pyproject.toml's table; none where it holds one plan."""
+    own = _own(root)
+    plans = own.table.get(PLANS) if own is not None else None
+    return tuple(plans) if isinstance(plans, dict) else ()
 
 
 def _own(root: Path) -> Source | None:

@@ -178,6 +178,7 @@ def measured_budget(request: pytest.FixtureRequest, memory_plan: MemoryPlan) -> 
     ) -> Measurement:
         torch = pytest.importorskip("torch", reason="real steps need torch: pip install 'memplanner[live]'")
         backend: Backend = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        from memplanner.budgets.marked import told_by
         from memplanner.errors import UserError
         from memplanner.harness.record import measure
         from memplanner.units import parse_size
@@ -196,8 +197,10 @@ def measured_budget(request: pytest.FixtureRequest, memory_plan: MemoryPlan) -> 
                 predicted = estimate.allocated_bytes
                 plan, root = estimate.plan, chosen.named.root
                 record = measure(plan, backend, name=name, root=root, needed_bytes=predicted)
-        except (UserError, ValueError) as error:
-            raise _failure(str(error)) from None
+        except UserError as error:
+            raise _failure(str(told_by("measured_budget", error))) from None
+        except ValueError as error:
+            raise _failure(f"measured_budget: budget: {error}") from None
         _judge_record(record, limit, predicted, request.node)
         return record
 

@@ -12,7 +12,7 @@ import pytest
 from memplanner.cli.main import main
 
 SAMPLE = Path(__file__).parent / "sample_repository"
-QUIET = {"GITHUB_ACTIONS": "", "COLUMNS": "", "FORCE_COLOR": "", "COLORTERM": "", "PYTEST_ADDOPTS": ""}
+QUIET = {"CI": "", "GITHUB_ACTIONS": "", "COLUMNS": "", "FORCE_COLOR": "", "COLORTERM": "", "PYTEST_ADDOPTS": ""}
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def marked(keywords: Mapping[str, Any], root: Path, *, where: str) -> Marked:
         else:
             loaded = LoadedPlan(plan=merge({"model": model}, flags, where=where), label=where, root=root)
     except UserError as error:
-        raise UserError(*(_told_by(where, problem) for problem in error.problems)) from None
+        raise told_by(where, error) from None
     name = plan_file or model
     named = NamedPlan(name=name, plan=loaded.plan, root=loaded.root, path=loaded.path, alone=not loaded.name)
     chosen = Marked(
@@ -93,7 +93,7 @@ def marked(keywords: Mapping[str, Any], root: Path, *, where: str) -> Marked:
     try:
         chosen.estimate()
     except UserError as error:
-        raise UserError(*(_told_by(where, problem) for problem in error.problems)) from None
+        raise told_by(where, error) from None
     return chosen
 
 
@@ -102,11 +102,16 @@ def _typed(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
+def told_by(where: str, error: UserError) -> UserError:
+    """The error in the words of the keywords. where: who says them."""
+    return UserError(*(_told_by(where, problem) for problem in error.problems))
+
+
 def _told_by(where: str, problem: Problem) -> Problem:
-    """The problem in the words of the keywords."""
     if problem.where == where:
         return problem
-    name = next((dest for dest, flag in FLAGS.items() if flag == problem.where), "")
+    flags = FLAGS | {"plan": "--plan", "entry": "--entry"}
+    name = next((dest for dest, flag in flags.items() if flag == problem.where), "")
     if name:
         return Problem(where=where, key=name, message=problem.message, hint=problem.hint)
     message = (

@@ -3,7 +3,7 @@
 import subprocess
 import tempfile
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from memplanner.errors import UserError
 from memplanner.named_plans import FROM, PLANS, inside, model_inside
 from memplanner.plan_file import load_plan
 from memplanner.prediction import Predictor
-from memplanner.problems import show
 from memplanner.profiles import is_bundled
 from memplanner.reading import MAX_FILE_BYTES, parse_toml, read_text, wrong
 
@@ -48,17 +47,42 @@ def differences(before: str, after: str, root: Path) -> tuple[Growth, ...]:
 def _side(word: str, root: Path, scratch: ExitStack) -> Side:
     path = root / word
     if not _exists(path) and ":" in word:
-        path = _checked_out(word, root, scratch)
-    if not _exists(path):
+        folder = Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="memplanner-")))
+        try:
+            return _of_file(_checked_out(word, root, folder))
+        except UserError as error:
+            revision = f"{word.partition(':')[0]}:"
+            raise _told(error, f"{folder}/", revision) from None
+    if _exists(path):
+        return _of_file(path)
+    try:
         loaded = load_plan(root=root, plan_file=word)
-        return _predicted(NamedPlan(name=word, plan=loaded.plan, root=loaded.root), root=loaded.root)
+    except UserError as error:
+        raise _told(error, "--plan", "memplanner diff") from None
+    return _predicted(NamedPlan(name=word, plan=loaded.plan, root=loaded.root), root=loaded.root)
+
+
+def _told(error: UserError, place: str, shown: str) -> UserError:
+    """The error with a place in its problems as the user wrote it."""
+    return UserError(
+        *(
+            replace(p, where=p.where.replace(place, shown), message=p.message.replace(place, shown))
+            for p in error.problems
+        )
+    )
+
+
+def _of_file(path: Path) -> Side:
     text = read_text(path)
     if '"memplanner/lock/' in text and path.suffix == ".json":
         lock: Lock = lock_from(text, path)
         return Side(plans=lock.plans, root=path.parent, version=lock.memplanner)
     if path.suffix == ".toml" and _holds_several(path, text):
         return _predicted(*named_plans(path.parent, path.name), root=path.parent)
-    loaded = load_plan(root=path.parent, plan_file=path.name)
+    if path.suffix in (".yml", ".yaml") or path.name == "adapter_config.json":
+        loaded = load_plan(root=path.parent, configs=[path.name])
+    else:
+        loaded = load_plan(root=path.parent, plan_file=path.name)
     model_inside(loaded.root, loaded.plan.model, where=str(path))
     return _predicted(NamedPlan(name=path.stem, plan=loaded.plan, root=loaded.root), root=loaded.root)
 
@@ -83,12 +107,11 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _checked_out(word: str, root: Path, scratch: ExitStack) -> Path:
+def _checked_out(word: str, root: Path, folder: Path) -> Path:
     """A revision's file in a folder of its own, with the files that its plans name beside it."""
     revision, _, name = word.partition(":")
     if not revision or revision.startswith("-") or not name or name.startswith("/"):
         raise wrong(word, "is no file, plan or REVISION:FILE", "such as main:memplanner.toml")
-    folder = Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="memplanner-")))
     path = _written(folder, name, _blob(root, revision, name))
     for other in _files_named_in(path):
         beside = Path(name).parent / other
@@ -133,7 +156,7 @@ def _blob(root: Path, revision: str, name: str) -> bytes:
         raise wrong(where, f"git cannot be asked: {error}") from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise wrong(f"{revision}:{name}", f"git has no such file: {show(said[-1] if said else '')}")
+        raise wrong(f"{revision}:{name}", f"git has no such file: {said[-1][:200] if said else 'it does not say why'}")
     if len(done.stdout) > MAX_FILE_BYTES:
         raise wrong(f"{revision}:{name}", "is larger than 1 MiB: not a file of settings")
     return done.stdout

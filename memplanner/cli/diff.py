@@ -10,7 +10,9 @@ from memplanner.report.page import Page
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
-    what = "a plan file, the name of a plan, a lock file, or REVISION:FILE for either as it is in git"
+    what = (
+        "a plan file, a plan by name, a lock file, another framework's config, or REVISION:FILE for any, as git has it"
+    )
     parser.add_argument("before", metavar="A", help=what)
     parser.add_argument("after", metavar="B", help="the same, for what it is held against")
     parser.add_argument(

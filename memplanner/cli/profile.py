@@ -16,7 +16,7 @@ from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_flags, typed_flags
 from memplanner.errors import Problem, UserError, printable
-from memplanner.plan_file import LoadedPlan, load_plan
+from memplanner.plan_file import LoadedPlan, load_plan, own_names
 from memplanner.profiles import stems
 from memplanner.report.page import Page
 
@@ -30,7 +30,7 @@ DEVICES = ("cuda", "cpu", "fake")
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
     parser.add_argument(
-        "plans", nargs="*", metavar="PLAN", help="plan files, bundled plans or models; default: as for check"
+        "plans", nargs="*", metavar="PLAN", help="plan files, plans by name, or models; default: as for check"
     )
     run = parser.add_argument_group("run")
     run.add_argument(
@@ -249,7 +249,7 @@ def _plans(args: argparse.Namespace, root: Path) -> list[LoadedPlan]:
 def _plan(word: str, root: Path, flags: dict[str, Any]) -> LoadedPlan:
     """A word is a plan's file or name, or else a model."""
     path = root / word
-    is_plan = path.suffix == ".toml" or word in stems("plans", ".toml")
+    is_plan = path.suffix == ".toml" or word in stems("plans", ".toml") or word in own_names(root)
     if not is_plan and path.suffix == ".json" and path.is_file():
         from memplanner.reading import parse_json, read_text
 
@@ -261,6 +261,8 @@ def _plan(word: str, root: Path, flags: dict[str, Any]) -> LoadedPlan:
 
 def _name(found: LoadedPlan, index: int) -> str:
     """A record's name: the plan file's, or the model's, numbered where there are several."""
+    if found.name:
+        return found.name
     stem = Path(found.label.removeprefix("bundled plan ").split(" ")[0]).stem
     if stem in ("defaults", "memplanner", "pyproject"):
         stem = Path(found.plan.model).name.removesuffix(".json")

@@ -42,10 +42,11 @@ class Foreign:
         return None
 
 
-def read_framework(paths: Sequence[Path]) -> Foreign:
+def read_framework(paths: Sequence[Path], model: str = "") -> Foreign:
     """The plan that a config comes to, or transformers' TrainingArguments and peft's adapter_config.json together.
 
-    UserError where a file is none of these, or asks for what cannot be a plan.
+    model: the model, where the plan names one itself. UserError where a file is none of these, or asks for what cannot
+    be a plan, and where nobody names a model.
     """
     found: dict[str, Keys] = {}
     files: dict[str, Path] = {}
@@ -71,11 +72,14 @@ def read_framework(paths: Sequence[Path]) -> Foreign:
         if training_arguments.NAME not in found:
             adapter.assumed.append("memplanner's defaults for all but model and method: a peft adapter does not say")
     if arguments := found.get(training_arguments.NAME):
-        table = training_arguments.read(arguments, table)
+        table = training_arguments.read(arguments, table | ({"model": model} if model else {}))
     if keys := found.get(axolotl.NAME):
         table = axolotl.read(keys)
     if keys := found.get(llama_factory.NAME):
         table = llama_factory.read(keys)
+    if not model and "model" not in table:
+        hint = "MODEL on the command line, or `model = ` in the plan"
+        raise UserError(Problem(where=" and ".join(map(str, paths)), key="", message="names no model", hint=hint))
     return _accounted(" and ".join(sorted(found, reverse=True)), table, tuple(found.values()), files)
 
 

@@ -66,20 +66,30 @@ def _parse_yaml(text: str, path: Path) -> Table:
                         node.value.append(pair)
                         held[pair[0].value] = pair[0].start_mark
 
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }  # no setting is a date: what looks like one is text
     try:
         value: Any = yaml.load(text, Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         raise _at(path, error) from None
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        raise wrong(path, f"not usable YAML: {type(error).__name__}") from None
+        raise wrong(path, f"not usable YAML: {_first_line(error)}") from None
     except (AttributeError, TypeError, KeyError):  # PyYAML's own, of odd tags and keys
         raise wrong(path, "not usable YAML") from None
+    if value is None:
+        raise wrong(path, "is empty")
     if not isinstance(value, dict):
         raise wrong(path, f"holds {show(value)}, not a mapping of settings")
     odd = [key for key in value if not isinstance(key, str)]
     if odd:
         raise wrong(path, f"has the key {show(odd[0])}, which is not text")
     return value
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
 
 
 def _at(path: Path, error: Any) -> UserError:

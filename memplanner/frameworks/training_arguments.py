@@ -11,19 +11,15 @@ from memplanner.reading import Table
 NAME: Final = "transformers TrainingArguments"
 
 
-def read(keys: Keys, adapter: Table) -> Table:
-    """The plan's raw table, over what a peft adapter's file says of model and method, where there is one."""
-    table = dict(adapter)
-    model = str(table.get("model", ""))
+def read(keys: Keys, known: Table) -> Table:
+    """The plan's raw table, over what is known of model and method from elsewhere: a peft adapter's file, say."""
+    table = dict(known)
     named = keys.text("model_name_or_path", "model")
-    if named is not None and not model:
-        model = table["model"] = model_name(named)
     if named is not None:
-        keys.use("model_name_or_path", f"model {model}")
-    if not model:
-        keys.assumed.append("the plan's own model, or memplanner's default: no model is named here")
+        table.setdefault("model", model_name(named))
+        keys.use("model_name_or_path", f"model {table['model']}")
     half = take_half(keys)
-    dtype = model_dtype(model)
+    dtype = model_dtype(str(table.get("model", "")))
     table |= precision_of(half, dtype)
     said = f"{dtype}, as the model is published" if dtype else "fp32"
     keys.assumed.append(f"weights loaded in {said}: TrainingArguments does not say")

@@ -26,7 +26,7 @@ RULES = {
     ),
     "tight": (
         "A training plan fits within the estimate's error margin only.",
-        "Run it once to be sure, `memplanner profile --plan NAME`, or make room: `memplanner check --plan NAME`.",
+        "Run it once to be sure, `memplanner profile NAME`, or make room: `memplanner check --plan NAME`.",
     ),
 }
 """What each rule means, and what to do about it."""

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def test_a_plan_that_is_gone_is_a_note(ask: Ask, tmp_path: Path) -> None:
         (("check", "--plan", "c"), "--plan: no file or plan is called 'c'"),
         (("check", "--all", "--plan", "nosuch.toml"), "--plan: no file or plan is called 'nosuch.toml'"),
         (("lock", "--plan", "llama-7b-galore-c4"), "holds no named plans"),
-        (("diff", "a", "nosuch"), "--plan: no file or plan is called 'nosuch'"),
+        (("diff", "a", "nosuch"), "memplanner diff: no file or plan is called 'nosuch'"),
         (("diff", "a", "b", "--tolerance", "x"), "--tolerance: 'x' is not a share such as '95%'"),
         (("diff", "--upload-pack=x:memplanner.toml", "a"), "the following arguments are required: B"),
         (("diff", "nosuch:memplanner.toml", "a"), "nosuch:memplanner.toml: git has no such file"),
@@ -268,6 +269,82 @@ def test_a_plan_asked_for_by_name_may_not_leave_the_repository_either(ask: Ask, 
         code, out, err = ask(*words)
         assert (code, out) == (2, "")
         assert "leads out of the repository" in err
+
+
+def test_in_a_build_no_plan_may_leave_the_repository(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At home, a file that holds a single plan may name a model anywhere."""
+    source = Path(__file__).parents[2] / "profiles" / "models" / "llama-60m.json"
+    outside = tmp_path / "llama.json"
+    outside.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "memplanner.toml").write_text('model = "../llama.json"\n', encoding="utf-8")
+    for words in (("check",), ("check", "--plan", "memplanner.toml"), ("explain",)):
+        assert run_in(inner, monkeypatch, capsys, *words)[0] == 0
+        monkeypatch.setenv("CI", "true")
+        code, out, err = main_in(monkeypatch, capsys, *words)
+        assert (code, out) == (2, "")
+        assert "memplanner.toml: model: '../llama.json' leads out of the repository" in err
+    assert main_in(monkeypatch, capsys, "check", "../llama.json")[0] == 0, "what is typed is no file's to say"
+
+
+def main_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """A command with the environment as it is."""
+    from memplanner.cli.main import main
+
+    code = main(words)
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("form", ["junit", "sarif", "markdown"])
+def test_a_wrong_question_is_said_in_files_that_others_read(ask: Ask, tmp_path: Path, form: str) -> None:
+    change(tmp_path, "precision", "precisoin")
+    code, out, err = ask("check", "--all", "--format", form)
+    said = "memplanner.toml: plans.b: precisoin: unknown key (did you mean 'precision'?)"
+    assert (code, err) == (2, f"memplanner: {said}\n")
+    if form == "junit":
+        (case,) = ET.fromstring(out).iter("testcase")
+        (error,) = case
+        assert (error.tag, error.text) == ("error", said)
+    elif form == "sarif":
+        (run,) = json.loads(out)["runs"]
+        (invocation,) = run["invocations"]
+        assert (invocation["executionSuccessful"], run["results"]) == (False, [])
+        assert [told["message"]["text"] for told in invocation["toolConfigurationNotifications"]] == [said]
+    else:
+        assert out.startswith("**memplanner has no answer")
+        assert "plans.b: precisoin: unknown key" in out
+
+
+def test_diff_of_other_frameworks_configs(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = repository.root / "axolotl.yml"
+    text = config.read_text(encoding="utf-8")
+    (rank,) = (line for line in text.splitlines() if line.startswith("lora_r:"))
+    config.write_text(text.replace(rank, "lora_r: 512"), encoding="utf-8")
+    code, out, err = run_in(repository.root, monkeypatch, capsys, "diff", "HEAD:axolotl.yml", "axolotl.yml")
+    assert (code, err) == (0, "")
+    assert f"method.rank {rank.split()[1]} → 512" in out
+    code, out, err = run_in(
+        repository.root, monkeypatch, capsys, "check", "--all", "--locked", "--budget", "90%", "--format", "github"
+    )
+    assert code == 1
+    number = text.splitlines().index(rank) + 1
+    assert f"::error file=axolotl.yml,line={number},title=Memory budget%3A finetune is grown::" in out
+
+
+def test_errors_of_a_revision_name_the_revision(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository.replace("rank = 128", "rnak = 128")
+    assert repository.shell("git -c user.name=x -c user.email=x@example.com commit -qam x").returncode == 0
+    repository.replace("rnak = 128", "rank = 128")
+    code, out, err = run_in(repository.root, monkeypatch, capsys, "diff", "HEAD:memplanner.toml", "memplanner.toml")
+    assert (code, out) == (2, "")
+    assert err.startswith("memplanner: HEAD:memplanner.toml: plans.pretrain: method.rnak: unknown key")
 
 
 def test_on_github_a_wrong_question_is_an_annotation(

@@ -92,6 +92,12 @@ def test_one_of_them_by_name(tmp_path: Path) -> None:
         ("plans.a = 4", "memplanner.toml: plans.a: 4 is not a table of settings"),
         ("[plans.a]\nrnk = 3", "memplanner.toml: plans.a: rnk: unknown key"),
         ("[plans.a]\nmodel = 'lama-60m'", None),
+        (
+            "from = 'x.yml'\n[plans.a]",
+            "memplanner.toml: from: is a plan's own to say, not all plans' (under [plans.NAME])",
+        ),
+        ("[plans.a]\nbudget = '0%'", "memplanner.toml: plans.a: budget: '0%' is no memory at all"),
+        ("[plans.a]\nbudget = '0 GiB'", "memplanner.toml: plans.a: budget: '0 GiB' is no memory at all"),
         ("[plans.a]\nfrom = 3", "memplanner.toml: plans.a: from: 3 is not a file's name or a list of them"),
         ("[plans.a]\nfrom = '../other.yml'", "plans.a: from: '../other.yml' leads out of the repository"),
         ("[plans.a]\nmodel = '/etc/config.json'", "plans.a: model: '/etc/config.json' leads out of the repository"),

@@ -29,10 +29,13 @@ def at_most_ten_seconds() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def read(folder: Path, text: str) -> Foreign:
+def read(folder: Path, text: str, model: str | None = None) -> Foreign:
+    """The config; where it names no model, one that nobody knows is taken unless `model` says otherwise."""
+    if model is None:
+        model = "" if "model_name_or_path" in text else "./a-model-of-ours"
     path = folder / "config.yml"
     path.write_text(text, encoding="utf-8")
-    return read_framework([path])
+    return read_framework([path], model)
 
 
 def bomb(levels: int = 11) -> str:
@@ -195,11 +198,21 @@ def test_what_would_be_another_run(tmp_path: Path, text: str, said: str) -> None
 
 
 def test_what_a_trainers_config_says_of_its_model(tmp_path: Path) -> None:
-    found = read(tmp_path, TRAINER + "model_name_or_path: Qwen/Qwen2.5-0.5B\nbf16: true\n")
+    found = read(tmp_path, TRAINER + "model_name_or_path: Qwen/Qwen2.5-0.5B\nbf16: true\n", "")
     assert found.framework == "transformers TrainingArguments"
     expected: dict[str, Any] = {"model": "qwen2.5-0.5b", "precision": "bf16-mixed", "master_weights": False}
     assert expected.items() <= found.table.items()
-    assert any("no model is named" in text for text in read(tmp_path, TRAINER).assumed)
+    found = read(tmp_path, TRAINER + "bf16: true\n", "qwen2.5-0.5b")
+    assert expected.items() <= found.table.items(), "the model that the plan names says how its weights are loaded"
+    for text in (TRAINER, PEFT):
+        with pytest.raises(UserError, match=r"config\.yml: names no model \(MODEL on the command line, or"):
+            read(tmp_path, text, "")
+
+
+def test_what_looks_like_a_date_is_text(tmp_path: Path) -> None:
+    assert read(tmp_path, AXOLOTL + "run: 2024-13-45\nday: 2024-01-02\n").not_understood == ("run", "day")
+    with pytest.raises(UserError, match="2024-01-02"):
+        read(tmp_path, AXOLOTL + "sequence_len: 2024-01-02\n")
 
 
 def test_offloaded_checkpoints_and_patterns_of_ranks_are_said(tmp_path: Path) -> None:

@@ -112,6 +112,9 @@ def test_lock(): pass
 @pytest.mark.memory_budget(model="lama-60m")
 def test_model(): pass
 
+@pytest.mark.memory_budget(plan="lama")
+def test_plan(): pass
+
 @pytest.mark.memory_budget(model="llama-60m", gpu="rtx4091")
 class TestClass:
     def test_one(self): pass
@@ -127,6 +130,7 @@ PROBLEMS = (
     "test_bad.py::test_nothing: memory_budget: names neither a plan nor a model *",
     "test_bad.py::test_lock: memory_budget: locked: the lock holds plans by name, and this one has none *",
     "test_bad.py::test_model: memory_budget: model: no model or file is called 'lama-60m' (did you mean *",
+    "test_bad.py::test_plan: memory_budget: plan: no file or plan is called 'lama' (*",
     "test_bad.py::TestClass: memory_budget: gpu: no card is called 'rtx4091' (did you mean *",
 )
 
@@ -199,10 +203,14 @@ def test_a_real_step_is_measured(pytester: pytest.Pytester) -> None:
 
         def test_no_budget(measured_budget):
             measured_budget(build, device="cpu")
+
+        def test_no_step(measured_budget):
+            measured_budget(lambda: 3, budget="6MiB", device="cpu")
         """
     )
     result = pytester.runpytest_subprocess()
-    result.assert_outcomes(passed=1, failed=2)
+    result.assert_outcomes(passed=1, failed=3)
+    result.stdout.fnmatch_lines(["measured_budget: entry: *"])
     result.stdout.fnmatch_lines(["Measured on cpu: 8.* MiB allocated in *, * over the budget of 6.00 MiB"])
     result.stdout.fnmatch_lines(["measured_budget(entry, *: an entry point needs a budget"])
 

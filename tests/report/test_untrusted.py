@@ -9,13 +9,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from memplanner.budgets.check import Checked, CheckedPlans, NamedPlan
+from memplanner.errors import Problem
 from memplanner.plan import TrainingPlan
 from memplanner.prediction import predict
 from memplanner.report.budgets_text import budgets_markdown, budgets_text
 from memplanner.report.github import command, github, inert, quiet
-from memplanner.report.junit import junit
+from memplanner.report.junit import junit, junit_of_problems
+from memplanner.report.markdown import problems_markdown
 from memplanner.report.page import Page
-from memplanner.report.sarif import sarif
+from memplanner.report.sarif import sarif, sarif_of_problems
 
 ESTIMATE = predict(TrainingPlan(model="llama-7b"))
 NASTY = "a\n::error file=x::forged\r\n##[error]forged\x1b[31m\x00\u2028|<b>`]]>&\u202e\ud800,b:c%0A@someone"
@@ -108,6 +110,20 @@ def test_markdown_holds_no_markup_of_the_names(name: str) -> None:
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 3
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+
+
+@settings(deadline=None, derandomize=True)
+@given(text=TEXTS)
+@example(text=NASTY)
+def test_what_is_wrong_with_a_question_is_no_markup_either(text: str) -> None:
+    problems = (Problem(where=text, key=text, message=text, hint=text), Problem(where="x", key="", message=text))
+    (case,) = ET.fromstring(junit_of_problems(problems).encode("utf-8")).iter("testcase")
+    assert [child.tag for child in case] == ["error"]
+    (run,) = json.loads(json.dumps(sarif_of_problems(problems)))["runs"]
+    assert len(run["invocations"][0]["toolConfigurationNotifications"]) == 2
+    markdown = problems_markdown(problems)
+    assert not re.search(r"[<>`@]|\]\(", re.sub(r"\\.", "", markdown))
+    assert len(markdown.splitlines()) == 4
 
 
 @settings(deadline=None, derandomize=True)
