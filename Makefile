@@ -53,13 +53,13 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.keypress
 
 # The core as a user gets it: a wheel, not a link to this directory.
-$(DEMO_VENV)/.installed: pyproject.toml $(shell find memplanner profiles -name '*.py' -o -name '*.toml' -o -name '*.json')
+$(DEMO_VENV)/.installed: pyproject.toml hatch_build.py $(shell find memplanner profiles -name '*.py' -o -name '*.toml' -o -name '*.json' -o -name '*.c')
 	$(PYTHON) -m venv --clear $(DEMO_VENV)
 	$(DEMO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check .
 	@touch $@
 
 # torch by itself first: what comes after would otherwise be free to choose another build.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml hatch_build.py memplanner/prediction/allocator.c
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[live,dev]"

@@ -4,6 +4,7 @@ A prediction spends most of its time here. `CachingAllocator` says the same legi
 test holds the two equal.
 """
 
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 
@@ -15,9 +16,9 @@ Addresses stay below 2^51."""
 _NOWHERE = Block(0, 0, False)
 
 
-Stretch = tuple[Sequence[int], int]
-"""Events, and how many times in a row they happen: i where the i-th block is allocated, ~i where it is freed. Those
-that happen several times free all that they allocate, and nothing else."""
+Stretch = tuple["array[int]", int]
+"""Events (type "i"), and how many times in a row they happen: i where the i-th block is allocated, ~i where it is
+freed. Those that happen several times free all that they allocate, and nothing else."""
 
 
 def segment_bytes(stretches: Iterable[Stretch], sizes: Sequence[int], *, small: bool) -> int:

@@ -4,6 +4,7 @@ The allocator's two pools share nothing but the device's memory. As long as that
 and remembered: of plans that differ in rank or in batch, one of the two is often the same.
 """
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -11,6 +12,7 @@ from itertools import chain, groupby, repeat
 from operator import attrgetter
 from typing import Any
 
+from memplanner.prediction import compiled
 from memplanner.prediction.allocator import SMALL_LIMIT, Block, CachingAllocator
 from memplanner.prediction.pool import Stretch, segment_bytes
 from memplanner.prediction.walk import Walk
@@ -31,8 +33,14 @@ def reserved_peak(
     """
     if limit is None and not expandable_segments and max_split_size is None:
         return sum(_pool_bytes(_request(walked, small=small), small=small) for small in (True, False))
+    request = _request(walked)
+    stretches = request.stretches()
+    if (packed := request.packed()) is not None:
+        return compiled.peak_reserved(
+            stretches, packed, expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit
+        )
     allocator = CachingAllocator(expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit)
-    stretches, sizes = _request(walked).stretches()
+    sizes = request.blocks()
     blocks: dict[int, Block] = {}
     for event in chain.from_iterable(events for events, times in stretches for _ in range(times)):
         if event >= 0:
@@ -44,7 +52,9 @@ def reserved_peak(
 
 @lru_cache(maxsize=1 << 11)
 def _pool_bytes(request: "_Request", *, small: bool) -> int:
-    return segment_bytes(*request.stretches(), small=small)
+    if (packed := request.packed()) is not None:
+        return compiled.peak_reserved(request.stretches(), packed)
+    return segment_bytes(request.stretches(), request.blocks(), small=small)
 
 
 def forget() -> None:
@@ -65,15 +75,29 @@ class _Request:
     early: tuple[int, ...]
     late: tuple[int, ...]
 
-    def stretches(self) -> tuple[list[Stretch], list[int]]:
-        """Two steps, and every block's bytes."""
+    def stretches(self) -> list[Stretch]:
+        """Two steps. The blocks that stay are numbered after the log's."""
         story = _spelled_out(self.steps)
-        sizes = list(chain.from_iterable(map(repeat, self.sizes, repeat(story.width))))
-        first = len(sizes)
+        first = len(self.sizes) * story.width
         second = first + len(self.early)
-        early, late = (range(first, second), 1), (range(second, second + len(self.late)), 1)
-        stretches = [early, *story.before, late, *story.after, (story.left, 1), *story.before, *story.after]
-        return stretches, [*sizes, *self.early, *self.late]
+        early, late = ((array("i", range(a, b)), 1) for a, b in ((first, second), (second, second + len(self.late))))
+        return [early, *story.before, late, *story.after, (story.left, 1), *story.before, *story.after]
+
+    def blocks(self) -> list[int]:
+        """Every block's bytes."""
+        copies = chain.from_iterable(map(repeat, self.sizes, repeat(_spelled_out(self.steps).width)))
+        return [*copies, *self.early, *self.late]
+
+    def packed(self) -> "array[int] | None":
+        """The same for the compiled replay; None where there is none, or where they are too large for it."""
+        width = _spelled_out(self.steps).width
+        if not compiled.is_available() or sum(self.sizes) * width + sum(self.early) + sum(self.late) > compiled.LARGEST:
+            return None
+        words = array("q", self.sizes).tobytes()
+        packed = array("q", b"".join(words[i : i + 8] * width for i in range(0, len(words), 8)))
+        packed.extend(self.early)
+        packed.extend(self.late)
+        return packed
 
 
 def _request(walked: Walk, *, small: bool | None = None) -> _Request:
@@ -111,7 +135,7 @@ class _Story:
     width: int
     before: list[Stretch]
     after: list[Stretch]
-    left: list[int]
+    left: "array[int]"
 
 
 @lru_cache(maxsize=32)
@@ -120,7 +144,7 @@ def _spelled_out(steps: "_Steps") -> _Story:
     after = [*steps.between(steps.update, len(steps.log))]
     events = [event for stretch, _ in (*before, *after) for event in stretch]
     freed = {~event for event in events if event < 0}
-    left = [~event for event in events if event >= 0 and event not in freed]
+    left = array("i", [~event for event in events if event >= 0 and event not in freed])
     return _Story(width=steps.width, before=before, after=after, left=left)
 
 
@@ -156,8 +180,8 @@ class _Steps:
                 run, forward = begins.pop(position)
                 blocks = self._repeated(run, width, forward=forward)
                 if self._restores(run, forward=forward):
-                    yield stretch, 1
-                    yield next(blocks), run.reps - 1
+                    yield array("i", stretch), 1
+                    yield array("i", next(blocks)), run.reps - 1
                     *_, stretch = blocks
                 else:
                     stretch.extend(chain.from_iterable(blocks))
@@ -178,7 +202,7 @@ class _Steps:
             made = [j for j in log[position:stop] if j not in silent]
             stretch.extend(j * width + rep for rep in range(reps[i]) for j in made)
             position = stop
-        yield stretch, 1
+        yield array("i", stretch), 1
 
     def _born(self, run: Run) -> set[int]:
         """Tensors that a run makes in each of its blocks."""

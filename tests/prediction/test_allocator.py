@@ -1,5 +1,7 @@
 """The caching allocator: sequences worked by hand, and what must hold of all."""
 
+import tomllib
+from array import array
 from itertools import pairwise
 from typing import Any
 
@@ -7,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memplanner.plan import TrainingPlan
+from memplanner.prediction import compiled, predict
 from memplanner.prediction.allocator import CachingAllocator, DeviceFullError
 from memplanner.prediction.pool import segment_bytes
+from memplanner.prediction.reserved import forget
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -182,7 +187,7 @@ def test_the_tight_loop_over_a_pool_says_what_the_allocator_says(small: bool, re
             live.append((len(sizes), allocator.allocate(size)))
             events.append(len(sizes))
             sizes.append(size)
-    assert segment_bytes([(events, 1)], sizes, small=small) == allocator.reserved
+    assert segment_bytes([(array("i", events), 1)], sizes, small=small) == allocator.reserved
 
 
 @pytest.mark.parametrize("small", [True, False])
@@ -219,4 +224,92 @@ def test_what_restores_a_pool_is_replayed_only_until_it_does(
             blocks[event] = allocator.allocate(sizes[event])
         else:
             allocator.release(blocks[~event])
-    assert segment_bytes([(before, 1), (stretch, times)], sizes, small=small) == allocator.reserved
+    stretches = [(array("i", before), 1), (array("i", stretch), times)]
+    assert segment_bytes(stretches, sizes, small=small) == allocator.reserved
+    if compiled.is_available():
+        assert compiled.peak_reserved(stretches, array("q", sizes)) == allocator.reserved
+
+
+def played(
+    requests: list[tuple[int, int]], times: int, **options: Any
+) -> tuple[list[tuple["array[int]", int]], "array[int]", int | None]:
+    """Some requests, then others, which are all freed, several times: as stretches, sizes, and what CachingAllocator
+    reserves at the most (None: the device is full).
+    """
+    sizes: list[int] = []
+
+    def events(part: list[tuple[int, int]], kept: int) -> list[int]:
+        found: list[int] = []
+        live: list[int] = []
+        for size, action in part:
+            if action < 4 and live:
+                found.append(~live.pop(size % len(live)))
+            else:
+                live.append(len(sizes))
+                found.append(len(sizes))
+                sizes.append(size)
+        return found + [~i for i in live[kept:]]
+
+    half = len(requests) // 2
+    before, stretch = events(requests[:half], len(requests)), events(requests[half:], 0)
+    allocator = CachingAllocator(**options)
+    blocks: dict[int, Any] = {}
+    peak: int | None
+    try:
+        for event in before + stretch * times:
+            if event >= 0:
+                blocks[event] = allocator.allocate(sizes[event])
+            else:
+                allocator.release(blocks[~event])
+        peak = allocator.peak_reserved
+    except DeviceFullError:
+        peak = None
+    return [(array("i", before), 1), (array("i", stretch), times)], array("q", sizes), peak
+
+
+@pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
+@pytest.mark.parametrize("limit", [None, 200 * MIB], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    requests=st.lists(
+        st.tuples(st.one_of(st.integers(1, 2 * MIB), st.integers(1, 80 * MIB)), st.integers(0, 9)), max_size=80
+    ),
+    times=st.integers(1, 4),
+)
+def test_the_compiled_allocator_says_what_the_allocator_says(
+    options: dict[str, Any], limit: int | None, requests: list[tuple[int, int]], times: int
+) -> None:
+    stretches, sizes, peak = played(requests, times, limit=limit, **options)
+    try:
+        found: int | None = compiled.peak_reserved(stretches, sizes, limit=limit, **options)
+    except DeviceFullError:
+        found = None
+    assert found == peak
+
+
+@pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
+@pytest.mark.parametrize("allocator", ["{}", "{ expandable_segments = true }", "{ max_split_size = '64MiB' }"])
+@pytest.mark.parametrize("model", ["llama-60m", "gpt2"])
+def test_predictions_are_the_same_without_the_compiled_one(
+    model: str, allocator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = {"model": model, "allocator": tomllib.loads(f"x = {allocator}")["x"], "method": "lora"}
+
+    def reserved(**more: Any) -> list[int]:
+        forget()
+        estimate = predict(TrainingPlan.model_validate(table | more))
+        return [estimate.reserved_bytes, estimate.expandable_saving_bytes]
+
+    wanted = reserved()
+    tight = {"device": {"kind": "size", "memory": f"{wanted[0] - 4 * MIB}B"}}  # unused segments are to be returned
+    squeezed = reserved(**tight)
+    monkeypatch.setattr(compiled, "is_available", lambda: False)
+    assert (reserved(), reserved(**tight)) == (wanted, squeezed)
+    forget()
+
+
+def test_more_than_64_bits_hold_is_left_to_python() -> None:
+    step = {"batch_size": 1 << 20, "seq_len": 1 << 24}
+    estimate = predict(TrainingPlan.model_validate({"model": "llama-7b", "step": step}))
+    assert estimate.reserved_bytes > 1 << 62

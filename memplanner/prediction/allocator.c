@@ -1,0 +1,318 @@
+/* PyTorch's CUDA caching allocator, as allocator.py has it, for the replay of a step's tens of thousands of events.
+
+   allocator.py says what is re-enacted and where it is from; a property test holds the two equal. */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MIB ((int64_t)1 << 20)
+
+static const int64_t BLOCK = 512;
+static const int64_t SMALL_LIMIT = MIB;
+static const int64_t SMALL_SEGMENT = 2 * MIB;
+static const int64_t MIN_LARGE = 10 * MIB;
+static const int64_t LARGE_SEGMENT = 20 * MIB;
+static const int64_t ROUND_LARGE = 2 * MIB;
+static const int64_t TOP_DOWN = 64 * MIB;
+static const int64_t FAR = (int64_t)1 << 50;
+
+enum { DEVICE_FULL = -1, NO_MEMORY = -2 };
+
+/* A stretch of a segment; its neighbours in the segment by index, -1 where there is none. */
+typedef struct {
+    int64_t address, size;
+    int32_t previous, next;
+    int8_t free, small;
+} Block;
+
+/* What is free in a pool, ordered by size, then address. */
+typedef struct {
+    int64_t size, address;
+    int32_t block;
+} Offer;
+
+typedef struct {
+    Offer *offers;
+    int32_t count, room;
+    int32_t end; /* Of expandable segments: the last block of the pool's range, -1 where there is none. */
+} Pool;
+
+typedef struct {
+    int64_t limit, max_split_size; /* Below zero: none. */
+    int32_t expandable;
+    int64_t reserved, peak, address, ceiling, taken;
+    Pool pools[2];
+    Block *blocks;
+    int32_t count, room;
+    int32_t unused; /* A chain of blocks that were merged into others, by `next`. */
+    int32_t error;
+} Allocator;
+
+/* Mirrored in compiled.py. times: how often the events happen in a row; if more than once, they restore what was. */
+typedef struct {
+    const int32_t *events;
+    int64_t count, times;
+} Stretch;
+
+static int32_t new_block(Allocator *a, int64_t address, int64_t size, int small)
+{
+    int32_t index = a->unused;
+    if (index >= 0) {
+        a->unused = a->blocks[index].next;
+    } else {
+        if (a->count == a->room) {
+            int32_t room = a->room ? 2 * a->room : 1024;
+            Block *blocks = realloc(a->blocks, (size_t)room * sizeof(Block));
+            if (blocks == NULL) {
+                a->error = NO_MEMORY;
+                return -1;
+            }
+            a->blocks = blocks;
+            a->room = room;
+        }
+        index = a->count++;
+    }
+    a->blocks[index] = (Block){address, size, -1, -1, 1, (int8_t)small};
+    return index;
+}
+
+static void drop_block(Allocator *a, int32_t index)
+{
+    a->blocks[index].next = a->unused;
+    a->unused = index;
+}
+
+/* The first offer that is not below (size, address). */
+static int32_t place(const Pool *pool, int64_t size, int64_t address)
+{
+    int32_t low = 0, high = pool->count;
+    while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        const Offer *o = &pool->offers[middle];
+        if (o->size < size || (o->size == size && o->address < address))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void take_offer(Pool *pool, int32_t at)
+{
+    pool->count--;
+    memmove(&pool->offers[at], &pool->offers[at + 1], (size_t)(pool->count - at) * sizeof(Offer));
+}
+
+static void withdraw(Allocator *a, int32_t index)
+{
+    const Block *b = &a->blocks[index];
+    Pool *pool = &a->pools[b->small];
+    take_offer(pool, place(pool, b->size, b->address));
+}
+
+static void offer(Allocator *a, int32_t index)
+{
+    const Block *b = &a->blocks[index];
+    Pool *pool = &a->pools[b->small];
+    if (pool->count == pool->room) {
+        int32_t room = pool->room ? 2 * pool->room : 256;
+        Offer *offers = realloc(pool->offers, (size_t)room * sizeof(Offer));
+        if (offers == NULL) {
+            a->error = NO_MEMORY;
+            return;
+        }
+        pool->offers = offers;
+        pool->room = room;
+    }
+    int32_t at = place(pool, b->size, b->address);
+    memmove(&pool->offers[at + 1], &pool->offers[at], (size_t)(pool->count - at) * sizeof(Offer));
+    pool->offers[at] = (Offer){b->size, b->address, index};
+    pool->count++;
+}
+
+/* The smallest free block that serves the request, taken out of its pool; -1 where there is none. */
+static int32_t cached(Allocator *a, int64_t size, int small)
+{
+    Pool *pool = &a->pools[small];
+    int32_t at = place(pool, size, INT64_MIN);
+    if (at == pool->count)
+        return -1;
+    if (a->max_split_size >= 0 && !small) {
+        int64_t found = pool->offers[at].size;
+        if (size < a->max_split_size ? found >= a->max_split_size : found >= size + LARGE_SEGMENT)
+            return -1;
+    }
+    int32_t index = pool->offers[at].block;
+    take_offer(pool, at);
+    return index;
+}
+
+static void return_unused(Allocator *a)
+{
+    for (int small = 0; small < 2; small++) {
+        Pool *pool = &a->pools[small];
+        int32_t kept = 0;
+        for (int32_t i = 0; i < pool->count; i++) {
+            int32_t index = pool->offers[i].block;
+            if (a->blocks[index].previous < 0 && a->blocks[index].next < 0) {
+                a->reserved -= pool->offers[i].size;
+                drop_block(a, index);
+            } else {
+                pool->offers[kept++] = pool->offers[i];
+            }
+        }
+        pool->count = kept;
+    }
+}
+
+/* Count another segment, after returning the unused ones if the device has no room for it. */
+static void take(Allocator *a, int64_t length)
+{
+    a->taken++;
+    if (a->limit >= 0 && a->reserved + length > a->limit) {
+        if (!a->expandable)
+            return_unused(a);
+        if (a->reserved + length > a->limit) {
+            a->error = DEVICE_FULL;
+            return;
+        }
+    }
+    a->reserved += length;
+    if (a->reserved > a->peak)
+        a->peak = a->reserved;
+}
+
+static int32_t segment(Allocator *a, int64_t size, int small)
+{
+    int64_t length = small ? SMALL_SEGMENT
+                     : size < MIN_LARGE ? LARGE_SEGMENT
+                                        : (size + ROUND_LARGE - 1) / ROUND_LARGE * ROUND_LARGE;
+    take(a, length);
+    if (a->error)
+        return -1;
+    if (length >= TOP_DOWN) {
+        a->ceiling -= length;
+        return new_block(a, a->ceiling, length, small);
+    }
+    a->address += length;
+    return new_block(a, a->address - length, length, small);
+}
+
+/* The free end of the pool's range, made as long as it must be. */
+static int32_t grown(Allocator *a, int64_t size, int small)
+{
+    int64_t page = small ? SMALL_SEGMENT : LARGE_SEGMENT;
+    int32_t end = a->pools[small].end, index = end;
+    if (end >= 0 && a->blocks[end].free) {
+        withdraw(a, end);
+    } else {
+        int64_t address = end >= 0 ? a->blocks[end].address + a->blocks[end].size : FAR * (small ? 1 : 2);
+        index = new_block(a, address, 0, small);
+        if (index < 0)
+            return -1;
+        a->blocks[index].previous = end;
+        if (end >= 0)
+            a->blocks[end].next = index;
+        a->pools[small].end = index;
+    }
+    int64_t more = (size - a->blocks[index].size + page - 1) / page * page;
+    a->blocks[index].size += more;
+    take(a, more);
+    return a->error ? -1 : index;
+}
+
+static int32_t allocate(Allocator *a, int64_t bytes)
+{
+    int64_t size = (bytes + BLOCK - 1) / BLOCK * BLOCK;
+    int small = size <= SMALL_LIMIT;
+    int32_t index = cached(a, size, small);
+    if (index < 0)
+        index = a->expandable ? grown(a, size, small) : segment(a, size, small);
+    if (index < 0)
+        return -1;
+    int64_t rest = a->blocks[index].size - size;
+    int splits = small || a->expandable
+                     ? rest >= BLOCK
+                     : rest > SMALL_LIMIT && (a->max_split_size < 0 || size < a->max_split_size);
+    if (splits) {
+        int32_t tail = new_block(a, a->blocks[index].address + size, rest, small);
+        if (tail < 0)
+            return -1;
+        Block *b = &a->blocks[index];
+        a->blocks[tail].previous = index;
+        a->blocks[tail].next = b->next;
+        if (b->next >= 0)
+            a->blocks[b->next].previous = tail;
+        b->next = tail;
+        b->size = size;
+        if (a->pools[small].end == index)
+            a->pools[small].end = tail;
+        offer(a, tail);
+    }
+    a->blocks[index].free = 0;
+    return index;
+}
+
+/* Merge the second of two neighbours into the first. */
+static void merge(Allocator *a, int32_t first, int32_t second)
+{
+    Block *one = &a->blocks[first], *two = &a->blocks[second];
+    one->size += two->size;
+    one->next = two->next;
+    if (two->next >= 0)
+        a->blocks[two->next].previous = first;
+    if (a->pools[one->small].end == second)
+        a->pools[one->small].end = first;
+    drop_block(a, second);
+}
+
+static void release(Allocator *a, int32_t index)
+{
+    int32_t previous = a->blocks[index].previous, next = a->blocks[index].next;
+    a->blocks[index].free = 1;
+    if (previous >= 0 && a->blocks[previous].free) {
+        withdraw(a, previous);
+        merge(a, previous, index);
+        index = previous;
+    }
+    if (next >= 0 && a->blocks[next].free) {
+        withdraw(a, next);
+        merge(a, index, next);
+    }
+    offer(a, index);
+}
+
+/* The most bytes of segments during the events: i where block i is allocated, ~i where it is freed.
+
+   sizes: bytes of each of `blocks` blocks. limit: bytes that the device gives, max_split_size: in bytes; below zero:
+   none. DEVICE_FULL where the limit is not enough, NO_MEMORY where this machine's memory is not. */
+int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t count, const int64_t *sizes, int64_t blocks,
+                                 int32_t expandable, int64_t max_split_size, int64_t limit)
+{
+    Allocator a = {.limit = limit, .max_split_size = max_split_size, .expandable = expandable, .ceiling = FAR,
+                   .unused = -1};
+    a.pools[0].end = a.pools[1].end = -1;
+    int32_t *held = malloc((size_t)(blocks ? blocks : 1) * sizeof(int32_t));
+    if (held == NULL)
+        a.error = NO_MEMORY;
+    for (int64_t s = 0; s < count && !a.error; s++) {
+        for (int64_t times = 0; times < stretches[s].times && !a.error; times++) {
+            int64_t before = a.taken;
+            const int32_t *event = stretches[s].events, *end = event + stretches[s].count;
+            for (; event < end && !a.error; event++) {
+                if (*event >= 0)
+                    held[*event] = allocate(&a, sizes[*event]);
+                else
+                    release(&a, held[~*event]);
+            }
+            if (a.taken == before)
+                break; /* What is free is what is not in use, merged: it would do the same again. */
+        }
+    }
+    free(held);
+    free(a.blocks);
+    free(a.pools[0].offers);
+    free(a.pools[1].offers);
+    return a.error ? a.error : a.peak;
+}
