@@ -49,10 +49,10 @@ typedef struct {
     int32_t error;
 } Allocator;
 
-/* Mirrored in compiled.py. times: how often the events happen in a row; if more than once, they restore what was. */
+/* Mirrored in compiled.py, described in pool.py. */
 typedef struct {
     const int32_t *events;
-    int64_t count, times;
+    int64_t count, times, step;
 } Stretch;
 
 static int32_t new_block(Allocator *a, int64_t address, int64_t size, int small)
@@ -285,29 +285,45 @@ static void release(Allocator *a, int32_t index)
 
 /* The most bytes of segments during the events: i where block i is allocated, ~i where it is freed.
 
-   sizes: bytes of each of `blocks` blocks. limit: bytes that the device gives, max_split_size: in bytes; below zero:
-   none. DEVICE_FULL where the limit is not enough, NO_MEMORY where this machine's memory is not. */
-int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t count, const int64_t *sizes, int64_t blocks,
-                                 int32_t expandable, int64_t max_split_size, int64_t limit)
+   sizes: bytes of the blocks, 2^bits in a row of each; blocks from `logged` on are in `kept` one by one. What has none
+   is left out. limit: bytes that the device gives, max_split_size: in bytes; below zero: none. DEVICE_FULL where the
+   limit is not enough, NO_MEMORY where this machine's memory is not. */
+int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t count, const int64_t *sizes, int32_t bits,
+                                 int32_t logged, const int64_t *kept, int64_t blocks, int32_t expandable,
+                                 int64_t max_split_size, int64_t limit)
 {
     Allocator a = {.limit = limit, .max_split_size = max_split_size, .expandable = expandable, .ceiling = FAR,
                    .unused = -1};
     a.pools[0].end = a.pools[1].end = -1;
-    int32_t *held = malloc((size_t)(blocks ? blocks : 1) * sizeof(int32_t));
+    int32_t repetition = 0;
+    struct { int32_t block, born; } *held = calloc((size_t)(blocks ? blocks : 1), sizeof *held);
     if (held == NULL)
         a.error = NO_MEMORY;
     for (int64_t s = 0; s < count && !a.error; s++) {
         for (int64_t times = 0; times < stretches[s].times && !a.error; times++) {
-            int64_t before = a.taken;
-            const int32_t *event = stretches[s].events, *end = event + stretches[s].count;
-            for (; event < end && !a.error; event++) {
-                if (*event >= 0)
-                    held[*event] = allocate(&a, sizes[*event]);
-                else
-                    release(&a, held[~*event]);
+            int64_t before = a.taken, live = 0;
+            int32_t step = (int32_t)(times * stretches[s].step), foreign = 0;
+            repetition++;
+            for (int64_t e = 0; e < stretches[s].count && !a.error; e++) {
+                int32_t event = stretches[s].events[e];
+                int32_t i = (event >= 0 ? event : ~event) + step;
+                int64_t size = i < logged ? sizes[i >> bits] : kept[i - logged];
+                if (!size)
+                    continue;
+                if (event >= 0) {
+                    held[i].block = allocate(&a, size);
+                    held[i].born = repetition;
+                    live++;
+                } else {
+                    release(&a, held[i].block);
+                    if (held[i].born == repetition)
+                        live--;
+                    else
+                        foreign = 1;
+                }
             }
-            if (a.taken == before)
-                break; /* What is free is what is not in use, merged: it would do the same again. */
+            if (!foreign && !live && a.taken == before)
+                break; /* What is free is what is not in use, merged: all is as it was, and would be again. */
         }
     }
     free(held);

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from memplanner.prediction.allocator import DeviceFullError
+from memplanner.prediction.pool import Stretch
 
 LIBRARY: Final = Path(__file__).parent / "_allocator.so"
 _DEVICE_FULL, _NO_MEMORY = -1, -2
@@ -16,7 +17,12 @@ LARGEST: Final = 1 << 58
 
 
 class _Stretch(ctypes.Structure):
-    _fields_ = [("events", ctypes.c_void_p), ("count", ctypes.c_int64), ("times", ctypes.c_int64)]
+    _fields_ = [
+        ("events", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("times", ctypes.c_int64),
+        ("step", ctypes.c_int64),
+    ]
 
 
 @cache
@@ -30,6 +36,9 @@ def _function() -> Any:
     function.argtypes = [
         ctypes.POINTER(_Stretch),
         ctypes.c_int64,
+        ctypes.c_void_p,
+        ctypes.c_int32,
+        ctypes.c_int32,
         ctypes.c_void_p,
         ctypes.c_int64,
         ctypes.c_int32,
@@ -45,25 +54,33 @@ def is_available() -> bool:
 
 
 def peak_reserved(
-    stretches: Sequence[tuple["array[int]", int]],
-    sizes: "array[int]",
+    stretches: Sequence[Stretch],
+    sizes: Sequence[int],
+    kept: Sequence[int] = (),
     *,
+    bits: int = 0,
     expandable_segments: bool = False,
     max_split_size: int | None = None,
     limit: int | None = None,
 ) -> int:
     """The most bytes of segments during the events; DeviceFullError where the limit is not enough.
 
-    stretches: events (type "i": n where block n is allocated, ~n where it is freed) and how often they happen in a row;
-    those that happen several times free all that they allocate, and nothing else. sizes: bytes of every block, type
-    "q", at most LARGEST together. The options are CachingAllocator's.
+    sizes: bytes of 2^bits blocks each; kept: bytes of the blocks after those; 0 for what the allocator has nothing to
+    do with; all together at most LARGEST. The options are CachingAllocator's.
     """
-    table = (_Stretch * len(stretches))(*(_Stretch(e.buffer_info()[0], len(e), times) for e, times in stretches))
+    table = (_Stretch * len(stretches))(
+        *(_Stretch(events.buffer_info()[0], len(events), times, step) for events, times, step in stretches)
+    )
+    logged = len(sizes) << bits
+    words, kept_words = array("q", sizes), array("q", kept)
     answer: int = _function()(
         table,
         len(stretches),
-        sizes.buffer_info()[0],
-        len(sizes),
+        words.buffer_info()[0],
+        bits,
+        logged,
+        kept_words.buffer_info()[0],
+        logged + len(kept),
         expandable_segments,
         -1 if max_split_size is None else max_split_size,
         -1 if limit is None else limit,

@@ -6,7 +6,8 @@ test holds the two equal.
 
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from memplanner.prediction.allocator import BLOCK, SMALL_LIMIT, TOP_DOWN, Block, segment_length
 
@@ -16,15 +17,40 @@ Addresses stay below 2^51."""
 _NOWHERE = Block(0, 0, False)
 
 
-Stretch = tuple["array[int]", int]
-"""Events (type "i"), and how many times in a row they happen: i where the i-th block is allocated, ~i where it is
-freed. Those that happen several times free all that they allocate, and nothing else."""
+class Stretch(NamedTuple):
+    """Events (type "i": i where block i is allocated, ~i where it is freed), and how many times in a row they happen,
+    each time to blocks whose numbers are higher by `step`.
+    """
+
+    events: "array[int]"
+    times: int = 1
+    step: int = 0
+
+    def one_by_one(self) -> Iterator[Sequence[int]]:
+        """The events of each time."""
+        yield self.events
+        for n in range(1, self.times):
+            ahead = n * self.step
+            yield [event + ahead if event >= 0 else event - ahead for event in self.events]
+
+
+def spelled_out(stretches: Iterable[Stretch], sizes: Sequence[int]) -> Iterator[tuple[Sequence[int], int]]:
+    """Events, and how often they happen in a row, without blocks that have no bytes. Where that is several times, they
+    free all that they allocate, and nothing else.
+    """
+    for events, times, step in stretches:
+        told = array("i", [event for event in events if sizes[event if event >= 0 else ~event]])
+        if {event for event in told if event >= 0} == {~event for event in told if event < 0}:
+            yield told, times
+        else:
+            yield from ((one, 1) for one in Stretch(told, times, step).one_by_one())
 
 
 def segment_bytes(stretches: Iterable[Stretch], sizes: Sequence[int], *, small: bool) -> int:
     """Bytes of all segments that one pool has asked for after the events.
 
-    sizes: bytes of every block, in whole 512-byte blocks. small: whether it is the pool of requests up to 1 MiB.
+    sizes: bytes of every block, in whole 512-byte blocks; 0 for what is no business of this pool. small: whether it is
+    the pool of requests up to 1 MiB.
 
     What is free in a segment is what is not in use, all of it merged. So a stretch that frees all that it allocates,
     and has needed no new segment, leaves the pool as it was: it would do the same again, and is not replayed further.
@@ -35,7 +61,7 @@ def segment_bytes(stretches: Iterable[Stretch], sizes: Sequence[int], *, small: 
     reserved = address = 0
     ceiling = 1 << 50
     least_rest = BLOCK if small else SMALL_LIMIT + 1
-    for events, times in stretches:
+    for events, times in spelled_out(stretches, sizes):
         for _ in range(times):
             before = reserved
             for event in events:

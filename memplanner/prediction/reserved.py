@@ -14,7 +14,7 @@ from typing import Any
 
 from memplanner.prediction import compiled
 from memplanner.prediction.allocator import SMALL_LIMIT, Block, CachingAllocator
-from memplanner.prediction.pool import Stretch, segment_bytes
+from memplanner.prediction.pool import Stretch, segment_bytes, spelled_out
 from memplanner.prediction.walk import Walk
 from memplanner.tape.engine import Run
 
@@ -34,15 +34,13 @@ def reserved_peak(
     if limit is None and not expandable_segments and max_split_size is None:
         return sum(_pool_bytes(_request(walked, small=small), small=small) for small in (True, False))
     request = _request(walked)
-    stretches = request.stretches()
-    if (packed := request.packed()) is not None:
-        return compiled.peak_reserved(
-            stretches, packed, expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit
-        )
+    if request.is_for_the_compiled:
+        return request.replayed(expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit)
     allocator = CachingAllocator(expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit)
     sizes = request.blocks()
     blocks: dict[int, Block] = {}
-    for event in chain.from_iterable(events for events, times in stretches for _ in range(times)):
+    told = spelled_out(request.stretches(), sizes)
+    for event in chain.from_iterable(events for events, times in told for _ in range(times)):
         if event >= 0:
             blocks[event] = allocator.allocate(sizes[event])
         else:
@@ -52,8 +50,8 @@ def reserved_peak(
 
 @lru_cache(maxsize=1 << 11)
 def _pool_bytes(request: "_Request", *, small: bool) -> int:
-    if (packed := request.packed()) is not None:
-        return compiled.peak_reserved(request.stretches(), packed)
+    if request.is_for_the_compiled:
+        return request.replayed()
     return segment_bytes(request.stretches(), request.blocks(), small=small)
 
 
@@ -61,7 +59,7 @@ def forget() -> None:
     """Drop what is remembered of earlier plans, for an honest timing."""
     reserved_peak.cache_clear()
     _pool_bytes.cache_clear()
-    _spelled_out.cache_clear()
+    _story.cache_clear()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,27 +75,29 @@ class _Request:
 
     def stretches(self) -> list[Stretch]:
         """Two steps. The blocks that stay are numbered after the log's."""
-        story = _spelled_out(self.steps)
-        first = len(self.sizes) * story.width
+        story = _story(self.steps)
+        first = len(self.sizes) << story.bits
         second = first + len(self.early)
-        early, late = ((array("i", range(a, b)), 1) for a, b in ((first, second), (second, second + len(self.late))))
-        return [early, *story.before, late, *story.after, (story.left, 1), *story.before, *story.after]
+        early, late = (
+            Stretch(array("i", range(a, b))) for a, b in ((first, second), (second, second + len(self.late)))
+        )
+        return [early, *story.before, late, *story.after, story.left, *story.before, *story.after]
 
     def blocks(self) -> list[int]:
         """Every block's bytes."""
-        copies = chain.from_iterable(map(repeat, self.sizes, repeat(_spelled_out(self.steps).width)))
+        copies = chain.from_iterable(map(repeat, self.sizes, repeat(1 << _story(self.steps).bits)))
         return [*copies, *self.early, *self.late]
 
-    def packed(self) -> "array[int] | None":
-        """The same for the compiled replay; None where there is none, or where they are too large for it."""
-        width = _spelled_out(self.steps).width
-        if not compiled.is_available() or sum(self.sizes) * width + sum(self.early) + sum(self.late) > compiled.LARGEST:
-            return None
-        words = array("q", self.sizes).tobytes()
-        packed = array("q", b"".join(words[i : i + 8] * width for i in range(0, len(words), 8)))
-        packed.extend(self.early)
-        packed.extend(self.late)
-        return packed
+    @property
+    def is_for_the_compiled(self) -> bool:
+        """Whether the replay in C is there, and has room for the sizes."""
+        held = sum(self.early) + sum(self.late)
+        return compiled.is_available() and (sum(self.sizes) << _story(self.steps).bits) + held <= compiled.LARGEST
+
+    def replayed(self, **options: Any) -> int:
+        """What compiled.peak_reserved says."""
+        bits = _story(self.steps).bits
+        return compiled.peak_reserved(self.stretches(), self.sizes, (*self.early, *self.late), bits=bits, **options)
 
 
 def _request(walked: Walk, *, small: bool | None = None) -> _Request:
@@ -120,55 +120,50 @@ def _request(walked: Walk, *, small: bool | None = None) -> _Request:
         update=next(position for name, position in tape.phases if name == "update"),
         runs=tuple(_fields_of(run) for run in tape.runs),
         reps=tuple(tape.reps),
-        silent=frozenset(i for i, size in enumerate(sizes) if not size),
     )
     return _Request(steps=steps, sizes=tuple(sizes), early=held(late=False), late=held(late=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Story:
-    """A step with every repetition spelled out. A block's number is its tensor's × width + the repetition.
+    """A step, its repetitions spelled out. A block's number is its tensor's × 2^bits + the repetition.
 
     before, after: events up to the update and from it on. left: frees of what a step leaves to the next.
     """
 
-    width: int
+    bits: int
     before: list[Stretch]
     after: list[Stretch]
-    left: "array[int]"
+    left: Stretch
 
 
 @lru_cache(maxsize=32)
-def _spelled_out(steps: "_Steps") -> _Story:
+def _story(steps: "_Steps") -> _Story:
     before = [*steps.between(0, steps.update)]
     after = [*steps.between(steps.update, len(steps.log))]
-    events = [event for stretch, _ in (*before, *after) for event in stretch]
-    freed = {~event for event in events if event < 0}
-    left = array("i", [~event for event in events if event >= 0 and event not in freed])
-    return _Story(width=steps.width, before=before, after=after, left=left)
+    events = dict.fromkeys(event for s in (*before, *after) for part in s.one_by_one() for event in part)
+    left = array("i", [~event for event in events if event >= 0 and ~event not in events])
+    return _Story(bits=steps.bits, before=before, after=after, left=Stretch(left))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Steps:
-    """A walk's log without its sizes. update: where the optimizer's step begins. runs: each as a tuple. silent: tensors
-    that the allocator has nothing to do with.
-    """
+    """A walk's log without its sizes. update: where the optimizer's step begins. runs: each as a tuple."""
 
     log: tuple[int, ...]
     update: int
     runs: tuple[tuple[Any, ...], ...]
     reps: tuple[int, ...]
-    silent: frozenset[int]
 
     @property
-    def width(self) -> int:
-        """The most repetitions of anything."""
-        return max(1, *self.reps, *(int(run[0]) for run in self.runs))
+    def bits(self) -> int:
+        """Bits that the most repetitions of anything take."""
+        return (max(1, *self.reps, *(int(run[0]) for run in self.runs)) - 1).bit_length()
 
     def between(self, start: int, end: int) -> Iterator[Stretch]:
         """The events from one place in the log to before another."""
-        stretch: list[int] = []
-        log, reps, silent, width = self.log, self.reps, self.silent, self.width
+        stretch = array("i")
+        log, reps, width = self.log, self.reps, 1 << self.bits
         runs = [Run(*fields) for fields in self.runs]
         begins = {run.start: (run, True) for run in runs}
         begins.update({run.back_start: (run, False) for run in runs if run.back_start >= 0})
@@ -178,31 +173,25 @@ class _Steps:
         while position < end:
             if position in begins:
                 run, forward = begins.pop(position)
-                blocks = self._repeated(run, width, forward=forward)
-                if self._restores(run, forward=forward):
-                    yield array("i", stretch), 1
-                    yield array("i", next(blocks)), run.reps - 1
-                    *_, stretch = blocks
-                else:
-                    stretch.extend(chain.from_iterable(blocks))
+                yield Stretch(stretch)
+                yield from self._repeated(run, width, forward=forward)
+                stretch = array("i")
                 position = run.end if forward else run.back_end
                 continue
             i = log[position]
             if i < 0:
                 # of what one block hands to the next only the last is left; of what else a run made, every copy
-                if ~i not in silent:
-                    which = (last[~i],) if ~i in last else range(copies.get(~i, reps[~i]))
-                    stretch.extend(~(~i * width + rep) for rep in which)
+                which = (last[~i],) if ~i in last else range(copies.get(~i, reps[~i]))
+                stretch.extend(~(~i * width + rep) for rep in which)
                 position += 1
                 continue
             # tensors of as many blocks that are made in a row are made block by block
             stop = position + 1
             while stop < end and log[stop] >= 0 and reps[log[stop]] == reps[i] > 1 and stop not in begins:
                 stop += 1
-            made = [j for j in log[position:stop] if j not in silent]
-            stretch.extend(j * width + rep for rep in range(reps[i]) for j in made)
+            stretch.extend(j * width + rep for rep in range(reps[i]) for j in log[position:stop])
             position = stop
-        yield array("i", stretch), 1
+        yield Stretch(stretch)
 
     def _born(self, run: Run) -> set[int]:
         """Tensors that a run makes in each of its blocks."""
@@ -210,36 +199,18 @@ class _Steps:
         born = {i for i in log[run.start : run.end] if i >= 0}
         return born | {i for i in log[run.back_start : run.back_end] if i >= 0} if run.back_start >= 0 else born
 
-    def _entries(self, run: Run, *, forward: bool) -> tuple[list[int], list[int]]:
-        """What the allocator has to do with in one direction of a run: in its last block, and in every other. What all
-        blocks share goes with the last.
-        """
-        entries = self.log[run.start : run.end] if forward else self.log[run.back_start : run.back_end]
-        last = [i for i in entries if (i if i >= 0 else ~i) not in self.silent]
-        own = self._born(run)
-        return last, [i for i in last if i >= 0 or ~i in own or ~i in (run.input, run.grad_input)]
-
-    def _frees_output(self, run: Run, *, forward: bool) -> bool:
-        """Whether every block but the first frees the output of the one before at its end."""
-        return run.input_held and run.input_kept is not forward and run.output not in self.silent
-
-    def _restores(self, run: Run, *, forward: bool) -> bool:
-        """Whether each of several blocks but the last frees what it allocates, and nothing else."""
-        _, common = self._entries(run, forward=forward)
-        balanced = {i for i in common if i >= 0} == {~i for i in common if i < 0}
-        return balanced and run.reps > 1 and not self._frees_output(run, forward=forward)
-
-    def _repeated(self, run: Run, width: int, *, forward: bool) -> Iterator[list[int]]:
+    def _repeated(self, run: Run, width: int, *, forward: bool) -> Iterator[Stretch]:
         """One direction of a run, block by block. Blocks other than the one next to the outside take their input from,
-        and give their gradient to, a neighbour.
+        and give their gradient to, a neighbour. What all blocks share goes with the last.
         """
         last, own = run.reps - 1, self._born(run)
-        closing, common = self._entries(run, forward=forward)
-        frees_output = self._frees_output(run, forward=forward)
+        closing = self.log[run.start : run.end] if forward else self.log[run.back_start : run.back_end]
+        common = [i for i in closing if i >= 0 or ~i in own or ~i in (run.input, run.grad_input)]
+        frees_output = run.input_held and run.input_kept is not forward  # every block but the first, at its end
 
-        def block(rep: int) -> list[int]:
+        def block(rep: int) -> "array[int]":
             first, final = (rep == 0, rep == last) if forward else (rep == last, rep == 0)
-            events = []
+            events = array("i")
             for i in closing if final else common:
                 if i >= 0:
                     events.append(i * width + rep)
@@ -255,16 +226,12 @@ class _Steps:
                 events.append(~(run.output * width + rep - 1))
             return events
 
-        step = 1 if forward else -1
-        order = range(run.reps)[::step]
-        between: list[int] = []
-        for rep in order:
-            if rep in (0, last):
-                yield block(rep)
-                continue
-            # blocks that are neither the first nor the last differ in the repetition alone
-            between = [event + step if event >= 0 else event - step for event in between] or block(rep)
-            yield between
+        order = range(run.reps) if forward else range(last, -1, -1)
+        yield Stretch(block(order[0]))
+        if run.reps > 2:  # blocks that are neither the first nor the last differ in the repetition alone
+            yield Stretch(block(order[1]), run.reps - 2, order.step)
+        if run.reps > 1:
+            yield Stretch(block(order[-1]))
 
     def _outer(self, index: int, width: int) -> int:
         """The block of a tensor from outside the run: of another run's output the last repetition, else the first."""

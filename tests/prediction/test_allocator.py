@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from memplanner.plan import TrainingPlan
 from memplanner.prediction import compiled, predict
 from memplanner.prediction.allocator import CachingAllocator, DeviceFullError
-from memplanner.prediction.pool import segment_bytes
+from memplanner.prediction.pool import Stretch, segment_bytes
 from memplanner.prediction.reserved import forget
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -187,7 +187,7 @@ def test_the_tight_loop_over_a_pool_says_what_the_allocator_says(small: bool, re
             live.append((len(sizes), allocator.allocate(size)))
             events.append(len(sizes))
             sizes.append(size)
-    assert segment_bytes([(array("i", events), 1)], sizes, small=small) == allocator.reserved
+    assert segment_bytes([Stretch(array("i", events))], sizes, small=small) == allocator.reserved
 
 
 @pytest.mark.parametrize("small", [True, False])
@@ -224,15 +224,13 @@ def test_what_restores_a_pool_is_replayed_only_until_it_does(
             blocks[event] = allocator.allocate(sizes[event])
         else:
             allocator.release(blocks[~event])
-    stretches = [(array("i", before), 1), (array("i", stretch), times)]
+    stretches = [Stretch(array("i", before)), Stretch(array("i", stretch), times)]
     assert segment_bytes(stretches, sizes, small=small) == allocator.reserved
     if compiled.is_available():
-        assert compiled.peak_reserved(stretches, array("q", sizes)) == allocator.reserved
+        assert compiled.peak_reserved(stretches, sizes) == allocator.reserved
 
 
-def played(
-    requests: list[tuple[int, int]], times: int, **options: Any
-) -> tuple[list[tuple["array[int]", int]], "array[int]", int | None]:
+def played(requests: list[tuple[int, int]], times: int, **options: Any) -> tuple[list[Stretch], list[int], int | None]:
     """Some requests, then others, which are all freed, several times: as stretches, sizes, and what CachingAllocator
     reserves at the most (None: the device is full).
     """
@@ -264,7 +262,7 @@ def played(
         peak = allocator.peak_reserved
     except DeviceFullError:
         peak = None
-    return [(array("i", before), 1), (array("i", stretch), times)], array("q", sizes), peak
+    return [Stretch(array("i", before)), Stretch(array("i", stretch), times)], sizes, peak
 
 
 @pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
@@ -286,6 +284,42 @@ def test_the_compiled_allocator_says_what_the_allocator_says(
     except DeviceFullError:
         found = None
     assert found == peak
+
+
+@pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    tensors=st.lists(st.tuples(st.integers(0, 4 * MIB), st.booleans()), min_size=1, max_size=12),
+    kept=st.lists(st.integers(0, 30 * MIB), max_size=5),
+    times=st.integers(1, 7),
+)
+def test_blocks_after_one_another_are_the_same_compiled_and_not(
+    tensors: list[tuple[int, bool]], kept: list[int], times: int
+) -> None:
+    """Of every block's tensors some stay until the end; what is smaller than 512 bytes is left out."""
+    given_sizes = [0 if size < 512 else -(-size // 512) * 512 for size, _ in tensors]
+    bits = (times - 1).bit_length()
+    first = len(tensors) << bits
+    block = array("i", [i << bits for i in range(len(tensors))])
+    block.extend(~(i << bits) for i, (_, stays) in enumerate(tensors) if not stays)
+    back = array("i", [~((i << bits) + times - 1) for i, (_, stays) in enumerate(tensors) if stays])
+    story = [Stretch(array("i", range(first, first + len(kept)))), Stretch(block, times, 1), Stretch(back, times, -1)]
+    sizes = [size for size in given_sizes for _ in range(1 << bits)] + kept
+    allocator = CachingAllocator()
+    blocks: dict[int, Any] = {}
+    for stretch in (*story, *story[1:]):
+        for event in (event for part in stretch.one_by_one() for event in part):
+            if event >= 0 and sizes[event]:
+                blocks[event] = allocator.allocate(sizes[event])
+            elif event < 0 and sizes[~event]:
+                allocator.release(blocks[~event])
+    found = compiled.peak_reserved([*story, *story[1:]], given_sizes, kept, bits=bits)
+    assert found == allocator.peak_reserved
+    by_pool = 0
+    for small in (True, False):
+        own = [-(-size // 512) * 512 if (size <= MIB) == small else 0 for size in sizes]
+        by_pool += segment_bytes([*story, *story[1:]], own, small=small)
+    assert by_pool == found
 
 
 @pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
