@@ -13,7 +13,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 FOLDER = Path("memplanner", "prediction")
 SOURCE = FOLDER / "allocator.c"
 LIBRARY = FOLDER / "_allocator.so"
-FLAGS = ("-O2", "-std=c99", "-shared", "-fPIC")
+FLAGS = ("-O3", "-std=c99", "-shared", "-fPIC")
 
 
 class CompileReplay(BuildHookInterface[Any]):

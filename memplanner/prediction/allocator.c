@@ -86,19 +86,25 @@ static void drop_block(Allocator *a, int32_t index)
 /* The first offer that is not below (size, address). */
 static int32_t place(const Pool *pool, int64_t size, int64_t address)
 {
-    int32_t low = 0, high = pool->count;
-    while (low < high) {
-        int32_t middle = low + (high - low) / 2;
-        const Offer *o = &pool->offers[middle];
-        if (o->size < size || (o->size == size && o->address < address))
-            low = middle + 1;
-        else
-            high = middle;
+    const Offer *first = pool->offers;
+    int32_t length = pool->count;
+    while (length > 0) {
+        int32_t half = length / 2;
+        const Offer *o = &first[half];
+        int below = (o->size < size) | ((o->size == size) & (o->address < address));
+        first = below ? o + 1 : first;
+        length = below ? length - half - 1 : half;
     }
-    return low;
+    return (int32_t)(first - pool->offers);
 }
 
-static void take_offer(Pool *pool, int32_t at)
+static int32_t place_of(const Allocator *a, int32_t index)
+{
+    const Block *b = &a->blocks[index];
+    return place(&a->pools[b->small], b->size, b->address);
+}
+
+static void remove_at(Pool *pool, int32_t at)
 {
     pool->count--;
     memmove(&pool->offers[at], &pool->offers[at + 1], (size_t)(pool->count - at) * sizeof(Offer));
@@ -106,9 +112,7 @@ static void take_offer(Pool *pool, int32_t at)
 
 static void withdraw(Allocator *a, int32_t index)
 {
-    const Block *b = &a->blocks[index];
-    Pool *pool = &a->pools[b->small];
-    take_offer(pool, place(pool, b->size, b->address));
+    remove_at(&a->pools[a->blocks[index].small], place_of(a, index));
 }
 
 static void offer(Allocator *a, int32_t index)
@@ -131,10 +135,25 @@ static void offer(Allocator *a, int32_t index)
     pool->count++;
 }
 
-/* The smallest free block that serves the request, taken out of its pool; -1 where there is none. */
-static int32_t cached(Allocator *a, int64_t size, int small)
+/* Offer a block instead of the one at a place: only what lies between the two places moves. */
+static void offer_instead(Allocator *a, int32_t at, int32_t index)
 {
-    Pool *pool = &a->pools[small];
+    const Block *b = &a->blocks[index];
+    Pool *pool = &a->pools[b->small];
+    int32_t to = place(pool, b->size, b->address);
+    if (to > at) {
+        to--;
+        memmove(&pool->offers[at], &pool->offers[at + 1], (size_t)(to - at) * sizeof(Offer));
+    } else {
+        memmove(&pool->offers[to + 1], &pool->offers[to], (size_t)(at - to) * sizeof(Offer));
+    }
+    pool->offers[to] = (Offer){b->size, b->address, index};
+}
+
+/* The place in its pool of the smallest free block that serves the request; -1 where there is none. */
+static int32_t cached(const Allocator *a, int64_t size, int small)
+{
+    const Pool *pool = &a->pools[small];
     int32_t at = place(pool, size, INT64_MIN);
     if (at == pool->count)
         return -1;
@@ -143,9 +162,7 @@ static int32_t cached(Allocator *a, int64_t size, int small)
         if (size < a->max_split_size ? found >= a->max_split_size : found >= size + LARGE_SEGMENT)
             return -1;
     }
-    int32_t index = pool->offers[at].block;
-    take_offer(pool, at);
-    return index;
+    return at;
 }
 
 static void return_unused(Allocator *a)
@@ -226,8 +243,10 @@ static int32_t allocate(Allocator *a, int64_t bytes)
 {
     int64_t size = (bytes + BLOCK - 1) / BLOCK * BLOCK;
     int small = size <= SMALL_LIMIT;
-    int32_t index = cached(a, size, small);
-    if (index < 0)
+    int32_t at = cached(a, size, small), index;
+    if (at >= 0)
+        index = a->pools[small].offers[at].block;
+    else
         index = a->expandable ? grown(a, size, small) : segment(a, size, small);
     if (index < 0)
         return -1;
@@ -248,7 +267,12 @@ static int32_t allocate(Allocator *a, int64_t bytes)
         b->size = size;
         if (a->pools[small].end == index)
             a->pools[small].end = tail;
-        offer(a, tail);
+        if (at >= 0)
+            offer_instead(a, at, tail);
+        else
+            offer(a, tail);
+    } else if (at >= 0) {
+        remove_at(&a->pools[small], at);
     }
     a->blocks[index].free = 0;
     return index;
@@ -269,18 +293,23 @@ static void merge(Allocator *a, int32_t first, int32_t second)
 
 static void release(Allocator *a, int32_t index)
 {
-    int32_t previous = a->blocks[index].previous, next = a->blocks[index].next;
+    int32_t previous = a->blocks[index].previous, next = a->blocks[index].next, at = -1;
     a->blocks[index].free = 1;
+    if (next >= 0 && a->blocks[next].free) {
+        at = place_of(a, next);
+        merge(a, index, next);
+    }
     if (previous >= 0 && a->blocks[previous].free) {
-        withdraw(a, previous);
+        if (at >= 0)
+            remove_at(&a->pools[a->blocks[index].small], at);
+        at = place_of(a, previous);
         merge(a, previous, index);
         index = previous;
     }
-    if (next >= 0 && a->blocks[next].free) {
-        withdraw(a, next);
-        merge(a, index, next);
-    }
-    offer(a, index);
+    if (at >= 0)
+        offer_instead(a, at, index);
+    else
+        offer(a, index);
 }
 
 /* The most bytes of segments during the events: i where block i is allocated, ~i where it is freed.

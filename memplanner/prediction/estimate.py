@@ -15,6 +15,7 @@ from memplanner.prediction.reserved import reserved_peak
 from memplanner.prediction.walk import Walk, walk
 from memplanner.profiles import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
 from memplanner.tape.context import AUXILIARY
+from memplanner.tape.engine import Tape
 from memplanner.tape.shapes import Shape
 from memplanner.timeline import CATEGORIES, Category, Phase, PhasePeak, TensorRow, Verdict
 from memplanner.units import format_bytes, parse_share, parse_size
@@ -384,12 +385,11 @@ def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -
             plan,
             family,
             config,
-            workspace_bytes=_workspace_bytes(gpu),
             seq_len=seq_len,
             compute_capability=_capability(gpu),
             collapse=collapse,
         )
-        return estimate_of(plan, model, gpu, walked)
+        return estimate_of(plan, model, gpu, walked.with_workspace(_workspace_bytes(gpu)))
 
     longest = at(plan.step.seq_len)
     typical = plan.step.typical_seq_len
@@ -409,19 +409,26 @@ class Predictor:
 
     def __init__(self, root: Path = Path(), *, remember: int = 8) -> None:
         self.root = root
-        self._recent: deque[tuple[object, TrainingPlan, Estimate]] = deque(maxlen=remember)
+        self._recent: deque[tuple[object, int, TrainingPlan, Estimate]] = deque(maxlen=remember)
 
     def __call__(self, plan: TrainingPlan) -> Estimate:
         """What `predict` says of the plan."""
         gpu = _gpu(plan)
         changed = _stamp(plan.model, self.root)
-        kernels = (_workspace_bytes(gpu), min(int(_capability(gpu)), NEWEST_KERNELS), changed)
+        workspace = _workspace_bytes(gpu)
+        kernels = (min(int(_capability(gpu)), NEWEST_KERNELS), changed)
         step = plan.model_copy(update=_OTHER_DEVICE)
-        for known, same, estimate in self._recent:
+        alike = None
+        for known, bytes_known, same, estimate in reversed(self._recent):  # the likeliest first
             if known == kernels and same == step:
-                return replace(estimate, plan=plan, gpu=gpu)
-        estimate = predict(plan, root=self.root)
-        self._recent.append((kernels, step, estimate))
+                if bytes_known == workspace:
+                    return replace(estimate, plan=plan, gpu=gpu)
+                alike = estimate
+        if alike is None or plan.step.typical_seq_len is not None:  # a note tells of a second walk there
+            estimate = predict(plan, root=self.root)
+        else:
+            estimate = estimate_of(plan, alike.model, gpu, alike.walked.with_workspace(workspace))
+        self._recent.append((kernels, workspace, step, estimate))
         return estimate
 
 
@@ -445,10 +452,15 @@ def widest_rank(plan: TrainingPlan, *, root: Path = Path()) -> int:
     return int(config.hidden)  # type: ignore[attr-defined]  # every family's config has it
 
 
+@lru_cache(maxsize=16)
+def _replay(tape: Tape, skip: frozenset[int]) -> Replay:
+    return Replay(tape, skip)
+
+
 def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None, walked: Walk) -> Estimate:
     """Read the walk's log into an estimate."""
     base = _base(walked)
-    replay = Replay(walked.tape, frozenset(walked.refresh_only))
+    replay = _replay(walked.tape, frozenset(walked.refresh_only))
     weights = sum(h.block_bytes for h in walked.held if h.category in ("parameters", "adapters"))
     phases = [PhasePeak(name="load", peak_bytes=weights, end_bytes=weights)]
     moments: dict[Phase, Moment] = {}
@@ -466,7 +478,7 @@ def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None,
     best = max(phases, key=lambda p: p.peak_bytes).name
     used = replay
     if walked.refresh_only:
-        refreshing = Replay(walked.tape)
+        refreshing = _replay(walked.tape, frozenset())
         where: Phase = "backward" if plan.step.per_layer_updates else "update"
         found = {name: (peak, end, moment) for name, peak, end, moment in refreshing.phase_peaks()}
         peak, end, moment = found[where]

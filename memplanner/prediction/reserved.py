@@ -5,7 +5,7 @@ and remembered: of plans that differ in rank or in batch, one of the two is ofte
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import chain, groupby, repeat
@@ -15,8 +15,8 @@ from typing import Any
 from memplanner.prediction import compiled
 from memplanner.prediction.allocator import SMALL_LIMIT, Block, CachingAllocator
 from memplanner.prediction.pool import Stretch, segment_bytes, spelled_out
-from memplanner.prediction.walk import Walk
-from memplanner.tape.engine import Run
+from memplanner.prediction.walk import Held, Walk
+from memplanner.tape.engine import Run, Tape
 
 _LATE = ("gradients", "optimizer_state", "projectors")
 """Categories of held tensors that the first step makes, before its update."""
@@ -78,9 +78,7 @@ class _Request:
         story = _story(self.steps)
         first = len(self.sizes) << story.bits
         second = first + len(self.early)
-        early, late = (
-            Stretch(array("i", range(a, b))) for a, b in ((first, second), (second, second + len(self.late)))
-        )
+        early, late = _allocated(first, second), _allocated(second, second + len(self.late))
         return [early, *story.before, late, *story.after, story.left, *story.before, *story.after]
 
     def blocks(self) -> list[int]:
@@ -102,26 +100,44 @@ class _Request:
 
 def _request(walked: Walk, *, small: bool | None = None) -> _Request:
     """What the walk asks of one of the pools, or of the whole allocator (None)."""
-    tape = walked.tape
 
-    def asked(sizes: list[int]) -> list[int]:
+    def own(sizes: Sequence[int]) -> Sequence[int]:
         return sizes if small is None else [size if (size <= SMALL_LIMIT) == small else 0 for size in sizes]
 
-    def held(*, late: bool) -> tuple[int, ...]:
-        tensors = [h for h in walked.held if (h.category in _LATE) == late]
-        blocks: list[int] = []
-        for count, group in groupby(tensors, lambda h: h.count):  # equal blocks one by one, as models are built
-            blocks += [size for size in asked([h.block_bytes // count for h in group]) if size] * count
-        return tuple(blocks)
+    def blocks(groups: list[tuple[int, list[int]]]) -> tuple[int, ...]:
+        return tuple(chain.from_iterable([size for size in own(sizes) if size] * count for count, sizes in groups))
 
-    sizes = asked(tape.sizes)
-    steps = _Steps(
+    early, late = map(blocks, _held(walked))
+    return _Request(steps=_steps(walked.tape), sizes=tuple(own(walked.tape.sizes)), early=early, late=late)
+
+
+@lru_cache(maxsize=8)
+def _held(walked: Walk) -> tuple[list[tuple[int, list[int]]], list[tuple[int, list[int]]]]:
+    """Bytes of the tensors that stay, early and late, of so many equal blocks: models are built block by block."""
+    found: tuple[list[Held], list[Held]] = [], []
+    for tensor in walked.held:
+        found[tensor.category in _LATE].append(tensor)
+    early, late = (
+        [(count, [h.block_bytes // count for h in group]) for count, group in groupby(tensors, lambda h: h.count)]
+        for tensors in found
+    )
+    return early, late
+
+
+@lru_cache(maxsize=8)
+def _steps(tape: Tape) -> "_Steps":
+    return _Steps(
         log=tuple(tape.log),
         update=next(position for name, position in tape.phases if name == "update"),
         runs=tuple(_fields_of(run) for run in tape.runs),
         reps=tuple(tape.reps),
     )
-    return _Request(steps=steps, sizes=tuple(sizes), early=held(late=False), late=held(late=True))
+
+
+@lru_cache(maxsize=64)
+def _allocated(first: int, end: int) -> Stretch:
+    """Blocks that are numbered in a row."""
+    return Stretch(array("i", range(first, end)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

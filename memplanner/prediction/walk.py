@@ -49,21 +49,29 @@ class Walk:
     refresh_only: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
+    def with_workspace(self, num_bytes: int) -> "Walk":
+        """The same step on a card whose cuBLAS workspaces have another size (forward and backward run on different
+        threads and hold one each).
+        """
+        held = [h for h in self.held if h.category != "workspaces"]
+        if num_bytes:
+            held.append(Held("cuBLAS workspace", "workspaces", Shape(bytes=num_bytes), UINT8, 2))
+        return Walk(self.tape, held, self.refresh_only, self.notes)
+
 
 def walk(
     plan: TrainingPlan,
     family: Family,
     config: object,
     *,
-    workspace_bytes: int,
     seq_len: int,
     compute_capability: float,
     collapse: bool = True,
 ) -> Walk:
     """Walk one step of the plan at the given sequence length.
 
-    workspace_bytes: one cuBLAS workspace; forward and backward run on different threads and hold one each.
-    collapse: walk equal blocks once (False walks every one, for tests).
+    Without cuBLAS workspaces: Walk.with_workspace adds them. collapse: walk equal blocks once (False walks every one,
+    for tests).
     """
     step, method = plan.step, plan.method
     weight_dtype, autocast = dtypes(plan.precision, master_weights=plan.master_weights)
@@ -141,8 +149,6 @@ def walk(
     if held_gradients and not replaced:
         out.held += [Held(f"{p.name} gradient", "gradients", p.shape, p.dtype, p.count) for p in trained]
     out.held += _states(optimizer, trained, getattr(method, "extra_state", ()), per_layer=step.per_layer_updates)
-    if workspace_bytes:
-        out.held.append(Held("cuBLAS workspace", "workspaces", Shape(bytes=workspace_bytes), UINT8, 2))
     unmatched = [t for t in getattr(method, "target_modules", ()) if not _names_a_module(t, family)]
     if unmatched:
         ctx.notes.append(f"target_modules {', '.join(unmatched)}: no such linear module; ignored, as peft does")

@@ -20,8 +20,8 @@ MODEL: Final = "model"
 """The axis of models, which is no flag."""
 MOST: Final = 1_000_000
 """Combinations that one sweep may have."""
-_DEVICE_AXES: Final = ("--gpu", "--budget", "--headroom")
-"""A step is the same on all of these: it is walked once for them."""
+_DEVICE_AXES: Final = {"--gpu": "device", "--budget": "budget", "--headroom": "headroom"}
+"""Flags and their settings. A step is the same on all of these: it is walked once for them."""
 
 Value = str | bool
 
@@ -155,6 +155,7 @@ def sweep(
     if total > MOST:
         raise UserError(Problem(where="sweep", key="", message=f"{total:,} combinations are more than {MOST:,}"))
     # The step is walked once for all devices: they vary fastest here, whatever their place among the axes.
+    plans = _Plans(base, where)
     order = sorted(range(len(axes)), key=lambda i: axes[i].name in _DEVICE_AXES)
     found: dict[tuple[int, ...], Point] = {}
     worked: set[tuple[int, Value]] = set()
@@ -169,7 +170,7 @@ def sweep(
         if values not in seen:
             seen.add(values)
             try:
-                found[tuple(at[i] for i in range(len(axes)))] = _point(base, typed, values, predict, where)
+                found[tuple(at[i] for i in range(len(axes)))] = _point(predict(plans.plan(typed)), typed, values)
             except UserError as error:
                 skipped[error.problems[0].message] += 1
                 for key in enumerate(chosen):
@@ -197,17 +198,32 @@ def _typed(
     return typed
 
 
-def _point(
-    base: Mapping[str, object],
-    typed: Mapping[str, Value],
-    values: tuple[Value, ...],
-    predict: "Callable[[TrainingPlan], Estimate]",
-    where: str,
-) -> Point:
-    table = dict(base)
-    if MODEL in typed:
-        table[MODEL] = typed[MODEL]
-    estimate = predict(merge(table, {f: v for f, v in typed.items() if f != MODEL}, where=where))
+class _Plans:
+    """The plans of combinations. Whether a plan is valid does not depend on its device together with its step: of a
+    step and a device that have both been there before, each is taken as it was read then.
+    """
+
+    def __init__(self, base: Mapping[str, object], where: str) -> None:
+        self._base, self._where = base, where
+        self._step: tuple[Mapping[str, Value], TrainingPlan] | None = None
+        self._devices: dict[tuple[Value | None, ...], dict[str, object]] = {}
+
+    def plan(self, typed: Mapping[str, Value]) -> TrainingPlan:
+        """The plan of these flags; UserError where it is none."""
+        device = tuple(typed.get(flag) for flag in _DEVICE_AXES)
+        step = {flag: value for flag, value in typed.items() if flag not in _DEVICE_AXES}
+        if self._step is not None and self._step[0] == step and device in self._devices:
+            return self._step[1].model_copy(update=self._devices[device])
+        table = dict(self._base)
+        if MODEL in typed:
+            table[MODEL] = typed[MODEL]
+        plan = merge(table, {f: v for f, v in typed.items() if f != MODEL}, where=self._where)
+        self._step = step, plan
+        self._devices[device] = {name: getattr(plan, name) for name in _DEVICE_AXES.values()}
+        return plan
+
+
+def _point(estimate: "Estimate", typed: Mapping[str, Value], values: tuple[Value, ...]) -> Point:
     hopeless = estimate.is_hopeless
     return Point(
         values=values,

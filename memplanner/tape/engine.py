@@ -169,7 +169,7 @@ class Run:
     grad_output: int = -1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Tape:
     """A step being written down."""
 
