@@ -6,21 +6,23 @@ settings.
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from memplanner.errors import Problem, UserError
 from memplanner.problems import show
-from memplanner.profiles import is_bundled
 from memplanner.reading import Table
+from memplanner.repository import inside
 
 if TYPE_CHECKING:
     from memplanner.frameworks import Foreign
 
 PLANS: Final = "plans"
 FROM: Final = "from"
+MOST: Final = 256
+"""Plans in one file."""
 NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", re.ASCII)
 """What a plan may be called."""
 _HEADER: Final = re.compile(r"\s*\[[^\[\]]+\]\s*(#.*)?", re.ASCII)
@@ -46,11 +48,14 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
     shared = {key: value for key, value in table.items() if key != PLANS}
     if not isinstance(plans, dict) or not plans:
         raise UserError(Problem(where=label, key=PLANS, message=f"{show(plans)} is not a table of plans by name"))
+    if len(plans) > MOST:
+        raise UserError(Problem(where=label, key=PLANS, message=f"{len(plans)} plans are more than {MOST} in one file"))
     problems: list[Problem] = []
     if FROM in shared:
         message, hint = "is a plan's own to say, not all plans'", "under [plans.NAME]"
         problems.append(Problem(where=label, key=FROM, message=message, hint=hint))
     found = []
+    read = _reader()
     for name, own in plans.items():
         if NAME.fullmatch(name) is None:
             hint = "names are up to 64 letters, digits, '.', '_' and '-'"
@@ -60,7 +65,7 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
             problems.append(Problem(where=label, key=f"{PLANS}.{name}", message=message))
         else:
             try:
-                found.append(_one(name, own, shared, f"{label}: {PLANS}.{name}", root))
+                found.append(_one(name, own, shared, f"{label}: {PLANS}.{name}", root, read))
             except UserError as error:
                 problems += error.problems
     if problems:
@@ -68,7 +73,22 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
     return tuple(found)
 
 
-def _one(name: str, own: Table, shared: Table, label: str, root: Path) -> NamedTable:
+_Reader = Callable[[tuple[Path, ...], str], "Foreign"]
+
+
+def _reader() -> _Reader:
+    """read_framework, which reads a config once for all the plans that start from it."""
+
+    @functools.cache
+    def read(paths: tuple[Path, ...], model: str) -> "Foreign":
+        from memplanner.frameworks import read_framework
+
+        return read_framework(paths, model)
+
+    return read
+
+
+def _one(name: str, own: Table, shared: Table, label: str, root: Path, read: _Reader) -> NamedTable:
     own = dict(own)
     start = own.pop(FROM, None)
     if start is None:
@@ -76,12 +96,12 @@ def _one(name: str, own: Table, shared: Table, label: str, root: Path) -> NamedT
     words = [start] if isinstance(start, str) else start
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise UserError(Problem(where=label, key=FROM, message=f"{show(start)} is not a file's name or a list of them"))
-    from memplanner.frameworks import read_framework
-
     model = own.get("model", shared.get("model", ""))
-    foreign = read_framework(
-        [inside(root, word, where=label, key=FROM) for word in words], model if isinstance(model, str) else "?"
-    )
+    paths = [inside(root, word, where=label, key=FROM) for word in words]
+    for word, path in zip(words, paths, strict=True):
+        if not path.is_file():
+            raise UserError(Problem(where=label, key=FROM, message=f"{show(word)} is not a file"))
+    foreign = read(tuple(paths), model if isinstance(model, str) else "?")
     return NamedTable(name=name, table=laid_over(laid_over(shared, foreign.table), own), label=label, foreign=foreign)
 
 
@@ -95,34 +115,6 @@ def laid_over(base: Table, over: Table) -> Table:
         )
         merged[key] = laid_over(old, value) if alike else value  # type: ignore[arg-type]  # alike: both are dicts
     return merged
-
-
-def inside(root: Path, word: str, *, where: str, key: str, top: Path | None = None) -> Path:
-    """A path that a file names, if it stays in the file's repository (or, without one, its directory); UserError else.
-
-    Files from a pull request are not trusted: links are followed before the path is judged. top: what it is to stay in
-    instead, resolved.
-    """
-    try:
-        path = root / Path(word).expanduser()
-        if path.resolve().is_relative_to(top or repository_of(root)):
-            return path
-    except (OSError, ValueError, RuntimeError):
-        pass
-    raise UserError(Problem(where=where, key=key, message=f"{show(word)} leads out of the repository"))
-
-
-def model_inside(root: Path, model: str, *, where: str) -> None:
-    """UserError where a plan names a model by a path that leads out of the repository, by its config.json too."""
-    if not is_bundled(model):
-        for path in (model, f"{model}/config.json"):
-            inside(root, path, where=where, key="model")
-
-
-def repository_of(folder: Path) -> Path:
-    """The nearest folder above that has a .git, else the folder itself; resolved."""
-    folder = folder.resolve()
-    return next((above for above in (folder, *folder.parents) if (above / ".git").exists()), folder)
 
 
 def line_of(text: str, keys: Sequence[str]) -> int | None:

@@ -199,7 +199,7 @@ class SizeDevice(Settings):
     """A device given by its memory alone."""
 
     kind: Literal["size"] = "size"
-    memory: Annotated[str, AfterValidator(_size)]
+    memory: Annotated[str, AfterValidator(_size), AfterValidator(_above_zero)]
     """Bytes a process can get, e.g. "24GiB"."""
 
 

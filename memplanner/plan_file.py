@@ -1,6 +1,5 @@
 """Finds and reads the plan: a file's table, typed flags laid over it, one TrainingPlan or every problem at once."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +9,13 @@ from pydantic import ValidationError
 
 from memplanner.errors import Problem, UserError
 from memplanner.fields import choices, groups, kind_of, owners
-from memplanner.named_plans import PLANS, NamedTable, inside, model_inside, named_tables
+from memplanner.named_plans import PLANS, NamedTable, named_tables
 from memplanner.options import BY_FLAG, OPTIMIZERS
 from memplanner.plan import TrainingPlan
 from memplanner.problems import problems_of, show, suggest
 from memplanner.profiles import stems
 from memplanner.reading import Table, parse_json, parse_toml, read_text, wrong
+from memplanner.repository import in_a_build, inside, kept_inside, model_inside
 
 if TYPE_CHECKING:
     from memplanner.frameworks import Foreign
@@ -83,7 +83,6 @@ def load_plan(
         table["model"] = model
     plan = merge(table, flags or {}, where=source.label)
     if not model and source.path is not None and (source.name or in_a_build()):
-        inside(source.path.parent, source.path.name, where=source.label, key="")
         model_inside(source.root, plan.model, where=source.label)
     start = root if model else source.root
     return LoadedPlan(plan=plan, label=source.label, root=start, path=source.path, name=source.name)
@@ -94,17 +93,14 @@ def _from_framework(root: Path, configs: Sequence[str], model: str, flags: Mappi
     from memplanner.frameworks import read_framework
 
     paths = [root / word for word in configs]
+    for path in paths:
+        kept_inside(path)
     foreign = read_framework(paths, model)
     label = f"{foreign.framework}, {' and '.join(map(str, paths))}"
     plan = merge(foreign.table | ({"model": model} if model else {}), flags, where=label)
     if not model:
         model_inside(root, plan.model, where=label)
     return LoadedPlan(plan=plan, label=label, root=root, path=paths[0], foreign=foreign)
-
-
-def in_a_build() -> bool:
-    """Whether this runs in continuous integration, where the files are other people's: CI is set, as builds set it."""
-    return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 def find_source(root: Path, plan_file: str = "", *, default: bool = True) -> Source:
@@ -128,14 +124,17 @@ def find_named(root: Path, plan_file: str = "") -> tuple[Source, tuple[NamedTabl
 
     UserError where there is none, or where it holds one plan without a name.
     """
+    for path in [root / plan_file] if plan_file else [root / "memplanner.toml", root / "pyproject.toml"]:
+        if path.is_symlink() or path.exists():
+            inside(path.parent, path.name, where=str(path), key="")
     source = _named(root, plan_file) if plan_file else _own(root)
+    if source is not None and source.name:
+        raise wrong("--plan", f"{show(source.name)} is one plan, and all of a file's are asked for", "leave it out")
     hint = "several plans are tables such as [plans.pretrain] in memplanner.toml"
     if source is None:
         raise wrong("memplanner.toml", "no such file, and pyproject.toml has no [tool.memplanner]", hint)
     if PLANS not in source.table:
         raise wrong(source.label, "holds no named plans", hint)
-    if source.path is not None:
-        inside(source.path.parent, source.path.name, where=source.label, key="")
     return source, named_tables(source.table, source.label, source.root)
 
 
@@ -149,9 +148,12 @@ def own_names(root: Path) -> tuple[str, ...]:
 def _own(root: Path) -> Source | None:
     """memplanner.toml, else pyproject.toml's table; None where there is neither."""
     own = root / "memplanner.toml"
-    if own.exists():
+    if own.exists() or own.is_symlink():
+        kept_inside(own)
         return Source(table=parse_toml(read_text(own), own), label=str(own), root=root, path=own)
     project = root / "pyproject.toml"
+    if project.is_file():
+        kept_inside(project)
     if project.is_file() and "memplanner" in (text := read_text(project)):
         tool = parse_toml(text, project).get("tool", {})
         if isinstance(tool, dict) and "memplanner" in tool:
@@ -179,6 +181,9 @@ def _named(root: Path, name: str) -> Source:
             return _bundled(name, root)
         known = [*(one.name for one in named), *stems("plans", ".toml")]
         raise wrong("--plan", f"no file or plan is called {show(name)}", suggest(name, known))
+    kept_inside(path)
+    if path.suffix in (".yml", ".yaml"):
+        raise wrong(path, "is YAML, as other frameworks' configs are", "--from reads those")
     text = read_text(path)
     if path.suffix == ".json" or text.lstrip().startswith("{"):
         table = parse_json(text, path)

@@ -3,6 +3,7 @@
 import difflib
 import reprlib
 from collections.abc import Callable, Iterable
+from datetime import date, time
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +20,8 @@ _short.maxlevel = 2
 
 def show(value: Any) -> str:
     """A value for a message: its repr, cut to a readable length."""
+    if isinstance(value, date | time):  # TOML has them
+        return str(value)
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
         return f"an integer of {value.bit_length()} bits"
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else _short.repr(value)
@@ -110,5 +113,9 @@ def _value_problem(detail: ErrorDetails, path: tuple[str, ...], owner: type[Sett
             return f"{show(value)} is not a list", ""
         case "missing":
             return "is missing", ""
+        case "string_too_short":
+            return "is empty", ""
+        case "too_long":
+            return f"has {len(value)} entries, more than {context['max_length']}", ""
         case _:
             return f"{show(value)}: {detail['msg']}", ""

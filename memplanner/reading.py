@@ -2,12 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from memplanner.errors import Problem, UserError
 from memplanner.units import MIB, format_bytes
 
 MAX_FILE_BYTES = MIB
+MOST_LEVELS: Final = 64
+"""Tables inside tables; no setting lies half as deep."""
+_MOST_BITS: Final = 4096
+"""Of an integer: Python writes larger ones out of hexadecimal reluctantly, or not at all."""
+_MOST_DOTS: Final = 256
+"""In a line of TOML: reading a dotted key takes time with the square of its parts."""
 
 Table = dict[str, Any]
 """Raw settings, as a file has them."""
@@ -49,6 +55,7 @@ def parse_json(text: str, where: object) -> dict[str, Any]:
         raise wrong(where, f"has the key {error} twice in one object") from None
     except (ValueError, RecursionError):
         raise wrong(where, "not usable JSON: a number too long or nesting too deep") from None
+    bounded(value, where)
     if not isinstance(value, dict):
         raise wrong(where, f"holds a JSON {_JSON_TYPES[type(value)]}, not an object")
     return value
@@ -76,9 +83,35 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
     """The TOML document in `text`."""
     import tomllib
 
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > _MOST_DOTS:
+            raise wrong(where, f"has more than {_MOST_DOTS} dots on line {number}: not a file of settings")
     try:
-        return tomllib.loads(text)
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise wrong(where, f"not valid TOML: {error}") from None
     except (ValueError, RecursionError):
         raise wrong(where, "not usable TOML: a number too long or nesting too deep") from None
+    bounded(table, where)
+    return table
+
+
+def bounded(value: object, where: object) -> None:
+    """UserError where a parsed value holds tables too deep, or integers too long, for anything that is done next.
+
+    Level by level, each container once: what a YAML file's aliases multiply is seen once, too.
+    """
+    level: list[object] = [value]
+    for _ in range(MOST_LEVELS):
+        inner: dict[int, object] = {}
+        for found in level:
+            if isinstance(found, int) and found.bit_length() > _MOST_BITS:
+                raise wrong(where, f"holds an integer of {found.bit_length()} bits: no setting is that large")
+            if isinstance(found, dict):
+                inner.update((id(each), each) for pair in found.items() for each in pair)
+            elif isinstance(found, list | tuple):
+                inner.update((id(each), each) for each in found)
+        level = list(inner.values())
+        if not level:
+            return
+    raise wrong(where, f"has more than {MOST_LEVELS} levels of tables: not a file of settings")

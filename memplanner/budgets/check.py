@@ -1,6 +1,6 @@
 """The named plans of a repository, each held against its budget and against the lock."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -11,11 +11,13 @@ from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import LOCK_FILE, Lock, read_lock, snapshot
 from memplanner.errors import Problem, UserError
 from memplanner.frameworks import Foreign
-from memplanner.named_plans import PLANS, NamedTable, inside, line_of, model_inside, repository_of
+from memplanner.named_plans import PLANS, NamedTable, line_of
 from memplanner.plan import TrainingPlan
 from memplanner.plan_file import find_named, merge
 from memplanner.prediction import Estimate, Predictor
-from memplanner.reading import read_text
+from memplanner.reading import read_text, wrong
+from memplanner.repository import from_top, inside, model_inside
+from memplanner.units import MAX_BYTES, format_bytes
 
 TOLERANCE: Final = 0.01
 """The growth over the lock that passes, as a share of what is locked."""
@@ -85,10 +87,7 @@ class Checked:
     def where(self) -> str:
         """The file to point at, from the repository's top; "" where the plan has none."""
         path, _ = self._place
-        if path is None:
-            return ""
-        path = path.resolve()
-        return path.relative_to(repository_of(path.parent)).as_posix()
+        return "" if path is None else from_top(path)
 
     @property
     def line(self) -> int:
@@ -100,6 +99,8 @@ class Checked:
         """Of the setting that has grown it most, else where the plan begins."""
         rows = self.growth.rows if self.growth is not None else ()
         key = next((row.causes[0][0].key for row in rows if row.bytes > 0 and row.causes), "")
+        if not key and self.growth is not None:
+            key = next((change.key for change in self.growth.limits), "")
         return self.named.place(key)
 
     @property
@@ -151,7 +152,11 @@ def predicted(plans: tuple[NamedPlan, ...]) -> dict[str, Estimate]:
     predictors: dict[Path, Predictor] = {}
     for named in plans:
         try:
-            found[named.name] = predictors.setdefault(named.root, Predictor(named.root))(named.plan)
+            estimate = predictors.setdefault(named.root, Predictor(named.root))(named.plan)
+            if estimate.device_bytes > MAX_BYTES:
+                message = f"needs {format_bytes(estimate.device_bytes)}, which is more memory than any device has"
+                raise UserError(Problem(where="plan", key="", message=message))
+            found[named.name] = estimate
         except UserError as error:
             problems += error.problems if named.path is None else (_of(named, p) for p in error.problems)
     if problems:
@@ -164,6 +169,17 @@ def _of(named: NamedPlan, problem: Problem) -> Problem:
     where = str(named.path) if named.alone else f"{named.path}: {PLANS}.{named.name}"
     message = problem.message if problem.where == "plan" else f"{problem.where}: {problem.message}"
     return Problem(where=where, key=problem.key, message=message, hint=problem.hint)
+
+
+def kept_predictor(root: Path) -> Callable[[TrainingPlan], Estimate]:
+    """A Predictor of plans that a lock may have written: their models do not lead out of the repository either."""
+    predict = Predictor(root)
+
+    def kept(plan: TrainingPlan) -> Estimate:
+        model_inside(root, plan.model, where=LOCK_FILE)
+        return predict(plan)
+
+    return kept
 
 
 def lock_beside(plans: tuple[NamedPlan, ...]) -> Path:
@@ -189,6 +205,8 @@ def check_plans(
     estimates = predicted(plans)
     if lock_path is not None:
         inside(lock_path.parent, lock_path.name, where=str(lock_path), key="")
+    if locked and lock_path is not None and not lock_path.exists():
+        raise wrong(lock_path, "no such file", "`memplanner lock` writes it")
     lock = read_lock(lock_path) if lock_path is not None and (locked or lock_path.exists()) else None
     checked = []
     for named in plans:
@@ -197,7 +215,7 @@ def check_plans(
         if lock is not None:
             before = lock.plans.get(named.name)
             versions = (lock.memplanner, version("memplanner"))
-            grown = growth(named.name, before, snapshot(estimate), Predictor(named.root), versions=versions)
+            grown = growth(named.name, before, snapshot(estimate), kept_predictor(named.root), versions=versions)
         checked.append(
             Checked(named=named, estimate=estimate, strict=strict, growth=grown, needs_lock=locked, tolerance=tolerance)
         )

@@ -11,6 +11,8 @@ from memplanner.errors import UserError
 from memplanner.plan import TrainingPlan
 from memplanner.prediction import Estimate
 
+_MOST_ALONE: Final = 32
+"""Changes that are each looked at alone; more are "several changes together"."""
 _JUDGED: Final = ("budget", "headroom")
 """Settings that change the limit, and no tensor."""
 
@@ -62,6 +64,11 @@ class Growth:
         return 0.0 if self.before is None else self.bytes / self.before.device_bytes
 
     @property
+    def limits(self) -> tuple[Change, ...]:
+        """The changes that move the limit and no tensor."""
+        return tuple(change for change in self.changes if change.key in _JUDGED)
+
+    @property
     def phase_moved(self) -> bool:
         """Whether the peak lies in another phase now."""
         return self.before is not None and self.after is not None and self.before.peak_phase != self.after.peak_phase
@@ -81,7 +88,8 @@ def growth(
         return Growth(name=name, before=before, after=after, version=version)
     changes = changes_between(before.plan, after.plan)
     moved = {part: size - before.parts[part] for part, size in after.parts.items() if size != before.parts[part]}
-    alone = {change.key: _moved_alone(before, change, predict) for change in changes} if len(changes) > 1 else {}
+    several = 1 < len(changes) <= _MOST_ALONE
+    alone = {change.key: _moved_alone(before, change, predict) for change in changes} if several else {}
     rows = []
     causes: tuple[tuple[Change, int], ...]
     for part, size in moved.items():

@@ -11,7 +11,7 @@ from memplanner.base import Settings
 from memplanner.errors import UserError
 from memplanner.named_plans import NAME
 from memplanner.prediction import Estimate
-from memplanner.problems import problems_of
+from memplanner.problems import problems_of, show
 from memplanner.reading import parse_json, read_text, wrong
 from memplanner.timeline import CATEGORIES, Category, Phase, Verdict
 from memplanner.units import MAX_BYTES
@@ -92,7 +92,7 @@ def lock_from(text: str, where: object) -> Lock:
     table = parse_json(text, where)
     found = table.get("schema")
     if found != SCHEMA:
-        raise wrong(where, f"its schema is {found!r}, not {SCHEMA!r}", "`memplanner lock` writes it anew")
+        raise wrong(where, f"its schema is {show(found)}, not {SCHEMA!r}", "`memplanner lock` writes it anew")
     try:
         return Lock.model_validate(table)
     except ValidationError as error:

@@ -8,11 +8,11 @@ from typing import Any, Final
 from memplanner.budgets.check import TOLERANCE, Checked, NamedPlan, check_plans, predicted
 from memplanner.budgets.lock import LOCK_FILE
 from memplanner.errors import Problem, UserError
-from memplanner.named_plans import model_inside
 from memplanner.options import OPTIONS
 from memplanner.plan_file import LoadedPlan, load_plan, merge
 from memplanner.prediction import Estimate
 from memplanner.problems import show, suggest
+from memplanner.repository import model_inside
 from memplanner.units import parse_share
 
 FLAGS: Final = {option.dest: option.flag for option in OPTIONS}

@@ -5,17 +5,23 @@ import tempfile
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from posixpath import normpath
+from typing import Final
 
-from memplanner.budgets.check import NamedPlan, named_plans, predicted
+from memplanner.budgets.check import NamedPlan, kept_predictor, named_plans, predicted
 from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import Lock, Snapshot, lock_from, snapshot
 from memplanner.errors import UserError
-from memplanner.named_plans import FROM, PLANS, inside, model_inside
+from memplanner.frameworks import is_config
+from memplanner.named_plans import FROM, PLANS
 from memplanner.plan_file import load_plan
-from memplanner.prediction import Predictor
 from memplanner.profiles import is_bundled
-from memplanner.reading import MAX_FILE_BYTES, parse_toml, read_text, wrong
+from memplanner.reading import MAX_FILE_BYTES, parse_json, parse_toml, read_text, wrong
+from memplanner.repository import inside, kept_inside, model_inside
+
+_MOST_FILES: Final = 64
+"""That a revision's plans may name: each is a process of git's, or two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +44,9 @@ def differences(before: str, after: str, root: Path) -> tuple[Growth, ...]:
         if len(old.plans) == len(new.plans) == 1:
             ((old_name, was),), ((new_name, now),) = old.plans.items(), new.plans.items()
             name = new_name if old_name == new_name else f"{old_name} → {new_name}"
-            return (growth(name, was, now, Predictor(old.root), versions=versions),)
+            return (growth(name, was, now, kept_predictor(old.root), versions=versions),)
         names = dict.fromkeys([*new.plans, *old.plans])
-        predictor = Predictor(old.root)
+        predictor = kept_predictor(old.root)
         return tuple(growth(n, old.plans.get(n), new.plans.get(n), predictor, versions=versions) for n in names)
 
 
@@ -73,13 +79,14 @@ def _told(error: UserError, place: str, shown: str) -> UserError:
 
 
 def _of_file(path: Path) -> Side:
+    kept_inside(path)
     text = read_text(path)
     if '"memplanner/lock/' in text and path.suffix == ".json":
         lock: Lock = lock_from(text, path)
         return Side(plans=lock.plans, root=path.parent, version=lock.memplanner)
     if path.suffix == ".toml" and _holds_several(path, text):
         return _predicted(*named_plans(path.parent, path.name), root=path.parent)
-    if path.suffix in (".yml", ".yaml") or path.name == "adapter_config.json":
+    if path.suffix in (".yml", ".yaml") or (path.suffix == ".json" and is_config(parse_json(text, path))):
         loaded = load_plan(root=path.parent, configs=[path.name])
     else:
         loaded = load_plan(root=path.parent, plan_file=path.name)
@@ -108,23 +115,30 @@ def _exists(path: Path) -> bool:
 
 
 def _checked_out(word: str, root: Path, folder: Path) -> Path:
-    """A revision's file in a folder of its own, with the files that its plans name beside it."""
+    """A revision's file in a folder that stands for the repository, with the files that its plans name."""
     revision, _, name = word.partition(":")
     if not revision or revision.startswith("-") or not name or name.startswith("/"):
         raise wrong(word, "is no file, plan or REVISION:FILE", "such as main:memplanner.toml")
+    (folder / ".git").mkdir()
+    name = normpath(_git(root, word, "rev-parse", "--show-prefix").decode("utf-8", "replace").rstrip("\n") + name)
     path = _written(folder, name, _blob(root, revision, name))
-    for other in _files_named_in(path):
-        beside = Path(name).parent / other
-        for candidate in (beside, beside / "config.json"):
+    others = dict.fromkeys(normpath(f"{PurePosixPath(name).parent}/{other}") for other in _files_named_in(path))
+    if len(others) > _MOST_FILES:
+        raise wrong(path, f"names {len(others)} files, more than {_MOST_FILES}")
+    for other in others:
+        for candidate in (other, f"{other}/config.json"):
             with suppress(UserError):  # a name that is no file there: the plan's own error says so
-                _written(folder, candidate.as_posix(), _blob(root, revision, candidate.as_posix()))
+                _written(folder, candidate, _blob(root, revision, candidate))
     return path
 
 
 def _written(folder: Path, name: str, data: bytes) -> Path:
     path = inside(folder, name, where=name, key="", top=folder.resolve())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise wrong(name, f"cannot be set down beside the plan: {error.strerror}") from None
     return path
 
 
@@ -147,16 +161,19 @@ def _dict(value: object) -> dict[str, object]:
 
 def _blob(root: Path, revision: str, name: str) -> bytes:
     """A file's content in a revision, as git keeps it: no filter or text conversion runs."""
-    where = f"{revision}:./{name}"
+    data = _git(root, f"{revision}:{name}", "cat-file", "blob", f"{revision}:{name}")
+    if len(data) > MAX_FILE_BYTES:
+        raise wrong(f"{revision}:{name}", "is larger than 1 MiB: not a file of settings")
+    return data
+
+
+def _git(root: Path, where: str, *words: str) -> bytes:
+    """What git prints; UserError with its own complaint where it fails. where: the file that is asked for."""
     try:
-        done = subprocess.run(
-            ["git", "cat-file", "blob", where], cwd=root, capture_output=True, check=False, timeout=30
-        )
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         raise wrong(where, f"git cannot be asked: {error}") from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise wrong(f"{revision}:{name}", f"git has no such file: {said[-1][:200] if said else 'it does not say why'}")
-    if len(done.stdout) > MAX_FILE_BYTES:
-        raise wrong(f"{revision}:{name}", "is larger than 1 MiB: not a file of settings")
+        raise wrong(where, f"git has no such file: {said[-1][:200] if said else f'exit code {done.returncode}'}")
     return done.stdout

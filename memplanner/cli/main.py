@@ -32,6 +32,10 @@ COMMANDS = {
 }
 
 
+_MOST_TOLD = 50
+"""Problems that are told of one question."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a command has to say on stdout, and the exit code. problems: what is wrong with the question, for stderr."""
@@ -93,13 +97,15 @@ def _written(answer: Answer) -> int:
 
 def _complain(problems: Sequence[Problem]) -> None:
     """A line each on stderr; on GitHub Actions an annotation, which the runner reads there too."""
-    for problem in problems:
+    for problem in problems[:_MOST_TOLD]:
         line = f"memplanner: {problem}"
         if os.environ.get("GITHUB_ACTIONS"):
             from memplanner.report.github import command
 
             line = command("error", {"title": "memplanner"}, line).rstrip()
         print(line, file=sys.stderr)
+    if len(problems) > _MOST_TOLD:
+        print(f"memplanner: and {len(problems) - _MOST_TOLD:,} more", file=sys.stderr)
 
 
 def _inert(text: str) -> str:

@@ -6,6 +6,7 @@ Every key of a file is accounted for: nothing is left out silently.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from memplanner.errors import Problem, UserError
 from memplanner.frameworks import axolotl, llama_factory, peft_adapter, training_arguments
@@ -14,6 +15,20 @@ from memplanner.frameworks.keys import Keys
 from memplanner.reading import Table, read_text
 
 __all__ = ["Foreign", "read_framework"]
+
+
+_DECIDE: Final = {
+    "precision": ("bf16", "fp16"),
+    "master_weights": ("bf16", "fp16"),
+    "quantization": ("load_in_4bit", "load_in_8bit", "quantization_bit"),
+    "method": ("adapter", "finetuning_type", "peft_type", "use_dora"),
+    "method.target_modules": ("lora_target_modules", "lora_target_linear", "lora_target", "target_modules"),
+    "optimizer": ("optimizer", "optim"),
+    "step.attention": ("attn_implementation", "flash_attention", "flash_attn", "sdp_attention"),
+    "step.checkpointing": ("gradient_checkpointing", "disable_gradient_checkpointing"),
+    "step.loss": ("use_liger_kernel", "enable_liger_kernel", "liger_fused_linear_cross_entropy"),
+}
+"""Keys that a setting may come from whatever they say: switched off, they name no setting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +51,9 @@ class Foreign:
 
     def place(self, setting: str) -> tuple[Path, int] | None:
         """The file and line (from 1) of the key that a plan's setting, such as method.rank, came from."""
-        for key, became in self.used.items():
-            if became.partition(" ")[0] == setting:
+        named = [key for key, became in self.used.items() if became.partition(" ")[0] == setting]
+        for key in (*named, *_DECIDE.get(setting, ())):
+            if key in self.files:
                 return self.files[key], line_of(read_text(self.files[key]), key)
         return None
 
@@ -83,7 +99,23 @@ def read_framework(paths: Sequence[Path], model: str = "") -> Foreign:
     return _accounted(" and ".join(sorted(found, reverse=True)), table, tuple(found.values()), files)
 
 
+def is_config(table: Table) -> bool:
+    """Whether a file's table is another framework's config."""
+    return _named(table) is not None
+
+
 def _framework_of(config: Table, path: Path) -> str:
+    name = _named(config)
+    if name is None:
+        known = (
+            "Axolotl (base_model), LLaMA-Factory (finetuning_type), TrainingArguments (output_dir), peft (peft_type)"
+        )
+        raise UserError(Problem(where=str(path), key="", message="is no config that is known", hint=f"known: {known}"))
+    return name
+
+
+def _named(config: Table) -> str | None:
+    """The framework whose keys they are."""
     if "peft_type" in config:
         return peft_adapter.NAME
     if config.get("base_model") is not None:
@@ -92,8 +124,7 @@ def _framework_of(config: Table, path: Path) -> str:
         return llama_factory.NAME
     if config.keys() & {"per_device_train_batch_size", "output_dir", "optim", "gradient_checkpointing", "bf16", "fp16"}:
         return training_arguments.NAME
-    known = "Axolotl (base_model), LLaMA-Factory (finetuning_type), TrainingArguments (output_dir), peft (peft_type)"
-    raise UserError(Problem(where=str(path), key="", message="is no config that is known", hint=f"known: {known}"))
+    return None
 
 
 def _accounted(framework: str, table: Table, configs: tuple[Keys, ...], files: Mapping[str, Path]) -> Foreign:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from memplanner.errors import UserError
 from memplanner.problems import show
-from memplanner.reading import Table, parse_json, read_text, wrong
+from memplanner.reading import Table, bounded, parse_json, read_text, wrong
 
 MAX_BYTES: Final = 128 * 1024
 """Configs are written by hand; reading YAML takes about 10 µs a byte."""
@@ -26,7 +26,8 @@ def read_config(path: Path) -> Table:
 def line_of(text: str, key: str) -> int:
     """The first line (from 1) of a YAML or JSON text that sets the key, to point at; 1 where none is found."""
     sets = re.compile(rf"""(^|[{{,\s])["']?{re.escape(key)}["']?\s*:""")
-    return next((number for number, line in enumerate(text.splitlines(), 1) if sets.search(line)), 1)
+    lines = (line.partition("#")[0] for line in text.splitlines())
+    return next((number for number, line in enumerate(lines, 1) if sets.search(line)), 1)
 
 
 def _parse_yaml(text: str, path: Path) -> Table:
@@ -78,6 +79,7 @@ def _parse_yaml(text: str, path: Path) -> Table:
         raise wrong(path, f"not usable YAML: {_first_line(error)}") from None
     except (AttributeError, TypeError, KeyError):  # PyYAML's own, of odd tags and keys
         raise wrong(path, "not usable YAML") from None
+    bounded(value, path)
     if value is None:
         raise wrong(path, "is empty")
     if not isinstance(value, dict):

@@ -7,6 +7,8 @@ from typing import Final
 from memplanner.profiles import ModelProfile, all_models
 from memplanner.profiles import key as spelling
 
+_LONGEST: Final = 256
+"""Characters of a model's name that may have tails to take off."""
 _TAIL: Final = re.compile(r"(-hf|-instruct|-chat|-base|-it)(-v\d[\w.]*)?$|-v\d[\w.]*$", re.IGNORECASE)
 
 
@@ -16,6 +18,8 @@ def model_name(name: str) -> str:
         return name
     short = name.rpartition("/")[2]
     tried = [name, short]
+    if len(short) > _LONGEST:
+        return name
     while (shorter := _TAIL.sub("", tried[-1])) != tried[-1]:
         tried.append(shorter)
     for candidate in tried:

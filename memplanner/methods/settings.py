@@ -34,7 +34,7 @@ class LowRank(Settings):
     target_modules: ModuleNames = ()
     """Names of the linear modules the method acts on, as peft spells them (q_proj, v_proj, all-linear).
     Empty: the method's own default for the family."""
-    rank_pattern: dict[str, Rank] = {}
+    rank_pattern: Annotated[dict[str, Rank], Field(max_length=4096)] = {}
     """Other ranks for modules whose name ends in the key (peft's rank_pattern), e.g. {"down_proj": 64}."""
 
     def targets(self, ctx: Context, spec: LinearSpec) -> bool:

@@ -1,11 +1,12 @@
 """`check --all` for people and, as Markdown, for a job's summary; `diff` as both."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from memplanner.report.growth_words import (
     TITLES,
     cells_of,
+    change_words,
     complaints,
     explanation,
     growth_words,
@@ -20,6 +21,9 @@ from memplanner.report.palette import VERDICT_COLOURS
 if TYPE_CHECKING:
     from memplanner.budgets.check import Checked, CheckedPlans
     from memplanner.budgets.growth import Growth
+
+
+_MOST_NOTES: Final = 100
 
 
 def _colour(checked: "Checked") -> str:
@@ -38,7 +42,8 @@ def _notes(found: "CheckedPlans") -> list[str]:
         if foreign is not None:
             said = [*foreign.not_modelled, *(f"{key}: not understood" for key in foreign.not_understood)]
             notes += [f"{checked.named.name}, from {foreign.framework}: {line}" for line in said]
-    return notes
+    more = [f"and {len(notes) - _MOST_NOTES:,} more"] if len(notes) > _MOST_NOTES else []
+    return [*notes[:_MOST_NOTES], *more]
 
 
 def budgets_text(found: "CheckedPlans", page: Page) -> str:
@@ -93,7 +98,8 @@ def diff_text(found: Sequence["Growth"], page: Page) -> str:
         for row in growth.rows:
             lines += wrap(row_words(row, growth), page.width, first="  ", rest="    ")
         if growth.changes and not growth.rows:
-            lines += wrap(f"changed without effect: {', '.join(c.key for c in growth.changes)}", page.width, first="  ")
+            changes = ", ".join(map(change_words, growth.changes))
+            lines += wrap(f"no byte moved by {changes}", page.width, first="  ", rest="    ")
     return "\n".join(lines[1:] or ["No plans in either"]) + "\n"
 
 
@@ -103,4 +109,6 @@ def diff_markdown(found: Sequence["Growth"]) -> str:
     for growth in found:
         lines += ["", f"**{escape(growth.name)}**: {escape(growth_words(growth))}", ""]
         lines += [f"- {escape(row_words(row, growth))}" for row in growth.rows]
+        if growth.changes and not growth.rows:
+            lines += [f"- no byte moved by {escape(', '.join(map(change_words, growth.changes)))}"]
     return "\n".join(lines[1:] or ["No plans in either"]) + "\n"

@@ -84,8 +84,9 @@ def complaints(checked: "Checked") -> list[str]:
 def explanation(checked: "Checked") -> list[str]:
     """What a failing plan is made of, or has grown by, a line each."""
     growth = checked.growth
+    limits = [f"since the lock: {change_words(change)}" for change in growth.limits] if growth is not None else []
     if growth is not None and growth.before is not None and growth.rows:
-        lines = [row_words(row, growth) for row in growth.rows]
+        lines = [*limits, *(row_words(row, growth) for row in growth.rows)]
         if checked.over_budget and not checked.has_grown:
             lines.insert(0, f"since the lock: {growth_words(growth)}")
         return lines
@@ -96,13 +97,13 @@ def explanation(checked: "Checked") -> list[str]:
         f"fragmentation {format_bytes(estimate.fragmentation_bytes)}",
         f"context {format_bytes(estimate.context_bytes)}",
     ]
-    return [f"at the peak, in {PHASE_WORDS[estimate.peak_phase]}: {', '.join(lines)}"]
+    return [*limits, f"at the peak, in {PHASE_WORDS[estimate.peak_phase]}: {', '.join(lines)}"]
 
 
 def state_words(checked: "Checked") -> str:
     """A plan's state in a word or two."""
     if checked.over_budget:
-        return "over budget"
+        return "tight" if checked.estimate.verdict == "tight" else "over budget"
     if checked.is_unlocked:
         return "not locked"
     if checked.has_grown:

@@ -69,7 +69,7 @@ def _log(run: dict[str, Any]) -> dict[str, Any]:
 
 def _rule(checked: "Checked") -> str:
     if checked.over_budget:
-        return "over-budget"
+        return "tight" if checked.estimate.verdict == "tight" else "over-budget"
     return "not-locked" if checked.is_unlocked else "grown" if checked.has_grown else "tight"
 
 

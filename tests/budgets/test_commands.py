@@ -78,6 +78,24 @@ def test_locked(ask: Ask, tmp_path: Path) -> None:
     assert "a: grown" not in out
 
 
+def test_a_tight_fit_is_called_tight(ask: Ask, tmp_path: Path) -> None:
+    ask("lock")
+    size = read_lock(tmp_path / "memplanner.lock.json").plans["a"].device_bytes
+    code, out, _ = ask("check", "--all", "--strict", "--budget", f"{size}B", "--format", "github")
+    assert code == 1
+    assert "::error file=memplanner.toml,line=4,title=Memory budget%3A a is tight::TIGHT" in out
+
+
+def test_a_lowered_budget_is_named(ask: Ask, tmp_path: Path) -> None:
+    change(tmp_path, "[plans.b]", "[plans.c]\nbudget = '9GiB'\nmodel = 'llama-60m'\n\n[plans.b]")
+    ask("lock")
+    change(tmp_path, "9GiB", "100MiB")
+    out = ask("check", "--all", "--locked", "--format", "github")[1]
+    assert "since the lock: budget 9GiB → 100MiB" in out
+    assert "::error file=memplanner.toml,line=8,title=Memory budget%3A c is over budget::" in out
+    assert "no byte moved by budget 9GiB → 100MiB" in ask("diff", "memplanner.lock.json", "memplanner.toml")[1]
+
+
 def test_a_plan_that_is_gone_is_a_note(ask: Ask, tmp_path: Path) -> None:
     ask("lock")
     change(tmp_path, "[plans.b]", "[plans.other]")
@@ -97,6 +115,8 @@ def test_a_plan_that_is_gone_is_a_note(ask: Ask, tmp_path: Path) -> None:
         (("check", "--plan", "c"), "--plan: no file or plan is called 'c'"),
         (("check", "--all", "--plan", "nosuch.toml"), "--plan: no file or plan is called 'nosuch.toml'"),
         (("lock", "--plan", "llama-7b-galore-c4"), "holds no named plans"),
+        (("lock", "--plan", "a"), "--plan: 'a' is one plan, and all of a file's are asked for (leave it out)"),
+        (("check", "--all", "--plan", "a"), "--plan: 'a' is one plan, and all of a file's are asked for"),
         (("diff", "a", "nosuch"), "memplanner diff: no file or plan is called 'nosuch'"),
         (("diff", "a", "b", "--tolerance", "x"), "--tolerance: 'x' is not a share such as '95%'"),
         (("diff", "--upload-pack=x:memplanner.toml", "a"), "the following arguments are required: B"),

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from memplanner.budgets.check import named_plans
 from memplanner.errors import UserError
-from memplanner.named_plans import inside, laid_over, line_of, model_inside
+from memplanner.named_plans import laid_over, line_of
 from memplanner.plan_file import load_plan
+from memplanner.repository import inside, model_inside
 
 SHARED = """
 model = "llama-60m"
@@ -182,6 +183,10 @@ def test_a_settings_place_is_where_its_value_comes_from(tmp_path: Path) -> None:
     assert plan.place("budget") == (own, 1)
     assert plan.place("precision") == (own, 3), "a default is no one's: where the plan begins"
     assert plan.place("step.attention") == (own, 5)
+    config.write_text("# lora_r: 4\n" + config.read_text(encoding="utf-8") + "bf16: false\n", encoding="utf-8")
+    (plan,) = named_plans(tmp_path)
+    assert plan.place("method.rank") == (config, 4), "no comment sets anything"
+    assert plan.place("precision") == (config, 7), "what is switched off decides, too"
 
 
 def test_laying_a_table_over_another_changes_neither() -> None:

@@ -23,17 +23,24 @@ def by_pytest(repository: Repository) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def by_action(repository: Repository) -> tuple[int, str]:
+def by_action(repository: Repository, locked: str = "true") -> tuple[int, str]:
     """The action's own script, with its inputs as GitHub gives them."""
     action = yaml.safe_load((TOP / "action.yml").read_text(encoding="utf-8"))
     step = next(step for step in action["runs"]["steps"] if step["name"] == "Check")
     given = {f"${{{{ inputs.{name} }}}}": str(value["default"]) for name, value in action["inputs"].items()}
-    given["${{ inputs.locked }}"] = "true"
+    given["${{ inputs.locked }}"] = locked
     env = {name: given.get(value, value) for name, value in step["env"].items()}
     summary = repository.root.parent / "summary.md"
     summary.write_text("", encoding="utf-8")
     env |= {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary), "SARIF": str(summary.with_name("log.sarif"))}
+    kept = summary.with_name("kept")
+    kept.write_text("kept", encoding="utf-8")
+    summary.with_name("log.sarif").unlink(missing_ok=True)
+    summary.with_name("log.sarif").symlink_to(kept)
     done = repository.shell(step["run"], **env)
+    assert kept.read_text(encoding="utf-8") == "kept", "nothing is written through a link"
+    if done.returncode == 2:
+        return done.returncode, done.stdout + done.stderr
     told = summary.read_text(encoding="utf-8")
     assert told.startswith("**"), told
     assert '"version": "2.1.0"' in summary.with_name("log.sarif").read_text(encoding="utf-8")
@@ -59,6 +66,23 @@ def test_a_raised_rank(build: Callable[[Repository], tuple[int, str]], repositor
     assert repository.shell("memplanner lock").returncode == 0
     code, said = build(repository)
     assert code == 0, said
+
+
+def test_the_actions_input(repository: Repository) -> None:
+    assert repository.shell("rm memplanner.lock.json").returncode == 0
+    assert by_action(repository, "false")[0] == by_action(repository, "False")[0] == 0
+    for said in ("True", "true"):
+        code, out = by_action(repository, said)
+        assert code == 2
+        assert "memplanner.lock.json: no such file" in out
+    code, out = by_action(repository, "yes")
+    assert code == 2
+    assert "the input locked is neither true nor false" in out
+
+
+def test_the_action_imports_nothing_from_the_repository() -> None:
+    action = yaml.safe_load((TOP / "action.yml").read_text(encoding="utf-8"))
+    assert all(step["env"]["PYTHONSAFEPATH"] == "1" for step in action["runs"]["steps"])
 
 
 def test_nothing_connects_anywhere(

@@ -80,7 +80,7 @@ def test_locked(pytester: pytest.Pytester) -> None:
     write(pytester, 'plan="small", locked=True')
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*memplanner.lock.json: no such file"])
+    result.stdout.fnmatch_lines(["*memplanner.lock.json: no such file (`memplanner lock` writes it)"])
     assert pytester.run(sys.executable, "-m", "memplanner", "lock").ret == 0
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
     write(pytester, 'plan="small", locked=True, rank=256')

@@ -76,4 +76,5 @@ def test_the_picture_keeps_the_peak(points: list[tuple[str, int]], width: int) -
 
 
 def test_markdown_is_escaped() -> None:
-    assert escape("[a](b)|<i>`x`@y") == r"\[a\]\(b\)\|\<i\>\`x\`\@y"
+    assert escape("[a](b)|<i>`x`@y") == "\\[a\\]\\(b\\)\\|\\<i\\>\\`x\\`\\@\u2060y"
+    assert escape("https://x www.x") == "https:/\u2060/x www\u2060.x", "no address of its own becomes a link"
