@@ -2,7 +2,7 @@
 
 `python -m benchmarks.keypress [--rounds N]`. The median and the worst of N presses of → and ←, by field and size of the
 terminal, with the chart's other columns being worked out in between as in use: to the changed field, which is painted
-at once, and to the verdict, bar and breakdown, which follow.
+at once, and to the verdict, bar and breakdown, which follow. And of N presses of Tab, to the painted focus.
 """
 
 import argparse
@@ -42,6 +42,7 @@ async def presses(size: tuple[int, int], field: str, rounds: int) -> list[tuple[
     async with app.run_test(size=size) as pilot:
         await pilot.pause(0.5)
         app.query_one(f"#field-{field}", Field).focus()
+        await pilot.pause(0.5)
         for n in range(rounds):
             await asyncio.sleep(0.02 + 0.05 * (n % 7))
             field_painted.clear()
@@ -53,6 +54,25 @@ async def presses(size: tuple[int, int], field: str, rounds: int) -> list[tuple[
             await answer_painted.wait()
             found.append((first, (time.perf_counter() - began) * 1e3))
     PlanPane.show, PlanPane._answer = show, answer  # type: ignore[method-assign]
+    return found
+
+
+async def tabs(size: tuple[int, int], rounds: int) -> list[float]:
+    """Milliseconds of each press of Tab, until the next field's focus is painted."""
+    app = MemplannerApp(start(Path()))
+    found = []
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause(1)
+        for _ in range(rounds):
+            painted, before = asyncio.Event(), app.focused
+            began = time.perf_counter()
+            app.simulate_key("tab")
+            while app.focused is before:
+                await asyncio.sleep(0)
+            app.screen.call_after_refresh(painted.set)
+            await painted.wait()
+            found.append((time.perf_counter() - began) * 1e3)
+            await asyncio.sleep(0.1)
     return found
 
 
@@ -71,6 +91,9 @@ def main() -> None:
             worst = max(worst, *fields)
             times = (statistics.median(fields), max(fields), statistics.median(answers), max(answers))
             print(f"{size[0]}×{size[1]}".ljust(12) + field.ljust(16) + "".join(f"{t:>8.1f} ms" for t in times))
+        moves = asyncio.run(tabs(size, rounds))
+        worst = max(worst, *moves)
+        print(f"{size[0]}×{size[1]}".ljust(12) + f"{'Tab':<16}{statistics.median(moves):>8.1f} ms{max(moves):>8.1f} ms")
     print(
         f"\nworst to the field {worst:.1f} ms, wanted below {LIMIT_MS:g} ms: {'met' if worst < LIMIT_MS else 'missed'}"
     )

@@ -11,7 +11,7 @@ from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer, TabbedContent, TabPane
+from textual.widgets import TabbedContent, TabPane
 from textual.worker import get_current_worker
 
 from memplanner.errors import UserError, printable
@@ -29,6 +29,7 @@ from memplanner.tui.screens.timeline import Course, TimelinePane
 from memplanner.tui.state import Choice, Flags, PlanState, about, options_for, title_of
 from memplanner.tui.widgets.ask import Ask
 from memplanner.tui.widgets.fields import Field
+from memplanner.tui.widgets.footer import KeysFooter
 from memplanner.tui.widgets.help import Help
 
 TABS = {"plan": "Plan", "timeline": "Timeline", "compare": "Compare", "frontier": "Frontier", "measured": "Measured"}
@@ -74,13 +75,13 @@ class MemplannerApp(App[None]):
             for number, ((name, title), pane) in enumerate(zip(TABS.items(), panes, strict=True), 1):
                 with TabPane(f"{number} {title}", id=name):
                     yield pane
-        yield Footer(show_command_palette=False, compact=True)
+        yield KeysFooter(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         """Follow the theme; be quick to answer a key while plans are worked out beside."""
         gc.collect()
         gc.freeze()
-        gc.set_threshold(100_000, 50, 100)  # tapes die by reference counts; a full collection takes 100 ms
+        gc.set_threshold(10_000, 50, 1000)  # tapes die by reference counts; a full collection takes 100 ms
         sys.setswitchinterval(0.001)
         self.theme_changed_signal.subscribe(self, lambda _: self.call_after_refresh(self.show))
 
