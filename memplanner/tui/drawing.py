@@ -142,11 +142,13 @@ def bar_chart(title: str, bars: Sequence[Bar], limit: int, current: str, width: 
         text = Text(pad(label, axis - 1, right=True), ink.style(MUTED)).append(" ")
         for bar in bars:
             eighths = 0 if bar.size is None else min(max(round(bar.size / top * height * 8) - row * 8, 0), 8)
-            cell = _EIGHTHS[eighths] if eighths else LINE if row == line_at else " "
-            colour = VERDICT_COLOURS[bar.verdict] if eighths else VERDICT_COLOURS["does-not-fit"]
-            bold = bar.name == current
-            body = cell * (each - 1) if eighths or cell == " " else LINE * (each - 1)
-            text.append(body, ink.style(colour, bold=bold)).append(LINE if row == line_at else " ", ink.style(MUTED))
+            if eighths or row == line_at:
+                cell = _EIGHTHS[eighths] if eighths else LINE
+                colour = VERDICT_COLOURS[bar.verdict if eighths else "does-not-fit"]
+                text.append(cell * (each - 1), ink.style(colour, bold=bar.name == current))
+            else:  # unstyled: what is styled takes Textual the longest
+                text.append(" " * (each - 1))
+            text.append(LINE, ink.style(MUTED)) if row == line_at else text.append(" ")
         lines.append(text)
     names = Text(" " * axis)
     for bar in bars:

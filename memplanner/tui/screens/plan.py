@@ -90,7 +90,10 @@ class PlanPane(Horizontal):
         self._put("#bar", bar)
         self._put("#breakdown", breakdown(estimate, width, self.ink, rows=rows))
         self._chart_size = (width, max(height - used - rows - 1, 5))
-        self._begin_chart()
+        if estimate.is_replayed:
+            self._begin_chart()
+        else:  # the chart of the plan before stays for that blink, but gets no more columns
+            self.workers.cancel_group(self, "chart")
 
     @work(thread=True, group="answer")
     def _replay(self, estimate: Estimate) -> None:
@@ -116,11 +119,10 @@ class PlanPane(Horizontal):
         if len(ordered) > keep:  # the smallest say least
             ordered = sorted({*ordered[-keep:], int(now)})
         self._bars = [Bar(name=str(v), size=None) for v in ordered]
-        if state.estimate.is_replayed:
-            own = Bar(name=now, size=state.estimate.device_bytes, verdict=state.estimate.verdict)
-            self._bars[ordered.index(int(now))] = own
-            self._work_out_chart()
+        own = Bar(name=now, size=state.estimate.device_bytes, verdict=state.estimate.verdict)
+        self._bars[ordered.index(int(now))] = own
         self._draw_chart()
+        self._work_out_chart()
 
     def _draw_chart(self) -> None:
         estimate, plan = self.state.estimate, self.state.plan
