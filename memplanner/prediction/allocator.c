@@ -83,11 +83,11 @@ static void drop_block(Allocator *a, int32_t index)
     a->unused = index;
 }
 
-/* The first offer that is not below (size, address). */
-static int32_t place(const Pool *pool, int64_t size, int64_t address)
+/* The first offer from `low` on and before `high` that is not below (size, address). */
+static inline int32_t place(const Pool *pool, int32_t low, int32_t high, int64_t size, int64_t address)
 {
-    const Offer *first = pool->offers;
-    int32_t length = pool->count;
+    const Offer *first = pool->offers + low;
+    int32_t length = high - low;
     while (length > 0) {
         int32_t half = length / 2;
         const Offer *o = &first[half];
@@ -101,7 +101,8 @@ static int32_t place(const Pool *pool, int64_t size, int64_t address)
 static int32_t place_of(const Allocator *a, int32_t index)
 {
     const Block *b = &a->blocks[index];
-    return place(&a->pools[b->small], b->size, b->address);
+    const Pool *pool = &a->pools[b->small];
+    return place(pool, 0, pool->count, b->size, b->address);
 }
 
 static void remove_at(Pool *pool, int32_t at)
@@ -129,7 +130,7 @@ static void offer(Allocator *a, int32_t index)
         pool->offers = offers;
         pool->room = room;
     }
-    int32_t at = place(pool, b->size, b->address);
+    int32_t at = place(pool, 0, pool->count, b->size, b->address);
     memmove(&pool->offers[at + 1], &pool->offers[at], (size_t)(pool->count - at) * sizeof(Offer));
     pool->offers[at] = (Offer){b->size, b->address, index};
     pool->count++;
@@ -140,21 +141,22 @@ static void offer_instead(Allocator *a, int32_t at, int32_t index)
 {
     const Block *b = &a->blocks[index];
     Pool *pool = &a->pools[b->small];
-    int32_t to = place(pool, b->size, b->address);
-    if (to > at) {
-        to--;
+    if (b->size > pool->offers[at].size) {
+        int32_t to = place(pool, at + 1, pool->count, b->size, b->address) - 1;
         memmove(&pool->offers[at], &pool->offers[at + 1], (size_t)(to - at) * sizeof(Offer));
+        pool->offers[to] = (Offer){b->size, b->address, index};
     } else {
+        int32_t to = place(pool, 0, at, b->size, b->address);
         memmove(&pool->offers[to + 1], &pool->offers[to], (size_t)(at - to) * sizeof(Offer));
+        pool->offers[to] = (Offer){b->size, b->address, index};
     }
-    pool->offers[to] = (Offer){b->size, b->address, index};
 }
 
 /* The place in its pool of the smallest free block that serves the request; -1 where there is none. */
 static int32_t cached(const Allocator *a, int64_t size, int small)
 {
     const Pool *pool = &a->pools[small];
-    int32_t at = place(pool, size, INT64_MIN);
+    int32_t at = place(pool, 0, pool->count, size, INT64_MIN);
     if (at == pool->count)
         return -1;
     if (a->max_split_size >= 0 && !small) {
