@@ -1,5 +1,6 @@
 """The two sides of `memplanner diff`: plan files, lock files and either as it is in a git revision."""
 
+import os
 import subprocess
 import tempfile
 from contextlib import ExitStack, suppress
@@ -169,8 +170,9 @@ def _blob(root: Path, revision: str, name: str) -> bytes:
 
 def _git(root: Path, where: str, *words: str) -> bytes:
     """What git prints; UserError with its own complaint where it fails. where: the file that is asked for."""
+    env = {**os.environ, "GIT_NO_LAZY_FETCH": "1"}  # what a partial clone lacks is not fetched
     try:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, check=False, timeout=30)
+        done = subprocess.run(["git", *words], cwd=root, env=env, capture_output=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         raise wrong(where, f"git cannot be asked: {error}") from None
     if done.returncode:
