@@ -6,18 +6,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MIB ((int64_t)1 << 20)
+/* Sizes and addresses are counted in blocks of 512 bytes, as the allocator hands them out. */
+#define BLOCK 512
+#define MIB ((int64_t)1 << 11)
 
-static const int64_t BLOCK = 512;
 static const int64_t SMALL_LIMIT = MIB;
 static const int64_t SMALL_SEGMENT = 2 * MIB;
 static const int64_t MIN_LARGE = 10 * MIB;
 static const int64_t LARGE_SEGMENT = 20 * MIB;
 static const int64_t ROUND_LARGE = 2 * MIB;
 static const int64_t TOP_DOWN = 64 * MIB;
-static const int64_t FAR = (int64_t)1 << 50;
 
-enum { DEVICE_FULL = -1, NO_MEMORY = -2 };
+/* A free block's rank is one number: its size, then its address. */
+#define ADDRESS_BITS 33
+static const int64_t MOST = (int64_t)1 << (64 - ADDRESS_BITS); /* 1 TiB */
+static const int64_t CEILING = (int64_t)1 << ADDRESS_BITS;
+
+enum { DEVICE_FULL = -1, NO_MEMORY = -2, TOO_LARGE = -3 };
 
 /* A stretch of a segment; its neighbours in the segment by index, -1 where there is none. */
 typedef struct {
@@ -26,14 +31,13 @@ typedef struct {
     int8_t free, small;
 } Block;
 
-/* What is free in a pool, ordered by size, then address. */
 typedef struct {
-    int64_t size, address;
+    uint64_t rank;
     int32_t block;
 } Offer;
 
 typedef struct {
-    Offer *offers;
+    Offer *offers; /* What is free, by rank. */
     int32_t count, room;
     int32_t end; /* Of expandable segments: the last block of the pool's range, -1 where there is none. */
 } Pool;
@@ -83,16 +87,25 @@ static void drop_block(Allocator *a, int32_t index)
     a->unused = index;
 }
 
-/* The first offer from `low` on and before `high` that is not below (size, address). */
-static inline int32_t place(const Pool *pool, int32_t low, int32_t high, int64_t size, int64_t address)
+static inline uint64_t rank(int64_t size, int64_t address)
+{
+    return (uint64_t)size << ADDRESS_BITS | (uint64_t)address;
+}
+
+static inline uint64_t rank_of(const Block *b)
+{
+    return rank(b->size, b->address);
+}
+
+/* The first offer from `low` on and before `high` whose rank is not below. */
+static inline int32_t place(const Pool *pool, int32_t low, int32_t high, uint64_t rank)
 {
     const Offer *first = pool->offers + low;
     int32_t length = high - low;
     while (length > 0) {
         int32_t half = length / 2;
-        const Offer *o = &first[half];
-        int below = (o->size < size) | ((o->size == size) & (o->address < address));
-        first = below ? o + 1 : first;
+        int below = first[half].rank < rank;
+        first = below ? first + half + 1 : first;
         length = below ? length - half - 1 : half;
     }
     return (int32_t)(first - pool->offers);
@@ -102,7 +115,7 @@ static int32_t place_of(const Allocator *a, int32_t index)
 {
     const Block *b = &a->blocks[index];
     const Pool *pool = &a->pools[b->small];
-    return place(pool, 0, pool->count, b->size, b->address);
+    return place(pool, 0, pool->count, rank_of(b));
 }
 
 static void remove_at(Pool *pool, int32_t at)
@@ -130,9 +143,9 @@ static void offer(Allocator *a, int32_t index)
         pool->offers = offers;
         pool->room = room;
     }
-    int32_t at = place(pool, 0, pool->count, b->size, b->address);
+    int32_t at = place(pool, 0, pool->count, rank_of(b));
     memmove(&pool->offers[at + 1], &pool->offers[at], (size_t)(pool->count - at) * sizeof(Offer));
-    pool->offers[at] = (Offer){b->size, b->address, index};
+    pool->offers[at] = (Offer){rank_of(b), index};
     pool->count++;
 }
 
@@ -141,26 +154,27 @@ static void offer_instead(Allocator *a, int32_t at, int32_t index)
 {
     const Block *b = &a->blocks[index];
     Pool *pool = &a->pools[b->small];
-    if (b->size > pool->offers[at].size) {
-        int32_t to = place(pool, at + 1, pool->count, b->size, b->address) - 1;
+    uint64_t rank = rank_of(b);
+    int32_t to;
+    if (rank > pool->offers[at].rank) {
+        to = place(pool, at + 1, pool->count, rank) - 1;
         memmove(&pool->offers[at], &pool->offers[at + 1], (size_t)(to - at) * sizeof(Offer));
-        pool->offers[to] = (Offer){b->size, b->address, index};
     } else {
-        int32_t to = place(pool, 0, at, b->size, b->address);
+        to = place(pool, 0, at, rank);
         memmove(&pool->offers[to + 1], &pool->offers[to], (size_t)(at - to) * sizeof(Offer));
-        pool->offers[to] = (Offer){b->size, b->address, index};
     }
+    pool->offers[to] = (Offer){rank, index};
 }
 
 /* The place in its pool of the smallest free block that serves the request; -1 where there is none. */
 static int32_t cached(const Allocator *a, int64_t size, int small)
 {
     const Pool *pool = &a->pools[small];
-    int32_t at = place(pool, 0, pool->count, size, INT64_MIN);
+    int32_t at = place(pool, 0, pool->count, rank(size, 0));
     if (at == pool->count)
         return -1;
     if (a->max_split_size >= 0 && !small) {
-        int64_t found = pool->offers[at].size;
+        int64_t found = (int64_t)(pool->offers[at].rank >> ADDRESS_BITS);
         if (size < a->max_split_size ? found >= a->max_split_size : found >= size + LARGE_SEGMENT)
             return -1;
     }
@@ -175,7 +189,7 @@ static void return_unused(Allocator *a)
         for (int32_t i = 0; i < pool->count; i++) {
             int32_t index = pool->offers[i].block;
             if (a->blocks[index].previous < 0 && a->blocks[index].next < 0) {
-                a->reserved -= pool->offers[i].size;
+                a->reserved -= a->blocks[index].size;
                 drop_block(a, index);
             } else {
                 pool->offers[kept++] = pool->offers[i];
@@ -189,6 +203,10 @@ static void return_unused(Allocator *a)
 static void take(Allocator *a, int64_t length)
 {
     a->taken++;
+    if (a->reserved + length >= MOST || a->address + length >= CEILING / 2 || a->ceiling - length < CEILING / 2) {
+        a->error = TOO_LARGE;
+        return;
+    }
     if (a->limit >= 0 && a->reserved + length > a->limit) {
         if (!a->expandable)
             return_unused(a);
@@ -226,7 +244,7 @@ static int32_t grown(Allocator *a, int64_t size, int small)
     if (end >= 0 && a->blocks[end].free) {
         withdraw(a, end);
     } else {
-        int64_t address = end >= 0 ? a->blocks[end].address + a->blocks[end].size : FAR * (small ? 1 : 2);
+        int64_t address = end >= 0 ? a->blocks[end].address + a->blocks[end].size : 0;
         index = new_block(a, address, 0, small);
         if (index < 0)
             return -1;
@@ -241,9 +259,12 @@ static int32_t grown(Allocator *a, int64_t size, int small)
     return a->error ? -1 : index;
 }
 
-static int32_t allocate(Allocator *a, int64_t bytes)
+static int32_t allocate(Allocator *a, int64_t size)
 {
-    int64_t size = (bytes + BLOCK - 1) / BLOCK * BLOCK;
+    if (size >= MOST) {
+        a->error = TOO_LARGE;
+        return -1;
+    }
     int small = size <= SMALL_LIMIT;
     int32_t at = cached(a, size, small), index;
     if (at >= 0)
@@ -254,7 +275,7 @@ static int32_t allocate(Allocator *a, int64_t bytes)
         return -1;
     int64_t rest = a->blocks[index].size - size;
     int splits = small || a->expandable
-                     ? rest >= BLOCK
+                     ? rest > 0
                      : rest > SMALL_LIMIT && (a->max_split_size < 0 || size < a->max_split_size);
     if (splits) {
         int32_t tail = new_block(a, a->blocks[index].address + size, rest, small);
@@ -318,12 +339,15 @@ static void release(Allocator *a, int32_t index)
 
    sizes: bytes of the blocks, 2^bits in a row of each; blocks from `logged` on are in `kept` one by one. What has none
    is left out. limit: bytes that the device gives, max_split_size: in bytes; below zero: none. DEVICE_FULL where the
-   limit is not enough, NO_MEMORY where this machine's memory is not. */
+   limit is not enough, NO_MEMORY where this machine's memory is not, TOO_LARGE where segments come to a TiB. */
 int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t count, const int64_t *sizes, int32_t bits,
                                  int32_t logged, const int64_t *kept, int64_t blocks, int32_t expandable,
                                  int64_t max_split_size, int64_t limit)
 {
-    Allocator a = {.limit = limit, .max_split_size = max_split_size, .expandable = expandable, .ceiling = FAR,
+    Allocator a = {.limit = limit < 0 ? -1 : limit / BLOCK,
+                   .max_split_size = max_split_size < 0 ? -1 : (max_split_size + BLOCK - 1) / BLOCK,
+                   .expandable = expandable,
+                   .ceiling = CEILING - 1,
                    .unused = -1};
     a.pools[0].end = a.pools[1].end = -1;
     int32_t repetition = 0;
@@ -341,6 +365,7 @@ int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t count, const 
                 int64_t size = i < logged ? sizes[i >> bits] : kept[i - logged];
                 if (!size)
                     continue;
+                size = (size + BLOCK - 1) / BLOCK;
                 if (event >= 0) {
                     held[i].block = allocate(&a, size);
                     held[i].born = repetition;
@@ -361,5 +386,5 @@ int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t count, const 
     free(a.blocks);
     free(a.pools[0].offers);
     free(a.pools[1].offers);
-    return a.error ? a.error : a.peak;
+    return a.error ? a.error : a.peak * BLOCK;
 }

@@ -11,7 +11,7 @@ from memplanner.prediction.allocator import DeviceFullError
 from memplanner.prediction.pool import Stretch
 
 LIBRARY: Final = Path(__file__).parent / "_allocator.so"
-_DEVICE_FULL, _NO_MEMORY = -1, -2
+_DEVICE_FULL, _NO_MEMORY, _TOO_LARGE = -1, -2, -3
 LARGEST: Final = 1 << 58
 """Bytes of all blocks together, up to which nothing in a few steps can leave 64 bits."""
 
@@ -63,7 +63,8 @@ def peak_reserved(
     max_split_size: int | None = None,
     limit: int | None = None,
 ) -> int:
-    """The most bytes of segments during the events; DeviceFullError where the limit is not enough.
+    """The most bytes of segments during the events; DeviceFullError where the limit is not enough, OverflowError where
+    they come to a TiB: Python's own replay has no such end.
 
     sizes: bytes of 2^bits blocks each; kept: bytes of the blocks after those; 0 for what the allocator has nothing to
     do with; all together at most LARGEST. The options are CachingAllocator's.
@@ -89,4 +90,6 @@ def peak_reserved(
         raise DeviceFullError
     if answer == _NO_MEMORY:
         raise MemoryError
+    if answer == _TOO_LARGE:
+        raise OverflowError("segments of a TiB and more")
     return answer

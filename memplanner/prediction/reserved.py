@@ -6,6 +6,7 @@ and remembered: of plans that differ in rank or in batch, one of the two is ofte
 
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import chain, groupby, repeat
@@ -34,8 +35,10 @@ def reserved_peak(
     if limit is None and not expandable_segments and max_split_size is None:
         return sum(_pool_bytes(_request(walked, small=small), small=small) for small in (True, False))
     request = _request(walked)
-    if request.is_for_the_compiled:
-        return request.replayed(expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit)
+    with suppress(OverflowError):
+        return request.replayed_in_c(
+            expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit
+        )
     allocator = CachingAllocator(expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit)
     sizes = request.blocks()
     blocks: dict[int, Block] = {}
@@ -50,8 +53,8 @@ def reserved_peak(
 
 @lru_cache(maxsize=1 << 11)
 def _pool_bytes(request: "_Request", *, small: bool) -> int:
-    if request.is_for_the_compiled:
-        return request.replayed()
+    with suppress(OverflowError):
+        return request.replayed_in_c()
     return segment_bytes(request.stretches(), request.blocks(), small=small)
 
 
@@ -86,15 +89,12 @@ class _Request:
         copies = chain.from_iterable(map(repeat, self.sizes, repeat(1 << _story(self.steps).bits)))
         return [*copies, *self.early, *self.late]
 
-    @property
-    def is_for_the_compiled(self) -> bool:
-        """Whether the replay in C is there, and has room for the sizes."""
-        held = sum(self.early) + sum(self.late)
-        return compiled.is_available() and (sum(self.sizes) << _story(self.steps).bits) + held <= compiled.LARGEST
-
-    def replayed(self, **options: Any) -> int:
-        """What compiled.peak_reserved says."""
+    def replayed_in_c(self, **options: Any) -> int:
+        """What the replay in C says; OverflowError where it has no room for the sizes, or is not there."""
         bits = _story(self.steps).bits
+        held = sum(self.early) + sum(self.late)
+        if not compiled.is_available() or (sum(self.sizes) << bits) + held > compiled.LARGEST:
+            raise OverflowError
         return compiled.peak_reserved(self.stretches(), self.sizes, (*self.early, *self.late), bits=bits, **options)
 
 

@@ -343,6 +343,15 @@ def test_predictions_are_the_same_without_the_compiled_one(
     forget()
 
 
+@pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
+@pytest.mark.parametrize("sizes", [[1 << 40], [1 << 57], [1 << 39, 1 << 39], [1 << 38] * 5])
+def test_segments_of_a_tib_are_left_to_python(sizes: list[int]) -> None:
+    with pytest.raises(OverflowError):
+        compiled.peak_reserved([Stretch(array("i", range(len(sizes))))], sizes)
+    less = [size // 16 for size in sizes if size < 1 << 42]
+    assert compiled.peak_reserved([Stretch(array("i", range(len(less))))], less) == sum(less)
+
+
 def test_more_than_64_bits_hold_is_left_to_python() -> None:
     step = {"batch_size": 1 << 20, "seq_len": 1 << 24}
     estimate = predict(TrainingPlan.model_validate({"model": "llama-7b", "step": step}))
