@@ -452,15 +452,17 @@ def widest_rank(plan: TrainingPlan, *, root: Path = Path()) -> int:
     return int(config.hidden)  # type: ignore[attr-defined]  # every family's config has it
 
 
-@lru_cache(maxsize=16)
-def _replay(tape: Tape, skip: frozenset[int]) -> Replay:
-    return Replay(tape, skip)
+@lru_cache(maxsize=8)
+def _replays(tape: Tape, refresh_only: frozenset[int]) -> tuple[Replay, Replay]:
+    """The step as it mostly is, and with a subspace refresh."""
+    replay = Replay(tape, refresh_only)
+    return replay, Replay(tape, without=replay) if refresh_only else replay
 
 
 def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None, walked: Walk) -> Estimate:
     """Read the walk's log into an estimate."""
     base = _base(walked)
-    replay = _replay(walked.tape, frozenset(walked.refresh_only))
+    replay, refreshing = _replays(walked.tape, frozenset(walked.refresh_only))
     weights = sum(h.block_bytes for h in walked.held if h.category in ("parameters", "adapters"))
     phases = [PhasePeak(name="load", peak_bytes=weights, end_bytes=weights)]
     moments: dict[Phase, Moment] = {}
@@ -478,7 +480,6 @@ def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None,
     best = max(phases, key=lambda p: p.peak_bytes).name
     used = replay
     if walked.refresh_only:
-        refreshing = _replay(walked.tape, frozenset())
         where: Phase = "backward" if plan.step.per_layer_updates else "update"
         found = {name: (peak, end, moment) for name, peak, end, moment in refreshing.phase_peaks()}
         peak, end, moment = found[where]

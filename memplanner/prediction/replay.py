@@ -44,13 +44,15 @@ class Piece:
 
 
 class Replay:
-    """The log read once. skip: tensors left out (what only a subspace refresh makes)."""
+    """The log read once. skip: tensors left out (what only a subspace refresh makes). without: a reading of the same
+    log that leaves out some more; what it has measured of pieces with none of those is taken from it.
+    """
 
-    def __init__(self, tape: Tape, skip: frozenset[int] = frozenset()) -> None:
+    def __init__(self, tape: Tape, skip: frozenset[int] = frozenset(), without: "Replay | None" = None) -> None:
         self.tape = tape
         self.skip = skip
         self.pieces = self._cut()
-        self._measure()
+        self._measure(without)
 
     def _cut(self) -> list[Piece]:
         tape = self.tape
@@ -88,11 +90,20 @@ class Replay:
         own.update((run.input, run.output, run.grad_input))
         return frozenset(~i for i in entries if i < 0 and ~i not in own)
 
-    def _measure(self) -> None:
+    def _measure(self, without: "Replay | None") -> None:
         tape = self.tape
         sizes, reps = tape.sizes, tape.reps
         live = 0
+        left_out = frozenset() if without is None else without.skip - self.skip
+        events = left_out | {~i for i in left_out}
         for number, piece in enumerate(self.pieces):
+            if without is not None and events.isdisjoint(tape.log[piece.start : piece.end]):
+                same = without.pieces[number]
+                above = live - same.live_before
+                piece.live_before, piece.live_after = live, same.live_after + above
+                piece.peak, piece.peak_at = same.peak + above, same.peak_at
+                live = piece.live_after
+                continue
             entries, run, n = self._entries(piece), piece.run, piece.reps
             if run is None:
                 deltas = [sizes[i] * reps[i] if i >= 0 else -sizes[~i] * reps[~i] for i in entries]

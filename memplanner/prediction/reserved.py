@@ -63,6 +63,7 @@ def forget() -> None:
     reserved_peak.cache_clear()
     _pool_bytes.cache_clear()
     _story.cache_clear()
+    _known_steps.cache_clear()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,12 +127,16 @@ def _held(walked: Walk) -> tuple[list[tuple[int, list[int]]], list[tuple[int, li
 
 @lru_cache(maxsize=8)
 def _steps(tape: Tape) -> "_Steps":
-    return _Steps(
-        log=tuple(tape.log),
-        update=next(position for name, position in tape.phases if name == "update"),
-        runs=tuple(_fields_of(run) for run in tape.runs),
-        reps=tuple(tape.reps),
-    )
+    update = next(position for name, position in tape.phases if name == "update")
+    return _known_steps(tuple(tape.log), update, tuple(_fields_of(run) for run in tape.runs), tuple(tape.reps))
+
+
+@lru_cache(maxsize=32)
+def _known_steps(
+    log: tuple[int, ...], update: int, runs: tuple[tuple[Any, ...], ...], reps: tuple[int, ...]
+) -> "_Steps":
+    """Steps that are alike are one and the same, and compared and hashed as such."""
+    return _Steps(log=log, update=update, runs=runs, reps=reps)
 
 
 @lru_cache(maxsize=64)
@@ -162,7 +167,7 @@ def _story(steps: "_Steps") -> _Story:
     return _Story(bits=steps.bits, before=before, after=after, left=Stretch(left))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Steps:
     """A walk's log without its sizes. update: where the optimizer's step begins. runs: each as a tuple."""
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
+from typing import NamedTuple
 
 from memplanner.architectures.reader import Family
 from memplanner.errors import Problem, UserError
@@ -19,15 +20,14 @@ from memplanner.tape.shapes import FP32, INT64, UINT8, Dtype, Shape
 from memplanner.timeline import Category
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """A tensor that outlives the step, or `count` equal ones."""
 
     name: str
     category: Category
     shape: Shape
     dtype: Dtype
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's method of that name is not used
 
     @property
     def num_bytes(self) -> int:

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from memplanner.plan import TrainingPlan
-from memplanner.prediction import Estimate, predict
+from memplanner.prediction import Estimate, Predictor, predict
+from memplanner.prediction.replay import Replay
 from memplanner.timeline import CATEGORIES, PHASES, TensorRow
 
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1}
@@ -496,3 +497,26 @@ def test_the_budget_moves_the_verdict_and_nothing_else(fields: Fields) -> None:
     assert held.verdict == "does-not-fit"
     assert phase_bytes(held) == phase_bytes(plain)
     assert held.rows == plain.rows
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("method", ["galore", "gradnormlorp"])
+def test_a_refresh_read_beside_the_ordinary_step_is_what_it_is_by_itself(method: str, per_layer: bool) -> None:
+    step = {"per_layer_updates": per_layer, "checkpointing": "full"}
+    walked = predict(TrainingPlan.model_validate({"model": "llama-60m", "method": method, "step": step})).walked
+    assert walked.refresh_only
+    beside = Replay(walked.tape, without=Replay(walked.tape, frozenset(walked.refresh_only)))
+    assert beside.pieces == Replay(walked.tape).pieces
+
+
+def test_a_card_with_another_workspace_shares_the_walk() -> None:
+    predictor = Predictor()
+    for plan in (
+        TrainingPlan.model_validate({"model": "llama-60m", "method": "gradnormlorp", "device": gpu})
+        for gpu in ("rtx4090", "h100-sxm", "rtx4090", "t4")
+    ):
+        shared, alone = predictor(plan), predict(plan)
+        assert shared.phases == alone.phases
+        assert (shared.device_bytes, shared.at_peak) == (alone.device_bytes, alone.at_peak)
+        held = [[(h.name, h.block_bytes) for h in estimate.walked.held] for estimate in (shared, alone)]
+        assert held[0] == held[1]
