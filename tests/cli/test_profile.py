@@ -175,3 +175,12 @@ def test_another_plans_record_is_not_written_over(folder: Path, capsys: pytest.C
     capsys.readouterr()
     assert main(("validate", "records", "--format", "json")) == 0
     assert {row["id"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"tiny", "tiny-2"}
+
+
+def test_one_of_several_plans_by_its_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plans = "model = 'tiny.json'\n[plans.long.step]\nseq_len = 64\n[plans.short.step]\nseq_len = 32\n"
+    (folder / "memplanner.toml").write_text(plans)
+    assert main(["profile", "short", "--device", "fake", "--out", "records"]) == 0
+    assert capsys.readouterr().err == ""
+    record = json.loads((folder / "records" / "short.json").read_text())
+    assert record["plan"]["step"]["seq_len"] == 32
