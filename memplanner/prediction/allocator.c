@@ -2,6 +2,7 @@
 
    allocator.py says what is re-enacted and where it is from; a property test holds the two equal. */
 
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,8 +37,9 @@ typedef struct {
     int32_t block;
 } Offer;
 
+/* What is free, by rank. There is room before the first and after the last: whatever comes or goes, the fewer move. */
 typedef struct {
-    Offer *offers; /* What is free, by rank. */
+    Offer *store, *offers;
     int32_t count, room;
     int32_t end; /* Of expandable segments: the last block of the pool's range, -1 where there is none. */
 } Pool;
@@ -120,8 +122,33 @@ static int32_t place_of(const Allocator *a, int32_t index)
 
 static void remove_at(Pool *pool, int32_t at)
 {
-    pool->count--;
-    memmove(&pool->offers[at], &pool->offers[at + 1], (size_t)(pool->count - at) * sizeof(Offer));
+    int32_t after = --pool->count - at;
+    if (at < after) {
+        memmove(&pool->offers[1], &pool->offers[0], (size_t)at * sizeof(Offer));
+        pool->offers++;
+    } else {
+        memmove(&pool->offers[at], &pool->offers[at + 1], (size_t)after * sizeof(Offer));
+    }
+}
+
+/* Room on both sides for at least one more; 0 where there is no memory for it. */
+static int roomy(Pool *pool)
+{
+    ptrdiff_t before = pool->offers - pool->store;
+    if (before > 0 && before + pool->count < pool->room)
+        return 1;
+    int32_t room = pool->count > pool->room / 2 || !pool->room ? 2 * pool->room + 256 : pool->room;
+    Offer *store = malloc((size_t)room * sizeof(Offer));
+    if (store == NULL)
+        return 0;
+    Offer *offers = store + (room - pool->count) / 2;
+    if (pool->count)
+        memcpy(offers, pool->offers, (size_t)pool->count * sizeof(Offer));
+    free(pool->store);
+    pool->store = store;
+    pool->offers = offers;
+    pool->room = room;
+    return 1;
 }
 
 static void withdraw(Allocator *a, int32_t index)
@@ -133,20 +160,18 @@ static void offer(Allocator *a, int32_t index)
 {
     const Block *b = &a->blocks[index];
     Pool *pool = &a->pools[b->small];
-    if (pool->count == pool->room) {
-        int32_t room = pool->room ? 2 * pool->room : 256;
-        Offer *offers = realloc(pool->offers, (size_t)room * sizeof(Offer));
-        if (offers == NULL) {
-            a->error = NO_MEMORY;
-            return;
-        }
-        pool->offers = offers;
-        pool->room = room;
+    if (!roomy(pool)) {
+        a->error = NO_MEMORY;
+        return;
     }
-    int32_t at = place(pool, 0, pool->count, rank_of(b));
-    memmove(&pool->offers[at + 1], &pool->offers[at], (size_t)(pool->count - at) * sizeof(Offer));
+    int32_t at = place(pool, 0, pool->count, rank_of(b)), after = pool->count++ - at;
+    if (at < after) {
+        pool->offers--;
+        memmove(&pool->offers[0], &pool->offers[1], (size_t)at * sizeof(Offer));
+    } else {
+        memmove(&pool->offers[at + 1], &pool->offers[at], (size_t)after * sizeof(Offer));
+    }
     pool->offers[at] = (Offer){rank_of(b), index};
-    pool->count++;
 }
 
 /* Offer a block instead of the one at a place: only what lies between the two places moves. */
@@ -384,7 +409,7 @@ int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t count, const 
     }
     free(held);
     free(a.blocks);
-    free(a.pools[0].offers);
-    free(a.pools[1].offers);
+    free(a.pools[0].store);
+    free(a.pools[1].store);
     return a.error ? a.error : a.peak * BLOCK;
 }

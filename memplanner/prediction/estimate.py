@@ -1,6 +1,6 @@
 """predict(plan): what a training step needs, when and why, and whether the device has it."""
 
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,10 +25,6 @@ IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and ca
 
 DEFAULT_WORKSPACE_BYTES = 8_519_680
 """cuBLAS workspace of a device given by its size alone: PyTorch's default before Hopper (CublasHandlePool.cpp)."""
-
-NEWEST_KERNELS = 8
-"""Compute capability from which on the choice of kernels, and with it their memory, is the same; below, whole
-generations are alike."""
 
 _PERSISTENT: tuple[Category, ...] = ("parameters", "adapters", "gradients", "optimizer_state", "projectors")
 
@@ -324,15 +320,17 @@ def _of(amount: str, total: int) -> int:
     return round(parse_share(amount) * total) if amount.strip().endswith("%") else parse_size(amount)
 
 
-def _gpu(plan: TrainingPlan) -> GpuProfile | None:
+def gpu_of(plan: TrainingPlan) -> GpuProfile | None:
+    """The plan's card; None for a device given by its size."""
     return None if isinstance(plan.device, SizeDevice) else find_gpu(plan.device.name)
 
 
-def _workspace_bytes(gpu: GpuProfile | None) -> int:
+def workspace_of(gpu: GpuProfile | None) -> int:
+    """Bytes of one cuBLAS workspace."""
     return DEFAULT_WORKSPACE_BYTES if gpu is None else gpu.cublas_workspace.bytes
 
 
-def _capability(gpu: GpuProfile | None) -> float:
+def capability_of(gpu: GpuProfile | None) -> float:
     """CUDA compute capability; AMD's cards have the flash kernel, so, it is assumed, has a device given by its size."""
     if gpu is None or gpu.vendor != "nvidia":
         return 8.0
@@ -343,12 +341,22 @@ def _base(walked: Walk) -> int:
     return sum(h.block_bytes for h in walked.held)
 
 
+def model_of(plan: TrainingPlan, root: Path) -> tuple[ModelProfile, Family, object]:
+    """The model's profile, family and settings; UserError where it has fewer positions than the plan asks for."""
+    profile, family, config = _model(plan.model, root)
+    room = family.longest_sequence(config)
+    if room is not None and plan.step.seq_len > room:
+        message = f"{plan.step.seq_len} is above the {room} positions of {plan.model}"
+        raise UserError(Problem(where="plan", key="step.seq_len", message=message))
+    return profile, family, config
+
+
 def _model(name: str, root: Path) -> tuple[ModelProfile, Family, object]:
-    """The model's profile, family and settings, read again only when the user's file has changed."""
-    return _read_model(name, root, _stamp(name, root))
+    """The same, read again only when the user's file has changed."""
+    return _read_model(name, root, stamp_of(name, root))
 
 
-def _stamp(name: str, root: Path) -> tuple[int, int]:
+def stamp_of(name: str, root: Path) -> tuple[int, int]:
     """Changes when the user's file does; zeros for a bundled model."""
     if is_bundled(name):
         return 0, 0
@@ -373,12 +381,8 @@ def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -
     root: directory that a relative model path starts from. collapse: walk equal blocks once. UserError when the model
     or the card is unknown or cannot be modelled.
     """
-    model, family, config = _model(plan.model, root)
-    room = family.longest_sequence(config)
-    if room is not None and plan.step.seq_len > room:
-        message = f"{plan.step.seq_len} is above the {room} positions of {plan.model}"
-        raise UserError(Problem(where="plan", key="step.seq_len", message=message))
-    gpu = _gpu(plan)
+    model, family, config = model_of(plan, root)
+    gpu = gpu_of(plan)
 
     def at(seq_len: int) -> Estimate:
         walked = walk(
@@ -386,10 +390,10 @@ def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -
             family,
             config,
             seq_len=seq_len,
-            compute_capability=_capability(gpu),
+            compute_capability=capability_of(gpu),
             collapse=collapse,
         )
-        return estimate_of(plan, model, gpu, walked.with_workspace(_workspace_bytes(gpu)))
+        return estimate_of(plan, model, gpu, walked)
 
     longest = at(plan.step.seq_len)
     typical = plan.step.typical_seq_len
@@ -399,43 +403,6 @@ def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -
         f"an ordinary batch, {typical} tokens long, allocates {format_bytes(at(typical).allocated_bytes)} at its peak"
     )
     return replace(longest, notes=(*longest.notes, f"{note}; the longest decides"))
-
-
-class Predictor:
-    """predict, for many plans: a step that differs from a recent one in its device or budget alone is not walked again.
-
-    root: directory that relative model paths start from.
-    """
-
-    def __init__(self, root: Path = Path(), *, remember: int = 8) -> None:
-        self.root = root
-        self._recent: deque[tuple[object, int, TrainingPlan, Estimate]] = deque(maxlen=remember)
-
-    def __call__(self, plan: TrainingPlan) -> Estimate:
-        """What `predict` says of the plan."""
-        gpu = _gpu(plan)
-        changed = _stamp(plan.model, self.root)
-        workspace = _workspace_bytes(gpu)
-        kernels = (min(int(_capability(gpu)), NEWEST_KERNELS), changed)
-        step = plan.model_copy(update=_OTHER_DEVICE)
-        alike = None
-        for known, bytes_known, same, estimate in reversed(self._recent):  # the likeliest first
-            if known == kernels and same == step:
-                if bytes_known == workspace:
-                    return replace(estimate, plan=plan, gpu=gpu)
-                alike = estimate
-        if alike is None or plan.step.typical_seq_len is not None:  # a note tells of a second walk there
-            estimate = predict(plan, root=self.root)
-        else:
-            estimate = estimate_of(plan, alike.model, gpu, alike.walked.with_workspace(workspace))
-        self._recent.append((kernels, workspace, step, estimate))
-        return estimate
-
-
-_OTHER_DEVICE = {
-    name: TrainingPlan.model_fields[name].get_default() for name in ("device", "allocator", "budget", "headroom")
-}
-"""What a step's tensors do not depend on."""
 
 
 def longest_sequence(plan: TrainingPlan, *, root: Path = Path()) -> int | None:
@@ -460,7 +427,8 @@ def _replays(tape: Tape, refresh_only: frozenset[int]) -> tuple[Replay, Replay]:
 
 
 def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None, walked: Walk) -> Estimate:
-    """Read the walk's log into an estimate."""
+    """Read the walk's log into an estimate. walked: without cuBLAS workspaces, which are the card's."""
+    walked = walked.with_workspace(workspace_of(gpu))
     base = _base(walked)
     replay, refreshing = _replays(walked.tape, frozenset(walked.refresh_only))
     weights = sum(h.block_bytes for h in walked.held if h.category in ("parameters", "adapters"))

@@ -1,10 +1,10 @@
 """A plan's training step, written on the tape: load, forward, loss, backward, update, refresh, steady."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from memplanner.architectures.reader import Family
 from memplanner.errors import Problem, UserError
@@ -17,6 +17,7 @@ from memplanner.plan import ChunkedCrossEntropy, CrossEntropy, TrainingPlan
 from memplanner.tape.context import Context, dtypes
 from memplanner.tape.engine import Param, Tape, Tensor, block
 from memplanner.tape.shapes import FP32, INT64, UINT8, Dtype, Shape
+from memplanner.tape.symbolic import Program
 from memplanner.timeline import Category
 
 
@@ -73,6 +74,37 @@ def walk(
     Without cuBLAS workspaces: Walk.with_workspace adds them. collapse: walk equal blocks once (False walks every one,
     for tests).
     """
+    return _walk(plan, family, config, plan.step.batch_size, seq_len, compute_capability, collapse=collapse)
+
+
+class Pattern:
+    """A step walked once for all batch sizes and sequence lengths that need the same tensors in the same order."""
+
+    def __init__(self, plan: TrainingPlan, family: Family, config: object, *, compute_capability: float) -> None:
+        self._program = Program(plan.step.batch_size, plan.step.seq_len)
+        batch, seq = self._program.inputs
+        self._walk = _walk(plan, family, config, cast(int, batch), cast(int, seq), compute_capability)
+        self._places = [self._program.place(size) for size in self._walk.tape.sizes]
+
+    def at(self, batch: int, seq: int) -> Walk | None:
+        """The walk of the plan with another batch size and sequence length; None where its tensors are others."""
+        values = self._program.run(batch, seq)
+        if values is None:
+            return None
+        walked, sizes = self._walk, [values[place] for place in self._places]
+        return Walk(replace(walked.tape, sizes=sizes, values=values), walked.held, walked.refresh_only, walked.notes)
+
+
+def _walk(
+    plan: TrainingPlan,
+    family: Family,
+    config: object,
+    batch: int,
+    seq: int,
+    compute_capability: float,
+    *,
+    collapse: bool = True,
+) -> Walk:
     step, method = plan.step, plan.method
     weight_dtype, autocast = dtypes(plan.precision, master_weights=plan.master_weights)
     compute_dtype = autocast or weight_dtype
@@ -87,8 +119,8 @@ def walk(
         method,
         weight_dtype,
         autocast,
-        step.batch_size,
-        seq_len,
+        batch,
+        seq,
         step.attention,
         step.checkpoint_every,
         compute_capability=compute_capability,
@@ -110,9 +142,9 @@ def walk(
     model = family.model(config, ctx)
     tape.phase("forward")
     tape.category = "inputs"
-    tokens = Shape(batch=step.batch_size, seq=seq_len)
+    tokens = Shape(batch=batch, seq=seq)
     input_ids = tape.new(tokens, INT64, "input ids")
-    labels = tape.new(Shape(batch=step.batch_size) if family.classifier else tokens, INT64, "labels")
+    labels = tape.new(Shape(batch=batch) if family.classifier else tokens, INT64, "labels")
     tape.category = "activations"
     logits, loss = model.forward(input_ids, labels)
     tape.autocast_cache.clear()

@@ -22,6 +22,8 @@ MOST: Final = 1_000_000
 """Combinations that one sweep may have."""
 _DEVICE_AXES: Final = {"--gpu": "device", "--budget": "budget", "--headroom": "headroom"}
 """Flags and their settings. A step is the same on all of these: it is walked once for them."""
+_SHARED: Final = {"--batch-size": 1, "--seq-len": 1} | dict.fromkeys(_DEVICE_AXES, 2)
+"""How much of a prediction the values of an axis have in common."""
 
 Value = str | bool
 
@@ -154,9 +156,9 @@ def sweep(
         total *= len(axis.values)
     if total > MOST:
         raise UserError(Problem(where="sweep", key="", message=f"{total:,} combinations are more than {MOST:,}"))
-    # The step is walked once for all devices: they vary fastest here, whatever their place among the axes.
+    # The step is walked once for all devices, and for most sizes: these vary fastest here, whatever their place.
     plans = _Plans(base, where)
-    order = sorted(range(len(axes)), key=lambda i: axes[i].name in _DEVICE_AXES)
+    order = sorted(range(len(axes)), key=lambda i: _SHARED.get(axes[i].name, 0))
     found: dict[tuple[int, ...], Point] = {}
     worked: set[tuple[int, Value]] = set()
     first: dict[tuple[int, Value], UserError] = {}

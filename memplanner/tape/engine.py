@@ -192,6 +192,8 @@ class Tape:
     gradients_held: bool = False
     leaves: list[Any] = field(default_factory=list)
     """Leaves of the graph that are no weights of the model, with their gradients: both go with the graph."""
+    values: Sequence[int] = ()
+    """What the symbolic dimensions in `meta` are."""
 
     # -- tensors -------------------------------------------------------------------------------------------------
 

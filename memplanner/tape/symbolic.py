@@ -1,0 +1,136 @@
+"""Whole numbers that remember how they were computed, so that a step is walked once for many batches and lengths.
+
+What is asked of such a number decides what holds beyond the one at hand. Arithmetic is written down, to be done again
+for others; a comparison becomes a guard, which must come out the same for others; and whatever needs the number itself
+(a range, a dictionary's key, a text) binds the program to it. The field calls these SymInt and guards
+(torch.fx.experimental.symbolic_shapes).
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any, Final
+
+_Function = Callable[[Any, Any], int]
+
+
+class Program:
+    """Arithmetic on some inputs as it was done once: a list of values, inputs first, and how each came about."""
+
+    def __init__(self, *inputs: int) -> None:
+        self.values: Final = list(inputs)
+        self.inputs: Final = tuple(SymInt(self, place) for place in range(len(inputs)))
+        self._constants: dict[int, int] = {}
+        self._results: dict[tuple[_Function, int, int], SymInt] = {}
+        self._guards: dict[tuple[_Function, int, int], bool] = {}
+
+    def place(self, number: "int | SymInt") -> int:
+        """Where the number stands among the values."""
+        if number.__class__ is SymInt:
+            assert number.program is self
+            return number.place
+        assert isinstance(number, int)
+        known = self._constants.get(number)
+        if known is None:
+            known = self._constants[number] = len(self.values)
+            self.values.append(number)
+        return known
+
+    def result(self, function: _Function, left: "int | SymInt", right: "int | SymInt") -> "SymInt":
+        """function(left, right), written down."""
+        step = function, self.place(left), self.place(right)
+        known = self._results.get(step)
+        if known is None:
+            known = self._results[step] = SymInt(self, len(self.values))
+            self.values.append(function(self.values[step[1]], self.values[step[2]]))
+        return known
+
+    def guard(self, function: _Function, left: "int | SymInt", right: "int | SymInt") -> bool:
+        """Whether function(left, right) holds; from here on the program is for inputs alone for which it comes out
+        the same.
+        """
+        step = function, self.place(left), self.place(right)
+        outcome = self._guards[step] = bool(function(self.values[step[1]], self.values[step[2]]))
+        return outcome
+
+    def run(self, *inputs: int) -> list[int] | None:
+        """All values for other inputs; None where a guard comes out differently."""
+        values = [*inputs, *self.values[len(inputs) :]]
+        for (function, left, right), number in self._results.items():
+            values[number.place] = function(values[left], values[right])
+        for (function, left, right), outcome in self._guards.items():
+            if function(values[left], values[right]) is not outcome:
+                return None
+        return values
+
+
+class SymInt:
+    """A whole number of a program's."""
+
+    __slots__ = ("place", "program")
+
+    def __init__(self, program: Program, place: int) -> None:
+        self.program: Final = program
+        self.place: Final = place
+
+    def __add__(self, other: "int | SymInt") -> "SymInt":
+        return self.program.result(operator.add, self, other)
+
+    def __radd__(self, other: int) -> "SymInt":
+        return self.program.result(operator.add, other, self)
+
+    def __sub__(self, other: "int | SymInt") -> "SymInt":
+        return self.program.result(operator.sub, self, other)
+
+    def __rsub__(self, other: int) -> "SymInt":
+        return self.program.result(operator.sub, other, self)
+
+    def __mul__(self, other: "int | SymInt") -> "SymInt":
+        return self.program.result(operator.mul, self, other)
+
+    def __rmul__(self, other: int) -> "SymInt":
+        return self.program.result(operator.mul, other, self)
+
+    def __floordiv__(self, other: "int | SymInt") -> "SymInt":
+        return self.program.result(operator.floordiv, self, other)
+
+    def __mod__(self, other: "int | SymInt") -> "SymInt":
+        return self.program.result(operator.mod, self, other)
+
+    def __neg__(self) -> "SymInt":
+        return self.program.result(operator.sub, 0, self)
+
+    def __and__(self, other: int) -> "SymInt":
+        return self.program.result(operator.and_, self, other)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int | SymInt) and self.program.guard(operator.eq, self, other)
+
+    def __lt__(self, other: "int | SymInt") -> bool:
+        return self.program.guard(operator.lt, self, other)
+
+    def __le__(self, other: "int | SymInt") -> bool:
+        return self.program.guard(operator.le, self, other)
+
+    def __gt__(self, other: "int | SymInt") -> bool:
+        return self.program.guard(operator.gt, self, other)
+
+    def __ge__(self, other: "int | SymInt") -> bool:
+        return self.program.guard(operator.ge, self, other)
+
+    def __bool__(self) -> bool:
+        return self.program.guard(operator.ne, self, 0)
+
+    def __index__(self) -> int:
+        number = self.program.values[self.place]
+        self.program.guard(operator.eq, self, number)
+        return number
+
+    def __hash__(self) -> int:
+        return hash(self.__index__())
+
+    def __str__(self) -> str:
+        return str(self.__index__())
+
+    def bit_length(self) -> int:
+        """Of the number itself."""
+        return self.__index__().bit_length()
