@@ -280,7 +280,7 @@ class Estimate:
             return rows
         tape = self.walked.tape
         for index, count in self.replay.alive(moment).items():
-            scope, name, shape, dtype = tape.meta[index]
+            scope, name, shape, dtype = tape.described(index)
             size = tape.sizes[index]
             if size == 0:
                 continue

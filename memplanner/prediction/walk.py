@@ -85,6 +85,7 @@ class Pattern:
         batch, seq = self._program.inputs
         self._walk = _walk(plan, family, config, cast(int, batch), cast(int, seq), compute_capability)
         self._places = [self._program.place(size) for size in self._walk.tape.sizes]
+        assert all(isinstance(held.num_bytes, int) for held in self._walk.held), "what stays is of the model's sizes"
 
     def at(self, batch: int, seq: int) -> Walk | None:
         """The walk of the plan with another batch size and sequence length; None where its tensors are others."""

@@ -143,7 +143,7 @@ def eager(
     autocast: Dtype | None,
 ) -> tuple[Tensor, Tensor]:
     """transformers' eager_attention_forward: scores are materialised several times over."""
-    expand = expanded_view if heads.batch == heads.num_kv_heads == 1 else repeat_kv
+    expand = expanded_view if heads.num_kv_heads == 1 and heads.batch == 1 else repeat_kv
     k = expand(k, heads)
     v = expand(v, heads)
     weights = ops.scale(_matmul(q, k, heads.scores, "attention scores", autocast), "scaled scores")

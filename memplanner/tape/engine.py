@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from memplanner.tape.shapes import SCALAR, Dtype, Shape
+from memplanner.tape.symbolic import resolved
 from memplanner.timeline import Category, Phase
 
 BLOCK_BYTES: Final = 512
@@ -193,7 +194,7 @@ class Tape:
     leaves: list[Any] = field(default_factory=list)
     """Leaves of the graph that are no weights of the model, with their gradients: both go with the graph."""
     values: Sequence[int] = ()
-    """What the symbolic dimensions in `meta` are."""
+    """What the symbolic dimensions in `meta` stand for."""
 
     # -- tensors -------------------------------------------------------------------------------------------------
 
@@ -207,6 +208,14 @@ class Tape:
         self.reps.append(self.current_reps)
         self.log.append(index)
         return Tensor(self, index, shape, dtype)
+
+    def described(self, index: int) -> tuple[str, str, Shape, Dtype]:
+        """A tensor's scope, name, shape and type."""
+        scope, name, shape, dtype = self.meta[index]
+        if self.values:
+            dims = (resolved(dim, self.values) for dim in shape.dims)
+            shape = Shape(**dict(zip(shape.labels, dims, strict=True)))
+        return scope, name, shape, dtype
 
     def backdate(self, x: Tensor) -> None:
         """Let the tensor, the latest on the tape, have been there before anything else."""

@@ -7,7 +7,7 @@ for others; a comparison becomes a guard, which must come out the same for other
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 _Function = Callable[[Any, Any], int]
@@ -28,7 +28,8 @@ class Program:
         if number.__class__ is SymInt:
             assert number.program is self
             return number.place
-        assert isinstance(number, int)
+        if not isinstance(number, int):
+            raise TypeError(f"{number!r} is no whole number")
         known = self._constants.get(number)
         if known is None:
             known = self._constants[number] = len(self.values)
@@ -131,6 +132,18 @@ class SymInt:
     def __str__(self) -> str:
         return str(self.__index__())
 
-    def bit_length(self) -> int:
-        """Of the number itself."""
-        return self.__index__().bit_length()
+    def __rlshift__(self, other: int) -> "SymInt":
+        return self.program.result(operator.lshift, other, self)
+
+    def bit_length(self) -> "SymInt":
+        """int.bit_length, written down."""
+        return self.program.result(_bit_length, self, 0)
+
+
+def _bit_length(number: int, _: int) -> int:
+    return number.bit_length()
+
+
+def resolved(number: "int | SymInt", values: Sequence[int]) -> int:
+    """The number that it is among these values of its program."""
+    return values[number.place] if isinstance(number, SymInt) else number

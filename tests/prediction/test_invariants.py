@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from memplanner.plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor, predict
+from memplanner.prediction.estimate import capability_of, estimate_of, gpu_of, model_of
 from memplanner.prediction.replay import Replay
+from memplanner.prediction.walk import Pattern
 from memplanner.timeline import CATEGORIES, PHASES, TensorRow
 
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1}
@@ -170,6 +172,47 @@ def assert_same_walk(fields: Fields, root: Path = Path()) -> None:
 @given(plans())
 def test_collapsed_walk_equals_the_expanded_one(fields: Fields) -> None:
     assert_same_walk(fields)
+
+
+@every_plan
+@given(plans(), st.integers(1, 20), st.sampled_from((1, 7, 32, 100, 128, 129, 256, 500, 512)))
+def test_a_pattern_at_other_sizes_is_the_walk_of_those(fields: Fields, batch: int, seq: int) -> None:
+    plan = TrainingPlan.model_validate(fields)
+    fields = changed(fields, "step", batch_size=batch, seq_len=seq)
+    found = _pattern(plan).at(batch, seq)
+    if found is None:
+        return
+    alone = estimate(fields)
+    there = estimate_of(TrainingPlan.model_validate(fields), alone.model, alone.gpu, found)
+    assert found.tape.sizes == alone.walked.tape.sizes
+    assert found.tape.log == alone.walked.tape.log
+    assert there.phases == alone.phases
+    assert there.rows == alone.rows
+    assert there.reserved_bytes == alone.reserved_bytes
+    assert there.notes == alone.notes
+
+
+def _pattern(plan: TrainingPlan) -> Pattern:
+    _, family, config = model_of(plan, Path())
+    return Pattern(plan, family, config, compute_capability=capability_of(gpu_of(plan)))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "sdpa-math"])
+@pytest.mark.parametrize("loss", ["cross-entropy", "chunked", "fused"])
+@pytest.mark.parametrize("model", MODELS)
+def test_most_other_sizes_are_of_the_same_pattern(model: str, loss: str, attention: str) -> None:
+    step = {"batch_size": 2, "seq_len": 128, "attention": attention, "loss": loss}
+    pattern = _pattern(TrainingPlan.model_validate({"model": model, "step": step}))
+    assert all(pattern.at(batch, seq) for batch in (2, 3, 16) for seq in (64, 128, 512))
+
+
+def test_where_a_single_sequence_needs_fewer_copies_it_is_another_pattern() -> None:
+    fields: Fields = {"model": "llama-60m", "step": {"batch_size": 2, "seq_len": 128, "attention": "eager"}}
+    assert _pattern(TrainingPlan.model_validate(fields)).at(1, 128) is None
+    predictor = Predictor()
+    for batch in (2, 4, 1, 8, 1):
+        plan = TrainingPlan.model_validate(changed(fields, "step", batch_size=batch))
+        assert predictor(plan).rows == predict(plan).rows
 
 
 TINY: dict[str, Fields] = {
