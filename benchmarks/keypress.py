@@ -23,20 +23,37 @@ SIZES = ((80, 24), (160, 50))
 FIELDS = ("rank", "batch-size", "method", "checkpointing", "gpu")
 
 
+class Painted(asyncio.Event):
+    """Something is on the screen, since when."""
+
+    at = 0.0
+
+    def tell(self) -> None:
+        """It has just been painted."""
+        if not self.is_set():
+            self.at = time.perf_counter()
+            self.set()
+
+    async def since(self, began: float) -> float:
+        """Milliseconds that it took, once it is there."""
+        await self.wait()
+        return (self.at - began) * 1e3
+
+
 async def presses(size: tuple[int, int], field: str, rounds: int) -> list[tuple[float, float]]:
     """Milliseconds of each press, to the field and to the answer."""
     app = MemplannerApp(start(Path()))
     found = []
-    field_painted, answer_painted = asyncio.Event(), asyncio.Event()
+    field_painted, answer_painted = Painted(), Painted()
     show, answer = PlanPane.show, PlanPane._answer
 
     def show_and_tell(pane: PlanPane) -> None:
-        app.screen.call_after_refresh(field_painted.set)
+        app.screen.call_after_refresh(field_painted.tell)
         show(pane)
 
     def answer_and_tell(pane: PlanPane) -> None:
         answer(pane)
-        app.screen.call_after_refresh(answer_painted.set)
+        app.screen.call_after_refresh(answer_painted.tell)
 
     PlanPane.show, PlanPane._answer = show_and_tell, answer_and_tell  # type: ignore[method-assign]
     async with app.run_test(size=size) as pilot:
@@ -49,10 +66,7 @@ async def presses(size: tuple[int, int], field: str, rounds: int) -> list[tuple[
             answer_painted.clear()
             began = time.perf_counter()
             app.simulate_key("right" if n % 3 else "left")
-            await field_painted.wait()
-            first = (time.perf_counter() - began) * 1e3
-            await answer_painted.wait()
-            found.append((first, (time.perf_counter() - began) * 1e3))
+            found.append((await field_painted.since(began), await answer_painted.since(began)))
     PlanPane.show, PlanPane._answer = show, answer  # type: ignore[method-assign]
     return found
 
@@ -64,14 +78,13 @@ async def tabs(size: tuple[int, int], rounds: int) -> list[float]:
     async with app.run_test(size=size) as pilot:
         await pilot.pause(1)
         for _ in range(rounds):
-            painted, before = asyncio.Event(), app.focused
+            painted, before = Painted(), app.focused
             began = time.perf_counter()
             app.simulate_key("tab")
             while app.focused is before:
                 await asyncio.sleep(0)
-            app.screen.call_after_refresh(painted.set)
-            await painted.wait()
-            found.append((time.perf_counter() - began) * 1e3)
+            app.screen.call_after_refresh(painted.tell)
+            found.append(await painted.since(began))
             await asyncio.sleep(0.1)
     return found
 

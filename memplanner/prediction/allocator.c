@@ -23,7 +23,7 @@ static const int64_t TOP_DOWN = 64 * MIB;
 static const int64_t MOST = (int64_t)1 << (64 - ADDRESS_BITS); /* 1 TiB */
 static const int64_t CEILING = (int64_t)1 << ADDRESS_BITS;
 
-enum { DEVICE_FULL = -1, NO_MEMORY = -2, TOO_LARGE = -3 };
+enum { DEVICE_FULL = -1, NO_MEMORY = -2, TOO_LARGE = -3, IMPOSSIBLE = -4 };
 
 /* A stretch of a segment; its neighbours in the segment by index, -1 where there is none. */
 typedef struct {
@@ -364,7 +364,8 @@ static void release(Allocator *a, int32_t index)
 
    sizes: bytes of the blocks, 2^bits in a row of each; blocks from `logged` on are in `kept` one by one. What has none
    is left out. limit: bytes that the device gives, max_split_size: in bytes; below zero: none. DEVICE_FULL where the
-   limit is not enough, NO_MEMORY where this machine's memory is not, TOO_LARGE where segments come to a TiB. */
+   limit is not enough, NO_MEMORY where this machine's memory is not, TOO_LARGE where segments come to a TiB, IMPOSSIBLE
+   where what is allocated is there already, or what is freed is not. */
 int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t count, const int64_t *sizes, int32_t bits,
                                  int32_t logged, const int64_t *kept, int64_t blocks, int32_t expandable,
                                  int64_t max_split_size, int64_t limit)
@@ -391,7 +392,9 @@ int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t count, const 
                 if (!size)
                     continue;
                 size = (size + BLOCK - 1) / BLOCK;
-                if (event >= 0) {
+                if ((event >= 0) != !held[i].born) {
+                    a.error = IMPOSSIBLE;
+                } else if (event >= 0) {
                     held[i].block = allocate(&a, size);
                     held[i].born = repetition;
                     live++;
@@ -401,6 +404,7 @@ int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t count, const 
                         live--;
                     else
                         foreign = 1;
+                    held[i].born = 0;
                 }
             }
             if (!foreign && !live && a.taken == before)

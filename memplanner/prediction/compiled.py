@@ -11,7 +11,7 @@ from memplanner.prediction.allocator import DeviceFullError
 from memplanner.prediction.pool import Stretch
 
 LIBRARY: Final = Path(__file__).parent / "_allocator.so"
-_DEVICE_FULL, _NO_MEMORY, _TOO_LARGE = -1, -2, -3
+_DEVICE_FULL, _NO_MEMORY, _TOO_LARGE, _IMPOSSIBLE = -1, -2, -3, -4
 LARGEST: Final = 1 << 58
 """Bytes of all blocks together, up to which nothing in a few steps can leave 64 bits."""
 
@@ -92,4 +92,5 @@ def peak_reserved(
         raise MemoryError
     if answer == _TOO_LARGE:
         raise OverflowError("segments of a TiB and more")
+    assert answer != _IMPOSSIBLE, "a block is allocated that is there already, or freed that is not"
     return answer

@@ -179,15 +179,16 @@ class Estimate:
     @cached_property
     def rows(self) -> tuple[TensorRow, ...]:
         """Tensors alive at the peak, largest first; their bytes sum to allocated_bytes."""
-        return self.rows_at(None if self.peak_phase == "load" else self.peak_moment)
+        return self.rows_at(self._moment)
 
     @cached_property
     def at_peak(self) -> dict[Category, int]:
         """Bytes alive at the peak by category; they sum to allocated_bytes."""
-        sums: Counter[Category] = Counter()
-        for row in self.rows:
-            sums[row.category] += row.bytes
-        return {c: sums[c] for c in CATEGORIES}
+        return self.by_category(self._moment)
+
+    @property
+    def _moment(self) -> Moment | None:
+        return None if self.peak_phase == "load" else self.peak_moment
 
     @cached_property
     def persistent(self) -> dict[str, int]:
