@@ -2,7 +2,8 @@
 
 `python -m benchmarks.keypress [--rounds N]`. The median and the worst of N presses of → and ←, by field and size of the
 terminal, with the chart's other columns being worked out in between as in use: to the changed field, which is painted
-at once, and to the verdict, bar and breakdown, which follow. And of N presses of Tab, to the painted focus.
+at once, and to the verdict, bar and breakdown, which follow. And of N presses of Tab, to the painted focus, and of N
+moves of the timeline's cursor.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from memplanner.tui.app import MemplannerApp
 from memplanner.tui.screens.plan import PlanPane
+from memplanner.tui.screens.timeline import TimelinePane
 from memplanner.tui.state import start
 from memplanner.tui.widgets.fields import Field
 
@@ -71,6 +73,31 @@ async def presses(size: tuple[int, int], field: str, rounds: int) -> list[tuple[
     return found
 
 
+async def moments(size: tuple[int, int], rounds: int) -> list[float]:
+    """Milliseconds of each press of → and ← on the timeline, until the cursor and what is alive there are painted."""
+    app = MemplannerApp(start(Path()))
+    found = []
+    painted, move = Painted(), TimelinePane.move_to
+
+    def move_and_tell(pane: TimelinePane, column: int) -> None:
+        move(pane, column)
+        app.screen.call_after_refresh(painted.tell)
+
+    TimelinePane.move_to = move_and_tell  # type: ignore[method-assign]
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause(1)
+        await pilot.press("2")
+        await pilot.pause(1)
+        for n in range(rounds):
+            painted.clear()
+            began = time.perf_counter()
+            app.simulate_key("right" if n % 3 else "left")
+            found.append(await painted.since(began))
+            await asyncio.sleep(0.1)
+    TimelinePane.move_to = move  # type: ignore[method-assign]
+    return found
+
+
 async def tabs(size: tuple[int, int], rounds: int) -> list[float]:
     """Milliseconds of each press of Tab, until the next field's focus is painted."""
     app = MemplannerApp(start(Path()))
@@ -104,9 +131,11 @@ def main() -> None:
             worst = max(worst, *fields)
             times = (statistics.median(fields), max(fields), statistics.median(answers), max(answers))
             print(f"{size[0]}×{size[1]}".ljust(12) + field.ljust(16) + "".join(f"{t:>8.1f} ms" for t in times))
-        moves = asyncio.run(tabs(size, rounds))
-        worst = max(worst, *moves)
-        print(f"{size[0]}×{size[1]}".ljust(12) + f"{'Tab':<16}{statistics.median(moves):>8.1f} ms{max(moves):>8.1f} ms")
+        for what, moving in (("Tab", tabs), ("the timeline", moments)):
+            moves = asyncio.run(moving(size, rounds))
+            worst = max(worst, *moves)
+            times = (statistics.median(moves), max(moves))
+            print(f"{size[0]}×{size[1]}".ljust(12) + what.ljust(16) + "".join(f"{t:>8.1f} ms" for t in times))
     print(
         f"\nworst to the field {worst:.1f} ms, wanted below {LIMIT_MS:g} ms: {'met' if worst < LIMIT_MS else 'missed'}"
     )

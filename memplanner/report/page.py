@@ -7,6 +7,8 @@ and text without a markup language cannot be tricked by a name that contains mar
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Literal, TextIO
 
 from memplanner.errors import printable
@@ -56,23 +58,26 @@ def _sixth(level: int) -> int:
 
 def text_width(text: str) -> int:
     """Terminal columns that printable text takes: two for wide characters, none for combining ones."""
-    if text.isascii():
+    if text.isascii() or max(text) < "\u0300":  # where the combining ones begin; nothing is wide before that
         return len(text)
+    return sum(map(_columns, text))
+
+
+@lru_cache(maxsize=1 << 12)
+def _columns(character: str) -> int:
     import unicodedata
 
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def fit(text: str, width: int) -> str:
     """`text` cut to at most `width` columns, with an ellipsis where something is missing."""
     if text_width(text) <= width:
         return text
-    kept = ""
-    for c in text:
-        if text_width(kept + c) > width - 1:
-            break
-        kept += c
-    return f"{kept}…"[: max(width, 0)]
+    fitting = (n for n, end in enumerate(accumulate(map(_columns, text))) if end > width - 1)
+    return f"{text[: next(fitting, 0)]}…"[: max(width, 0)]
 
 
 def pad(text: str, width: int, *, right: bool = False) -> str:

@@ -75,7 +75,7 @@ class MemplannerApp(App[None]):
             for number, ((name, title), pane) in enumerate(zip(TABS.items(), panes, strict=True), 1):
                 with TabPane(f"{number} {title}", id=name):
                     yield pane
-        yield KeysFooter(show_command_palette=False, compact=True)
+        yield KeysFooter()
 
     def on_mount(self) -> None:
         """Follow the theme; be quick to answer a key while plans are worked out beside."""

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from operator import itemgetter
 
 from rich.style import Style
 from rich.text import Text
@@ -26,6 +29,11 @@ LINE = "╌"
 _PARTS = (("allocated", "█", ACCENT), ("fragmentation", "▒", "#E69F00"), ("context", "░", "#CC79A7"))
 
 
+@cache
+def _style(colour: str | None, bold: bool) -> Style:
+    return Style(color=colour, bold=bold)
+
+
 @dataclass(frozen=True, slots=True)
 class Ink:
     """How things are drawn: with colours or with glyphs that do without; on a dark page or a light one."""
@@ -35,9 +43,7 @@ class Ink:
 
     def style(self, colour: str, *, bold: bool = False) -> Style:
         """A colour of the palette on this page."""
-        if not self.colour:
-            return Style(bold=bold)
-        return Style(color=colour if self.dark else ON_LIGHT.get(colour, colour), bold=bold)
+        return _style(None if not self.colour else colour if self.dark else ON_LIGHT.get(colour, colour), bold)
 
     def fill(self, category: Category) -> tuple[str, Style]:
         """The glyph and style that stand for a category."""
@@ -139,23 +145,31 @@ def bar_chart(title: str, bars: Sequence[Bar], limit: int, current: str, width: 
             label = _gib(limit)
         elif row == 0:
             label = "0"
-        text = Text(pad(label, axis - 1, right=True), ink.style(MUTED)).append(" ")
+        cells = [(pad(label, axis - 1, right=True) + " ", ink.style(MUTED))]
         for bar in bars:
             eighths = 0 if bar.size is None else min(max(round(bar.size / top * height * 8) - row * 8, 0), 8)
+            style = Style.null()
             if eighths or row == line_at:
-                cell = _EIGHTHS[eighths] if eighths else LINE
                 colour = VERDICT_COLOURS[bar.verdict if eighths else "does-not-fit"]
-                text.append(cell * (each - 1), ink.style(colour, bold=bar.name == current))
-            else:  # unstyled: what is styled takes Textual the longest
-                text.append(" " * (each - 1))
-            text.append(LINE, ink.style(MUTED)) if row == line_at else text.append(" ")
-        lines.append(text)
+                style = ink.style(colour, bold=bar.name == current)
+            glyph = _EIGHTHS[eighths] if eighths else LINE if row == line_at else " "
+            cells.append((glyph * (each - 1), style))
+            cells.append((LINE, ink.style(MUTED)) if row == line_at else (" ", style))
+        lines.append(_merged(cells))
     names = Text(" " * axis)
     for bar in bars:
         name = bar.name if len(bar.name) < each else _short(bar.name)
         names.append(pad(name, each - 1), "bold reverse" if bar.name == current else "").append(" ")
     lines.append(names[:width])
     return Text("\n").join(lines)
+
+
+def _merged(cells: Sequence[tuple[str, Style]]) -> Text:
+    """A line of styled cells, neighbours of one style together: each style change takes Textual as long as the next."""
+    line = Text()
+    for style, alike in groupby(cells, key=itemgetter(1)):
+        line.append("".join(glyphs for glyphs, _ in alike), style)
+    return line
 
 
 def _short(number: str) -> str:
@@ -191,29 +205,27 @@ def course(
     body = max(height - 3 - len(legend), 1)
     line_at = min(int((room - base) / top * body * 0.999), body - 1) if near else -1
     order = [c for c in CATEGORIES if any(column.by_category.get(c) for column in columns)]
-    ends: list[list[tuple[int, Category]]] = []
+    stacks: list[list[Category]] = []
     for column in columns:
-        done, inside = 0, []
+        stack: list[Category] = []
+        done = 0
         for category in order:
             done += column.by_category.get(category, 0)
-            inside.append((round(done / top * body), category))
-        ends.append(inside)
+            stack += [category] * (round(done / top * body) - len(stack))
+        stacks.append(stack)
+    limit = ink.style(VERDICT_COLOURS["does-not-fit"])
     lines = []
     for row in reversed(range(body)):
         label = _gib(room) if row == line_at else _gib(base + top) if row == body - 1 else ""
         if row == 0:
             label = _gib(base) if base else "0"
-        text = Text(pad(label, axis - 1, right=True), ink.style(MUTED)).append(" ")
-        for i, inside in enumerate(ends):
-            here = [category for end, category in inside if row < end][:1]
-            if here:
-                glyph, style = ink.fill(here[0])
-            else:
-                glyph, style = (LINE if row == line_at else " "), ink.style(VERDICT_COLOURS["does-not-fit"])
+        cells = [(pad(label, axis - 1, right=True) + " ", ink.style(MUTED))]
+        for i, stack in enumerate(stacks):
             if i == cursor:
-                glyph, style = ("▓", style + Style(dim=True)) if here else ("│", Style())
-            text.append(glyph, style)
-        lines.append(text)
+                cells.append(("▓", ink.fill(stack[row])[1] + Style(dim=True)) if row < len(stack) else ("│", Style()))
+            else:
+                cells.append(ink.fill(stack[row]) if row < len(stack) else (LINE if row == line_at else " ", limit))
+        lines.append(_merged(cells))
     at = next((i for i, column in enumerate(columns) if column.size == peak), 0)
     marks = list(" " * len(columns))
     if columns:

@@ -16,6 +16,7 @@ from memplanner.tui.screens.frontier import FrontierPane
 from memplanner.tui.screens.plan import PlanPane
 from memplanner.tui.state import start
 from memplanner.tui.widgets.fields import Field
+from memplanner.tui.widgets.picture import Picture
 
 SMALL = {"--method": "lora", "--rank": "8", "--gpu": "2GiB"}
 Play = Callable[[MemplannerApp, Pilot[None]], Awaitable[None]]
@@ -84,8 +85,11 @@ async def type_in(app: MemplannerApp, pilot: Pilot[None], text: str, *after: str
 
 
 def shown(app: MemplannerApp, where: str) -> str:
-    """The text of a Static."""
-    found = app.screen.query_one(where, Static)
+    """The text of a Static or a Picture."""
+    found = app.screen.query_one(where)
+    if isinstance(found, Picture):
+        return found.text.plain
+    assert isinstance(found, Static)
     content: Any = found.visual
     return str(content.plain if isinstance(content, Text) else content)
 

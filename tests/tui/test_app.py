@@ -15,6 +15,7 @@ from memplanner.tui.app import MemplannerApp
 from memplanner.tui.screens.timeline import TimelinePane
 from memplanner.tui.widgets.ask import Ask
 from memplanner.tui.widgets.fields import Field
+from memplanner.tui.widgets.footer import KeysFooter
 from memplanner.tui.widgets.help import Help
 from memplanner.units import format_bytes
 from tests.tui.driving import drive, field, press, rows, said, settle, shown, type_in
@@ -179,7 +180,7 @@ def test_the_timeline_says_what_is_alive_at_its_cursor(tmp_path: Path) -> None:
         assert estimate.rows[0].name in shown(app, "#alive")
         first = " ".join(shown(app, "#alive").split())
         assert " ".join(estimate.rows[0].why.split()) in first
-        picture = str(pane.query_one("#course").render())
+        picture = shown(app, "#course")
         assert f"▲ peak {format_bytes(estimate.allocated_bytes)}" in picture
         assert all(f"│{phase}" in picture for phase in ("load", "forward", "loss", "backward", "update", "steady"))
         await press(app, pilot, "home")
@@ -376,3 +377,27 @@ def test_a_run_can_be_cancelled(tmp_path: Path) -> None:
         assert rows(app, "#records") == []
 
     drive(play, tmp_path, model="llama-1b")
+
+
+def test_a_key_at_the_bottom_can_be_clicked(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        words = str(app.query_one(KeysFooter).render())
+        assert words.startswith("←→ Change ⏎ Edit w What fits s Save ")
+        await pilot.click(KeysFooter, offset=(words.index("? Help") + 3, 0))
+        await settle(app, pilot)
+        assert isinstance(app.screen, Help)
+        await press(app, pilot, "escape", "2")
+        assert str(app.query_one(KeysFooter).render()).startswith("←→ Cursor g Peak z Zoom w What fits ")
+        at = app.query_one(TimelinePane).cursor
+        await pilot.click(KeysFooter, offset=(1, 0))
+        await settle(app, pilot)
+        assert app.query_one(TimelinePane).cursor == at - 1
+
+    drive(play, tmp_path)
+
+
+def test_keys_that_there_is_no_room_for_are_left_out_whole(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        assert str(app.query_one(KeysFooter).render()) == "←→ Change ⏎ Edit w What fits "
+
+    drive(play, tmp_path, size=(31, 24))

@@ -43,8 +43,8 @@ class MeasuredPane(Vertical):
     """The fifth tab. folder: where records are read from and, with `keep`, written to."""
 
     BINDINGS = [
-        Binding("p", "run", "Run this plan"),
-        Binding("x", "cancel", "Cancel the run"),
+        Binding("p", "run", "Run"),
+        Binding("x", "cancel", "Cancel"),
     ]
 
     def __init__(self, state: PlanState, folder: Path | None) -> None:

@@ -7,7 +7,6 @@ from textual import work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.events import Resize
-from textual.widgets import Static
 from textual.worker import Worker, get_current_worker
 
 from memplanner.prediction import Estimate
@@ -17,6 +16,7 @@ from memplanner.tui.beside import beside
 from memplanner.tui.drawing import Bar, Ink, bar_chart, breakdown, device_bar, verdict
 from memplanner.tui.state import PlanState, value_in
 from memplanner.tui.widgets.fields import Field, FieldList
+from memplanner.tui.widgets.picture import Picture
 
 PAUSE_S = 0.12
 """Seconds after the last change before the chart's other columns are worked out, and between showing some."""
@@ -30,7 +30,7 @@ class PlanPane(Horizontal):
         self.state = state
         self._bars: list[Bar] = []
         self._axis = "--rank"
-        self._heights: dict[str, int] = {}
+        self._room = self._rows = 0
         self._answering = self._replaying = False
         self._said: tuple[Text, Text] = (Text(), Text())
 
@@ -38,10 +38,10 @@ class PlanPane(Horizontal):
         """Fields; verdict, bar, breakdown, chart."""
         yield FieldList(self.state)
         with Vertical(id="answer"):
-            yield Static(id="verdict")
-            yield Static(id="bar")
-            yield Static(id="breakdown")
-            yield Static(id="chart")
+            yield Picture("verdict")
+            yield Picture("bar")
+            yield Picture("breakdown")
+            yield Picture("chart")
 
     def on_mount(self) -> None:
         """The model's field first."""
@@ -85,17 +85,20 @@ class PlanPane(Horizontal):
         used = 2 + str(bar).count("\n") + 1 + 2  # the verdict, the bar, two blank lines
         chart = min(max((height - used) * 2 // 5, 7), 18)
         present = sum(1 for size in estimate.at_peak.values() if size)
-        rows = min(max(height - used - chart - 1, 3), present)
+        self._rows = max(present, self._rows if height == self._room else 0)  # from plan to plan nothing moves up
+        self._room = height
+        rows = min(max(height - used - chart - 1, 3), self._rows)
         self._put("#verdict", head)
         self._put("#bar", bar)
-        self._put("#breakdown", breakdown(estimate, width, self.ink, rows=rows))
+        sizes = breakdown(estimate, width, self.ink, rows=rows)
+        self._put("#breakdown", sizes.append("\n" * (rows - str(sizes).count("\n"))))
         self._chart_size = (width, max(height - used - rows - 1, 5))
         if estimate.is_replayed:
             self._begin_chart()
         else:  # the chart of the plan before stays for that blink, but gets no more columns
             self.workers.cancel_group(self, "chart")
 
-    @work(thread=True, group="answer")
+    @work(thread=True, group="answer", description="the allocator's replay")
     def _replay(self, estimate: Estimate) -> None:
         """Run the allocator's replay, so that no key waits for it; one at a time, and then the latest plan's."""
         estimate.reserved_bytes  # noqa: B018  # the estimate remembers it
@@ -134,13 +137,10 @@ class PlanPane(Horizontal):
         self._put("#chart", chart)
 
     def _put(self, where: str, text: Text) -> None:
-        """Show a text; the others move only where it gets another height."""
-        for place in self.query(where).results(Static):  # none, once the app is closing
-            height = text.plain.count("\n")
-            place.update(text, layout=height != self._heights.get(where))
-            self._heights[where] = height
+        for place in self.query(where).results(Picture):  # none, once the app is closing
+            place.update(text)
 
-    @work(exclusive=True, thread=True, group="chart")
+    @work(exclusive=True, thread=True, group="chart", description="the chart's columns")
     def _work_out_chart(self) -> None:
         """One column at a time, beside the interface."""
         worker = get_current_worker()

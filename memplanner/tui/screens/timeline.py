@@ -7,20 +7,19 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
-from textual.widget import Widget
-from textual.widgets import Static
 
 from memplanner.prediction.replay import Moment
 from memplanner.report.words import PHASE_WORDS
 from memplanner.timeline import CATEGORIES, Category, Phase
 from memplanner.tui.drawing import Column, Ink, course, tensors
 from memplanner.tui.state import PlanState
+from memplanner.tui.widgets.picture import Picture
 from memplanner.units import format_bytes
 
 AXIS = 8
 
 
-class Course(Widget, can_focus=True):
+class Course(Picture, can_focus=True):
     """The picture with its cursor."""
 
     BINDINGS = [
@@ -35,14 +34,14 @@ class Course(Widget, can_focus=True):
     ]
 
     def __init__(self, pane: "TimelinePane") -> None:
-        super().__init__(id="course")
+        super().__init__("course")
         self.pane = pane
 
-    def render(self) -> Text:
+    def draw(self) -> None:
         """The columns at this size."""
         pane = self.pane
         width, height = self.size
-        return course(pane.drawn, pane.room, pane.cursor, width, height, pane.ink, base=pane.base)
+        self.update(course(pane.drawn, pane.room, pane.cursor, width, height, pane.ink, base=pane.base))
 
     def on_click(self, event: events.Click) -> None:
         """A click sets the cursor."""
@@ -60,7 +59,7 @@ class Course(Widget, can_focus=True):
     def action_zoom(self) -> None:
         """What changes alone, or all of it."""
         self.pane.zoomed = not self.pane.zoomed
-        self.refresh()
+        self.draw()
 
 
 class TimelinePane(Vertical):
@@ -106,9 +105,9 @@ class TimelinePane(Vertical):
     def compose(self) -> ComposeResult:
         """The picture, what is alive at the cursor."""
         yield Course(self)
-        yield Static(id="moment")
+        yield Picture("moment")
         with VerticalScroll(id="alive-scroll"):
-            yield Static(id="alive")
+            yield Picture("alive")
 
     def on_resize(self) -> None:
         """As many columns as there is room for."""
@@ -116,11 +115,12 @@ class TimelinePane(Vertical):
 
     def show(self) -> None:
         """Read the step off the estimate, the cursor at its peak."""
-        width = self.query_one(Course).size.width - AXIS - 1
+        size = self.query_one(Course).size
+        width = size.width - AXIS - 1
         if width < 8:
             return
         estimate = self.state.estimate
-        seen = (estimate.plan, width, self.ink)
+        seen = (estimate.plan, size, self.ink)
         if seen == self._seen:
             return
         self._seen = seen
@@ -146,7 +146,7 @@ class TimelinePane(Vertical):
         rows = self.state.estimate.rows_at(moment)
         width = max(self.query_one("#alive-scroll").size.width - 2, 20)
         words = f"{format_bytes(size)} alive in {PHASE_WORDS[phase]}: {len(rows)} rows, largest first"
-        self.query_one("#moment", Static).update(words)
-        self.query_one("#alive", Static).update(tensors(rows, width, self.ink))
+        self.query_one("#moment", Picture).update(Text(words))
+        self.query_one("#alive", Picture).update(tensors(rows, width, self.ink))
         self.query_one("#alive-scroll").scroll_home(animate=False)
-        self.query_one(Course).refresh()
+        self.query_one(Course).draw()

@@ -74,8 +74,8 @@ class Field(Widget, can_focus=True):
             text.append(fit(f"‹ {value} ›", room), "bold reverse")
         else:
             text.append(fit(value, room), "dim" if dull else "bold" if name in state.flags else "")
-        if name in SLIDERS and not dull and name not in state.problems:
-            text.append("\n").append(self._slider(width))
+        if name in SLIDERS and name not in state.problems:  # its line stays, so that no other moves
+            text.append("\n").append(Text() if dull else self._slider(width))
         if name in state.problems:
             problem = state.problems[name]
             words = problem.message + (f" ({problem.hint})" if problem.hint else "")

@@ -1,23 +1,57 @@
-"""The line of keys: Textual's, drawn anew only where the keys have changed."""
+"""The line of keys at the bottom."""
 
+from rich.text import Text
+from textual import events
+from textual.binding import Binding
 from textual.screen import Screen
-from textual.widgets import Footer
+from textual.widget import Widget
 
 
-class KeysFooter(Footer):
-    """Textual mounts every key of its footer anew whenever the focus moves, which takes longer than all else that a Tab
-    does; from field to field the keys are mostly the same.
+class KeysFooter(Widget):
+    """The keys that do something where the focus is, one line, each to be clicked as well.
+
+    Textual's own Footer mounts a widget for every key anew when the focus moves, which takes longer than all else that
+    a Tab does.
     """
 
-    _shown: tuple[object, ...] | None = None
+    DEFAULT_CSS = """
+    KeysFooter { dock: bottom; height: 1; background: $footer-background; color: $footer-description-foreground; }
+    KeysFooter > .keys--key { color: $footer-key-foreground; text-style: bold; }
+    """
+    COMPONENT_CLASSES = {"keys--key"}
 
-    def bindings_changed(self, screen: Screen[object]) -> None:
-        """Draw the keys of the focus, where they are others than those that are there."""
-        keys = tuple(
-            (binding, enabled, tooltip)
-            for _, binding, enabled, tooltip in screen.active_bindings.values()
-            if binding.show
-        )
-        if keys != self._shown or not screen.app.app_focus:
-            self._shown = keys if screen.app.app_focus else None
-            super().bindings_changed(screen)
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: list[Binding] = []
+
+    def on_mount(self) -> None:
+        """Follow the focus."""
+        self.screen.bindings_updated_signal.subscribe(self, self._follow)
+
+    def _follow(self, screen: Screen[object]) -> None:
+        keys = [active.binding for active in screen.active_bindings.values() if active.binding.show]
+        first = {binding.action: binding for binding in reversed(keys)}  # of an action's keys the first
+        keys = [binding for binding in keys if first[binding.action] is binding]
+        if keys != self._keys:
+            self._keys = keys
+            self.refresh()
+
+    def render(self) -> Text:
+        """The keys and what they do; of those that there is no room for, none in part."""
+        style = self.get_component_rich_style("keys--key", partial=True)
+        line = Text(no_wrap=True)
+        for binding in self._keys:
+            word = Text(self.app.get_key_display(binding), style).append(f" {binding.description} ", "not bold")
+            if line.cell_len + word.cell_len - 1 > self.size.width:
+                break
+            line.append_text(word)
+        return line
+
+    def on_click(self, event: events.Click) -> None:
+        """As if the key were pressed."""
+        end = 0
+        for binding in self._keys:
+            end += len(f"{self.app.get_key_display(binding)} {binding.description} ")
+            if event.x < end:
+                self.app.simulate_key(binding.key)
+                return

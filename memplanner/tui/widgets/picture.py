@@ -1,0 +1,39 @@
+"""A drawn text, shown as it is."""
+
+from rich.style import Style
+from rich.text import Text
+from textual.geometry import Region, Size
+from textual.strip import Strip
+from textual.widget import Widget
+
+
+class Picture(Widget):
+    """Lines that were drawn for the room there is. Textual's Static would style and wrap the whole of them anew."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(id=name)
+        self.text = Text()
+        self._lines: list[Text] = []
+        self._ground = Style()
+
+    def update(self, text: Text) -> None:
+        """Show it; what is below moves only where its height is another."""
+        before = len(self._lines)
+        self.text, self._lines = text, list(text.split("\n", allow_blank=True))
+        self.refresh(layout=len(self._lines) != before)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """A row for each of its lines."""
+        return len(self._lines)
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Those of its lines, and the space around them."""
+        self._ground = self.rich_style  # which takes as long to find out as a line to draw
+        return super().render_lines(crop)
+
+    def render_line(self, y: int) -> Strip:
+        """One of its lines."""
+        if y >= len(self._lines):
+            return Strip.blank(self.size.width, self._ground)
+        strip = Strip(self._lines[y].render(self.app.console, end=""))
+        return strip.apply_style(self._ground).adjust_cell_length(self.size.width, self._ground)
