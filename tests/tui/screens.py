@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 
+from memplanner.report.palette import ACCENT, BAD, CATEGORY_COLOURS, MUTED, VERDICT_COLOURS
 from memplanner.tui.app import MemplannerApp
 from memplanner.tui.state import start
 from tests.tui.driving import press, settle
@@ -49,12 +50,35 @@ def draw(tab: str, size: tuple[int, int], expected: list[str] | None = None) -> 
 
 def text_of(svg: str) -> list[str]:
     """What a screen says, line by line, whatever its styles are called."""
-    lines: dict[float, list[tuple[float, str]]] = {}
+    return ["".join(text for text, _ in parts).rstrip() for parts in _lines(svg)]
+
+
+def ink_of(svg: str) -> list[dict[str, str]]:
+    """What a screen says in the palette's colours, line by line: colour and weight, and all that is said in them. The
+    other colours are the theme's, which is Textual's.
+    """
+    styles = dict(re.findall(r"\.(\S+) {\s*fill: ([^}]*?)\s*}", svg))
+    palette = {colour.lower() for colour in (*CATEGORY_COLOURS.values(), *VERDICT_COLOURS.values(), ACCENT, MUTED, BAD)}
+    lines: list[dict[str, str]] = []
+    for parts in _lines(svg):
+        said: dict[str, str] = {}
+        for text, name in parts:
+            if styles[name][:7] in palette:
+                said[styles[name]] = said.get(styles[name], "") + text.replace(" ", "")
+        lines.append(said)
+    return lines
+
+
+def _lines(svg: str) -> Iterator[list[tuple[str, str]]]:
+    """A screen's lines from left to right: the text and the name of its style."""
+    lines: dict[float, list[tuple[float, str, str]]] = {}
     for attributes, content in re.findall(r"<text ([^>]*)>(.*?)</text>", svg, re.DOTALL):
         at = dict(re.findall(r'(\w+)="([^"]*)"', attributes))
         if "clip-path" in attributes:
-            lines.setdefault(float(at["y"]), []).append((float(at["x"]), unescape(content).replace("\xa0", " ")))
-    return ["".join(text for _, text in sorted(parts)).rstrip() for _, parts in sorted(lines.items())]
+            part = float(at["x"]), unescape(content).replace("\xa0", " "), at["class"]
+            lines.setdefault(float(at["y"]), []).append(part)
+    for _, parts in sorted(lines.items()):
+        yield [(text, name) for _, text, name in sorted(parts)]
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ class KeysFooter(Widget):
         style = self.get_component_rich_style("keys--key", partial=True)
         line = Text(no_wrap=True)
         for binding in self._keys:
-            word = Text(self.app.get_key_display(binding), style).append(f" {binding.description} ", "not bold")
+            word = Text.assemble((self.app.get_key_display(binding), style), f" {binding.description} ")
             if line.cell_len + word.cell_len - 1 > self.size.width:
                 break
             line.append_text(word)

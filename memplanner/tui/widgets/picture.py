@@ -1,5 +1,6 @@
 """A drawn text, shown as it is."""
 
+from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.geometry import Region, Size
@@ -35,5 +36,6 @@ class Picture(Widget):
         """One of its lines."""
         if y >= len(self._lines):
             return Strip.blank(self.size.width, self._ground)
-        strip = Strip(self._lines[y].render(self.app.console, end=""))
+        line, console = self._lines[y], self.app.console
+        strip = Strip(Segment.apply_style(line.render(console), console.get_style(line.style)))
         return strip.apply_style(self._ground).adjust_cell_length(self.size.width, self._ground)
