@@ -212,11 +212,11 @@ class Estimate:
     @cached_property
     def num_trainable(self) -> int:
         """Parameters that learn."""
-        return sum(p.shape.numel * p.count for p in self.walked.tape.params.values() if p.trainable)
+        return _num_trainable(self.walked.tape)
 
     def curve(self) -> tuple[tuple[Phase, int], ...]:
         """Live bytes over the step: (phase, bytes) at the peak and the end of each stretch, in order."""
-        base = _base(self.walked)
+        base = self.walked.held.total
         points: list[tuple[Phase, int]] = [("load", self.phases[0].peak_bytes)]
         for piece in self.replay.pieces:
             points.append((piece.phase, base + piece.live_before))
@@ -229,7 +229,7 @@ class Estimate:
 
         The moment is None where nothing but the weights is there.
         """
-        base, weights = _base(self.walked), self.phases[0].peak_bytes
+        base, weights = self.walked.held.total, self.phases[0].peak_bytes
         moments: dict[Phase, list[tuple[int, Moment]]] = {}
         for phase, moment, size in self.replay.course():
             moments.setdefault(phase, []).append((base + size, moment))
@@ -248,10 +248,8 @@ class Estimate:
 
     def by_category(self, moment: Moment | None) -> dict[Category, int]:
         """Bytes alive at a moment of `course` by category."""
-        sums: Counter[Category] = Counter()
-        for held in self.walked.held:
-            if moment is not None or held.category in ("parameters", "adapters"):
-                sums[held.category] += held.block_bytes
+        held = self.walked.held.by_category
+        sums = Counter(held if moment is not None else {c: held[c] for c in ("parameters", "adapters")})
         tape = self.walked.tape
         for index, count in self.replay.alive(moment).items() if moment is not None else ():
             sums[tape.categories[index]] += tape.sizes[index] * count
@@ -338,10 +336,6 @@ def capability_of(gpu: GpuProfile | None) -> float:
     return float(gpu.compute_capability)
 
 
-def _base(walked: Walk) -> int:
-    return sum(h.block_bytes for h in walked.held)
-
-
 def model_of(plan: TrainingPlan, root: Path) -> tuple[ModelProfile, Family, object]:
     """The model's profile, family and settings; UserError where it has fewer positions than the plan asks for."""
     profile, family, config = _model(plan.model, root)
@@ -421,6 +415,11 @@ def widest_rank(plan: TrainingPlan, *, root: Path = Path()) -> int:
 
 
 @lru_cache(maxsize=8)
+def _num_trainable(tape: Tape) -> int:
+    return sum(p.shape.numel * p.count for p in tape.params.values() if p.trainable)
+
+
+@lru_cache(maxsize=8)
 def _replays(tape: Tape, refresh_only: frozenset[int]) -> tuple[Replay, Replay]:
     """The step as it mostly is, and with a subspace refresh."""
     replay = Replay(tape, refresh_only)
@@ -430,14 +429,15 @@ def _replays(tape: Tape, refresh_only: frozenset[int]) -> tuple[Replay, Replay]:
 def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None, walked: Walk) -> Estimate:
     """Read the walk's log into an estimate. walked: without cuBLAS workspaces, which are the card's."""
     walked = walked.with_workspace(workspace_of(gpu))
-    base = _base(walked)
+    base = walked.held.total
     replay, refreshing = _replays(walked.tape, frozenset(walked.refresh_only))
-    weights = sum(h.block_bytes for h in walked.held if h.category in ("parameters", "adapters"))
+    held = walked.held.by_category
+    weights = held["parameters"] + held["adapters"]
     phases = [PhasePeak(name="load", peak_bytes=weights, end_bytes=weights)]
     moments: dict[Phase, Moment] = {}
     released = 0
     if plan.step.grad_accumulation > 1 and not plan.step.keep_gradients:
-        released = sum(h.block_bytes for h in walked.held if h.category == "gradients")
+        released = held["gradients"]
     for name, peak, end, moment in replay.phase_peaks():
         if name == "steady":
             if "update" not in moments:  # an update in place, or one inside backward, allocates nothing by itself

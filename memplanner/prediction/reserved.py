@@ -16,7 +16,7 @@ from typing import Any
 from memplanner.prediction import compiled
 from memplanner.prediction.allocator import SMALL_LIMIT, Block, CachingAllocator
 from memplanner.prediction.pool import Stretch, segment_bytes, spelled_out
-from memplanner.prediction.walk import Held, Walk
+from memplanner.prediction.walk import Held, Holdings, Walk
 from memplanner.tape.engine import Run, Tape
 
 _LATE = ("gradients", "optimizer_state", "projectors")
@@ -101,28 +101,28 @@ class _Request:
 
 def _request(walked: Walk, *, small: bool | None = None) -> _Request:
     """What the walk asks of one of the pools, or of the whole allocator (None)."""
-
-    def own(sizes: Sequence[int]) -> Sequence[int]:
-        return sizes if small is None else [size if (size <= SMALL_LIMIT) == small else 0 for size in sizes]
-
-    def blocks(groups: list[tuple[int, list[int]]]) -> tuple[int, ...]:
-        return tuple(chain.from_iterable([size for size in own(sizes) if size] * count for count, sizes in groups))
-
-    early, late = map(blocks, _held(walked))
-    return _Request(steps=_steps(walked.tape), sizes=tuple(own(walked.tape.sizes)), early=early, late=late)
+    early, late = _standing(walked.held, small)
+    return _Request(steps=_steps(walked.tape), sizes=tuple(_own(walked.tape.sizes, small)), early=early, late=late)
 
 
-@lru_cache(maxsize=8)
-def _held(walked: Walk) -> tuple[list[tuple[int, list[int]]], list[tuple[int, list[int]]]]:
-    """Bytes of the tensors that stay, early and late, of so many equal blocks: models are built block by block."""
+def _own(sizes: Sequence[int], small: bool | None) -> Sequence[int]:
+    """Without what is another pool's."""
+    return sizes if small is None else [size if (size <= SMALL_LIMIT) == small else 0 for size in sizes]
+
+
+@lru_cache(maxsize=64)
+def _standing(holdings: Holdings, small: bool | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Bytes of the blocks that stay, early and late. Equal blocks of a model are made one after the other."""
     found: tuple[list[Held], list[Held]] = [], []
-    for tensor in walked.held:
+    for tensor in holdings:
         found[tensor.category in _LATE].append(tensor)
-    early, late = (
-        [(count, [h.block_bytes // count for h in group]) for count, group in groupby(tensors, lambda h: h.count)]
-        for tensors in found
-    )
-    return early, late
+
+    def blocks(tensors: list[Held]) -> Iterator[int]:
+        for count, group in groupby(tensors, lambda h: h.count):
+            yield from [size for size in _own([h.block_bytes // count for h in group], small) if size] * count
+
+    early, late = found
+    return tuple(blocks(early)), tuple(blocks(late))
 
 
 @lru_cache(maxsize=8)

@@ -1,8 +1,9 @@
 """A plan's training step, written on the tape: load, forward, loss, backward, update, refresh, steady."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from itertools import groupby
 from typing import NamedTuple, cast
 
@@ -41,23 +42,51 @@ class Held(NamedTuple):
         return block(self.shape.numel * self.dtype.size) * self.count
 
 
+@dataclass(eq=False)
+class Holdings:
+    """All that outlives a step, summed up once for the walks of other sizes that share it. Equal to itself alone."""
+
+    tensors: list[Held] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(self.tensors)
+
+    @cached_property
+    def by_category(self) -> Counter[Category]:
+        """What the caching allocator hands out for them."""
+        sums: Counter[Category] = Counter()
+        for held in self.tensors:
+            sums[held.category] += held.block_bytes
+        return sums
+
+    @cached_property
+    def total(self) -> int:
+        """The same, of all."""
+        return sum(self.by_category.values())
+
+    @lru_cache(maxsize=64)  # noqa: B019  # few are ever there
+    def with_workspace(self, num_bytes: int) -> "Holdings":
+        """The same on a card whose cuBLAS workspaces have this size (forward and backward run on different threads and
+        hold one each).
+        """
+        held = [h for h in self.tensors if h.category != "workspaces"]
+        if num_bytes:
+            held.append(Held("cuBLAS workspace", "workspaces", Shape(bytes=num_bytes), UINT8, 2))
+        return Holdings(held)
+
+
 @dataclass(slots=True, eq=False)
 class Walk:
     """A step: its log on the tape, and what is alive throughout. Equal to itself alone."""
 
     tape: Tape
-    held: list[Held] = field(default_factory=list)
+    held: Holdings = field(default_factory=Holdings)
     refresh_only: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
     def with_workspace(self, num_bytes: int) -> "Walk":
-        """The same step on a card whose cuBLAS workspaces have another size (forward and backward run on different
-        threads and hold one each).
-        """
-        held = [h for h in self.held if h.category != "workspaces"]
-        if num_bytes:
-            held.append(Held("cuBLAS workspace", "workspaces", Shape(bytes=num_bytes), UINT8, 2))
-        return Walk(self.tape, held, self.refresh_only, self.notes)
+        """The same step on a card whose cuBLAS workspaces have this size."""
+        return Walk(self.tape, self.held.with_workspace(num_bytes), self.refresh_only, self.notes)
 
 
 def walk(
@@ -178,10 +207,11 @@ def _walk(
         p.grad = None
     del input_ids, labels
 
-    out.held = [Held(p.name, p.category, p.shape, p.dtype, p.count) for p in tape.params.values()]
+    held = [Held(p.name, p.category, p.shape, p.dtype, p.count) for p in tape.params.values()]
     if held_gradients and not replaced:
-        out.held += [Held(f"{p.name} gradient", "gradients", p.shape, p.dtype, p.count) for p in trained]
-    out.held += _states(optimizer, trained, getattr(method, "extra_state", ()), per_layer=step.per_layer_updates)
+        held += [Held(f"{p.name} gradient", "gradients", p.shape, p.dtype, p.count) for p in trained]
+    held += _states(optimizer, trained, getattr(method, "extra_state", ()), per_layer=step.per_layer_updates)
+    out.held = Holdings(held)
     unmatched = [t for t in getattr(method, "target_modules", ()) if not _names_a_module(t, family)]
     if unmatched:
         ctx.notes.append(f"target_modules {', '.join(unmatched)}: no such linear module; ignored, as peft does")
