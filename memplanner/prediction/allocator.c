@@ -2,7 +2,6 @@
 
    allocator.py says what is re-enacted and where it is from; a property test holds the two equal. */
 
-#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,30 +17,26 @@ static const int64_t LARGE_SEGMENT = 20 * MIB;
 static const int64_t ROUND_LARGE = 2 * MIB;
 static const int64_t TOP_DOWN = 64 * MIB;
 
-/* A free block's rank is one number: its size, then its address. */
-#define ADDRESS_BITS 33
-static const int64_t MOST = (int64_t)1 << (64 - ADDRESS_BITS); /* 1 TiB */
-static const int64_t CEILING = (int64_t)1 << ADDRESS_BITS;
+static const int64_t MOST = (int64_t)1 << 31; /* 1 TiB */
+static const int64_t CEILING = (int64_t)1 << 33;
 
 enum { DEVICE_FULL = -1, NO_MEMORY = -2, TOO_LARGE = -3, IMPOSSIBLE = -4 };
 
-/* A stretch of a segment; its neighbours in the segment by index, -1 where there is none. */
+/* A stretch of a segment; its neighbours in the segment, and while it is free those in its class, by index, -1 where
+   there is none. */
 typedef struct {
     int64_t address, size;
     int32_t previous, next;
+    int32_t before, after;
     int8_t free, small;
 } Block;
 
+/* What is free, in classes of sizes that differ by less than a 32nd; within a class by size, then by address. */
+#define CLASSES 896
 typedef struct {
-    uint64_t rank;
-    int32_t block;
-} Offer;
-
-/* What is free, by rank. There is room before the first and after the last: whatever comes or goes, the fewer move. */
-typedef struct {
-    Offer *store, *offers;
-    int32_t count, room;
-    int32_t end; /* Of expandable segments: the last block of the pool's range, -1 where there is none. */
+    int32_t first[CLASSES], last[CLASSES];
+    uint64_t filled[CLASSES / 64]; /* A bit for every class that is not empty. */
+    int32_t end;                   /* Of expandable segments: the last block of the pool's range, or -1. */
 } Pool;
 
 typedef struct {
@@ -79,7 +74,7 @@ static int32_t new_block(Allocator *a, int64_t address, int64_t size, int small)
         }
         index = a->count++;
     }
-    a->blocks[index] = (Block){address, size, -1, -1, 1, (int8_t)small};
+    a->blocks[index] = (Block){address, size, -1, -1, -1, -1, 1, (int8_t)small};
     return index;
 }
 
@@ -89,138 +84,107 @@ static void drop_block(Allocator *a, int32_t index)
     a->unused = index;
 }
 
-static inline uint64_t rank(int64_t size, int64_t address)
+static inline int top_bit(uint64_t word)
 {
-    return (uint64_t)size << ADDRESS_BITS | (uint64_t)address;
+    return 63 - __builtin_clzll(word);
 }
 
-static inline uint64_t rank_of(const Block *b)
+static inline int class_of(int64_t size)
 {
-    return rank(b->size, b->address);
+    int shift = size < 64 ? 0 : top_bit((uint64_t)size) - 5;
+    return (shift << 5) + (int)(size >> shift);
 }
 
-/* The first offer from `low` on and before `high` whose rank is not below. */
-static inline int32_t place(const Pool *pool, int32_t low, int32_t high, uint64_t rank)
+static inline int comes_before(const Block *one, const Block *other)
 {
-    const Offer *first = pool->offers + low;
-    int32_t length = high - low;
-    while (length > 0) {
-        int32_t half = length / 2;
-        int below = first[half].rank < rank;
-        first = below ? first + half + 1 : first;
-        length = below ? length - half - 1 : half;
-    }
-    return (int32_t)(first - pool->offers);
-}
-
-static int32_t place_of(const Allocator *a, int32_t index)
-{
-    const Block *b = &a->blocks[index];
-    const Pool *pool = &a->pools[b->small];
-    return place(pool, 0, pool->count, rank_of(b));
-}
-
-static void remove_at(Pool *pool, int32_t at)
-{
-    int32_t after = --pool->count - at;
-    if (at < after) {
-        memmove(&pool->offers[1], &pool->offers[0], (size_t)at * sizeof(Offer));
-        pool->offers++;
-    } else {
-        memmove(&pool->offers[at], &pool->offers[at + 1], (size_t)after * sizeof(Offer));
-    }
-}
-
-/* Room on both sides for at least one more; 0 where there is no memory for it. */
-static int roomy(Pool *pool)
-{
-    ptrdiff_t before = pool->offers - pool->store;
-    if (before > 0 && before + pool->count < pool->room)
-        return 1;
-    int32_t room = pool->count > pool->room / 2 || !pool->room ? 2 * pool->room + 256 : pool->room;
-    Offer *store = malloc((size_t)room * sizeof(Offer));
-    if (store == NULL)
-        return 0;
-    Offer *offers = store + (room - pool->count) / 2;
-    if (pool->count)
-        memcpy(offers, pool->offers, (size_t)pool->count * sizeof(Offer));
-    free(pool->store);
-    pool->store = store;
-    pool->offers = offers;
-    pool->room = room;
-    return 1;
+    return one->size != other->size ? one->size < other->size : one->address < other->address;
 }
 
 static void withdraw(Allocator *a, int32_t index)
 {
-    remove_at(&a->pools[a->blocks[index].small], place_of(a, index));
+    Block *b = &a->blocks[index];
+    Pool *pool = &a->pools[b->small];
+    int class = class_of(b->size);
+    if (b->before >= 0)
+        a->blocks[b->before].after = b->after;
+    else
+        pool->first[class] = b->after;
+    if (b->after >= 0)
+        a->blocks[b->after].before = b->before;
+    else
+        pool->last[class] = b->before;
+    if (b->before < 0 && b->after < 0)
+        pool->filled[class / 64] &= ~((uint64_t)1 << class % 64);
 }
 
 static void offer(Allocator *a, int32_t index)
 {
-    const Block *b = &a->blocks[index];
+    Block *b = &a->blocks[index];
     Pool *pool = &a->pools[b->small];
-    if (!roomy(pool)) {
-        a->error = NO_MEMORY;
-        return;
+    int class = class_of(b->size);
+    int32_t before = pool->last[class], after = -1;
+    if (before >= 0 && comes_before(b, &a->blocks[before])) {
+        before = -1;
+        after = pool->first[class];
+        while (comes_before(&a->blocks[after], b)) {
+            before = after;
+            after = a->blocks[after].after;
+        }
     }
-    int32_t at = place(pool, 0, pool->count, rank_of(b)), after = pool->count++ - at;
-    if (at < after) {
-        pool->offers--;
-        memmove(&pool->offers[0], &pool->offers[1], (size_t)at * sizeof(Offer));
-    } else {
-        memmove(&pool->offers[at + 1], &pool->offers[at], (size_t)after * sizeof(Offer));
-    }
-    pool->offers[at] = (Offer){rank_of(b), index};
+    b->before = before;
+    b->after = after;
+    if (before >= 0)
+        a->blocks[before].after = index;
+    else
+        pool->first[class] = index;
+    if (after >= 0)
+        a->blocks[after].before = index;
+    else
+        pool->last[class] = index;
+    pool->filled[class / 64] |= (uint64_t)1 << class % 64;
 }
 
-/* Offer a block instead of the one at a place: only what lies between the two places moves. */
-static void offer_instead(Allocator *a, int32_t at, int32_t index)
-{
-    const Block *b = &a->blocks[index];
-    Pool *pool = &a->pools[b->small];
-    uint64_t rank = rank_of(b);
-    int32_t to;
-    if (rank > pool->offers[at].rank) {
-        to = place(pool, at + 1, pool->count, rank) - 1;
-        memmove(&pool->offers[at], &pool->offers[at + 1], (size_t)(to - at) * sizeof(Offer));
-    } else {
-        to = place(pool, 0, at, rank);
-        memmove(&pool->offers[to + 1], &pool->offers[to], (size_t)(at - to) * sizeof(Offer));
-    }
-    pool->offers[to] = (Offer){rank, index};
-}
-
-/* The place in its pool of the smallest free block that serves the request; -1 where there is none. */
-static int32_t cached(const Allocator *a, int64_t size, int small)
+/* The smallest free block that serves the request, of equals the one at the lowest address; -1 where there is none. */
+static int32_t best_fit(const Allocator *a, int64_t size, int small)
 {
     const Pool *pool = &a->pools[small];
-    int32_t at = place(pool, 0, pool->count, rank(size, 0));
-    if (at == pool->count)
-        return -1;
-    if (a->max_split_size >= 0 && !small) {
-        int64_t found = (int64_t)(pool->offers[at].rank >> ADDRESS_BITS);
+    int class = class_of(size);
+    for (int32_t index = pool->first[class]; index >= 0; index = a->blocks[index].after)
+        if (a->blocks[index].size >= size)
+            return index;
+    int at = ++class / 64;
+    uint64_t word = pool->filled[at] >> class % 64 << class % 64;
+    while (!word && ++at < CLASSES / 64)
+        word = pool->filled[at];
+    return word ? pool->first[at * 64 + __builtin_ctzll(word)] : -1;
+}
+
+/* The same as far as max_split_size has it used. */
+static int32_t cached(const Allocator *a, int64_t size, int small)
+{
+    int32_t index = best_fit(a, size, small);
+    if (index >= 0 && a->max_split_size >= 0 && !small) {
+        int64_t found = a->blocks[index].size;
         if (size < a->max_split_size ? found >= a->max_split_size : found >= size + LARGE_SEGMENT)
             return -1;
     }
-    return at;
+    return index;
 }
 
 static void return_unused(Allocator *a)
 {
     for (int small = 0; small < 2; small++) {
-        Pool *pool = &a->pools[small];
-        int32_t kept = 0;
-        for (int32_t i = 0; i < pool->count; i++) {
-            int32_t index = pool->offers[i].block;
-            if (a->blocks[index].previous < 0 && a->blocks[index].next < 0) {
-                a->reserved -= a->blocks[index].size;
-                drop_block(a, index);
-            } else {
-                pool->offers[kept++] = pool->offers[i];
+        for (int class = 0; class < CLASSES; class ++) {
+            int32_t after;
+            for (int32_t index = a->pools[small].first[class]; index >= 0; index = after) {
+                after = a->blocks[index].after;
+                if (a->blocks[index].previous < 0 && a->blocks[index].next < 0) {
+                    a->reserved -= a->blocks[index].size;
+                    withdraw(a, index);
+                    drop_block(a, index);
+                }
             }
         }
-        pool->count = kept;
     }
 }
 
@@ -286,14 +250,10 @@ static int32_t grown(Allocator *a, int64_t size, int small)
 
 static int32_t allocate(Allocator *a, int64_t size)
 {
-    if (size >= MOST) {
-        a->error = TOO_LARGE;
-        return -1;
-    }
     int small = size <= SMALL_LIMIT;
-    int32_t at = cached(a, size, small), index;
-    if (at >= 0)
-        index = a->pools[small].offers[at].block;
+    int32_t index = cached(a, size, small);
+    if (index >= 0)
+        withdraw(a, index);
     else
         index = a->expandable ? grown(a, size, small) : segment(a, size, small);
     if (index < 0)
@@ -315,12 +275,7 @@ static int32_t allocate(Allocator *a, int64_t size)
         b->size = size;
         if (a->pools[small].end == index)
             a->pools[small].end = tail;
-        if (at >= 0)
-            offer_instead(a, at, tail);
-        else
-            offer(a, tail);
-    } else if (at >= 0) {
-        remove_at(&a->pools[small], at);
+        offer(a, tail);
     }
     a->blocks[index].free = 0;
     return index;
@@ -341,23 +296,18 @@ static void merge(Allocator *a, int32_t first, int32_t second)
 
 static void release(Allocator *a, int32_t index)
 {
-    int32_t previous = a->blocks[index].previous, next = a->blocks[index].next, at = -1;
+    int32_t previous = a->blocks[index].previous, next = a->blocks[index].next;
     a->blocks[index].free = 1;
     if (next >= 0 && a->blocks[next].free) {
-        at = place_of(a, next);
+        withdraw(a, next);
         merge(a, index, next);
     }
     if (previous >= 0 && a->blocks[previous].free) {
-        if (at >= 0)
-            remove_at(&a->pools[a->blocks[index].small], at);
-        at = place_of(a, previous);
+        withdraw(a, previous);
         merge(a, previous, index);
         index = previous;
     }
-    if (at >= 0)
-        offer_instead(a, at, index);
-    else
-        offer(a, index);
+    offer(a, index);
 }
 
 /* The most bytes of segments during the events: i where block i is allocated, ~i where it is freed.
@@ -375,27 +325,41 @@ int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t count, const 
                    .expandable = expandable,
                    .ceiling = CEILING - 1,
                    .unused = -1};
-    a.pools[0].end = a.pools[1].end = -1;
-    int32_t repetition = 0;
+    for (int small = 0; small < 2; small++) {
+        memset(a.pools[small].first, -1, sizeof a.pools[small].first);
+        memset(a.pools[small].last, -1, sizeof a.pools[small].last);
+        a.pools[small].end = -1;
+    }
+    int64_t longest = 1;
+    for (int64_t s = 0; s < count; s++)
+        if (stretches[s].count > longest)
+            longest = stretches[s].count;
+    struct { int32_t event, size; } *told = malloc((size_t)longest * sizeof *told);
     struct { int32_t block, born; } *held = calloc((size_t)(blocks ? blocks : 1), sizeof *held);
-    if (held == NULL)
+    if (told == NULL || held == NULL)
         a.error = NO_MEMORY;
+    int32_t repetition = 0;
     for (int64_t s = 0; s < count && !a.error; s++) {
+        int64_t events = 0; /* Those of blocks that have bytes. */
+        for (int64_t e = 0; e < stretches[s].count; e++) {
+            int32_t event = stretches[s].events[e], i = event >= 0 ? event : ~event;
+            int64_t size = ((i < logged ? sizes[i >> bits] : kept[i - logged]) + BLOCK - 1) / BLOCK;
+            told[events].event = event;
+            told[events].size = (int32_t)size;
+            events += size > 0;
+            if (size >= MOST)
+                a.error = TOO_LARGE;
+        }
         for (int64_t times = 0; times < stretches[s].times && !a.error; times++) {
             int64_t before = a.taken, live = 0;
             int32_t step = (int32_t)(times * stretches[s].step), foreign = 0;
             repetition++;
-            for (int64_t e = 0; e < stretches[s].count && !a.error; e++) {
-                int32_t event = stretches[s].events[e];
-                int32_t i = (event >= 0 ? event : ~event) + step;
-                int64_t size = i < logged ? sizes[i >> bits] : kept[i - logged];
-                if (!size)
-                    continue;
-                size = (size + BLOCK - 1) / BLOCK;
+            for (int64_t e = 0; e < events && !a.error; e++) {
+                int32_t event = told[e].event, i = (event >= 0 ? event : ~event) + step;
                 if ((event >= 0) != !held[i].born) {
                     a.error = IMPOSSIBLE;
                 } else if (event >= 0) {
-                    held[i].block = allocate(&a, size);
+                    held[i].block = allocate(&a, told[e].size);
                     held[i].born = repetition;
                     live++;
                 } else {
@@ -411,9 +375,8 @@ int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t count, const 
                 break; /* What is free is what is not in use, merged: all is as it was, and would be again. */
         }
     }
+    free(told);
     free(held);
     free(a.blocks);
-    free(a.pools[0].store);
-    free(a.pools[1].store);
     return a.error ? a.error : a.peak * BLOCK;
 }

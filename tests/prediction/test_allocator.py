@@ -356,3 +356,10 @@ def test_more_than_64_bits_hold_is_left_to_python() -> None:
     step = {"batch_size": 1 << 20, "seq_len": 1 << 24}
     estimate = predict(TrainingPlan.model_validate({"model": "llama-7b", "step": step}))
     assert estimate.reserved_bytes > 1 << 62
+
+
+@pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
+@pytest.mark.parametrize("events", [(~0,), (0, 0), (0, ~0, ~0)], ids=["never there", "there already", "freed before"])
+def test_a_log_that_cannot_be_is_refused(events: tuple[int, ...]) -> None:
+    with pytest.raises(AssertionError, match="a block is allocated that is there already, or freed that is not"):
+        compiled.peak_reserved([Stretch(array("i", events))], [512])
