@@ -1,13 +1,15 @@
 """How long a sweep takes: some ten thousand plans, each in a process of its own on one core.
 
 `python -m benchmarks.sweep [--rounds N]`. Time per plan, best of N, and the share of plans whose allocator had to be
-replayed. Plans that differ in the card alone share a walk, so cards are what makes a sweep cheap and models with many
-layers what makes it dear.
+replayed. Plans that differ in the card, the batch or the sequence share a walk, so that most of the time goes into the
+allocator's replay, which models with many layers make dear. Bytecode is there, as on any second start.
 """
 
 import argparse
 import subprocess
 import sys
+
+from benchmarks.cold_start import ENVIRONMENT
 
 GPUS = (
     "rtx4090,rtx3090,t4,a10,a10g,l4,l40s,a40,rtxa6000,rtx3060,"
@@ -39,7 +41,9 @@ print(took, len(rows), sum(bool(row["device_bytes"]) for row in rows))
 def once(model: str, method: str) -> tuple[float, int, int]:
     """Seconds, plans, and plans whose reserved memory was worked out."""
     words = ["sweep", model, "--method", method, *AXES, "--format", "csv"]
-    done = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *words], capture_output=True, text=True, check=True, env=ENVIRONMENT
+    )
     seconds, plans, replayed = done.stdout.split()
     return float(seconds), int(plans), int(replayed)
 

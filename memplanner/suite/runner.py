@@ -120,10 +120,12 @@ def _in_process(
     with Path(log).open("w", encoding="utf-8") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    from memplanner.harness.record import forked_too_late, measure
+    from memplanner.harness.record import available, forked_too_late, measure
 
     if backend == "cuda" and forked_too_late():
         os._exit(BAD_FORK)
+    if why := available(backend):
+        raise SystemExit(f"{backend} cannot be had: {why}")
     try:
         record = measure(TrainingPlan.model_validate_json(plan), backend, name=case_id, root=Path(root), **options)
     except UserError as error:
@@ -156,6 +158,7 @@ def _kept(path: Path, case: Case, backend: Backend) -> Measurement | None:
 def _failed(case: Case, backend: Backend, code: int, log: Path) -> Measurement:
     said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    message = ": ".join([how, *said[-1:]]) if code != 1 or not said else said[-1]  # 1: Python has said why
     return Measurement(
         id=case.id,
         backend=backend,
@@ -166,5 +169,5 @@ def _failed(case: Case, backend: Backend, code: int, log: Path) -> Measurement:
             python=platform.python_version(),
             platform=f"{platform.system()} {platform.machine()}",
         ),
-        outcome=Outcome(status="failed", message=f"{how}: {said[-1]}" if said else how),
+        outcome=Outcome(status="failed", message=message),
     )
