@@ -174,7 +174,7 @@ static int32_t cached(const Allocator *a, int64_t size, int small)
 static void return_unused(Allocator *a)
 {
     for (int small = 0; small < 2; small++) {
-        for (int class = 0; class < CLASSES; class ++) {
+        for (int class = 0; class < CLASSES; class++) {
             int32_t after;
             for (int32_t index = a->pools[small].first[class]; index >= 0; index = after) {
                 after = a->blocks[index].after;
@@ -242,9 +242,11 @@ static int32_t grown(Allocator *a, int64_t size, int small)
             a->blocks[end].next = index;
         a->pools[small].end = index;
     }
-    int64_t more = (size - a->blocks[index].size + page - 1) / page * page;
-    a->blocks[index].size += more;
-    take(a, more);
+    if (a->blocks[index].size < size) {
+        int64_t more = (size - a->blocks[index].size + page - 1) / page * page;
+        a->blocks[index].size += more;
+        take(a, more);
+    }
     return a->error ? -1 : index;
 }
 

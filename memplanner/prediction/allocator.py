@@ -138,7 +138,9 @@ class CachingAllocator:
         return self._grown(size, small) if self.expandable_segments else self._segment(size, small)
 
     def _grown(self, size: int, small: bool) -> Block:
-        """The free end of the pool's range, made as long as it must be."""
+        """The free end of the pool's range, made as long as it must be; it may be longer, where max_split_size kept it
+        from being found among what is free.
+        """
         page = SMALL_SEGMENT if small else LARGE_SEGMENT
         end = self._ends.get(small)
         if end is None or not end.free:
@@ -151,9 +153,10 @@ class CachingAllocator:
         else:
             block = end
             self._withdraw(block)
-        grown = -(-(size - block.size) // page) * page
-        block.size += grown
-        self._take(grown)
+        if block.size < size:
+            more = -(-(size - block.size) // page) * page
+            block.size += more
+            self._take(more)
         return block
 
     def _segment(self, size: int, small: bool) -> Block:

@@ -92,5 +92,6 @@ def peak_reserved(
         raise MemoryError
     if answer == _TOO_LARGE:
         raise OverflowError("segments of a TiB and more")
-    assert answer != _IMPOSSIBLE, "a block is allocated that is there already, or freed that is not"
+    if answer == _IMPOSSIBLE:
+        raise AssertionError("a block is allocated that is there already, or freed that is not")
     return answer

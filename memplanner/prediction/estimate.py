@@ -427,7 +427,7 @@ def _replays(tape: Tape, refresh_only: frozenset[int]) -> tuple[Replay, Replay]:
 
 
 def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None, walked: Walk) -> Estimate:
-    """Read the walk's log into an estimate. walked: without cuBLAS workspaces, which are the card's."""
+    """Read the walk's log into an estimate. Of cuBLAS's workspaces it has the card's."""
     walked = walked.with_workspace(workspace_of(gpu))
     base = walked.held.total
     replay, refreshing = _replays(walked.tape, frozenset(walked.refresh_only))

@@ -46,11 +46,12 @@ class Predictor:
         """What `predict` says of the plan."""
         gpu = gpu_of(plan)
         workspace = workspace_of(gpu)
-        kernels = (min(int(capability_of(gpu)), NEWEST_KERNELS), stamp_of(plan.model, self.root))
+        # What a walk depends on beside its plan: the generation of kernels, and the model's file as it is now.
+        around = (min(int(capability_of(gpu)), NEWEST_KERNELS), stamp_of(plan.model, self.root))
         step = plan.model_copy(update=_OTHER_DEVICE)
         walked = None
         for known, bytes_known, same, estimate in reversed(self._recent):  # the likeliest first
-            if known == kernels and same == step:
+            if known == around and same == step:
                 if bytes_known == workspace:
                     return replace(estimate, plan=plan, gpu=gpu)
                 walked = estimate.walked
@@ -58,11 +59,11 @@ class Predictor:
             estimate = predict(plan, root=self.root)
         else:
             model, _, _ = model_of(plan, self.root)
-            estimate = estimate_of(plan, model, gpu, walked or self._walk(plan, gpu, kernels))
-        self._recent.append((kernels, workspace, step, estimate))
+            estimate = estimate_of(plan, model, gpu, walked or self._walk(plan, gpu, around))
+        self._recent.append((around, workspace, step, estimate))
         return estimate
 
-    def _walk(self, plan: TrainingPlan, gpu: GpuProfile | None, kernels: object) -> Walk:
+    def _walk(self, plan: TrainingPlan, gpu: GpuProfile | None, around: object) -> Walk:
         """The plan's walk. The second of plans alike in all but their sizes is walked as their pattern: most plans have
         no second, and a pattern takes longer.
         """
@@ -71,16 +72,16 @@ class Predictor:
         alike = plan.model_copy(update=_OTHER_DEVICE | {"step": plan.step.model_copy(update=_OTHER_SIZES)})
         seen = False
         for known, same, pattern in reversed(self._patterns):
-            if known == kernels and same == alike:
+            if known == around and same == alike:
                 walked = None if pattern is None else pattern.at(batch, seq)
                 if walked is not None:
                     return walked
                 seen = True
         if not seen:
-            self._patterns.append((kernels, alike, None))
+            self._patterns.append((around, alike, None))
             return walk(plan, family, config, seq_len=seq, compute_capability=capability_of(gpu))
         pattern = Pattern(plan, family, config, compute_capability=capability_of(gpu))
-        self._patterns.append((kernels, alike, pattern))
+        self._patterns.append((around, alike, pattern))
         walked = pattern.at(batch, seq)
         assert walked is not None
         return walked

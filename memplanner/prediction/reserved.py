@@ -62,7 +62,9 @@ def forget() -> None:
     """Drop what is remembered of earlier plans, for an honest timing."""
     reserved_peak.cache_clear()
     _pool_bytes.cache_clear()
+    _standing.cache_clear()
     _story.cache_clear()
+    _steps.cache_clear()
     _known_steps.cache_clear()
 
 

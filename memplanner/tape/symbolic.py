@@ -20,8 +20,7 @@ class Program:
         self.values: Final = list(inputs)
         self.inputs: Final = tuple(SymInt(self, place) for place in range(len(inputs)))
         self._constants: dict[int, int] = {}
-        self._results: dict[tuple[_Function, int, int], SymInt] = {}
-        self._guards: dict[tuple[_Function, int, int], bool] = {}
+        self._steps: dict[tuple[_Function, int, int], SymInt | bool] = {}
 
     def place(self, number: "int | SymInt") -> int:
         """Where the number stands among the values."""
@@ -39,27 +38,29 @@ class Program:
     def result(self, function: _Function, left: "int | SymInt", right: "int | SymInt") -> "SymInt":
         """function(left, right), written down."""
         step = function, self.place(left), self.place(right)
-        known = self._results.get(step)
-        if known is None:
-            known = self._results[step] = SymInt(self, len(self.values))
-            self.values.append(function(self.values[step[1]], self.values[step[2]]))
-        return known
+        known = self._steps.get(step)
+        if isinstance(known, SymInt):
+            return known
+        found = self._steps[step] = SymInt(self, len(self.values))
+        self.values.append(function(self.values[step[1]], self.values[step[2]]))
+        return found
 
     def guard(self, function: _Function, left: "int | SymInt", right: "int | SymInt") -> bool:
         """Whether function(left, right) holds; from here on the program is for inputs alone for which it comes out
         the same.
         """
         step = function, self.place(left), self.place(right)
-        outcome = self._guards[step] = bool(function(self.values[step[1]], self.values[step[2]]))
+        outcome = self._steps[step] = bool(function(self.values[step[1]], self.values[step[2]]))
         return outcome
 
     def run(self, *inputs: int) -> list[int] | None:
         """All values for other inputs; None where a guard comes out differently."""
         values = [*inputs, *self.values[len(inputs) :]]
-        for (function, left, right), number in self._results.items():
-            values[number.place] = function(values[left], values[right])
-        for (function, left, right), outcome in self._guards.items():
-            if function(values[left], values[right]) is not outcome:
+        for (function, left, right), found in self._steps.items():
+            value = function(values[left], values[right])
+            if found.__class__ is SymInt:
+                values[found.place] = value
+            elif value is not found:
                 return None
         return values
 
@@ -104,6 +105,8 @@ class SymInt:
         return self.program.result(operator.and_, self, other)
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, float):
+            raise TypeError(f"{other!r} is no whole number")
         return isinstance(other, int | SymInt) and self.program.guard(operator.eq, self, other)
 
     def __lt__(self, other: "int | SymInt") -> bool:
@@ -129,7 +132,7 @@ class SymInt:
     def __hash__(self) -> int:
         return hash(self.__index__())
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return str(self.__index__())
 
     def __rlshift__(self, other: int) -> "SymInt":

@@ -81,7 +81,7 @@ def device_bar(estimate: Estimate, width: int, ink: Ink) -> Text:
     if limit < width:
         bar = bar[: max(limit - 1, 0)] + Text("┃", ink.style(VERDICT_COLOURS["does-not-fit"], bold=True)) + bar[limit:]
     items = [
-        ("█" if ink.colour else glyph, colour, f"{name} {format_bytes(size, decimals=1)}")
+        ("█" if ink.colour else glyph, colour, fit(f"{name} {format_bytes(size, decimals=1)}", width - 2))
         for size, (name, glyph, colour) in zip(sizes, _PARTS, strict=True)
     ]
     items.append(("·", MUTED, f"free {format_bytes(max(estimate.margin_bytes, 0), decimals=1)}"))
@@ -222,7 +222,9 @@ def course(
         cells = [(pad(label, axis - 1, right=True) + " ", ink.style(MUTED))]
         for i, stack in enumerate(stacks):
             if i == cursor:
-                cells.append(("▓", ink.fill(stack[row])[1] + Style(dim=True)) if row < len(stack) else ("│", Style()))
+                cells.append(
+                    ("▓", ink.fill(stack[row])[1] + Style(dim=True)) if row < len(stack) else ("│", ink.style(MUTED))
+                )
             else:
                 cells.append(ink.fill(stack[row]) if row < len(stack) else (LINE if row == line_at else " ", limit))
         lines.append(_merged(cells))

@@ -138,11 +138,24 @@ def test_large_segments_lie_below_those_before_them() -> None:
     assert allocator.allocate(64 * MIB).address == second.address  # of equals, the lowest address
 
 
+def test_an_end_that_is_too_large_to_be_found_is_used_as_it_is() -> None:
+    options: dict[str, Any] = {"expandable_segments": True, "max_split_size": 50 * MIB}
+    allocator = CachingAllocator(**options)
+    whole = allocator.allocate(100 * MIB)
+    allocator.release(whole)
+    assert allocator.allocate(10 * MIB) is whole
+    assert (allocator.reserved, allocator.peak_reserved) == (100 * MIB, 100 * MIB)
+    if compiled.is_available():
+        events = array("i", (0, ~0, 1, 2))
+        assert compiled.peak_reserved([Stretch(events)], [100 * MIB, 10 * MIB, 90 * MIB], **options) == 100 * MIB
+
+
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"expandable_segments": True},
     {"max_split_size": 20 * MIB},
     {"expandable_segments": True, "max_split_size": 30 * MIB},
+    {"expandable_segments": True, "max_split_size": 5 * MIB},
 ]
 REQUESTS = st.lists(st.tuples(st.integers(1, 40 * MIB), st.integers(0, 9)), max_size=60)
 

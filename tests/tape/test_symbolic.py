@@ -67,6 +67,7 @@ def test_the_smaller_of_two_stays_the_same_one() -> None:
 BOUND: dict[str, Callable[[Any], Any]] = {
     "range": lambda x: list(range(x)),
     "text": lambda x: f"{x} tokens",
+    "text of a tuple": lambda x: f"{(x,)}",
     "key": lambda x: {x: 1},
     "index": lambda x: "abcdefgh"[x],
 }
@@ -84,7 +85,14 @@ def test_whatever_needs_the_number_itself_binds_the_program_to_it(use: Callable[
 def test_what_is_not_known_to_be_sound_is_refused() -> None:
     (x,) = Program(5).inputs
     number: Any = x
-    for use in (lambda: number / 2, lambda: number**2, lambda: f"{number:,}", lambda: number | 1, lambda: 0.5 * number):
+    for use in (
+        lambda: number / 2,
+        lambda: number**2,
+        lambda: f"{number:,}",
+        lambda: number | 1,
+        lambda: 0.5 * number,
+        lambda: number == 5.0,
+    ):
         with pytest.raises(TypeError):
             use()
 
@@ -93,3 +101,11 @@ def test_numbers_of_two_programs_do_not_mix() -> None:
     (x,), (y,) = Program(1).inputs, Program(2).inputs
     with pytest.raises(AssertionError):
         x + y
+
+
+def test_what_a_comparison_has_ruled_out_is_not_computed() -> None:
+    program = Program(7)
+    (x,) = program.inputs
+    found = (x + 5) // (x - 5) if x > 5 else 0
+    assert resolved(found, program.values) == 6
+    assert program.run(5) is None

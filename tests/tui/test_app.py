@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from textual.events import AppBlur, AppFocus
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, TabbedContent
 
@@ -399,5 +400,45 @@ def test_a_key_at_the_bottom_can_be_clicked(tmp_path: Path) -> None:
 def test_keys_that_there_is_no_room_for_are_left_out_whole(tmp_path: Path) -> None:
     async def play(app: App, pilot: Keys) -> None:
         assert str(app.query_one(KeysFooter).render()) == "←→ Change ⏎ Edit w What fits "
+        await pilot.click(KeysFooter, offset=(30, 0))
+        await settle(app, pilot)
+        assert not isinstance(app.screen, Ask)
 
     drive(play, tmp_path, size=(31, 24))
+
+
+def test_the_keys_stay_while_the_terminal_looks_elsewhere(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        before = str(app.query_one(KeysFooter).render())
+        for event in (AppBlur(), AppFocus()):
+            app.post_message(event)
+            await settle(app, pilot)
+            assert str(app.query_one(KeysFooter).render()) == before
+
+    drive(play, tmp_path)
+
+
+def test_a_click_under_a_setting_without_use_changes_nothing(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        before = dict(app.state.flags)
+        await pilot.click("#field-rank", offset=(25, 1))
+        await settle(app, pilot)
+        assert (app.state.flags, app.state.problems) == (before, {})
+
+    drive(play, tmp_path, flags={"--method": "full", "--gpu": "2GiB"})
+
+
+def test_what_is_drawn_can_be_marked_and_copied(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        await pilot.mouse_down("#verdict", offset=(1, 0))
+        await pilot.hover("#verdict", offset=(5, 0))
+        await pilot.mouse_up("#verdict", offset=(5, 0))
+        await pilot.pause()
+        line = app.query_one("#verdict").render_line(0)
+        marked = "".join(segment.text for segment in line if segment.style and segment.style.bgcolor == marking(app))
+        assert marked == app.screen.get_selected_text() == "FITS: "[1:6]
+
+    def marking(app: App) -> object:
+        return app.screen.get_component_rich_style("screen--selection").bgcolor
+
+    drive(play, tmp_path)

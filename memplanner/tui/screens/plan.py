@@ -80,8 +80,8 @@ class PlanPane(Horizontal):
             head.stylize("dim")
             bar.stylize("dim")
         if self.state.problems:
+            head = head.split("\n")[0].append("\n(of the last plan without problems)", "italic")
             head.stylize("dim")
-            head.append("  (of the last plan without problems)", "dim italic")
         used = 2 + str(bar).count("\n") + 1 + 2  # the verdict, the bar, two blank lines
         chart = min(max((height - used) * 2 // 5, 7), 18)
         present = sum(1 for size in estimate.at_peak.values() if size)

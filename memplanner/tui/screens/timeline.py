@@ -115,12 +115,12 @@ class TimelinePane(Vertical):
 
     def show(self) -> None:
         """Read the step off the estimate, the cursor at its peak."""
-        size = self.query_one(Course).size
-        width = size.width - AXIS - 1
+        room = self.query_one(Course).size
+        width = room.width - AXIS - 1
         if width < 8:
             return
         estimate = self.state.estimate
-        seen = (estimate.plan, size, self.ink)
+        seen = (estimate.plan, room, self.ink)
         if seen == self._seen:
             return
         self._seen = seen

@@ -29,8 +29,8 @@ def matching(choices: Sequence[Choice], typed: str) -> list[Choice]:
 class Ask(ModalScreen[str | None]):
     """Answers with what was picked or typed, or None where the user turned away.
 
-    free_choice: an answer is, beside a list, what matches nothing
-    in it (a path, a size). check: what is wrong with a typed text, or "".
+    free_choice: what matches nothing in the list is an answer too (a path, a size). check: what is wrong with a typed
+    text, or "".
     """
 
     BINDINGS = [

@@ -99,6 +99,8 @@ class Field(Widget, can_focus=True):
         focused = not self._picking
         at = event.x - NAME_WIDTH - 1
         if self.field in SLIDERS and event.y == 1 and self.field not in self.state.problems:
+            if not applies(self.state.plan, self.field):
+                return
             ceiling = self.state.ceiling(self.field)
             room = max(self.size.width - NAME_WIDTH - 3 - len(str(ceiling)), 4)
             bits = round(max(min(at, room - 1), 0) / (room - 1) * ceiling.bit_length())

@@ -23,12 +23,15 @@ class KeysFooter(Widget):
     def __init__(self) -> None:
         super().__init__()
         self._keys: list[Binding] = []
+        self._ends: list[tuple[int, str]] = []
 
     def on_mount(self) -> None:
         """Follow the focus."""
         self.screen.bindings_updated_signal.subscribe(self, self._follow)
 
     def _follow(self, screen: Screen[object]) -> None:
+        if not screen.app.app_focus:  # the terminal has lost the focus, and will give it back
+            return
         keys = [active.binding for active in screen.active_bindings.values() if active.binding.show]
         first = {binding.action: binding for binding in reversed(keys)}  # of an action's keys the first
         keys = [binding for binding in keys if first[binding.action] is binding]
@@ -39,19 +42,18 @@ class KeysFooter(Widget):
     def render(self) -> Text:
         """The keys and what they do; of those that there is no room for, none in part."""
         style = self.get_component_rich_style("keys--key", partial=True)
-        line = Text(no_wrap=True)
+        line, self._ends = Text(no_wrap=True), []
         for binding in self._keys:
             word = Text.assemble((self.app.get_key_display(binding), style), f" {binding.description} ")
             if line.cell_len + word.cell_len - 1 > self.size.width:
                 break
             line.append_text(word)
+            self._ends.append((line.cell_len, binding.key))
         return line
 
     def on_click(self, event: events.Click) -> None:
         """As if the key were pressed."""
-        end = 0
-        for binding in self._keys:
-            end += len(f"{self.app.get_key_display(binding)} {binding.description} ")
+        for end, key in self._ends:
             if event.x < end:
-                self.app.simulate_key(binding.key)
+                self.app.simulate_key(key)
                 return

@@ -4,6 +4,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.geometry import Region, Size
+from textual.selection import Selection
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -37,5 +38,18 @@ class Picture(Widget):
         if y >= len(self._lines):
             return Strip.blank(self.size.width, self._ground)
         line, console = self._lines[y], self.app.console
+        marked = None if self.text_selection is None else self.text_selection.get_span(y)
+        if marked is not None:
+            line = line.copy()
+            line.stylize(
+                self.screen.get_component_rich_style("screen--selection"),
+                marked[0],
+                len(line) if marked[1] == -1 else marked[1],
+            )
         strip = Strip(Segment.apply_style(line.render(console), console.get_style(line.style)))
-        return strip.apply_style(self._ground).adjust_cell_length(self.size.width, self._ground)
+        strip = strip.apply_style(self._ground).adjust_cell_length(self.size.width, self._ground)
+        return strip.apply_offsets(0, y)
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        """What is marked with the mouse, to be copied, and what ends it."""
+        return selection.extract(self.text.plain), "\n"
