@@ -35,6 +35,8 @@ class UserError(Exception):
 
 def printable(text: str) -> str:
     """The text on one line with control characters shown as escapes, so that a crafted name cannot drive a terminal."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -130,7 +130,9 @@ class Bar:
     verdict: Verdict = "fits"
 
 
-def bar_chart(title: str, bars: Sequence[Bar], limit: int, current: str, width: int, height: int, ink: Ink) -> Text:
+def bar_chart(
+    title: str, bars: Sequence[Bar], limit: int, current: str, width: int, height: int, ink: Ink
+) -> list[Text]:
     """Device memory over a setting: a column per value, the card's line, the present value marked."""
     height = max(height - 3, 1)
     axis = 6
@@ -160,8 +162,7 @@ def bar_chart(title: str, bars: Sequence[Bar], limit: int, current: str, width: 
     for bar in bars:
         name = bar.name if len(bar.name) < each else _short(bar.name)
         names.append(pad(name, each - 1), "bold reverse" if bar.name == current else "").append(" ")
-    lines.append(names[:width])
-    return Text("\n").join(lines)
+    return [*lines, names[:width]]
 
 
 def _merged(cells: Sequence[tuple[str, Style]]) -> Text:
@@ -192,7 +193,7 @@ class Column:
 
 def course(
     columns: Sequence[Column], room: int, cursor: int, width: int, height: int, ink: Ink, *, base: int = 0
-) -> Text:
+) -> list[Text]:
     """The step from left to right, stacked by category; the card's room for tensors, the peak and the cursor marked.
 
     base: bytes that the columns leave out, below the picture.
@@ -238,7 +239,7 @@ def course(
             marks[i] = letter if marks[i] == " " else marks[i]
     lines.append(Text(" " * axis + "".join(marks)))
     lines.append(Text(" " * axis + phase_axis([column.phase for column in columns]), ink.style(MUTED)))
-    return Text("\n").join([*lines, *(Text(" " * axis) + line for line in legend)])
+    return [*lines, *(Text(" " * axis) + line for line in legend)]
 
 
 def _legend(columns: Sequence[Column], width: int, ink: Ink) -> list[Text]:
@@ -265,7 +266,7 @@ def phase_axis(phases: Sequence[Phase]) -> str:
     return axis
 
 
-def tensors(rows: Sequence[TensorRow], width: int, ink: Ink, *, most: int = 60) -> Text:
+def tensors(rows: Sequence[TensorRow], width: int, ink: Ink, *, most: int = 60) -> list[Text]:
     """Rows of the ledger, each with its why under it."""
     total = sum(row.bytes for row in rows)
     lines = []
@@ -280,4 +281,4 @@ def tensors(rows: Sequence[TensorRow], width: int, ink: Ink, *, most: int = 60) 
         lines += [Text(" " * 20 + why, ink.style(MUTED)) for why in wrap(row.why, max(width - 20, 20))]
     if len(rows) > most:
         lines.append(Text(f"{len(rows) - most} smaller ones more"))
-    return Text("\n").join(lines)
+    return lines

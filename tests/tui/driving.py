@@ -88,7 +88,7 @@ def shown(app: MemplannerApp, where: str) -> str:
     """The text of a Static or a Picture."""
     found = app.screen.query_one(where)
     if isinstance(found, Picture):
-        return found.text.plain
+        return found.text
     assert isinstance(found, Static)
     content: Any = found.visual
     return str(content.plain if isinstance(content, Text) else content)

@@ -1,6 +1,7 @@
 """The plan: its fields on the left; what comes of them on the right."""
 
 import time
+from collections.abc import Sequence
 
 from rich.text import Text
 from textual import work
@@ -88,10 +89,10 @@ class PlanPane(Horizontal):
         self._rows = max(present, self._rows if height == self._room else 0)  # from plan to plan nothing moves up
         self._room = height
         rows = min(max(height - used - chart - 1, 3), self._rows)
-        self._put("#verdict", head)
-        self._put("#bar", bar)
-        sizes = breakdown(estimate, width, self.ink, rows=rows)
-        self._put("#breakdown", sizes.append("\n" * (rows - str(sizes).count("\n"))))
+        self._put("#verdict", list(head.split("\n")))
+        self._put("#bar", list(bar.split("\n")))
+        sizes = breakdown(estimate, width, self.ink, rows=rows).split("\n")
+        self._put("#breakdown", [*sizes, *[Text()] * (rows + 1 - len(sizes))])
         self._chart_size = (width, max(height - used - rows - 1, 5))
         if estimate.is_replayed:
             self._begin_chart()
@@ -136,9 +137,9 @@ class PlanPane(Horizontal):
         chart = bar_chart(title, self._bars, estimate.limit_bytes, now, width, height, self.ink)
         self._put("#chart", chart)
 
-    def _put(self, where: str, text: Text) -> None:
+    def _put(self, where: str, lines: Sequence[Text]) -> None:
         for place in self.query(where).results(Picture):  # none, once the app is closing
-            place.update(text)
+            place.update(lines)
 
     @work(exclusive=True, thread=True, group="chart", description="the chart's columns")
     def _work_out_chart(self) -> None:

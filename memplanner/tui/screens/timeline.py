@@ -146,7 +146,7 @@ class TimelinePane(Vertical):
         rows = self.state.estimate.rows_at(moment)
         width = max(self.query_one("#alive-scroll").size.width - 2, 20)
         words = f"{format_bytes(size)} alive in {PHASE_WORDS[phase]}: {len(rows)} rows, largest first"
-        self.query_one("#moment", Picture).update(Text(words))
+        self.query_one("#moment", Picture).update([Text(words)])
         self.query_one("#alive", Picture).update(tensors(rows, width, self.ink))
         self.query_one("#alive-scroll").scroll_home(animate=False)
         self.query_one(Course).draw()

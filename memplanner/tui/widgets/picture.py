@@ -1,5 +1,7 @@
 """A drawn text, shown as it is."""
 
+from collections.abc import Sequence
+
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
@@ -14,15 +16,18 @@ class Picture(Widget):
 
     def __init__(self, name: str) -> None:
         super().__init__(id=name)
-        self.text = Text()
-        self._lines: list[Text] = []
+        self._lines: Sequence[Text] = ()
         self._ground = Style()
 
-    def update(self, text: Text) -> None:
-        """Show it; what is below moves only where its height is another."""
-        before = len(self._lines)
-        self.text, self._lines = text, list(text.split("\n", allow_blank=True))
-        self.refresh(layout=len(self._lines) != before)
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return "\n".join(line.plain for line in self._lines)
+
+    def update(self, lines: Sequence[Text]) -> None:
+        """Show them; what is below moves only where the height is another."""
+        before, self._lines = self._lines, lines
+        self.refresh(layout=len(lines) != len(before))
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """A row for each of its lines."""
@@ -52,4 +57,4 @@ class Picture(Widget):
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         """What is marked with the mouse, to be copied, and what ends it."""
-        return selection.extract(self.text.plain), "\n"
+        return selection.extract(self.text), "\n"
