@@ -160,7 +160,8 @@ def _answer(words: list[str], page: Page, root: Path) -> Answer:
 def _unknown(parser: argparse.ArgumentParser, word: str) -> Problem:
     flags = [flag for action in parser._actions for flag in action.option_strings]
     if not word.startswith("-"):
-        return Problem(where=parser.prog, key="", message=f"unexpected argument {word!r}")
+        hint = "several values are one word, such as 8,16,32" if parser.prog.endswith(" sweep") else ""
+        return Problem(where=parser.prog, key="", message=f"unexpected argument {word!r}", hint=hint)
     hint = nearest(word.partition("=")[0], flags) or f"see {parser.prog} --help"
     return Problem(where=parser.prog, key="", message=f"no flag is called {word!r}", hint=hint)
 

@@ -148,8 +148,8 @@ def sweep(
     """Predict every combination of the axes' values, laid with `flags` over the `base` table.
 
     A combination that is no plan (full training at a batch that per-layer updates forbid) is counted and left out; a
-    value that none accepts is a UserError. A method without ranks stands once, whatever the ranks. where: what the
-    base is called in messages. advance: told of every combination done.
+    value that none accepts is a UserError, as is a sweep without any plan. A method without ranks stands once, whatever
+    the ranks. where: what the base is called in messages. advance: told of every combination done.
     """
     total = 1
     for axis in axes:
@@ -163,6 +163,7 @@ def sweep(
     worked: set[tuple[int, Value]] = set()
     first: dict[tuple[int, Value], UserError] = {}
     skipped: Counter[str] = Counter()
+    why: dict[str, Problem] = {}
     seen: set[tuple[Value, ...]] = set()
     for places in product(*(range(len(axes[i].values)) for i in order)):
         at = dict(zip(order, places, strict=True))
@@ -175,6 +176,7 @@ def sweep(
                 found[tuple(at[i] for i in range(len(axes)))] = _point(predict(plans.plan(typed)), typed, values)
             except UserError as error:
                 skipped[error.problems[0].message] += 1
+                why.update((str(problem), problem) for problem in error.problems)
                 for key in enumerate(chosen):
                     first.setdefault(key, error)
             else:
@@ -183,6 +185,8 @@ def sweep(
     never = [key for i, axis in enumerate(axes) for key in ((i, v) for v in axis.values) if key not in worked]
     if problems := {str(p): p for key in never if key in first for p in first[key].problems}:
         raise UserError(*problems.values())
+    if not found:
+        raise UserError(*why.values())
     return Sweep(axes=tuple(axes), points=tuple(found[key] for key in sorted(found)), skipped=dict(skipped))
 
 

@@ -26,7 +26,7 @@ from memplanner.tui.screens.frontier import FrontierPane
 from memplanner.tui.screens.measured import MeasuredPane
 from memplanner.tui.screens.plan import PlanPane
 from memplanner.tui.screens.timeline import Course, TimelinePane
-from memplanner.tui.state import Choice, Flags, PlanState, about, options_for, title_of
+from memplanner.tui.state import Choice, Flags, PlanState, about, applies, options_for, title_of
 from memplanner.tui.widgets.ask import Ask
 from memplanner.tui.widgets.fields import Field
 from memplanner.tui.widgets.footer import KeysFooter
@@ -100,6 +100,8 @@ class MemplannerApp(App[None]):
     @on(TabbedContent.TabActivated)
     def tab_shown(self) -> None:
         """Draw it once it has its size."""
+        if self.state.problems and self.pane.id != "plan-pane":
+            self.notify("This is of the last plan without problems", severity="warning")
         self.call_after_refresh(self.show)
 
     def action_tab(self, name: str) -> None:
@@ -119,6 +121,8 @@ class MemplannerApp(App[None]):
     @on(Field.Moved)
     def move_field(self, event: Field.Moved) -> None:
         """Left and right on a field."""
+        if not applies(self.state.plan, event.name):
+            return
         value = self.state.moved(event.name, event.steps)
         if value is None:
             self.action_ask(event.name)
@@ -145,7 +149,9 @@ class MemplannerApp(App[None]):
         self.action_ask(event.name)
 
     def action_ask(self, name: str) -> None:
-        """Ask for a field's value."""
+        """Ask for a field's value; once, whatever keys were typed ahead."""
+        if len(self.screen_stack) > 1:
+            return
         question = Ask(
             title_of(name).capitalize() if title_of(name).islower() else title_of(name),
             help_text=about(name),
@@ -183,15 +189,28 @@ class MemplannerApp(App[None]):
 
     # -- what would fit ------------------------------------------------------------------------------------------
 
-    @work(exclusive=True, thread=True, group="fit")
     def action_what_fits(self) -> None:
-        """Have it worked out what would make the plan fit, beside the interface; then offer it."""
+        """Have it worked out what would make the plan fit; then offer it."""
+        if not self._has_problems():
+            self.notify("Working out what would fit …", timeout=1.5)
+            self._work_out_what_fits()
+
+    def _has_problems(self) -> bool:
+        """Whether the plan on the screen is none; says so."""
+        if self.state.problems:
+            self.notify("The plan has problems: they are marked at their fields", severity="error")
+        return bool(self.state.problems)
+
+    @work(exclusive=True, thread=True, group="fit", description="what would fit")
+    def _work_out_what_fits(self) -> None:
         worker = get_current_worker()
         found = list(beside(ways_to_fit, lambda: worker.is_cancelled, self.state.plan, self.state.root.absolute()))
         if not worker.is_cancelled:
             self.call_from_thread(self._offer, found)
 
     def _offer(self, found: list[tuple[Choice, Flags]]) -> None:
+        if len(self.screen_stack) > 1:  # something else has been asked in the meantime
+            return
         if not found:
             self.notify("No single change makes this plan fit, and not even rank, batch or sequence 1 does")
             return
@@ -209,8 +228,7 @@ class MemplannerApp(App[None]):
 
     def action_save(self) -> None:
         """Ask for a file name and write the plan."""
-        if self.state.problems:
-            self.notify("The plan has problems: they are marked at their fields", severity="error")
+        if self._has_problems():
             return
         question = Ask(
             "Save the plan as",
@@ -245,6 +263,8 @@ class MemplannerApp(App[None]):
 
     def action_copy(self) -> None:
         """The command to the clipboard, and to be read."""
+        if self._has_problems():
+            return
         self.copy_to_clipboard(self.state.command)
         self.notify(printable(self.state.command), title="Copied", markup=False)
 

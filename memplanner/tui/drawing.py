@@ -95,7 +95,10 @@ def device_bar(estimate: Estimate, width: int, ink: Ink) -> Text:
 
 def breakdown(estimate: Estimate, width: int, ink: Ink, *, rows: int = len(CATEGORIES)) -> Text:
     """What is alive at the peak, by category, largest first; what there is no room for is summed up."""
-    title = f"Peak in {PHASE_WORDS[estimate.peak_phase]}: {format_bytes(estimate.allocated_bytes)} alive"
+    alive = f"{format_bytes(estimate.allocated_bytes)} alive"
+    title = f"Peak in {PHASE_WORDS[estimate.peak_phase]}: {alive}"
+    if len(title) > width:
+        title = f"Peak in {estimate.peak_phase}: {alive}"
     return categories(estimate.at_peak, width, ink, title=title, rows=rows)
 
 

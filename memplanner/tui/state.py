@@ -163,9 +163,10 @@ class PlanState:
         return self.predictor(self.plan_of(flags))
 
     def text(self, name: str) -> str:
-        """A field as it stands: as typed, where that has a problem."""
-        if name in self.problems and name in self.flags:
-            return str(self.flags[name])
+        """A field as it stands: as typed, while anything has a problem, since the plan is an older one then."""
+        if self.problems and name in self.flags:
+            typed = self.flags[name]
+            return typed if isinstance(typed, str) else "on" if typed else "off"
         return value_in(self.plan, name)
 
     def set(self, name: str, value: Value) -> None:

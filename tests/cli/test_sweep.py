@@ -85,6 +85,8 @@ def test_with_and_without(capsys: pytest.CaptureFixture[str]) -> None:
         (("--both", "per-layer-update"), "did you mean 'per-layer-updates'?"),
         (("--rank", "8,16"), "method 'full' has no rank"),
         (("--batch-size", "1..x"), "'x' is not a whole number"),
+        (("--batch-size", "x"), "'x' is not a whole number"),
+        (("--batch-size", "1", "2"), "several values are one word, such as 8,16,32"),
         (("--gpu", "rtx4090,rtx4091"), "no card is called 'rtx4091'"),
         (("--batch-size", "1..100000", "--seq-len", "1..1000"), "100,000,000 combinations are more than 1,000,000"),
         (("--gpu", "t4,a10", "--format", "svg"), "a picture needs an axis of numbers"),

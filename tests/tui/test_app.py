@@ -353,6 +353,7 @@ def test_a_run_is_laid_over_the_prediction(tmp_path: Path) -> None:
         text = shown(app, "#record")
         assert "completed" in text
         assert text.count(" measured") >= 6
+        assert text.endswith("Predictions without cuBLAS's workspaces here, which only CUDA has")
 
     drive(play, tmp_path, records=records)
     (path,) = records.glob("*.json")
@@ -442,3 +443,34 @@ def test_what_is_drawn_can_be_marked_and_copied(tmp_path: Path) -> None:
         return app.screen.get_component_rich_style("screen--selection").bgcolor
 
     drive(play, tmp_path)
+
+
+def test_every_field_shows_what_was_typed_while_one_is_bad(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        app.set_field("--rank", "abc")
+        app.set_field("model", "gpt2")
+        await settle(app, pilot)
+        assert "gpt2" in field(app, "model")
+        await press(app, pilot, "w")
+        await press(app, pilot, "y")
+        assert said(app)[-2:] == ["The plan has problems: they are marked at their fields"] * 2
+        assert not isinstance(app.screen, Ask)
+        await press(app, pilot, "2")
+        assert said(app)[-1] == "This is of the last plan without problems"
+        app.set_field("--rank", "4")
+        assert (app.state.plan.model, app.state.problems) == ("gpt2", {})
+
+    drive(play, tmp_path)
+
+
+def test_a_setting_without_use_is_not_asked_for_and_nothing_is_asked_twice(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        app.query_one("#field-rank", Field).focus()
+        await press(app, pilot, "right")
+        assert not isinstance(app.screen, Ask)
+        app.action_ask("model")
+        app.action_ask("--gpu")
+        await settle(app, pilot)
+        assert len(app.screen_stack) == 2
+
+    drive(play, tmp_path, flags={"--method": "full", "--gpu": "2GiB"})

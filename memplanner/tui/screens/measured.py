@@ -142,6 +142,8 @@ class MeasuredPane(Vertical):
         lines = [Text(fit(f"{record.id}: {record.outcome.status}. {record.outcome.message}".strip(), width), "bold")]
         lines += [Text(printable(skipped.reason), "dim") for skipped in compared.skipped]
         lines += self._overlay(compared.rows, width)
+        if compared.rows and record.backend != "cuda":
+            lines.append(Text("Predictions without cuBLAS's workspaces here, which only CUDA has", "dim"))
         found.update(Text("\n").join(lines))
 
     def _overlay(self, rows: list[Row], width: int) -> list[Text]:
