@@ -59,7 +59,7 @@ $(DEMO_VENV)/.installed: pyproject.toml hatch_build.py $(shell find memplanner p
 	@touch $@
 
 # torch by itself first: what comes after would otherwise be free to choose another build.
-$(VENV)/.installed: pyproject.toml hatch_build.py memplanner/prediction/allocator.c
+$(VENV)/.installed: pyproject.toml hatch_build.py memplanner/allocator/allocator.c
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[live,dev]"

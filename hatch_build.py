@@ -10,7 +10,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path("memplanner", "prediction")
+FOLDER = Path("memplanner", "allocator")
 SOURCE = FOLDER / "allocator.c"
 LIBRARY = FOLDER / "_allocator.so"
 FLAGS = ("-O3", "-std=c99", "-shared", "-fPIC")

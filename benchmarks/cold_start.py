@@ -32,7 +32,7 @@ STEPS = {
     "python, nothing imported": [sys.executable, "-c", "pass"],
     "import argparse": [sys.executable, "-c", "import argparse"],
     "import pydantic's BaseModel": [sys.executable, "-c", "from pydantic import BaseModel"],
-    "import memplanner.plan": [sys.executable, "-c", "import memplanner.plan"],
+    "import memplanner.plan.training_plan": [sys.executable, "-c", "import memplanner.plan.training_plan"],
     "from memplanner import predict": [sys.executable, "-c", "from memplanner import predict"],
 }
 """What a cold start consists of, each on top of the one before."""

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from memplanner.harness.build import quiet_libraries
+from memplanner.harness.cpu import run_tracked
 from memplanner.harness.job import Job, job_of_plan
 from memplanner.harness.loop import Blind, run_step
-from memplanner.harness.tracked import run_tracked
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.units import format_bytes
 
 

@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from memplanner.plan import TrainingPlan
-from memplanner.profiles import find_model
+from memplanner.catalogue import find_model
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.report.validate_report import percent
 from memplanner.units import format_bytes
 from memplanner.validation.traces import validate_traces

@@ -16,10 +16,10 @@ from typing import Any
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from memplanner.harness.build import quiet_libraries
+from memplanner.harness.cpu import faking, run_tracked
 from memplanner.harness.job import job_of_plan
 from memplanner.harness.loop import Blind, run_step
-from memplanner.harness.tracked import faking, run_tracked
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from memplanner import Estimate, TrainingPlan, predict
-from memplanner.prediction.reserved import forget
-from memplanner.profiles import find_model
+from memplanner.allocator.reserved import forget
+from memplanner.catalogue import find_model
 
 LIMIT_MS = 1.0
 """What one prediction of LLaMA-7B may take."""

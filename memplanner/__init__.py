@@ -8,12 +8,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memplanner.plan import TrainingPlan
+    from memplanner.plan.training_plan import TrainingPlan
     from memplanner.prediction import Estimate, predict
 
 __all__ = ["Estimate", "TrainingPlan", "predict"]
 
-_HOMES = {"Estimate": "memplanner.prediction", "TrainingPlan": "memplanner.plan", "predict": "memplanner.prediction"}
+_HOMES = {
+    "Estimate": "memplanner.prediction",
+    "TrainingPlan": "memplanner.plan.training_plan",
+    "predict": "memplanner.prediction",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from memplanner.base import Settings
 from memplanner.errors import UserError
-from memplanner.plan import TrainingPlan
-from memplanner.problems import problems_of
-from memplanner.reading import parse_json, read_text, wrong
+from memplanner.files.parse import parse_json, read_text, wrong
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.settings.base import Settings
+from memplanner.settings.errors import problems_of
 from memplanner.timeline import Category, Phase
 
 SCHEMA: Final = "memplanner/measurement/1"

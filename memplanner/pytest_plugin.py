@@ -13,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import Checked
-    from memplanner.budgets.marked import Marked
+    from memplanner.budgets.keywords import Marked
     from memplanner.measurement import Backend, Measurement
     from memplanner.prediction import Estimate
 
@@ -73,7 +73,7 @@ def _read_markers(item: pytest.Item) -> list[str]:
     marks = list(item.iter_markers_with_node(MARKER))
     if not marks:
         return []
-    from memplanner.budgets.marked import marked
+    from memplanner.budgets.keywords import marked
     from memplanner.errors import UserError, printable
 
     problems: list[str] = []
@@ -121,8 +121,8 @@ def failure(checked: Checked) -> str:
     """What a test says whose plan does not fit: the complaint, the breakdown, and the difference to the lock."""
     from memplanner.errors import printable
     from memplanner.report.check_text import breakdown
-    from memplanner.report.growth_words import complaints, explanation, headline
-    from memplanner.report.page import Page
+    from memplanner.report.growth_phrases import complaints, explanation, headline
+    from memplanner.report.terminal import Page
 
     grown = checked.growth is not None and checked.growth.rows
     lines = [headline(checked), *complaints(checked), *(explanation(checked) if grown else ())]
@@ -146,7 +146,7 @@ class MemoryPlan:
 
     def chosen(self, keywords: dict[str, Any]) -> Marked:
         """The plan of the keywords, or of the test's one marker."""
-        from memplanner.budgets.marked import marked
+        from memplanner.budgets.keywords import marked
         from memplanner.errors import UserError
 
         own = self._item.stash.get(_MARKED, [])
@@ -178,7 +178,7 @@ def measured_budget(request: pytest.FixtureRequest, memory_plan: MemoryPlan) -> 
     ) -> Measurement:
         torch = pytest.importorskip("torch", reason="real steps need torch: pip install 'memplanner[live]'")
         backend: Backend = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        from memplanner.budgets.marked import told_by
+        from memplanner.budgets.keywords import told_by
         from memplanner.errors import UserError
         from memplanner.harness.record import measure
         from memplanner.units import parse_size

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from memplanner.plan import SizeDevice, TrainingPlan
-from memplanner.profiles import GpuProfile, find_gpu, find_model
+from memplanner.catalogue import GpuProfile, find_gpu, find_model
+from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.timeline import Category, Phase, PhasePeak, TensorRow, Verdict
 from memplanner.units import GIB, MIB, parse_size
 

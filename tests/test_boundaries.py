@@ -15,7 +15,10 @@ HEAVY = ("torch", "textual", "rich", "transformers", "numpy", "click", "typer")
         (CHECK, HEAVY),
         ("from memplanner.cli.main import main; main(['explain'])", HEAVY),
         ("from memplanner.prediction import predict", (*HEAVY, "argparse", "memplanner.report", "memplanner.cli")),
-        ("import memplanner.profiles, memplanner.plan_file", (*HEAVY, "memplanner.prediction", "memplanner.report")),
+        (
+            "import memplanner.catalogue, memplanner.plan.sources",
+            (*HEAVY, "memplanner.prediction", "memplanner.report"),
+        ),
         ("import memplanner.measurement, memplanner.suite.runner", (*HEAVY, "memplanner.harness", "memplanner.report")),
         ("import memplanner.gradnormlorp", ("transformers", "peft", "bitsandbytes", "memplanner.harness", "rich")),
         ("import memplanner.report.check_text", (*HEAVY, "memplanner.prediction", "memplanner.cli")),

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memplanner.catalogue import stems
+from memplanner.components.methods.full import Full
+from memplanner.components.methods.lora import Lora
+from memplanner.components.optimizers.adamw import AdamW
+from memplanner.components.optimizers.adamw8bit import AdamW8bit
 from memplanner.errors import UserError
-from memplanner.methods.full import Full
-from memplanner.methods.lora import Lora
-from memplanner.optimizers.adamw import AdamW
-from memplanner.optimizers.adamw8bit import AdamW8bit
-from memplanner.options import OPTIONS
-from memplanner.plan import GpuDevice, SizeDevice, TrainingPlan
-from memplanner.plan_file import DEFAULT_PLAN, load_plan, merge
-from memplanner.profiles import stems
+from memplanner.plan.flags import OPTIONS
+from memplanner.plan.sources import DEFAULT_PLAN, load_plan, merge
+from memplanner.plan.training_plan import GpuDevice, SizeDevice, TrainingPlan
 
 
 def plan_of(table: dict[str, Any], **flags: Any) -> TrainingPlan:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memplanner.catalogue import all_gpus, all_models, find_gpu, find_model, key, profiles_dir, stems
 from memplanner.errors import UserError
-from memplanner.profiles import all_gpus, all_models, find_gpu, find_model, key, profiles_dir, stems
-from memplanner.reading import MAX_FILE_BYTES
+from memplanner.files.parse import MAX_FILE_BYTES
 
 
 def test_every_card_is_valid_and_every_spelling_leads_to_it() -> None:

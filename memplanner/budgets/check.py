@@ -9,14 +9,15 @@ from typing import Any, Final
 
 from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import LOCK_FILE, Lock, read_lock, snapshot
+from memplanner.catalogue import model_inside
 from memplanner.errors import Problem, UserError
+from memplanner.files.parse import read_text, wrong
+from memplanner.files.sandbox import from_top, inside
 from memplanner.frameworks import Foreign
-from memplanner.named_plans import PLANS, NamedTable, line_of
-from memplanner.plan import TrainingPlan
-from memplanner.plan_file import find_named, merge
+from memplanner.plan.named import PLANS, NamedTable, line_of
+from memplanner.plan.sources import find_named, merge
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor
-from memplanner.reading import read_text, wrong
-from memplanner.repository import from_top, inside, model_inside
 from memplanner.units import MAX_BYTES, format_bytes
 
 TOLERANCE: Final = 0.01

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from memplanner.budgets.lock import Snapshot, snapshot
 from memplanner.errors import UserError
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate
 
 _MOST_ALONE: Final = 32

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from memplanner.base import Settings
 from memplanner.errors import UserError
-from memplanner.named_plans import NAME
+from memplanner.files.parse import parse_json, read_text, wrong
+from memplanner.plan.named import NAME
 from memplanner.prediction import Estimate
-from memplanner.problems import problems_of, show
-from memplanner.reading import parse_json, read_text, wrong
+from memplanner.settings.base import Settings
+from memplanner.settings.errors import problems_of, show
 from memplanner.timeline import CATEGORIES, Category, Phase, Verdict
 from memplanner.units import MAX_BYTES
 

@@ -10,11 +10,11 @@ from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import FORMATS, add_plan_arguments, loaded, typed_flags
 from memplanner.errors import Problem, UserError
-from memplanner.report.page import Page
+from memplanner.report.terminal import Page
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans
-    from memplanner.plan_file import LoadedPlan
+    from memplanner.plan.sources import LoadedPlan
 
 FOR_CI = ("github", "junit", "sarif")
 

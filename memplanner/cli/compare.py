@@ -5,13 +5,13 @@ from pathlib import Path
 
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded
+from memplanner.components.methods.low_rank import LowRank
 from memplanner.errors import Problem, UserError
-from memplanner.fields import choices
-from memplanner.methods.settings import LowRank
-from memplanner.plan import TrainingPlan
-from memplanner.plan_file import merge
-from memplanner.problems import show, suggest
-from memplanner.report.page import Page
+from memplanner.plan.sources import merge
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.report.terminal import Page
+from memplanner.settings.describe import choices
+from memplanner.settings.errors import show, suggest
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.errors import Problem, UserError
-from memplanner.report.page import Page
+from memplanner.report.terminal import Page
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    from memplanner.budgets.sides import differences
+    from memplanner.budgets.diff import differences
     from memplanner.units import parse_share
 
     try:

@@ -6,8 +6,8 @@ from pathlib import Path
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded
 from memplanner.errors import Problem, UserError
-from memplanner.problems import show
-from memplanner.report.page import Page
+from memplanner.report.terminal import Page
+from memplanner.settings.errors import show
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:

@@ -8,8 +8,8 @@ from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded, typed_flags
 from memplanner.errors import Problem, UserError
-from memplanner.plan_file import LoadedPlan
-from memplanner.report.page import Page
+from memplanner.plan.sources import LoadedPlan
+from memplanner.report.terminal import Page
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:

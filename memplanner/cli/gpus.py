@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
+from memplanner.catalogue import all_gpus
 from memplanner.cli.main import Answer
-from memplanner.profiles import all_gpus
 from memplanner.report.as_json import dump
-from memplanner.report.listing import gpus_object, gpus_text
-from memplanner.report.page import Page
+from memplanner.report.catalogue_text import gpus_object, gpus_text
+from memplanner.report.terminal import Page
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:

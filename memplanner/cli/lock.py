@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from memplanner.cli.main import Answer
-from memplanner.report.page import Page, wrap
+from memplanner.report.terminal import Page, wrap
 from memplanner.units import format_bytes
 
 
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.budgets.check import lock_beside, named_plans, predicted
     from memplanner.budgets.lock import lock_of, lock_text
-    from memplanner.reading import wrong
+    from memplanner.files.parse import wrong
 
     plans = named_plans(root, args.plan)
     estimates = predicted(plans)

@@ -12,7 +12,7 @@ from typing import NoReturn, Protocol, cast
 
 from memplanner.cli.exit_code import ExitCode
 from memplanner.errors import Problem, UserError, nearest
-from memplanner.report.page import Page, page_for
+from memplanner.report.terminal import Page, page_for
 
 COMMANDS = {
     "tui": "the terminal interface; bare `memplanner` on a terminal opens it too",

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
+from memplanner.catalogue import all_models
 from memplanner.cli.main import Answer
-from memplanner.profiles import all_models
 from memplanner.report.as_json import dump
-from memplanner.report.listing import models_object, models_text
-from memplanner.report.page import Page
+from memplanner.report.catalogue_text import models_object, models_text
+from memplanner.report.terminal import Page
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:

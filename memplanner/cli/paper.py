@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from memplanner.cli.main import Answer
-from memplanner.report.page import Page
+from memplanner.report.terminal import Page
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:

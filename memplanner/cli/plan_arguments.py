@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from memplanner.errors import Problem, UserError
-from memplanner.options import OPTIONS
-from memplanner.plan_file import LoadedPlan, load_plan
+from memplanner.plan.flags import OPTIONS
+from memplanner.plan.sources import LoadedPlan, load_plan
 
 FORMATS = ("text", "json", "markdown")
 

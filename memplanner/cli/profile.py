@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memplanner.catalogue import stems
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_flags, typed_flags
 from memplanner.errors import Problem, UserError, printable
-from memplanner.plan_file import LoadedPlan, load_plan, own_names
-from memplanner.profiles import stems
-from memplanner.report.page import Page
+from memplanner.plan.sources import LoadedPlan, load_plan, own_names
+from memplanner.report.terminal import Page
 
 if TYPE_CHECKING:
     from memplanner.measurement import Backend, Measurement
@@ -251,7 +251,7 @@ def _plan(word: str, root: Path, flags: dict[str, Any]) -> LoadedPlan:
     path = root / word
     is_plan = path.suffix == ".toml" or word in stems("plans", ".toml") or word in own_names(root)
     if not is_plan and path.suffix == ".json" and path.is_file():
-        from memplanner.reading import parse_json, read_text
+        from memplanner.files.parse import parse_json, read_text
 
         is_plan = "model_type" not in parse_json(read_text(path), path)
     if is_plan:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from memplanner.cli.main import Answer
-from memplanner.fields import json_schema
-from memplanner.named_plans import FROM, PLANS
-from memplanner.plan import TrainingPlan
+from memplanner.plan.named import FROM, PLANS
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.report.as_json import dump
-from memplanner.report.page import Page
+from memplanner.report.terminal import Page
+from memplanner.settings.describe import json_schema
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:

@@ -12,10 +12,10 @@ from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, typed_flags
 from memplanner.errors import Problem, UserError
-from memplanner.options import BY_FLAG
-from memplanner.plan_file import find_source
-from memplanner.problems import show, suggest
-from memplanner.report.page import Page
+from memplanner.plan.flags import BY_FLAG
+from memplanner.plan.sources import find_source
+from memplanner.report.terminal import Page
+from memplanner.settings.errors import show, suggest
 
 if TYPE_CHECKING:
     from memplanner.solve.sweep import Axis

@@ -10,7 +10,7 @@ from pathlib import Path
 from memplanner.cli.main import Answer, on_a_terminal
 from memplanner.cli.plan_arguments import add_plan_flags, typed_flags
 from memplanner.errors import Problem, UserError
-from memplanner.report.page import Page
+from memplanner.report.terminal import Page
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.errors import Problem, UserError
-from memplanner.report.page import Page
+from memplanner.report.terminal import Page
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    from memplanner.profiles import profiles_dir
+    from memplanner.catalogue import profiles_dir
     from memplanner.units import parse_share
     from memplanner.validation.published import validate_published
     from memplanner.validation.records import records_in, validate_records

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from memplanner.errors import Problem, UserError
+from memplanner.files.parse import Table, read_text
 from memplanner.frameworks import axolotl, llama_factory, peft_adapter, training_arguments
 from memplanner.frameworks.config_file import line_of, read_config
 from memplanner.frameworks.keys import Keys
-from memplanner.reading import Table, read_text
 
 __all__ = ["Foreign", "read_framework"]
 

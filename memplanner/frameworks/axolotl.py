@@ -2,13 +2,13 @@
 
 from typing import Final
 
+from memplanner.files.parse import Table
+from memplanner.frameworks.ignored_keys import AXOLOTL, AXOLOTL_PREFIXES
 from memplanner.frameworks.keys import Keys, put
 from memplanner.frameworks.models import model_name
 from memplanner.frameworks.optimizers import take_optimizer
-from memplanner.frameworks.shared import as_lora, precision_of, take_attention, take_half, take_trainer
-from memplanner.frameworks.without_bearing import AXOLOTL, AXOLOTL_PREFIXES
-from memplanner.problems import show
-from memplanner.reading import Table
+from memplanner.frameworks.trainer import as_lora, precision_of, take_attention, take_half, take_trainer
+from memplanner.settings.errors import show
 
 NAME: Final = "Axolotl"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from memplanner.errors import UserError
-from memplanner.problems import show
-from memplanner.reading import Table, bounded, parse_json, read_text, wrong
+from memplanner.files.parse import Table, bounded, parse_json, read_text, wrong
+from memplanner.settings.errors import show
 
 MAX_BYTES: Final = 128 * 1024
 """Configs are written by hand; reading YAML takes about 10 µs a byte."""

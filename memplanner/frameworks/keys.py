@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from memplanner.errors import Problem, UserError
-from memplanner.problems import show, suggest
-from memplanner.reading import Table
+from memplanner.files.parse import Table
+from memplanner.settings.errors import show, suggest
 
 
 class Keys:

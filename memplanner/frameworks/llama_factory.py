@@ -2,13 +2,13 @@
 
 from typing import Final
 
+from memplanner.files.parse import Table
+from memplanner.frameworks.ignored_keys import LLAMA_FACTORY, LLAMA_FACTORY_PREFIXES
 from memplanner.frameworks.keys import Keys, put
 from memplanner.frameworks.models import model_dtype, model_name
 from memplanner.frameworks.optimizers import take_optimizer, take_projected
-from memplanner.frameworks.shared import as_lora, check_known, take_half, take_liger, take_trainer
-from memplanner.frameworks.without_bearing import LLAMA_FACTORY, LLAMA_FACTORY_PREFIXES
-from memplanner.problems import show
-from memplanner.reading import Table
+from memplanner.frameworks.trainer import as_lora, check_known, take_half, take_liger, take_trainer
+from memplanner.settings.errors import show
 
 NAME: Final = "LLaMA-Factory"
 

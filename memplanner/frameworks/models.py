@@ -4,8 +4,8 @@ import functools
 import re
 from typing import Final
 
-from memplanner.profiles import ModelProfile, all_models
-from memplanner.profiles import key as spelling
+from memplanner.catalogue import ModelProfile, all_models
+from memplanner.catalogue import key as spelling
 
 _LONGEST: Final = 256
 """Characters of a model's name that may have tails to take off."""

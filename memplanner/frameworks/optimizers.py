@@ -3,9 +3,9 @@
 import re
 from typing import Final
 
+from memplanner.files.parse import Table
 from memplanner.frameworks.keys import Keys, put
-from memplanner.problems import show, suggest
-from memplanner.reading import Table
+from memplanner.settings.errors import show, suggest
 
 OPTIMIZERS: Final[dict[str, Table]] = {
     "adamw_torch": {"kind": "adamw", "implementation": "foreach"},

@@ -3,12 +3,12 @@
 import re
 from typing import Final
 
+from memplanner.files.parse import Table
+from memplanner.frameworks.ignored_keys import PEFT
 from memplanner.frameworks.keys import Keys, put
 from memplanner.frameworks.models import model_name
-from memplanner.frameworks.shared import as_lora
-from memplanner.frameworks.without_bearing import PEFT
-from memplanner.problems import show
-from memplanner.reading import Table
+from memplanner.frameworks.trainer import as_lora
+from memplanner.settings.errors import show
 
 NAME: Final = "peft adapter"
 

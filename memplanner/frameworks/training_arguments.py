@@ -2,11 +2,11 @@
 
 from typing import Final
 
+from memplanner.files.parse import Table
 from memplanner.frameworks.keys import Keys, put
 from memplanner.frameworks.models import model_dtype, model_name
 from memplanner.frameworks.optimizers import take_optimizer
-from memplanner.frameworks.shared import precision_of, take_attention, take_half, take_trainer
-from memplanner.reading import Table
+from memplanner.frameworks.trainer import precision_of, take_attention, take_half, take_trainer
 
 NAME: Final = "transformers TrainingArguments"
 

@@ -5,6 +5,7 @@
 >>> optimizer = GradNormLoRPAdamW(parameter_groups(model, settings), lr=1e-3, state="8-bit")
 """
 
+from memplanner.components.methods.gradnormlorp import GradNormLorp
 from memplanner.gradnormlorp.adapter_file import load_adapter, save_adapter
 from memplanner.gradnormlorp.layer import GradNormLoRPLinear
 from memplanner.gradnormlorp.model import (
@@ -15,7 +16,6 @@ from memplanner.gradnormlorp.model import (
     parameter_groups,
 )
 from memplanner.gradnormlorp.optimizer import GradNormLoRPAdamW
-from memplanner.methods.gradnormlorp import GradNormLorp
 
 __all__ = [
     "GradNormLoRPAdamW",

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from memplanner.components.methods.gradnormlorp import GradNormLorp
 from memplanner.gradnormlorp.model import apply_gradnormlorp, layers
-from memplanner.methods.gradnormlorp import GradNormLorp
 
 SCHEMA = "memplanner/gradnormlorp/1"
 

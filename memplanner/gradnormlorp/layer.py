@@ -1,7 +1,7 @@
 """A linear layer under GradNormLoRP: y = (x·W0ᵀ + s·(x·Jᵀ)·Iᵀ) ⊙ (mag / ‖W0 + s·I·J‖) + b.
 
 Letters: W0 (m, n) = (out, in) frozen; I (m, k), J (k, n) and mag (m) trained. Source: arXiv 2412.19616, read as in
-memplanner/methods/gradnormlorp.py; the norm is over each output row, as in peft's DoRA.
+memplanner/components/methods/gradnormlorp.py; the norm is over each output row, as in peft's DoRA.
 """
 
 import math

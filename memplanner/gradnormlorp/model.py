@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from memplanner.components.methods.gradnormlorp import GradNormLorp
+from memplanner.components.methods.low_rank import ends_in
 from memplanner.gradnormlorp.layer import GradNormLoRPLinear
 from memplanner.gradnormlorp.optimizer import GradNormLoRPAdamW
-from memplanner.methods.gradnormlorp import GradNormLorp
-from memplanner.methods.settings import ends_in
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, GradNormLoRPLinear]]:

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from memplanner.architectures.reader import Family, read_config
+from memplanner.catalogue import find_model
+from memplanner.components.architectures.registry import Family, read_config
+from memplanner.components.methods.dora import Dora
+from memplanner.components.methods.galore import Galore
+from memplanner.components.methods.gradnormlorp import GradNormLorp
+from memplanner.components.methods.lora import Lora
+from memplanner.components.optimizers.adamw import AdamW
+from memplanner.components.optimizers.adamw8bit import AdamW8bit
 from memplanner.gradnormlorp import GradNormLoRPAdamW, apply_gradnormlorp, parameter_groups
 from memplanner.gradnormlorp.moments import StateFormat
 from memplanner.harness.errors import NotBuildableError
-from memplanner.methods.dora import Dora
-from memplanner.methods.galore import Galore
-from memplanner.methods.gradnormlorp import GradNormLorp
-from memplanner.methods.lora import Lora
-from memplanner.optimizers.adamw import AdamW
-from memplanner.optimizers.adamw8bit import AdamW8bit
-from memplanner.plan import CrossEntropy, TrainingPlan
-from memplanner.profiles import find_model
+from memplanner.plan.training_plan import CrossEntropy, TrainingPlan
 
 DTYPES = {
     "fp32": torch.float32,

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from memplanner.harness.cpu import exact_bytes
 from memplanner.harness.history import Event, Mark, Reading, read_history
 from memplanner.harness.job import Batch, Job
 from memplanner.harness.loop import Blind, marking, run_step
 from memplanner.harness.run import Run
-from memplanner.harness.tracked import exact_bytes
 from memplanner.measurement import Outcome
 from memplanner.tape.engine import block
 from memplanner.timeline import Category, Phase

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memplanner.harness.build import quiet_libraries
+from memplanner.harness.cpu import run_fake
 from memplanner.harness.job import count_parameters
-from memplanner.harness.tracked import run_fake
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.timeline import Category, Phase, PhasePeak
 
 

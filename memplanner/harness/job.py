@@ -11,14 +11,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
+from memplanner.catalogue import find_model
 from memplanner.errors import Problem, UserError
 from memplanner.gradnormlorp import GradNormLoRPAdamW
 from memplanner.harness.build import AUTOCAST, build, optimizers_for
-from memplanner.harness.live import fake_parameters
+from memplanner.harness.corpus import token_ids
+from memplanner.harness.live_bytes import fake_parameters
 from memplanner.harness.quantised import fake_quantised
-from memplanner.harness.text import token_ids
-from memplanner.plan import TrainingPlan
-from memplanner.profiles import find_model
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.timeline import Category, Phase
 
 Batch = Mapping[str, torch.Tensor]

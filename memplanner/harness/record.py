@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
+from memplanner.catalogue import find_gpu
 from memplanner.harness.build import quiet_libraries
+from memplanner.harness.cpu import run_fake, run_tracked
 from memplanner.harness.errors import NotBuildableError
-from memplanner.harness.evidence import rank_evidence
 from memplanner.harness.job import Job, config_of, count_parameters, job_of_entry, job_of_plan, name_of
+from memplanner.harness.rank_energy import rank_evidence
 from memplanner.harness.run import Run
-from memplanner.harness.tracked import run_fake, run_tracked
 from memplanner.measurement import Backend, Environment, Measurement, Outcome, PhaseRecord, WeightEvidence
-from memplanner.plan import GpuDevice, TrainingPlan
-from memplanner.profiles import find_gpu
+from memplanner.plan.training_plan import GpuDevice, TrainingPlan
 from memplanner.timeline import PHASES
 from memplanner.units import MIB, format_bytes, parse_size
 

@@ -5,18 +5,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from memplanner.architectures.reader import Family, read_config
+from memplanner.allocator.reference import DeviceFullError
+from memplanner.allocator.reserved import reserved_peak
+from memplanner.catalogue import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
+from memplanner.components.architectures.registry import Family, read_config
+from memplanner.components.context import AUXILIARY
 from memplanner.errors import Problem, UserError
-from memplanner.plan import SizeDevice, TrainingPlan
-from memplanner.prediction.allocator import DeviceFullError
+from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.prediction.margin import Margin, in_words, margin_of
-from memplanner.prediction.replay import Moment, Replay
-from memplanner.prediction.reserved import reserved_peak
-from memplanner.prediction.walk import Walk, walk
-from memplanner.profiles import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
-from memplanner.tape.context import AUXILIARY
+from memplanner.program.liveness import Moment, Replay
+from memplanner.program.shapes import Shape
+from memplanner.step.walk import Walk, walk
 from memplanner.tape.engine import Tape
-from memplanner.tape.shapes import Shape
 from memplanner.timeline import CATEGORIES, Category, Phase, PhasePeak, TensorRow, Verdict
 from memplanner.units import format_bytes, parse_share, parse_size
 

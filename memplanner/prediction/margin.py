@@ -7,7 +7,7 @@ a percent; a test holds them to that. A kind that nobody has measured gets the w
 from dataclasses import dataclass
 from typing import Final
 
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from memplanner.plan import TrainingPlan
+from memplanner.catalogue import GpuProfile
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction.estimate import (
     Estimate,
     capability_of,
@@ -16,8 +17,7 @@ from memplanner.prediction.estimate import (
     stamp_of,
     workspace_of,
 )
-from memplanner.prediction.walk import Pattern, Walk, walk
-from memplanner.profiles import GpuProfile
+from memplanner.step.walk import Pattern, Walk, walk
 
 NEWEST_KERNELS: Final = 8
 """Compute capability from which on the choice of kernels, and with it their memory, is the same; below, whole

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from memplanner.report.words import device_word
+from memplanner.report.phrases import device_word
 from memplanner.timeline import CATEGORIES
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from memplanner.report.growth_words import (
+from memplanner.report.growth_phrases import (
     TITLES,
     cells_of,
     change_words,
@@ -15,8 +15,8 @@ from memplanner.report.growth_words import (
     summary_words,
 )
 from memplanner.report.markdown import escape, markdown_table
-from memplanner.report.page import Cell, Column, Page, heading, table, wrap
 from memplanner.report.palette import VERDICT_COLOURS
+from memplanner.report.terminal import Cell, Column, Page, heading, table, wrap
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import Checked, CheckedPlans

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memplanner.report.page import Cell, Column, Page, fit, heading, stacked_bar, table, text_width, wrap
 from memplanner.report.palette import CATEGORY_COLOURS, CATEGORY_GLYPHS, MUTED, VERDICT_COLOURS
-from memplanner.report.words import PHASE_WORDS, how_read, plan_words, share, verdict_line
+from memplanner.report.phrases import PHASE_WORDS, how_read, plan_words, share, verdict_line
+from memplanner.report.terminal import Cell, Column, Page, fit, heading, stacked_bar, table, text_width, wrap
 from memplanner.timeline import CATEGORIES
 from memplanner.units import format_bytes, format_count
 

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from memplanner.report.check_text import breakdown, verdict
-from memplanner.report.page import Cell, Column, Page, heading, pad, table, wrap
 from memplanner.report.palette import ACCENT, BAD, CATEGORY_COLOURS, CATEGORY_GLYPHS, MUTED
-from memplanner.report.words import PHASE_WORDS, plan_words, share
+from memplanner.report.phrases import PHASE_WORDS, plan_words, share
+from memplanner.report.terminal import Cell, Column, Page, heading, pad, table, wrap
 from memplanner.timeline import Phase, TensorRow
 from memplanner.units import format_bytes
 

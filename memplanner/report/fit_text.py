@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 from memplanner.errors import printable
 from memplanner.report.markdown import escape, markdown_table
-from memplanner.report.page import Cell, Column, Page, heading, table, wrap
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.words import PHASE_WORDS, VERDICT_WORDS, device_word, plan_words
+from memplanner.report.phrases import PHASE_WORDS, VERDICT_WORDS, device_word, plan_words
+from memplanner.report.terminal import Cell, Column, Page, heading, table, wrap
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from memplanner.errors import printable
-from memplanner.report.growth_words import complaints, explanation, headline
+from memplanner.report.growth_phrases import complaints, explanation, headline
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans

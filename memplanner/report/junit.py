@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from memplanner.errors import Problem, printable
-from memplanner.report.growth_words import complaints, explanation, headline
+from memplanner.report.growth_phrases import complaints, explanation, headline
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans

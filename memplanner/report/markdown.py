@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from memplanner.errors import Problem, printable
-from memplanner.report.words import PHASE_WORDS, how_read, plan_words, share, verdict_line
+from memplanner.report.phrases import PHASE_WORDS, how_read, plan_words, share, verdict_line
 from memplanner.timeline import CATEGORIES
 from memplanner.units import format_bytes
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from memplanner.report.page import Page, heading, wrap
 from memplanner.report.palette import MUTED
-from memplanner.report.words import VERDICT_WORDS
+from memplanner.report.phrases import VERDICT_WORDS
+from memplanner.report.terminal import Page, heading, wrap
 from memplanner.solve.published import Computed, Paper
 from memplanner.units import GIB, format_bytes
 

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from memplanner.report.page import Cell, Column, Page, heading, table, wrap
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.words import PHASE_WORDS, plan_words
+from memplanner.report.phrases import PHASE_WORDS, plan_words
+from memplanner.report.terminal import Cell, Column, Page, heading, table, wrap
 from memplanner.timeline import CATEGORIES, Category, Phase
 from memplanner.units import format_bytes, format_count
 

@@ -6,8 +6,8 @@ from memplanner.errors import printable
 from memplanner.report.as_json import estimate_object
 from memplanner.report.check_text import verdict
 from memplanner.report.markdown import escape, markdown_table
-from memplanner.report.page import Column, Page, heading, table, wrap
-from memplanner.report.words import plan_words, verdict_line
+from memplanner.report.phrases import plan_words, verdict_line
+from memplanner.report.terminal import Column, Page, heading, table, wrap
 
 if TYPE_CHECKING:
     from memplanner.solve.ranks import Ranks

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from memplanner.errors import Problem, printable
-from memplanner.report.growth_words import complaints, explanation, headline
+from memplanner.report.growth_phrases import complaints, explanation, headline
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import Checked, CheckedPlans

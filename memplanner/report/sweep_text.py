@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from memplanner.report.markdown import escape, markdown_table
-from memplanner.report.page import Cell, Column, Page, heading, table, text_width, wrap
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.words import PHASE_WORDS, VERDICT_WORDS
+from memplanner.report.phrases import PHASE_WORDS, VERDICT_WORDS
+from memplanner.report.terminal import Cell, Column, Page, heading, table, text_width, wrap
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:

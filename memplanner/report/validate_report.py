@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from memplanner.report.markdown import escape
-from memplanner.report.page import Cell, Column, Page, heading, table, wrap
 from memplanner.report.palette import VERDICT_COLOURS
+from memplanner.report.terminal import Cell, Column, Page, heading, table, wrap
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:

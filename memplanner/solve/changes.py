@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memplanner.errors import UserError
-from memplanner.plan import TrainingPlan
-from memplanner.plan_file import merge
+from memplanner.plan.sources import merge
+from memplanner.plan.training_plan import TrainingPlan
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate

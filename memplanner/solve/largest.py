@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from memplanner.plan import TrainingPlan
-from memplanner.plan_file import merge
+from memplanner.plan.sources import merge
+from memplanner.plan.training_plan import TrainingPlan
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate

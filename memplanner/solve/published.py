@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
-from memplanner.base import Settings
+from memplanner.catalogue import stems
 from memplanner.errors import UserError
-from memplanner.plan import TrainingPlan
-from memplanner.plan_file import find_source, merge
-from memplanner.problems import problems_of
-from memplanner.profiles import stems
-from memplanner.reading import parse_toml, read_text
+from memplanner.files.parse import parse_toml, read_text
+from memplanner.plan.sources import find_source, merge
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.settings.base import Settings
+from memplanner.settings.errors import problems_of
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from memplanner.errors import Problem, UserError
 from memplanner.measurement import WeightEvidence
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate

@@ -7,10 +7,10 @@ from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from memplanner.errors import Problem, UserError
-from memplanner.fields import kind_of, owners
-from memplanner.options import BY_FLAG, OPTIONS
-from memplanner.plan import TrainingPlan
-from memplanner.plan_file import merge
+from memplanner.plan.flags import BY_FLAG, OPTIONS
+from memplanner.plan.sources import merge
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.settings.describe import kind_of, owners
 from memplanner.timeline import Phase, Verdict
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from memplanner.base import Settings
+from memplanner.catalogue import stems
 from memplanner.errors import Problem, UserError
-from memplanner.plan import TrainingPlan
-from memplanner.plan_file import merge
-from memplanner.problems import problems_of, show, suggest
-from memplanner.profiles import stems
-from memplanner.reading import parse_toml, read_text, wrong
+from memplanner.files.parse import parse_toml, read_text, wrong
+from memplanner.plan.sources import merge
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.settings.base import Settings
+from memplanner.settings.errors import problems_of, show, suggest
 
 MOST_CASES = 10_000
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from memplanner.errors import UserError
 from memplanner.measurement import Backend, Environment, Measurement, Outcome, load_measurement, save_measurement
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 from memplanner.processes import FRESH, begin, end, quickest
 from memplanner.suite.definition import Case

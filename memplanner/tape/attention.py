@@ -6,9 +6,9 @@ Shapes: heads (batch, heads, seq, dim), kv_heads (batch, kv_heads, seq, dim), sc
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from memplanner.program.shapes import BF16, BOOL, FP32, INT64, SCALAR, Dtype, Shape
 from memplanner.tape import ops
 from memplanner.tape.engine import Node, Tape, Tensor
-from memplanner.tape.shapes import BF16, BOOL, FP32, INT64, SCALAR, Dtype, Shape
 
 Softmax = Literal["fp32", "value", "scores"]
 """Type of the softmax in eager attention: "fp32" then cast to the query's (LLaMA); the scores' own, then cast to the

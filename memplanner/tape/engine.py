@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from memplanner.tape.shapes import SCALAR, Dtype, Shape
-from memplanner.tape.symbolic import resolved
+from memplanner.program.shapes import SCALAR, Dtype, Shape
+from memplanner.program.symbolic import resolved
 from memplanner.timeline import Category, Phase
 
 BLOCK_BYTES: Final = 512

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from memplanner.program.shapes import FP32, INT64, SCALAR, Shape
 from memplanner.tape import ops
 from memplanner.tape.engine import Node, Param, Tape, Tensor
-from memplanner.tape.shapes import FP32, INT64, SCALAR, Shape
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

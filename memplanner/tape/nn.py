@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from memplanner.program.shapes import FP32, Dtype, Shape
 from memplanner.tape import ops
 from memplanner.tape.engine import Node, Param, Tape, Tensor
-from memplanner.tape.shapes import FP32, Dtype, Shape
 
 
 def cast_param(tape: Tape, weight: Param | Tensor, dtype: Dtype) -> Tensor | Param:

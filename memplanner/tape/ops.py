@@ -7,8 +7,8 @@ PyTorch; `transposed` marks memory in another order than the shape's, as after `
 from collections.abc import Callable
 from typing import Any
 
+from memplanner.program.shapes import BOOL, FP16, FP32, Dtype, Shape
 from memplanner.tape.engine import Node, Param, Tape, Tensor
-from memplanner.tape.shapes import BOOL, FP16, FP32, Dtype, Shape
 
 
 def to(x: Tensor, dtype: Dtype, name: str = "cast") -> Tensor:

@@ -16,11 +16,11 @@ from textual.worker import get_current_worker
 
 from memplanner.errors import UserError, printable
 from memplanner.report.markdown import check_markdown
-from memplanner.report.words import device_word
-from memplanner.tui.ahead import ways_to_fit
-from memplanner.tui.beside import beside
+from memplanner.report.phrases import device_word
+from memplanner.tui.background import beside
 from memplanner.tui.drawing import Ink
 from memplanner.tui.export import can_be_saved, save_plan, save_report
+from memplanner.tui.jobs import ways_to_fit
 from memplanner.tui.screens.compare import ComparePane, Load
 from memplanner.tui.screens.frontier import FrontierPane
 from memplanner.tui.screens.measured import MeasuredPane

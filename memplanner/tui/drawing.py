@@ -11,7 +11,6 @@ from rich.text import Text
 
 from memplanner.errors import printable
 from memplanner.prediction import Estimate
-from memplanner.report.page import fit, pad, wrap
 from memplanner.report.palette import (
     ACCENT,
     CATEGORY_COLOURS,
@@ -20,7 +19,8 @@ from memplanner.report.palette import (
     ON_LIGHT,
     VERDICT_COLOURS,
 )
-from memplanner.report.words import PHASE_WORDS, VERDICT_WORDS, share
+from memplanner.report.phrases import PHASE_WORDS, VERDICT_WORDS, share
+from memplanner.report.terminal import fit, pad, wrap
 from memplanner.timeline import CATEGORIES, Category, Phase, TensorRow, Verdict
 from memplanner.units import format_bytes
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from memplanner.plan import TrainingPlan
-from memplanner.plan_file import merge
-from memplanner.problems import show
-from memplanner.profiles import find_model
-from memplanner.reading import wrong
-from memplanner.report.words import device_word
+from memplanner.catalogue import find_model
+from memplanner.files.parse import wrong
+from memplanner.plan.sources import merge
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.report.phrases import device_word
+from memplanner.settings.errors import show
 
 
 def plan_table(plan: TrainingPlan, root: Path) -> dict[str, Any]:

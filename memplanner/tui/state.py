@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from memplanner.catalogue import all_gpus, all_models, key
 from memplanner.errors import Problem, UserError
-from memplanner.fields import choices, kind_of, owners
-from memplanner.options import BY_FLAG, OPTIMIZERS, OPTIONS
-from memplanner.plan import TrainingPlan
-from memplanner.plan_file import Source, find_source, merge
+from memplanner.plan.flags import BY_FLAG, OPTIMIZERS, OPTIONS
+from memplanner.plan.sources import Source, find_source, merge
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor, longest_sequence, widest_rank
-from memplanner.profiles import all_gpus, all_models, key
-from memplanner.report.words import device_word
+from memplanner.report.phrases import device_word
+from memplanner.settings.describe import choices, kind_of, owners
 
 MODEL = "model"
 """The model's name among the flags: it is typed without one."""

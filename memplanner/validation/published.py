@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from memplanner.base import Settings
+from memplanner.catalogue import stems
 from memplanner.errors import UserError
-from memplanner.plan import TrainingPlan
+from memplanner.files.parse import parse_json, read_text, wrong
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
-from memplanner.problems import problems_of
-from memplanner.profiles import stems
-from memplanner.reading import parse_json, read_text, wrong
+from memplanner.settings.base import Settings
+from memplanner.settings.errors import problems_of
 from memplanner.validation.rows import Assumption, Row, Skipped, Validation
 
 Bytes = Annotated[int, Field(ge=0)]

@@ -5,12 +5,12 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from memplanner.catalogue import find_model
 from memplanner.errors import UserError
+from memplanner.files.parse import wrong
 from memplanner.measurement import Measurement, load_measurement
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
-from memplanner.profiles import find_model
-from memplanner.reading import wrong
 from memplanner.timeline import CATEGORIES
 from memplanner.validation.rows import Row, Skipped, Validation
 

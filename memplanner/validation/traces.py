@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from memplanner.measurement import load_measurement
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.validation.published import InexpressibleError, load_published, plan_of
 from memplanner.validation.records import compare_record
 from memplanner.validation.rows import Skipped, Validation

@@ -10,11 +10,11 @@ import pytest
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from memplanner.catalogue import all_models
+from memplanner.components.context import AUXILIARY
 from memplanner.harness.build import build
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
-from memplanner.profiles import all_models
-from memplanner.tape.context import AUXILIARY
 from tests.harness.test_against_trace import MODELS
 
 NAMES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}

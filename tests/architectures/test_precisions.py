@@ -11,11 +11,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from memplanner.catalogue import all_models
+from memplanner.components.context import AUXILIARY
 from memplanner.harness.build import build
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
-from memplanner.profiles import all_models
-from memplanner.tape.context import AUXILIARY
 
 WIDTHS = {"fp32": 4, "bf16": 2}
 MODEL_FILES = sorted(Path(__file__).parents[2].glob("profiles/models/*.json"))

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from memplanner.budgets.growth import Growth, changes_between, growth
 from memplanner.budgets.lock import snapshot
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Predictor
-from memplanner.report.growth_words import growth_words, row_words
+from memplanner.report.growth_phrases import growth_words, row_words
 
 BASE: dict[str, Any] = {
     "model": "llama-60m",

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memplanner.budgets.check import named_plans
+from memplanner.catalogue import model_inside
 from memplanner.errors import UserError
-from memplanner.named_plans import laid_over, line_of
-from memplanner.plan_file import load_plan
-from memplanner.repository import inside, model_inside
+from memplanner.files.sandbox import inside
+from memplanner.plan.named import laid_over, line_of
+from memplanner.plan.sources import load_plan
 
 SHARED = """
 model = "llama-60m"

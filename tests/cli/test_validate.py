@@ -69,7 +69,7 @@ def test_markdown_escapes_what_files_say(folder: Path, capsys: pytest.CaptureFix
 def record(folder: Path, name: str, **changed: Any) -> None:
     """A record of llama-60m whose figures are the prediction's own."""
     from memplanner.measurement import Environment, Measurement, Outcome, PhaseRecord, save_measurement
-    from memplanner.plan import TrainingPlan
+    from memplanner.plan.training_plan import TrainingPlan
     from memplanner.prediction import predict
 
     plan = TrainingPlan.model_validate({"model": "llama-60m", "device": changed.pop("device", "rtx4090")})
@@ -110,7 +110,7 @@ def test_records_and_their_verdicts(folder: Path, capsys: pytest.CaptureFixture[
 def test_traces_instead_of_measurements(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("peft")
-    from memplanner.profiles import find_model
+    from memplanner.catalogue import find_model
 
     record(folder, "one", config=dict(find_model("llama-60m").config))
     code, out, _ = answer(capsys, "records", "--against", "fake")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from memplanner.errors import UserError
 from memplanner.frameworks import Foreign, read_framework
-from memplanner.plan import TrainingPlan
-from memplanner.plan_file import load_plan, merge
+from memplanner.plan.sources import load_plan, merge
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 
 AXOLOTL_QLORA = """

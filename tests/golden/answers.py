@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memplanner.errors import UserError
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
 
 PLANS = Path(__file__).parent / "plans.jsonl"

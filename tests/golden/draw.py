@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memplanner.errors import UserError
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from tests.golden.answers import PLANS, answer, predicted
 
 COUNT, SEED = 2400, 20261125

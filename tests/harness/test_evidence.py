@@ -10,9 +10,9 @@ pytest.importorskip("peft")
 
 import torch
 
-from memplanner.harness.evidence import energy_shares, linear_layers, rank_evidence
+from memplanner.catalogue import profiles_dir
 from memplanner.harness.job import job_of_plan
-from memplanner.profiles import profiles_dir
+from memplanner.harness.rank_energy import energy_shares, linear_layers, rank_evidence
 from tests.harness.test_record import tiny
 
 SUITES = profiles_dir() / "suites"

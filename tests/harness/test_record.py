@@ -11,12 +11,12 @@ pytest.importorskip("peft")
 
 import torch
 
+from memplanner.catalogue import profiles_dir
 from memplanner.errors import UserError
 from memplanner.harness.build import optimizers_for
 from memplanner.harness.record import available, available_bytes, measure
 from memplanner.measurement import Measurement, load_measurement, save_measurement
-from memplanner.plan import TrainingPlan
-from memplanner.profiles import profiles_dir
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.suite.definition import load_suite
 
 SUITES = profiles_dir() / "suites"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
 
 

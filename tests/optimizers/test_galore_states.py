@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from memplanner.harness.build import build, optimizer_for
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 from tests.optimizers.test_states import CONFIG, galore_groups, plan_of, real_model, state_bytes, storages, train
 

@@ -9,11 +9,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from memplanner.components.optimizers.adamw8bit import AdamW8bit
 from memplanner.harness.build import build, optimizer_for
-from memplanner.optimizers.adamw8bit import AdamW8bit
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
-from memplanner.tape.shapes import FP32, Shape
+from memplanner.program.shapes import FP32, Shape
 
 CONFIG = {
     "model_type": "llama",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memplanner.budgets.marked import marked
+from memplanner.budgets.keywords import marked
 
 PLANS = """
 device = "rtx4090"

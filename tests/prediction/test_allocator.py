@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memplanner.plan import TrainingPlan
-from memplanner.prediction import compiled, predict
-from memplanner.prediction.allocator import CachingAllocator, DeviceFullError
-from memplanner.prediction.pool import Stretch, segment_bytes
-from memplanner.prediction.reserved import forget
+from memplanner.allocator import native
+from memplanner.allocator.pool import Stretch, segment_bytes
+from memplanner.allocator.reference import CachingAllocator, DeviceFullError
+from memplanner.allocator.reserved import forget
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.prediction import predict
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -145,9 +146,9 @@ def test_an_end_that_is_too_large_to_be_found_is_used_as_it_is() -> None:
     allocator.release(whole)
     assert allocator.allocate(10 * MIB) is whole
     assert (allocator.reserved, allocator.peak_reserved) == (100 * MIB, 100 * MIB)
-    if compiled.is_available():
+    if native.is_available():
         events = array("i", (0, ~0, 1, 2))
-        assert compiled.peak_reserved([Stretch(events)], [100 * MIB, 10 * MIB, 90 * MIB], **options) == 100 * MIB
+        assert native.peak_reserved([Stretch(events)], [100 * MIB, 10 * MIB, 90 * MIB], **options) == 100 * MIB
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -239,8 +240,8 @@ def test_what_restores_a_pool_is_replayed_only_until_it_does(
             allocator.release(blocks[~event])
     stretches = [Stretch(array("i", before)), Stretch(array("i", stretch), times)]
     assert segment_bytes(stretches, sizes, small=small) == allocator.reserved
-    if compiled.is_available():
-        assert compiled.peak_reserved(stretches, sizes) == allocator.reserved
+    if native.is_available():
+        assert native.peak_reserved(stretches, sizes) == allocator.reserved
 
 
 def played(requests: list[tuple[int, int]], times: int, **options: Any) -> tuple[list[Stretch], list[int], int | None]:
@@ -278,7 +279,7 @@ def played(requests: list[tuple[int, int]], times: int, **options: Any) -> tuple
     return [Stretch(array("i", before)), Stretch(array("i", stretch), times)], sizes, peak
 
 
-@pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
+@pytest.mark.skipif(not native.is_available(), reason="installed without a C compiler")
 @pytest.mark.parametrize("limit", [None, 200 * MIB], ids=str)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -293,13 +294,13 @@ def test_the_compiled_allocator_says_what_the_allocator_says(
 ) -> None:
     stretches, sizes, peak = played(requests, times, limit=limit, **options)
     try:
-        found: int | None = compiled.peak_reserved(stretches, sizes, limit=limit, **options)
+        found: int | None = native.peak_reserved(stretches, sizes, limit=limit, **options)
     except DeviceFullError:
         found = None
     assert found == peak
 
 
-@pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
+@pytest.mark.skipif(not native.is_available(), reason="installed without a C compiler")
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     tensors=st.lists(st.tuples(st.integers(0, 4 * MIB), st.booleans()), min_size=1, max_size=12),
@@ -326,7 +327,7 @@ def test_blocks_after_one_another_are_the_same_compiled_and_not(
                 blocks[event] = allocator.allocate(sizes[event])
             elif event < 0 and sizes[~event]:
                 allocator.release(blocks[~event])
-    found = compiled.peak_reserved([*story, *story[1:]], given_sizes, kept, bits=bits)
+    found = native.peak_reserved([*story, *story[1:]], given_sizes, kept, bits=bits)
     assert found == allocator.peak_reserved
     by_pool = 0
     for small in (True, False):
@@ -335,7 +336,7 @@ def test_blocks_after_one_another_are_the_same_compiled_and_not(
     assert by_pool == found
 
 
-@pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
+@pytest.mark.skipif(not native.is_available(), reason="installed without a C compiler")
 @pytest.mark.parametrize("allocator", ["{}", "{ expandable_segments = true }", "{ max_split_size = '64MiB' }"])
 @pytest.mark.parametrize("model", ["llama-60m", "gpt2"])
 def test_predictions_are_the_same_without_the_compiled_one(
@@ -351,18 +352,18 @@ def test_predictions_are_the_same_without_the_compiled_one(
     wanted = reserved()
     tight = {"device": {"kind": "size", "memory": f"{wanted[0] - 4 * MIB}B"}}  # unused segments are to be returned
     squeezed = reserved(**tight)
-    monkeypatch.setattr(compiled, "is_available", lambda: False)
+    monkeypatch.setattr(native, "is_available", lambda: False)
     assert (reserved(), reserved(**tight)) == (wanted, squeezed)
     forget()
 
 
-@pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
+@pytest.mark.skipif(not native.is_available(), reason="installed without a C compiler")
 @pytest.mark.parametrize("sizes", [[1 << 40], [1 << 57], [1 << 39, 1 << 39], [1 << 38] * 5])
 def test_segments_of_a_tib_are_left_to_python(sizes: list[int]) -> None:
     with pytest.raises(OverflowError):
-        compiled.peak_reserved([Stretch(array("i", range(len(sizes))))], sizes)
+        native.peak_reserved([Stretch(array("i", range(len(sizes))))], sizes)
     less = [size // 16 for size in sizes if size < 1 << 42]
-    assert compiled.peak_reserved([Stretch(array("i", range(len(less))))], less) == sum(less)
+    assert native.peak_reserved([Stretch(array("i", range(len(less))))], less) == sum(less)
 
 
 def test_more_than_64_bits_hold_is_left_to_python() -> None:
@@ -371,8 +372,8 @@ def test_more_than_64_bits_hold_is_left_to_python() -> None:
     assert estimate.reserved_bytes > 1 << 62
 
 
-@pytest.mark.skipif(not compiled.is_available(), reason="installed without a C compiler")
+@pytest.mark.skipif(not native.is_available(), reason="installed without a C compiler")
 @pytest.mark.parametrize("events", [(~0,), (0, 0), (0, ~0, ~0)], ids=["never there", "there already", "freed before"])
 def test_a_log_that_cannot_be_is_refused(events: tuple[int, ...]) -> None:
     with pytest.raises(AssertionError, match="a block is allocated that is there already, or freed that is not"):
-        compiled.peak_reserved([Stretch(array("i", events))], [512])
+        native.peak_reserved([Stretch(array("i", events))], [512])

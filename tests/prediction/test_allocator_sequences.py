@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memplanner.prediction.allocator import Block, CachingAllocator
+from memplanner.allocator.reference import Block, CachingAllocator
 from memplanner.units import KIB, MIB
 
 any_sequence = settings(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from memplanner.errors import UserError
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
 from memplanner.units import format_bytes
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from memplanner.plan import TrainingPlan
+from memplanner.catalogue import all_gpus
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
 from memplanner.prediction.estimate import DEFAULT_WORKSPACE_BYTES
-from memplanner.profiles import all_gpus
 from memplanner.units import GIB, MIB
 
 CONFIG = {

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor, predict
 from memplanner.prediction.estimate import capability_of, estimate_of, gpu_of, model_of
-from memplanner.prediction.replay import Replay
-from memplanner.prediction.walk import Pattern
+from memplanner.program.liveness import Replay
+from memplanner.step.walk import Pattern
 from memplanner.timeline import CATEGORIES, PHASES, TensorRow
 
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1}

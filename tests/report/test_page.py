@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from memplanner.report.explain_text import columns_of
 from memplanner.report.markdown import escape
-from memplanner.report.page import Cell, Column, Page, fit, page_for, stacked_bar, table, text_width, wrap
 from memplanner.report.palette import CATEGORY_COLOURS, CATEGORY_GLYPHS
+from memplanner.report.terminal import Cell, Column, Page, fit, page_for, stacked_bar, table, text_width, wrap
 from memplanner.timeline import CATEGORIES, PHASES
 
 

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from memplanner.budgets.check import Checked, CheckedPlans, NamedPlan
 from memplanner.errors import Problem
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 from memplanner.report.budgets_text import budgets_markdown, budgets_text
 from memplanner.report.github import command, github, inert, quiet
 from memplanner.report.junit import junit, junit_of_problems
 from memplanner.report.markdown import problems_markdown
-from memplanner.report.page import Page
 from memplanner.report.sarif import sarif, sarif_of_problems
+from memplanner.report.terminal import Page
 
 ESTIMATE = predict(TrainingPlan(model="llama-7b"))
 NASTY = "a\n::error file=x::forged\r\n##[error]forged\x1b[31m\x00\u2028|<b>`]]>&\u202e\ud800,b:c%0A@someone"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from memplanner.errors import UserError
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 from memplanner.solve.largest import AXES, Axis, Largest, largest
 

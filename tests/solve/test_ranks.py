@@ -4,8 +4,8 @@ import pytest
 
 from memplanner.errors import UserError
 from memplanner.measurement import WeightEvidence
-from memplanner.plan import TrainingPlan
-from memplanner.plan_file import merge
+from memplanner.plan.sources import merge
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Predictor
 from memplanner.solve.ranks import ranks_by_evidence
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memplanner.errors import UserError
-from memplanner.plan_file import merge
+from memplanner.plan.sources import merge
 from memplanner.prediction import Predictor, predict
 from memplanner.solve.sweep import Axis, Sweep, sweep, values_of
 

@@ -7,8 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 bitsandbytes = pytest.importorskip("bitsandbytes")
 
-from memplanner.tape.quantized import state_shapes
-from memplanner.tape.shapes import Shape
+from memplanner.components.quantization.bitsandbytes import state_shapes
+from memplanner.program.shapes import Shape
 
 SHAPES = [(64, 64), (96, 200), (1000, 72), (512, 1024)]
 

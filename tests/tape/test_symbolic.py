@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memplanner.tape.symbolic import Program, resolved
+from memplanner.program.symbolic import Program, resolved
 
 COMPUTED: dict[str, Callable[[Any, Any], Any]] = {
     "sum": lambda x, y: x + y + 3 + (4 + x),

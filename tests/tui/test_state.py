@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from memplanner.cli.main import main
-from memplanner.plan_file import load_plan
+from memplanner.plan.sources import load_plan
 from memplanner.tui.export import plan_table, save_plan
 from memplanner.tui.state import FIELDS, PlanState, Value, applies, options_for, start, value_in
 

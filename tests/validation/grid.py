@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from memplanner.errors import UserError
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 from tests.harness.test_against_trace import MODELS, plan_of
 

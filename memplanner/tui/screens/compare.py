@@ -9,14 +9,14 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import DataTable, Static
 
+from memplanner.catalogue import all_gpus
+from memplanner.components.methods.low_rank import LowRank
 from memplanner.errors import UserError
-from memplanner.fields import choices
-from memplanner.methods.settings import LowRank
-from memplanner.plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate
-from memplanner.profiles import all_gpus
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.words import VERDICT_WORDS, device_word
+from memplanner.report.phrases import VERDICT_WORDS, device_word
+from memplanner.settings.describe import choices
 from memplanner.tui.drawing import Ink
 from memplanner.tui.state import Flags, PlanState
 from memplanner.tui.widgets.table import Table, right

@@ -11,11 +11,11 @@ from textual.widgets import DataTable, ProgressBar, Static
 from textual.worker import get_current_worker
 
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.words import VERDICT_WORDS, device_word
+from memplanner.report.phrases import VERDICT_WORDS, device_word
 from memplanner.solve.sweep import Axis, Point, Sweep
-from memplanner.tui.ahead import combinations
-from memplanner.tui.beside import beside
+from memplanner.tui.background import beside
 from memplanner.tui.drawing import Ink
+from memplanner.tui.jobs import combinations
 from memplanner.tui.screens.compare import Load
 from memplanner.tui.state import PlanState, value_in
 from memplanner.tui.widgets.table import Table, right

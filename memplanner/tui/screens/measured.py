@@ -17,9 +17,9 @@ from textual.worker import get_current_worker
 
 from memplanner.errors import UserError, printable
 from memplanner.measurement import Backend, Measurement, load_measurement
-from memplanner.report.page import fit, pad
 from memplanner.report.palette import ACCENT, MUTED
-from memplanner.report.words import PHASE_WORDS, device_word, method_words
+from memplanner.report.phrases import PHASE_WORDS, device_word, method_words
+from memplanner.report.terminal import fit, pad
 from memplanner.suite.definition import Case
 from memplanner.suite.runner import run_cases
 from memplanner.tui.drawing import Ink

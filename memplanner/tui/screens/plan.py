@@ -11,10 +11,10 @@ from textual.events import Resize
 from textual.worker import Worker, get_current_worker
 
 from memplanner.prediction import Estimate
-from memplanner.report.words import device_word
-from memplanner.tui.ahead import columns
-from memplanner.tui.beside import beside
+from memplanner.report.phrases import device_word
+from memplanner.tui.background import beside
 from memplanner.tui.drawing import Bar, Ink, bar_chart, breakdown, device_bar, verdict
+from memplanner.tui.jobs import columns
 from memplanner.tui.state import PlanState, value_in
 from memplanner.tui.widgets.fields import Field, FieldList
 from memplanner.tui.widgets.picture import Picture

@@ -8,8 +8,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 
-from memplanner.prediction.replay import Moment
-from memplanner.report.words import PHASE_WORDS
+from memplanner.program.liveness import Moment
+from memplanner.report.phrases import PHASE_WORDS
 from memplanner.timeline import CATEGORIES, Category, Phase
 from memplanner.tui.drawing import Column, Ink, course, tensors
 from memplanner.tui.state import PlanState

@@ -1,0 +1,120 @@
+"""Plans said in keywords, as tests say them: `plan="pretrain"`, or a plan's own fields; and what is asked of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from memplanner.budgets.check import TOLERANCE, Checked, NamedPlan, check_plans, predicted
+from memplanner.budgets.lock import LOCK_FILE
+from memplanner.catalogue import model_inside
+from memplanner.errors import Problem, UserError
+from memplanner.plan.flags import OPTIONS
+from memplanner.plan.sources import LoadedPlan, load_plan, merge
+from memplanner.prediction import Estimate
+from memplanner.settings.errors import show, suggest
+from memplanner.units import parse_share
+
+FLAGS: Final = {option.dest: option.flag for option in OPTIONS}
+OWN: Final = ("plan", "model", "strict", "locked", "tolerance")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """A valid plan and how strictly it is judged."""
+
+    named: NamedPlan
+    strict: bool
+    locked: bool
+    tolerance: float
+
+    def estimate(self) -> Estimate:
+        """What is predicted; UserError where nothing can be."""
+        (estimate,) = predicted((self.named,)).values()
+        return estimate
+
+    def check(self) -> Checked:
+        """Held against its budget and, where the plan has a name, the lock."""
+        path = None if self.named.alone else self.named.path
+        lock_path = path.parent / LOCK_FILE if path is not None else None
+        found = check_plans(
+            (self.named,), lock_path=lock_path, locked=self.locked, tolerance=self.tolerance, strict=self.strict
+        )
+        return found.plans[0]
+
+
+def marked(keywords: Mapping[str, Any], root: Path, *, where: str) -> Marked:
+    """The plan that keywords come to: `plan`, a file's or a name, or `model`; over it the fields named like the flags.
+
+    strict: a tight fit is none. locked: growth over the lock beyond `tolerance` ("1%") fails. root: where plan files
+    and the lock are. where: who says so, in messages. UserError with every problem.
+    """
+    problems = []
+    for name in keywords:
+        if name not in FLAGS and name not in OWN:
+            hint = suggest(name, [*OWN, *FLAGS])
+            problems.append(Problem(where=where, key=name, message="no such keyword", hint=hint))
+    for names, kind, said in ((("strict", "locked"), bool, "True or False"), (("plan", "model"), str, "text")):
+        wrong = [name for name in names if not isinstance(keywords.get(name, kind()), kind)]
+        problems += [Problem(where=where, key=n, message=f"{show(keywords[n])} is not {said}") for n in wrong]
+    tolerance = TOLERANCE
+    if "tolerance" in keywords:
+        try:
+            tolerance = parse_share(str(keywords["tolerance"]))
+        except ValueError as error:
+            problems.append(Problem(where=where, key="tolerance", message=str(error)))
+    if not keywords.get("plan") and not keywords.get("model"):
+        message = "names neither a plan nor a model"
+        problems.append(Problem(where=where, key="", message=message, hint='plan="pretrain" or model="llama-1b"'))
+    if keywords.get("locked") and not keywords.get("plan"):
+        message = "the lock holds plans by name, and this one has none"
+        problems.append(Problem(where=where, key="locked", message=message, hint='plan="pretrain"'))
+    flags = {FLAGS[name]: _typed(value) for name, value in keywords.items() if name in FLAGS}
+    try:
+        if problems:
+            raise UserError(*problems)
+        plan_file, model = keywords.get("plan", ""), keywords.get("model", "")
+        if plan_file:
+            loaded = load_plan(root=root, plan_file=plan_file, model=model, flags=flags)
+            if not model:
+                model_inside(loaded.root, loaded.plan.model, where=where)
+        else:
+            loaded = LoadedPlan(plan=merge({"model": model}, flags, where=where), label=where, root=root)
+    except UserError as error:
+        raise told_by(where, error) from None
+    name = plan_file or model
+    named = NamedPlan(name=name, plan=loaded.plan, root=loaded.root, path=loaded.path, alone=not loaded.name)
+    chosen = Marked(
+        named=named,
+        strict=keywords.get("strict", False),
+        locked=keywords.get("locked", False),
+        tolerance=tolerance,
+    )
+    try:
+        chosen.estimate()
+    except UserError as error:
+        raise told_by(where, error) from None
+    return chosen
+
+
+def _typed(value: Any) -> Any:
+    """A list of names as one would type it."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def told_by(where: str, error: UserError) -> UserError:
+    """The error in the words of the keywords. where: who says them."""
+    return UserError(*(_told_by(where, problem) for problem in error.problems))
+
+
+def _told_by(where: str, problem: Problem) -> Problem:
+    if problem.where == where:
+        return problem
+    flags = FLAGS | {"plan": "--plan", "entry": "--entry"}
+    name = next((dest for dest, flag in flags.items() if flag == problem.where), "")
+    if name:
+        return Problem(where=where, key=name, message=problem.message, hint=problem.hint)
+    message = (
+        f"{problem.where}: {problem.key}: {problem.message}" if problem.key else f"{problem.where}: {problem.message}"
+    )
+    return Problem(where=where, key="", message=message, hint=problem.hint)

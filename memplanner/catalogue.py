@@ -1,0 +1,212 @@
+"""Finds, loads and validates the files in profiles/: one card, one model or one plan per file."""
+
+import datetime
+import difflib
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from memplanner.errors import Problem, UserError
+from memplanner.files.parse import parse_json, parse_toml, read_text
+from memplanner.files.sandbox import inside
+from memplanner.settings.base import Settings
+from memplanner.settings.errors import problems_of, show
+
+S = TypeVar("S", bound=Settings)
+T = TypeVar("T", bound="GpuProfile | ModelProfile")
+_GPUS = ("gpus", ".toml")
+_MODELS = ("models", ".json")
+
+
+class Figure(Settings):
+    """A number of bytes with the place it was read."""
+
+    bytes: int = Field(ge=0)
+    source: str
+    date: datetime.date
+    estimated: bool
+    """No measured source was found: the figure is inferred, and says from what."""
+
+
+class GpuProfile(Settings):
+    """One card."""
+
+    id: str
+    """The file's stem, the name to type."""
+    name: str
+    aliases: tuple[str, ...] = Field(default=(), strict=False)
+    vendor: str
+    architecture: str
+    compute_capability: str
+    total: Figure
+    """What PyTorch reports as total memory: what a process can get."""
+    nvidia_smi: Figure
+    """What nvidia-smi (rocm-smi) prints as total."""
+    context: Figure
+    """What a training process takes outside the caching allocator."""
+    cublas_workspace: Figure
+    """PyTorch's default cuBLAS workspace, allocated in the caching allocator."""
+
+
+class Published(Settings):
+    """What a bundled model's file says about itself, under the key "memplanner"."""
+
+    name: str
+    aliases: tuple[str, ...] = Field(default=(), strict=False)
+    parameters: int = Field(ge=1)
+    source: str
+    date: str
+    estimated: bool
+
+
+class ModelProfile(Settings):
+    """One model: its config.json's fields as they were written, checked by nobody yet."""
+
+    id: str
+    """A bundled model's stem; for a path, the path as typed."""
+    name: str
+    aliases: tuple[str, ...] = Field(default=(), strict=False)
+    config: dict[str, Any]
+    """The raw fields; memplanner.components.architectures reads and checks them."""
+    parameters: int | None = None
+    """The parameter count that the bundled file gives, unset for a user's own config."""
+    source: str
+    """Where the fields come from."""
+
+
+def profiles_dir() -> Path:
+    """profiles/: inside an installed package, or beside the package in the repository."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_profiles"
+    return installed if installed.is_dir() else package.parent / "profiles"
+
+
+def key(name: str) -> str:
+    """A name as it is compared: without case, spaces, '-' and '_'."""
+    return "".join(name.split()).replace("-", "").replace("_", "").casefold()
+
+
+@functools.cache
+def stems(kind: str, suffix: str) -> dict[str, Path]:
+    """Stem -> file of every bundled profile of a kind ("gpus", "models", "plans"), sorted."""
+    return {path.stem: path for path in sorted((profiles_dir() / kind).glob(f"*{suffix}"))}
+
+
+def find_gpu(name: str) -> GpuProfile:
+    """The card of that name or alias; UserError with the nearest names otherwise."""
+    found = _find(name, *_GPUS, _gpu)
+    if found is None:
+        known = [known for gpu in all_gpus() for known in (gpu.id, gpu.name, *gpu.aliases)]
+        hint = _nearest(name, known) or "`memplanner gpus` lists them; a size such as 24GiB works too"
+        raise UserError(Problem(where="gpu", key="", message=f"no card is called {show(name)}", hint=hint))
+    return found
+
+
+def all_gpus() -> tuple[GpuProfile, ...]:
+    """Every bundled card, by id."""
+    return tuple(map(_gpu, stems(*_GPUS).values()))
+
+
+def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
+    """A bundled model by name or alias, else the config.json at a path (or in the directory) relative to root."""
+    exact = _by_stem(name_or_path, *_MODELS)
+    if exact is not None:
+        return _model(exact)
+    explicit = name_or_path.endswith(".json") or name_or_path.startswith((".", "/", "~"))
+    try:
+        path = root / Path(name_or_path).expanduser()
+        directory = path.is_dir()
+        if explicit or path.is_file() or (directory and (path / "config.json").is_file()):
+            return _own_model(name_or_path, path / "config.json" if directory else path)
+    except (OSError, ValueError, RuntimeError):
+        pass  # not a path this system can look up: then it can only be a name
+    found = _find(name_or_path, *_MODELS, _model)
+    if found is None:
+        known = [known for model in all_models() for known in (model.id, model.name, *model.aliases)]
+        hint = _nearest(name_or_path, known)
+        either = "`memplanner models` lists the bundled ones; the path of a config.json works too"
+        raise UserError(
+            Problem(
+                where="model", key="", message=f"no model or file is called {show(name_or_path)}", hint=hint or either
+            )
+        )
+    return found
+
+
+def all_models() -> tuple[ModelProfile, ...]:
+    """Every bundled model, by id."""
+    return tuple(map(_model, stems(*_MODELS).values()))
+
+
+@functools.lru_cache(maxsize=1024)
+def _by_stem(name: str, kind: str, suffix: str) -> Path | None:
+    wanted = key(name)
+    return next((path for stem, path in stems(kind, suffix).items() if key(stem) == wanted), None)
+
+
+def is_bundled(model: str) -> bool:
+    """Whether a model is a bundled file's, by its stem."""
+    return _by_stem(model, *_MODELS) is not None
+
+
+def _find(name: str, kind: str, suffix: str, load: Callable[[Path], T]) -> T | None:
+    """By stem, else by the name and aliases inside the files; only files that mention the name are parsed."""
+    exact = _by_stem(name, kind, suffix)
+    if exact is not None:
+        return load(exact)
+    wanted = key(name)
+    for path in stems(kind, suffix).values() if wanted else ():
+        if wanted in key(read_text(path)):
+            profile = load(path)
+            if wanted in (key(profile.name), *map(key, profile.aliases)):
+                return profile
+    return None
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """Near names; compared as keys, so that "RTX 4091" finds "rtx4090"."""
+    by_key = {key(spelling): spelling for spelling in reversed(known)}
+    close = difflib.get_close_matches(key(name), list(by_key), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(repr(by_key[match]) for match in close)}?" if close else ""
+
+
+def _own_model(name: str, path: Path) -> ModelProfile:
+    config = parse_json(read_text(path), path)
+    config.pop("memplanner", None)
+    return ModelProfile(id=name, name=path.parent.name or name, config=config, source=str(path))
+
+
+def _checked(cls: type[S], table: object, path: Path) -> S:
+    try:
+        return cls.model_validate(table)
+    except ValidationError as error:
+        raise UserError(*problems_of(error, cls, lambda keys: (str(path), ".".join(keys)))) from None
+
+
+@functools.cache
+def _gpu(path: Path) -> GpuProfile:
+    return _checked(GpuProfile, {"id": path.stem, **parse_toml(read_text(path), path)}, path)
+
+
+@functools.cache
+def _model(path: Path) -> ModelProfile:
+    config = parse_json(read_text(path), path)
+    about = _checked(Published, config.pop("memplanner", {}), path)
+    return ModelProfile(
+        id=path.stem,
+        name=about.name,
+        aliases=about.aliases,
+        config=config,
+        parameters=about.parameters,
+        source=about.source,
+    )
+
+
+def model_inside(root: Path, model: str, *, where: str) -> None:
+    """UserError where a plan names a model by a path that leads out of the repository, by its config.json too."""
+    if not is_bundled(model):
+        for path in (model, f"{model}/config.json"):
+            inside(root, path, where=where, key="model")

@@ -1,0 +1,1 @@
+"""What a plan is made of: architectures, methods, optimizers, losses and quantisation, each beside its settings."""

@@ -1,0 +1,165 @@
+"""BERT and RoBERTa with a sequence-classification head (GLUE).
+
+Modelled implementation: transformers' modeling_bert.py and modeling_roberta.py.
+"""
+
+from dataclasses import dataclass
+
+from memplanner.components.architectures.common import attention_mask
+from memplanner.components.context import Context, LinearSpec
+from memplanner.program.shapes import FP32, INT64, Shape
+from memplanner.tape import nn, ops
+from memplanner.tape.attention import Heads
+from memplanner.tape.engine import Tensor
+from memplanner.tape.loss import cross_entropy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BertConfig:
+    """The fields of config.json that decide the tensors. pooler: BERT's head sits on a pooler, RoBERTa's is its own."""
+
+    hidden: int
+    intermediate: int
+    num_layers: int
+    num_heads: int
+    vocab: int
+    positions: int
+    types: int
+    num_labels: int
+    pooler: bool
+    activation: str = "gelu"
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    classifier_dropout: float = 0.1
+
+
+class Bert:
+    """The classifier, written in the order of its forward pass."""
+
+    def __init__(self, config: BertConfig, ctx: Context) -> None:
+        c = config
+        self.c, self.ctx = c, ctx
+        b, s, d, f = ctx.batch, ctx.seq, c.hidden, c.intermediate
+        self.hidden = Shape(batch=b, seq=s, hidden=d)
+        self.rows = Shape(batch=b, seq=s, one=1)
+        self.inner = Shape(batch=b, seq=s, intermediate=f)
+        self.first = Shape(batch=b, hidden=d)
+        self.norm_weight = Shape(hidden=d)
+        self.heads = Heads.of(
+            batch=b, seq=s, num_heads=c.num_heads, num_kv_heads=c.num_heads, head_dim=d // c.num_heads
+        )
+        self.query = LinearSpec("attention.self.query", d, d, bias=True)
+        self.key = LinearSpec("attention.self.key", d, d, bias=True)
+        self.value = LinearSpec("attention.self.value", d, d, bias=True)
+        self.attention_out = LinearSpec("attention.output.dense", d, d, bias=True)
+        self.up = LinearSpec("intermediate.dense", d, f, bias=True)
+        self.down = LinearSpec("output.dense", f, d, bias=True)
+
+    def norm(self, path: str, x: Tensor) -> Tensor:
+        weight = self.ctx.param(f"{path}.weight", self.norm_weight, dtype=self.ctx.norm_dtype)
+        bias = self.ctx.param(f"{path}.bias", self.norm_weight, dtype=self.ctx.norm_dtype)
+        return nn.layer_norm(x, weight, bias, self.rows, autocast=self.ctx.autocast is not None)
+
+    def self_attention(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        heads = self.heads
+        q, k, v = (
+            ops.view_heads(self.ctx.linear(spec, x, self.hidden), heads.q)
+            for spec in (self.query, self.key, self.value)
+        )
+        return heads.attend(
+            self.ctx.kernel(heads),
+            q,
+            k,
+            v,
+            mask=mask,
+            causal=False,
+            dropout=self.c.attention_dropout,
+            softmax="scores",
+            autocast=self.ctx.autocast,
+        )
+
+    def output(self, spec: LinearSpec, norm: str, hidden: Tensor, residual: Tensor) -> Tensor:
+        """dense, dropout, add, LayerNorm."""
+        hidden = self.ctx.linear(spec, hidden, self.hidden)
+        hidden = ops.dropout(hidden, self.c.hidden_dropout)
+        hidden = self.norm(norm, ops.add(hidden, residual, "residual"))
+        return hidden
+
+    def block(self, i: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        attention, _weights = self.self_attention(hidden, mask)
+        attention_output = self.output(self.attention_out, "attention.output.LayerNorm", attention, hidden)
+        del attention
+        intermediate = self.ctx.linear(self.up, attention_output, self.inner)
+        intermediate = ops.activation(self.c.activation, intermediate, autocast=self.ctx.autocast is not None)
+        return self.output(self.down, "output.LayerNorm", intermediate, attention_output)
+
+    def embeddings(self, input_ids: Tensor) -> Tensor:
+        """Words, token types and positions, normalised."""
+        ctx, tape, c = self.ctx, self.ctx.tape, self.c
+        d = c.hidden
+        batch = ctx.batch if not c.pooler else 1
+        ids = Shape(batch=batch, seq=ctx.seq)
+        for name in ("position_ids", "token_type_ids"):
+            ctx.buffer(f"embeddings.{name}", Shape(one=1, positions=c.positions), INT64)
+        position_ids = tape.new(ids, INT64, "position ids")
+        type_ids = tape.new(ids, INT64, "token type ids")
+        words = nn.embedding(
+            tape,
+            ctx.param("embeddings.word_embeddings.weight", Shape(vocab=c.vocab, hidden=d)),
+            input_ids,
+            self.hidden,
+            "word embeddings",
+        )
+        table_shape = Shape(positions=c.positions, hidden=d)
+        if c.pooler:  # BERT's module has its positions second, RoBERTa's last: an optimizer's loop goes in that order
+            ctx.param("embeddings.position_embeddings.weight", table_shape)
+        types = nn.embedding(
+            tape,
+            ctx.param("embeddings.token_type_embeddings.weight", Shape(types=c.types, hidden=d)),
+            type_ids,
+            self.hidden,
+            "token type embeddings",
+        )
+        ctx.require_input_gradients(words)
+        hidden = ops.add(words, types, "embeddings")
+        for name in ("weight", "bias"):
+            ctx.param(f"embeddings.LayerNorm.{name}", self.norm_weight, dtype=ctx.norm_dtype)
+        table = ctx.param("embeddings.position_embeddings.weight", table_shape)
+        if c.pooler:
+            places = nn.embedding(tape, table, position_ids, Shape(one=1, seq=ctx.seq, hidden=d), "position embeddings")
+            hidden = ops.add_broadcast(hidden, places, "embeddings")
+        else:
+            places = nn.embedding(tape, table, position_ids, self.hidden, "position embeddings")
+            hidden = ops.add(hidden, places, "embeddings")
+        hidden = self.norm("embeddings.LayerNorm", hidden)
+        return ops.dropout(hidden, c.hidden_dropout)
+
+    def classifier(self, sequence: Tensor) -> Tensor:
+        """BERT: pooler (dense, tanh), dropout, linear. RoBERTa: dropout, dense, tanh, dropout, linear."""
+        ctx, c = self.ctx, self.c
+        x = ops.select_first(sequence, self.first)
+        logits = Shape(batch=ctx.batch, labels=c.num_labels)
+        d, n = c.hidden, c.num_labels
+        if c.pooler:
+            x = ops.tanh(ctx.linear(LinearSpec("pooler.dense", d, d, bias=True, in_block=False), x, self.first))
+            x = ops.dropout(x, c.classifier_dropout)
+            return ctx.head(LinearSpec("classifier", d, n, bias=True), x, logits)
+        x = ops.dropout(x, c.classifier_dropout)
+        x = ops.tanh(ctx.head(LinearSpec("classifier.dense", d, d, bias=True), x, self.first))
+        x = ops.dropout(x, c.classifier_dropout)
+        return ctx.head(LinearSpec("classifier.out_proj", d, n, bias=True), x, logits)
+
+    def base(self, input_ids: Tensor) -> Tensor:
+        """RobertaModel: token ids to the last hidden state."""
+        embedding_output = self.embeddings(input_ids)
+        mask = attention_mask(self.ctx, causal=False)
+        hidden = self.ctx.layers("encoder.layer", self.c.num_layers, self.block, [embedding_output], mask)
+        return hidden
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:
+        """(logits, loss)."""
+        sequence = self.base(input_ids)
+        logits = self.classifier(sequence)
+        self.ctx.tape.phase("loss")
+        loss = cross_entropy(ops.to(logits, FP32) if self.ctx.autocast else logits, labels)
+        return logits, loss

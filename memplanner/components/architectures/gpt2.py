@@ -1,0 +1,116 @@
+"""GPT-2 with its language-modelling head.
+
+Modelled implementation: transformers' modeling_gpt2.py. Its linear layers are Conv1D, weights stored (in, out).
+"""
+
+from dataclasses import dataclass
+
+from memplanner.components.architectures.common import attention_mask, language_model_head
+from memplanner.components.context import Context, LinearSpec
+from memplanner.program.shapes import INT64, Shape
+from memplanner.tape import nn, ops
+from memplanner.tape.attention import Heads
+from memplanner.tape.engine import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpt2Config:
+    """The fields of config.json that decide the tensors."""
+
+    hidden: int
+    intermediate: int
+    num_layers: int
+    num_heads: int
+    vocab: int
+    positions: int
+    tied: bool = True
+    activation: str = "gelu_new"
+    attention_dropout: float = 0.1
+    residual_dropout: float = 0.1
+    embedding_dropout: float = 0.1
+
+
+class Gpt2:
+    """The causal language model, written in the order of its forward pass."""
+
+    def __init__(self, config: Gpt2Config, ctx: Context) -> None:
+        c = config
+        self.c, self.ctx = c, ctx
+        b, s, d = ctx.batch, ctx.seq, c.hidden
+        self.hidden = Shape(batch=b, seq=s, hidden=d)
+        self.rows = Shape(batch=b, seq=s, one=1)
+        self.inner = Shape(batch=b, seq=s, intermediate=c.intermediate)
+        self.joined = Shape(batch=b, seq=s, three_hidden=3 * d)
+        self.norm_weight = Shape(hidden=d)
+        self.heads = Heads.of(
+            batch=b, seq=s, num_heads=c.num_heads, num_kv_heads=c.num_heads, head_dim=d // c.num_heads
+        )
+        self.c_attn = LinearSpec("attn.c_attn", d, 3 * d, bias=True, conv1d=True)
+        self.c_proj = LinearSpec("attn.c_proj", d, d, bias=True, conv1d=True)
+        self.mlp_fc = LinearSpec("mlp.c_fc", d, c.intermediate, bias=True, conv1d=True)
+        self.mlp_proj = LinearSpec("mlp.c_proj", c.intermediate, d, bias=True, conv1d=True)
+
+    def norm(self, path: str, x: Tensor) -> Tensor:
+        weight = self.ctx.param(f"{path}.weight", self.norm_weight, dtype=self.ctx.norm_dtype)
+        bias = self.ctx.param(f"{path}.bias", self.norm_weight, dtype=self.ctx.norm_dtype)
+        return nn.layer_norm(x, weight, bias, self.rows, autocast=self.ctx.autocast is not None)
+
+    def attention(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        heads = self.heads
+        q, k, v = ops.split(self.ctx.linear(self.c_attn, x, self.joined), self.hidden, 3)
+        q, k, v = (ops.view_heads(t, heads.q) for t in (q, k, v))
+        out, weights = heads.attend(
+            self.ctx.kernel(heads),
+            q,
+            k,
+            v,
+            mask=mask,
+            causal=True,
+            dropout=self.c.attention_dropout,
+            softmax="value",
+            autocast=self.ctx.autocast,
+        )
+        out = self.ctx.linear(self.c_proj, out, self.hidden)
+        return ops.dropout(out, self.c.residual_dropout), weights
+
+    def mlp(self, x: Tensor) -> Tensor:
+        hidden = self.ctx.linear(self.mlp_fc, x, self.inner)
+        hidden = ops.activation(self.c.activation, hidden, autocast=self.ctx.autocast is not None)
+        hidden = self.ctx.linear(self.mlp_proj, hidden, self.hidden)
+        return ops.dropout(hidden, self.c.residual_dropout)
+
+    def block(self, i: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        residual = hidden
+        hidden = self.norm("ln_1", hidden)
+        attn_output, _weights = self.attention(hidden, mask)
+        hidden = ops.add(attn_output, residual, "residual")
+        residual = hidden
+        hidden = self.norm("ln_2", hidden)
+        feed_forward = self.mlp(hidden)
+        return ops.add(residual, feed_forward, "residual")
+
+    def base(self, input_ids: Tensor) -> Tensor:
+        """GPT2Model: token ids to the last hidden state."""
+        ctx, tape, c = self.ctx, self.ctx.tape, self.c
+        positions = Shape(one=1, seq=ctx.seq)
+        position_ids = tape.new(positions, INT64, "position ids")
+        table = ctx.param("wte.weight", Shape(vocab=c.vocab, hidden=c.hidden))
+        inputs_embeds = nn.embedding(tape, table, input_ids, self.hidden, "embeddings")
+        ctx.require_input_gradients(inputs_embeds)
+        place = ctx.param("wpe.weight", Shape(positions=c.positions, hidden=c.hidden))
+        position_embeds = nn.embedding(
+            tape, place, position_ids, Shape(one=1, seq=ctx.seq, hidden=c.hidden), "position embeddings"
+        )
+        hidden = ops.add_broadcast(inputs_embeds, position_embeds, "embeddings")
+        mask = attention_mask(ctx)
+        entering = [ops.dropout(hidden, c.embedding_dropout)]
+        del hidden
+        hidden = ctx.layers("h", c.num_layers, self.block, entering, mask)
+        return self.norm("ln_f", hidden)
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:
+        """(logits, loss)."""
+        hidden = self.base(input_ids)
+        return language_model_head(
+            self.ctx, hidden, labels, vocab=self.c.vocab, tied_to="wte.weight" if self.c.tied else None
+        )

@@ -1,0 +1,175 @@
+"""LLaMA and what shares its block: Mistral, Qwen2/2.5, Qwen3, SmolLM2, TinyLlama, DeepSeek-coder.
+
+Modelled implementation: transformers' modeling_llama.py and its siblings. Letters: b batch, s sequence, d hidden,
+f intermediate, h heads, g key/value heads, e head dim, v vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from memplanner.components.architectures.common import attention_mask, language_model_head
+from memplanner.components.context import Context, LinearSpec
+from memplanner.program.shapes import FP32, INT64, Shape
+from memplanner.tape import nn, ops
+from memplanner.tape.attention import Heads
+from memplanner.tape.engine import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaConfig:
+    """The fields of config.json that decide the tensors."""
+
+    hidden: int
+    intermediate: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+    attention_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    attention_dropout: float = 0.0
+    activation: str = "silu"
+
+
+class Shared(NamedTuple):
+    """What every block uses: rotary's cos and sin, and eager attention's mask."""
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None
+
+
+class Llama:
+    """The causal language model, written in the order of its forward pass."""
+
+    def __init__(self, config: LlamaConfig, ctx: Context) -> None:
+        c = config
+        self.c, self.ctx = c, ctx
+        b, s, d = ctx.batch, ctx.seq, c.hidden
+        self.hidden = Shape(batch=b, seq=s, hidden=d)
+        self.rows = Shape(batch=b, seq=s, one=1)
+        self.inner = Shape(batch=b, seq=s, intermediate=c.intermediate)
+        self.norm_weight = Shape(hidden=d)
+        self.heads = Heads.of(batch=b, seq=s, num_heads=c.num_heads, num_kv_heads=c.num_kv_heads, head_dim=c.head_dim)
+        self.kv = Shape(batch=b, seq=s, kv_heads_dim=c.num_kv_heads * c.head_dim)
+        self.head_rows = Shape(batch=b, seq=s, heads=c.num_heads, one=1)
+        self.kv_head_rows = Shape(batch=b, seq=s, kv_heads=c.num_kv_heads, one=1)
+        self.head_dim = Shape(head_dim=c.head_dim)
+        qd, kd, f = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.intermediate
+        bias = c.attention_bias
+        self.q_proj = LinearSpec("self_attn.q_proj", d, qd, bias, ("heads_dim", "hidden"))
+        self.k_proj = LinearSpec("self_attn.k_proj", d, kd, bias, ("kv_heads_dim", "hidden"))
+        self.v_proj = LinearSpec("self_attn.v_proj", d, kd, bias, ("kv_heads_dim", "hidden"))
+        self.o_proj = LinearSpec("self_attn.o_proj", qd, d, c.output_bias, ("hidden", "heads_dim"))
+        self.gate_proj = LinearSpec("mlp.gate_proj", d, f, c.mlp_bias, ("intermediate", "hidden"))
+        self.up_proj = LinearSpec("mlp.up_proj", d, f, c.mlp_bias, ("intermediate", "hidden"))
+        self.down_proj = LinearSpec("mlp.down_proj", f, d, c.mlp_bias, ("hidden", "intermediate"))
+        self.vocab_table = Shape(vocab=c.vocab, hidden=d)
+
+    # -- the block, LlamaDecoderLayer ----------------------------------------------------------------------------
+
+    def norm(self, path: str, x: Tensor) -> Tensor:
+        return nn.rms_norm(x, self.ctx.param(f"{path}.weight", self.norm_weight, dtype=self.ctx.norm_dtype), self.rows)
+
+    def rotate(self, x: Tensor, half: Shape, shared: Shared) -> Tensor:
+        """x * cos + rotate_half(x) * sin."""
+        return ops.add(
+            ops.mul_constant(x, shared.cos, "times cosine"),
+            ops.mul_constant(ops.rotate_half(x, half), shared.sin, "times sine"),
+            "rotated",
+        )
+
+    def project_heads(self, spec: LinearSpec, norm: str, x: Tensor, flat: Shape, heads: Shape, rows: Shape) -> Tensor:
+        """Project, split into heads; Qwen3 normalises each head of q and k before turning to (b, h, s, e)."""
+        out = self.ctx.linear(spec, x, flat)
+        if not (self.c.qk_norm and norm):
+            return ops.view_heads(out, heads)
+        labels = ("batch", "seq", rows.labels[2], "head_dim")
+        by_token = Shape(**dict(zip(labels, (*rows.dims[:3], heads.dims[3]), strict=True)))
+        out = nn.rms_norm(
+            ops.view(out, by_token), self.ctx.param(f"{norm}.weight", self.head_dim, dtype=self.ctx.norm_dtype), rows
+        )
+        return ops.transpose(out, heads)
+
+    def attention(self, x: Tensor, shared: Shared) -> tuple[Tensor, Tensor | None]:
+        heads = self.heads
+        q = self.project_heads(self.q_proj, "self_attn.q_norm", x, heads.tokens, heads.q, self.head_rows)
+        k = self.project_heads(self.k_proj, "self_attn.k_norm", x, self.kv, heads.kv, self.kv_head_rows)
+        v = self.project_heads(self.v_proj, "", x, self.kv, heads.kv, self.kv_head_rows)
+        q_rotated = self.rotate(q, heads.half_q, shared)
+        k_rotated = self.rotate(k, heads.half_kv, shared)
+        q, k = q_rotated, k_rotated
+        del q_rotated, k_rotated
+        out, weights = heads.attend(
+            self.ctx.kernel(heads),
+            q,
+            k,
+            v,
+            mask=shared.mask,
+            causal=True,
+            dropout=self.c.attention_dropout,
+            softmax="fp32",
+            autocast=self.ctx.autocast,
+        )
+        return self.ctx.linear(self.o_proj, out, self.hidden), weights
+
+    def mlp(self, x: Tensor) -> Tensor:
+        ctx = self.ctx
+        gated = ops.mul(
+            ops.activation(self.c.activation, ctx.linear(self.gate_proj, x, self.inner), autocast=bool(ctx.autocast)),
+            ctx.linear(self.up_proj, x, self.inner),
+            "gated",
+        )
+        return ctx.linear(self.down_proj, gated, self.hidden)
+
+    def block(self, i: int, hidden: Tensor, shared: Shared) -> Tensor:
+        residual = hidden
+        hidden = self.norm("input_layernorm", hidden)
+        hidden, _weights = self.attention(hidden, shared)
+        hidden = ops.add(residual, hidden, "residual")
+        residual = hidden
+        hidden = self.norm("post_attention_layernorm", hidden)
+        hidden = self.mlp(hidden)
+        return ops.add(residual, hidden, "residual")
+
+    # -- the model, LlamaForCausalLM -----------------------------------------------------------------------------
+
+    def base(self, input_ids: Tensor) -> Tensor:
+        """LlamaModel: token ids to the last hidden state."""
+        ctx, tape, c = self.ctx, self.ctx.tape, self.c
+        table = ctx.param("embed_tokens.weight", self.vocab_table)
+        inputs_embeds = nn.embedding(tape, table, input_ids, self.hidden, "embeddings")
+        position_ids = tape.new(Shape(one=1, seq=ctx.seq), INT64, "position ids")
+        ctx.require_input_gradients(inputs_embeds)
+        for name in ("rotary_emb.inv_freq", "rotary_emb.original_inv_freq"):
+            ctx.buffer(name, Shape(half_head_dim=c.head_dim // 2), FP32)
+        mask = attention_mask(ctx)
+        shared = Shared(*self.rotary_tables(), mask)
+        hidden = ctx.layers("layers", c.num_layers, self.block, [inputs_embeds], shared)
+        hidden = self.norm("norm", hidden)
+        del position_ids
+        return hidden
+
+    def rotary_tables(self) -> tuple[Tensor, Tensor]:
+        """cos and sin, (1, seq, head_dim), computed in fp32."""
+        tape, s, e = self.ctx.tape, self.ctx.seq, self.c.head_dim
+        table = Shape(one=1, seq=s, head_dim=e)
+        freqs = tape.new(Shape(one=1, seq=s, half_head_dim=e // 2), FP32, "rotary angles")
+        angles = tape.new(table, FP32, "rotary angles")
+        cos = ops.scale(tape.like(angles, "cosine"))
+        sin = ops.scale(tape.like(angles, "sine"))
+        cosine = ops.to(cos, self.ctx.weight_dtype, "cosine")
+        sine = ops.to(sin, self.ctx.weight_dtype, "sine")
+        del freqs, angles, cos, sin
+        return cosine, sine
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:
+        """(logits, loss)."""
+        hidden = self.base(input_ids)
+        return language_model_head(
+            self.ctx, hidden, labels, vocab=self.c.vocab, tied_to="embed_tokens.weight" if self.c.tied else None
+        )

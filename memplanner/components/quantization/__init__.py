@@ -1,0 +1,1 @@
+"""How a frozen base weight is stored and multiplied."""

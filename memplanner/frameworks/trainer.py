@@ -1,0 +1,157 @@
+"""What configs have in common, since all of these frameworks run transformers' Trainer."""
+
+from typing import Any, Final
+
+from memplanner.files.parse import Table
+from memplanner.frameworks.ignored_keys import TRAINER
+from memplanner.frameworks.keys import Keys, put
+from memplanner.frameworks.models import bundled
+from memplanner.frameworks.optimizers import take_targets
+from memplanner.settings.errors import show
+
+ATTENTION: Final = {
+    "eager": "eager",
+    "sdpa": "sdpa",
+    "flash_attention_2": "flash-attention-2",
+    "flash_attention_3": "flash-attention-2",
+}
+"""attn_implementation as a plan's attention."""
+
+LIGER_MODELS: Final = ("llama", "mistral", "qwen2", "qwen3")
+
+ONE_GPU: Final = "the figures are for one GPU that holds everything"
+PARALLEL: Final = dict.fromkeys(
+    (
+        "deepspeed",
+        "fsdp",
+        "fsdp_config",
+        "fsdp_version",
+        "tensor_parallel_size",
+        "context_parallel_size",
+        "sequence_parallel_degree",
+        "dp_shard_size",
+        "dp_replicate_size",
+        "parallelism_config",
+    ),
+    ONE_GPU,
+)
+COMPILED: Final = "compiled code needs other amounts"
+
+
+def take_liger(keys: Keys, key: str, table: Table) -> None:
+    """A switch for all of Liger's kernels, the fused loss among them, where Liger has them for the model."""
+    config = keys.take("liger_kernel_config")
+    if config is not None:
+        if not isinstance(config, dict):
+            keys.wrong("liger_kernel_config", f"{show(config)} is not a table")
+        keys.use("liger_kernel_config", "which of Liger's kernels")
+    if not keys.flag(key, "Liger's kernels"):
+        return
+    model = bundled(str(table.get("model", "")))
+    if model is not None and model.config.get("model_type") not in LIGER_MODELS:
+        keys.use(key, "nothing: Liger has no kernels for this model")
+        return
+    if config is None or config.get("fused_linear_cross_entropy", True) is True:
+        put(table, "step.loss", "fused")
+        keys.leave_out(key, True, "its fused loss is counted; its other kernels need less than what is counted")
+    else:
+        keys.leave_out(key, True, "Liger's kernels need less than what is counted")
+
+
+def take_attention(keys: Keys, key: str, table: Table) -> None:
+    """attn_implementation."""
+    name = keys.take(key)
+    if name is None:
+        return
+    if not isinstance(name, str):
+        keys.wrong(key, f"{show(name)} is not text")
+    if name not in ATTENTION:
+        keys.leave_out(key, name, "not a modelled attention; sdpa is taken")
+        return
+    put(table, "step.attention", ATTENTION[name])
+    keys.use(key, f"step.attention {ATTENTION[name]}")
+
+
+def take_trainer(keys: Keys, table: Table, *, batch_default: int | None) -> None:
+    """What every Trainer's config may say, by its own names."""
+    put(table, "step.batch_size", keys.number("per_device_train_batch_size", "step.batch_size"))
+    if batch_default is not None and "batch_size" not in table.get("step", {}):
+        put(table, "step.batch_size", batch_default)
+        keys.assumed.append(f"batch size {batch_default}, transformers' default")
+    put(table, "step.grad_accumulation", keys.number("gradient_accumulation_steps", "step.grad_accumulation"))
+    _take_checkpointing(keys, table)
+    take_liger(keys, "use_liger_kernel", table)
+    keys.leave_out_if_set(
+        {
+            **PARALLEL,
+            "auto_find_batch_size": "the batch may be halved until it fits; the figures are for the one given",
+            "torch_compile": COMPILED,
+            "torch_compile_backend": COMPILED,
+            "torch_compile_mode": COMPILED,
+            "neftune_noise_alpha": "noise of the embeddings' size is not counted",
+            "torch_empty_cache_steps": "the figures are for an allocator that keeps its segments",
+            "packing": "sequences are taken to be as long as their limit",
+            "padding_free": "sequences are taken to be as long as their limit",
+            "activation_offloading": "activations are counted where they are made",
+            "use_cache": "keys and values that are kept are not counted",
+        }
+    )
+    keys.disregard(TRAINER)
+
+
+def _take_checkpointing(keys: Keys, table: Table) -> None:
+    """The switch and its settings, by their names in transformers 5.23 and before."""
+    switches = ("activation_checkpointing", "gradient_checkpointing")
+    for key in switches:
+        offload = keys.peek(key)
+        if keys.flag(key, "step.checkpointing full", also=("true", "unsloth", "offload", "offload_disk")):
+            put(table, "step.checkpointing", "full")
+            if offload in ("unsloth", "offload", "offload_disk"):
+                keys.leave_out(key, offload, "activations that are offloaded are counted where they are made")
+    for key in (f"{switch}_kwargs" for switch in switches):
+        said = keys.take(key)
+        if said is None:
+            continue
+        if not isinstance(said, dict):
+            keys.wrong(key, f"{show(said)} is not a table")
+        every = said.get("every_n_layers", 1)
+        if isinstance(every, bool) or not isinstance(every, int) or not 0 < every < 100_000:
+            keys.wrong(key, f"every_n_layers {show(every)} is not a whole number above zero")
+        keys.use(key, "step.checkpointing")
+        if every > 1 and table.get("step", {}).get("checkpointing") == "full":
+            put(table, "step.checkpointing", f"every-{every}")
+            keys.use(key, f"step.checkpointing every-{every}")
+        if said.get("offload"):
+            keys.leave_out(key, said, "activations that are offloaded are counted where they are made")
+
+
+def precision_of(half: str, dtype: str) -> Table:
+    """The plan's settings for autocast to `half` ("bf16", "fp16" or "") over weights of a type."""
+    if not half:
+        return {"precision": dtype or "fp32"}
+    return {"precision": f"{half}-mixed", "master_weights": dtype in ("", "fp32")}
+
+
+def take_half(keys: Keys) -> str:
+    """bf16 or fp16, where autocast is switched on."""
+    found = ""
+    for word in ("bf16", "fp16"):
+        if keys.flag(word, f"autocast to {word}", also=("auto",)):
+            found = found or word
+    return found
+
+
+def as_lora(keys: Keys, table: Table, names: dict[str, str]) -> None:
+    """An adapter's settings. names: of rank, dropout, targets, and of what makes it DoRA, in this config's words."""
+    dora = keys.flag(names["dora"], "method dora")
+    put(table, "method.kind", "dora" if dora else "lora")
+    put(table, "method.rank", keys.number(names["rank"], "method.rank"))
+    put(table, "method.dropout", keys.share(names["dropout"], "method.dropout"))
+    take_targets(keys, names["targets"], table)
+
+
+def check_known(keys: Keys, key: str, value: Any, known: dict[str, str]) -> str:
+    """One of some words; UserError with the nearest else."""
+    if not isinstance(value, str) or value not in known:
+        keys.wrong(key, f"{show(value)} is not modelled", f"modelled: {', '.join(known)}")
+    return known[value]

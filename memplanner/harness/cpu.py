@@ -1,0 +1,261 @@
+"""Steps whose every storage is followed: on fake tensors, as a GPU would allocate, or on a CPU with real data."""
+
+import contextlib
+import dataclasses
+import gc
+import statistics
+import time
+import unittest.mock
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from memplanner.catalogue import find_model
+from memplanner.components.architectures.registry import read_config
+from memplanner.components.context import dtypes
+from memplanner.harness.cuda_kernels import cuda_memory
+from memplanner.harness.history import Event, Mark, Reading, read_history
+from memplanner.harness.job import Batch, Job, job_of_plan
+from memplanner.harness.live_bytes import LiveBytes, addresses
+from memplanner.harness.loop import Blind, marking, run_step
+from memplanner.harness.run import Run
+from memplanner.measurement import Outcome
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.program.shapes import FP32
+from memplanner.tape.attention import choose_kernel
+from memplanner.timeline import Category, Phase
+
+
+class Tracker:
+    """Watches a job with a dispatch mode; `readings` are of the last step."""
+
+    device = "cpu"
+
+    def __init__(self, job: Job, *, names: bool = False) -> None:
+        self.job = job
+        self.meter = LiveBytes()
+        self.inputs: list[torch.Tensor] = []
+        self.marks: list[Mark] = []
+        self.initial: list[Event] = []
+        self.seconds: dict[Phase, float] = {}
+        self.persistent: dict[Category, int] = {}
+        """Exact bytes of what a step leaves, and of the gradients at the end of backward."""
+        self.names = names
+        self.phase: Phase = "forward"
+        """The phase that is under way."""
+        self.closed = False
+        """Steps go unwatched meanwhile."""
+        self._since = 0.0
+
+    def begin(self) -> None:
+        """A new step: forget the history of the one before."""
+        self.initial = self.meter.alive()
+        self.meter.events = []
+        self.meter.names = {} if self.names else None
+        self.marks = [Mark("load", 0, self._roles())]
+        self.seconds = {}
+        self._since = time.perf_counter()
+
+    def readings(self) -> list[Reading]:
+        """What the step took; the first, "load", is what was there before it."""
+        return read_history(self.initial, self.meter.events, self.marks)
+
+    def watching(self) -> contextlib.AbstractContextManager[Any]:
+        """The dispatch mode."""
+        return self.meter
+
+    def given(self, batch: Batch) -> None:
+        """Inputs count from here."""
+        self.inputs = [t for t in batch.values() if isinstance(t, torch.Tensor)]
+        for tensor in self.inputs:
+            self.meter.track(tensor, "input")
+
+    def turn(self, phase: Phase) -> None:
+        """What is born from here on."""
+        self.phase = phase
+        self.meter.in_forward = phase == "forward"
+        self.meter.in_backward = phase == "backward"
+
+    def recompute(self, *, begins: bool) -> None:
+        """Inside backward, a forward pass again."""
+        self.meter.in_forward = begins
+
+    def update(self, *, begins: bool) -> None:
+        """Inside backward, an optimizer's step: what it adds up are no gradients."""
+        self.meter.in_backward = not begins
+
+    def close(self, phase: Phase) -> None:
+        """Note what the tensors of this moment are."""
+        if self.closed:
+            return
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
+        self.marks.append(Mark(phase, len(self.meter.events), self._roles()))
+        if phase == "backward":
+            self.persistent = exact_bytes(self.job.tensors())
+        if phase == "update":
+            self.inputs = []
+        if phase == "forward":
+            self.phase = "loss"
+        self._since = time.perf_counter()
+
+    def forget(self, tensors: list[torch.Tensor]) -> None:
+        """Host tensors."""
+        for tensor in tensors:
+            self.meter.forget(tensor)
+
+    def hold(self) -> None:
+        """Count what the job already has."""
+        for tensors in self.job.tensors().values():
+            for tensor in tensors:
+                self.meter.track(tensor, "held")
+        self.forget(self.job.on_host())
+
+    def _roles(self) -> dict[int, Category]:
+        return {**addresses({"inputs": self.inputs}), **addresses(self.job.tensors())}
+
+
+def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = False) -> Run:
+    """Warm-up steps, timed steps that nothing watches, one followed step, and, where subspaces are recomputed, one
+    followed step that does. With no warm-up the optimizer makes its states from gradients that nobody computed.
+    """
+    tracker = Tracker(job, names=names)
+    run = Run(warmup_steps=warmup, measured_steps=timed)
+    recompute = (lambda: tracker.recompute(begins=True), lambda: tracker.recompute(begins=False))
+    job.on_gradient.append(lambda p: tracker.meter.label(p.grad, "gradients") if p.grad is not None else None)
+    update = (lambda: tracker.update(begins=True), lambda: tracker.update(begins=False))
+    with marking(lambda: tracker.close("forward"), recompute, update), _collecting_between_steps(), _without_waiting():
+        tracker.hold()
+        tracker.begin()
+        run.readings["load"] = tracker.readings()[0]
+        try:
+            _steps(job, run, tracker, warmup, timed)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator has none of its own
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            run.outcome = Outcome(status="out-of-memory", phase=tracker.phase, message=str(error).splitlines()[0])
+    run.log = _log(tracker)
+    return run
+
+
+@contextlib.contextmanager
+def _collecting_between_steps() -> Iterator[None]:
+    """What a cycle of Python objects holds must not depend on when the collector happens to run."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def _without_waiting() -> Iterator[None]:
+    """galore_torch's 8-bit step waits for the GPU, with an error where there is none."""
+    if torch.cuda.is_available():
+        yield
+        return
+    with unittest.mock.patch.object(torch.cuda, "synchronize", return_value=None):
+        yield
+
+
+def _steps(job: Job, run: Run, tracker: "Tracker", warmup: int, timed: int) -> None:
+    if not warmup and job.stepped:
+        with tracker.watching():
+            job.make_states()
+            tracker.forget(job.on_host())
+    for _ in range(warmup or not job.stepped):
+        run.note(run_step(job, tracker))
+        gc.collect()
+    tracker.closed = True
+    spent = []
+    for _ in range(timed):
+        begun = time.perf_counter()
+        run.note(run_step(job, Blind("cpu")))
+        spent.append(time.perf_counter() - begun)
+    tracker.closed = False
+    run.step_seconds = statistics.median(spent) if spent else None
+    tracker.hold()
+    tracker.begin()
+    run.note(run_step(job, tracker))
+    run.readings.update({r.phase: r for r in tracker.readings() if r.phase != "load"})
+    run.seconds, run.persistent = tracker.seconds, tracker.persistent
+    if not job.refreshes:
+        return
+    job.refresh_next()
+    tracker.begin()
+    begun = time.perf_counter()
+    run.note(run_step(job, tracker))
+    run.refresh_seconds = time.perf_counter() - begun
+    job.refresh_no_more()
+    last = {reading.phase: reading for reading in tracker.readings()}[job.updates_in]
+    run.readings["refresh"] = dataclasses.replace(last, phase="refresh")
+    run.seconds["refresh"] = tracker.seconds[job.updates_in]
+
+
+def exact_bytes(tensors: dict[Category, list[torch.Tensor]]) -> dict[Category, int]:
+    """Exact bytes by category, each storage once."""
+    found: dict[Category, int] = {}
+    seen: set[int] = set()
+    for category, members in tensors.items():
+        found[category] = 0
+        for tensor in members:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in seen:
+                seen.add(storage._cdata)
+                found[category] += storage.nbytes()
+    return found
+
+
+def _log(tracker: Tracker) -> dict[Phase, list[tuple[int, str]]]:
+    """Births and deaths by phase, in words."""
+    names = tracker.meter.names
+    if names is None:
+        return {}
+    logs: dict[Phase, list[tuple[int, str]]] = {}
+    start = 0
+    for mark in tracker.marks:
+        found = logs.setdefault(mark.phase, [])
+        for i in range(start, mark.position):
+            event = tracker.meter.events[i]
+            found.append((event.size, names.get(i, "temporary")) if event.size else (0, "free"))
+        start = mark.position
+    return logs
+
+
+@contextlib.contextmanager
+def faking(plan: TrainingPlan, root: Path) -> Iterator[FakeTensorMode]:
+    """Fake tensors on which the plan's step allocates as it would on CUDA."""
+    mode = FakeTensorMode(allow_non_fake_inputs=False)
+    with cuda_memory(kernel_of(plan, root)):
+        yield mode
+
+
+def run_fake(plan: TrainingPlan, root: Path = Path(), *, names: bool = False) -> tuple[Job, Run]:
+    """The plan's step on fake tensors: exact live bytes, no data, no GPU."""
+    with faking(plan, root) as mode:
+        job = job_of_plan(plan, root, "cpu", fake_mode=mode)
+        with mode:
+            return job, run_tracked(job, warmup=0, names=names)
+
+
+def kernel_of(plan: TrainingPlan, root: Path) -> str:
+    """The attention kernel that the analytic model takes for this plan on a card with all of them."""
+    profile = find_model(plan.model, root)
+    family, config = read_config(profile.config, profile.name)
+    weight, autocast = dtypes(plan.precision, master_weights=plan.master_weights)
+    if plan.quantization != "none" and plan.kbit_preparation != "none":
+        weight = FP32
+    heads = family.heads(config)
+    return choose_kernel(
+        plan.step.attention,
+        autocast or weight,
+        groups=heads[0],
+        head_dim=heads[1],
+        compute_capability=8.0,
+        masked=plan.step.padding,
+    )

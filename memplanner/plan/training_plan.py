@@ -1,0 +1,262 @@
+"""TrainingPlan: everything a training step's memory depends on, in one frozen value."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from memplanner.components.methods.dora import Dora
+from memplanner.components.methods.full import Full
+from memplanner.components.methods.galore import Galore
+from memplanner.components.methods.gradnormlorp import GradNormLorp
+from memplanner.components.methods.lora import Lora
+from memplanner.components.optimizers.adafactor import Adafactor
+from memplanner.components.optimizers.adamw import AdamW
+from memplanner.components.optimizers.adamw8bit import AdamW8bit
+from memplanner.components.optimizers.sgd import Sgd
+from memplanner.settings.base import Settings
+from memplanner.units import parse_share, parse_size
+
+
+def _kind_shorthand(value: Any) -> Any:
+    """`method = "lora"` stands for `method = {kind = "lora"}`."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+def _optimizer_shorthand(value: Any) -> Any:
+    if value == "adamw-fused":
+        return {"kind": "adamw", "implementation": "fused"}
+    return _kind_shorthand(value)
+
+
+def _size(value: str) -> str:
+    parse_size(value)
+    return value
+
+
+def _size_or_share(value: str) -> str:
+    if value.strip().endswith("%"):
+        parse_share(value)
+    else:
+        parse_size(value)
+    return value
+
+
+def _above_zero(value: str) -> str:
+    if (parse_share(value) if value.strip().endswith("%") else parse_size(value)) == 0:
+        raise ValueError(f"{value!r} is no memory at all")
+    return value
+
+
+class CrossEntropy(Settings):
+    """transformers' own: logits upcast to fp32, then torch's cross_entropy."""
+
+    kind: Literal["cross-entropy"] = "cross-entropy"
+    shifts: Literal["labels", "logits"] = "labels"
+    """What is moved by one token so that each predicts the next: transformers 5 moves the labels; 4.48 and older copied
+    the fp32 logits without their last token, which for a large vocabulary is the step's peak."""
+
+
+class ChunkedCrossEntropy(Settings):
+    """Head and loss over chunks of tokens, each recomputed in backward, so that one chunk's logits are alive."""
+
+    kind: Literal["chunked"] = "chunked"
+    chunks: Annotated[int, Field(ge=1, le=256)] = 8
+    """Number of chunks the tokens are split into."""
+
+
+class FusedLinearCrossEntropy(Settings):
+    """Head and loss in one kernel that makes the gradients during forward (Liger)."""
+
+    kind: Literal["fused"] = "fused"
+
+
+Method = Annotated[
+    Annotated[Full | Lora | Dora | Galore | GradNormLorp, Field(discriminator="kind")], BeforeValidator(_kind_shorthand)
+]
+Optimizer = Annotated[
+    Annotated[AdamW | AdamW8bit | Sgd | Adafactor, Field(discriminator="kind")], BeforeValidator(_optimizer_shorthand)
+]
+Loss = Annotated[
+    Annotated[CrossEntropy | ChunkedCrossEntropy | FusedLinearCrossEntropy, Field(discriminator="kind")],
+    BeforeValidator(_kind_shorthand),
+]
+Precision = Literal["fp32", "bf16", "fp16", "bf16-mixed", "fp16-mixed"]
+Quantization = Literal["none", "int8", "nf4", "nf4-double"]
+
+
+def _kbit_preparation(value: Any) -> Any:
+    """true and false stand for "all" and "none"."""
+    return {True: "all", False: "none"}[value] if isinstance(value, bool) else value
+
+
+KbitPreparation = Annotated[Literal["all", "norms", "none"], BeforeValidator(_kbit_preparation)]
+Attention = Literal["eager", "sdpa", "sdpa-math", "sdpa-efficient", "flash-attention-2"]
+
+_CHECKPOINTING = re.compile(r"none|full|every-([1-9]\d{0,4})", re.ASCII)
+
+
+def _checkpointing(value: str) -> str:
+    if _CHECKPOINTING.fullmatch(value) is None:
+        raise ValueError(f"{value!r} is not 'none', 'full' or 'every-N' with N from 1")
+    return value
+
+
+class Step(Settings):
+    """One optimizer step: its batches and what the training loop keeps alive."""
+
+    batch_size: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    """Sequences in one micro-batch."""
+    seq_len: Annotated[int, Field(ge=1, le=1 << 24)] = 256
+    """Longest sequence of any batch, in tokens; the longest is what runs out of memory."""
+    typical_seq_len: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
+    """Length of an ordinary batch, for comparison with the longest; unset: the same."""
+    grad_accumulation: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    """Micro-batches per optimizer step; above one, gradients live through later forward passes."""
+    keep_gradients: bool = False
+    """Gradients stay allocated into the next forward pass (zero_grad(set_to_none=False))."""
+    keep_outputs: bool = False
+    """The output object, logits included, is held through backward, as hand-written loops do."""
+    keep_outputs_until: Literal["backward", "update"] = "backward"
+    """With keep_outputs: how long. Held through the update, the output also holds its graph's leaves: where the
+    embeddings' output asks for a gradient, that output and the gradient."""
+    input_gradients: bool | None = None
+    """The embedding's output asks for a gradient (enable_input_require_grads). Unset: where there is checkpointing, as
+    transformers 5 does."""
+    checkpointing: Annotated[str, AfterValidator(_checkpointing)] = "none"
+    """Activation checkpointing: none, full (every block) or every-N (each N-th block)."""
+    attention: Attention = "sdpa"
+    """Attention implementation; "sdpa" is the flash kernel where the data type allows it."""
+    padding: bool = False
+    """Batches are padded, so attention gets a mask tensor: SDPA then expands grouped heads, keeps a mask per layer and
+    cannot use the flash kernel. (transformers 4.5x made such a mask for unpadded batches as well.)"""
+    loss: Loss = CrossEntropy()
+    """How the loss is computed."""
+    per_layer_updates: bool = False
+    """Update each parameter as soon as its gradient is ready in backward and free the gradient."""
+
+    @property
+    def checkpoint_every(self) -> int:
+        """0 without checkpointing, else N: blocks 0, N, 2N … are checkpointed (transformers' every_n_layers)."""
+        if self.checkpointing == "none":
+            return 0
+        return 1 if self.checkpointing == "full" else int(self.checkpointing.removeprefix("every-"))
+
+    @property
+    def asks_input_gradients(self) -> bool:
+        """input_gradients, or transformers' own rule where it is unset."""
+        return self.checkpoint_every > 0 if self.input_gradients is None else self.input_gradients
+
+    @model_validator(mode="after")
+    def _flash_attention_unpads(self) -> "Step":
+        if self.padding and self.attention == "flash-attention-2":
+            raise ValueError("padding with attention 'flash-attention-2' (variable-length kernels) is not modelled yet")
+        return self
+
+    @model_validator(mode="after")
+    def _per_layer_updates_use_gradients_up(self) -> "Step":
+        if self.per_layer_updates and self.grad_accumulation > 1:
+            raise ValueError(
+                f"per_layer_updates frees every gradient; grad_accumulation {self.grad_accumulation} needs them kept"
+            )
+        if self.per_layer_updates and self.keep_gradients:
+            raise ValueError("per_layer_updates frees each gradient at once; keep_gradients would keep it")
+        return self
+
+    @model_validator(mode="after")
+    def _outputs_of_one_micro_batch(self) -> "Step":
+        if self.keep_outputs and self.keep_outputs_until == "update" and self.grad_accumulation > 1:
+            raise ValueError(
+                f"keep_outputs_until 'update' with grad_accumulation {self.grad_accumulation} (outputs held into the "
+                "next micro-batch) is not modelled yet"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _typical_within_longest(self) -> "Step":
+        if self.typical_seq_len is not None and self.typical_seq_len > self.seq_len:
+            raise ValueError(f"typical_seq_len {self.typical_seq_len} is above seq_len {self.seq_len}, the longest")
+        return self
+
+
+class Allocator(Settings):
+    """Options of PyTorch's caching allocator (PYTORCH_ALLOC_CONF)."""
+
+    expandable_segments: bool = False
+    """Segments that grow instead of new ones: less is lost to fragmentation."""
+    max_split_size: Annotated[str, AfterValidator(_size)] | None = None
+    """Blocks of at least this size are not split (max_split_size_mb), e.g. "128MiB"."""
+
+
+class GpuDevice(Settings):
+    """A card from profiles/gpus."""
+
+    kind: Literal["gpu"] = "gpu"
+    name: str = "rtx4090"
+
+
+class SizeDevice(Settings):
+    """A device given by its memory alone."""
+
+    kind: Literal["size"] = "size"
+    memory: Annotated[str, AfterValidator(_size), AfterValidator(_above_zero)]
+    """Bytes a process can get, e.g. "24GiB"."""
+
+
+def _device_shorthand(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            parse_size(value)
+        except ValueError:
+            return {"kind": "gpu", "name": value}
+        return {"kind": "size", "memory": value}
+    return value
+
+
+Device = Annotated[Annotated[GpuDevice | SizeDevice, Field(discriminator="kind")], BeforeValidator(_device_shorthand)]
+
+
+class TrainingPlan(Settings):
+    """model × method × precision × optimizer × step × device × budget."""
+
+    model: Annotated[str, Field(min_length=1, max_length=4096)] = "llama-7b"
+    """A bundled model's name, or the path of a Hugging Face config.json."""
+    method: Method = Full()
+    precision: Precision = "bf16"
+    """Weights and arithmetic; "-mixed" is autocast over fp32 weights."""
+    master_weights: bool = True
+    """With a -mixed precision: weights are in fp32. False: they are in half precision already, and autocast runs over
+    them, as where the Trainer's bf16=True trains a model that was loaded in bf16."""
+    quantization: Quantization = "none"
+    """Storage of the frozen base weights (bitsandbytes); needs a method that freezes them."""
+    kbit_preparation: KbitPreparation = "all"
+    """With a quantised base, what of the rest goes to fp32: all of it (peft's prepare_model_for_kbit_training, and the
+    hidden states with it), the norms (trl's SFTTrainer with bf16=True takes embeddings and head back), or none."""
+    optimizer: Optimizer = AdamW()
+    step: Step = Step()
+    device: Device = GpuDevice()
+    allocator: Allocator = Allocator()
+    budget: Annotated[str, AfterValidator(_size_or_share), AfterValidator(_above_zero)] | None = None
+    """A ceiling below the card's memory: a size or a share of it."""
+    headroom: Annotated[str, AfterValidator(_size_or_share)] = "0%"
+    """Memory of the card left free for others (a display, a second process): a size or a share."""
+
+    @model_validator(mode="after")
+    def _flash_attention_wants_half_precision(self) -> "TrainingPlan":
+        if self.step.attention == "flash-attention-2" and self.precision == "fp32":
+            raise ValueError("attention 'flash-attention-2' computes in half precision; precision 'fp32' cannot use it")
+        return self
+
+    @model_validator(mode="after")
+    def _only_autocast_has_master_weights(self) -> "TrainingPlan":
+        if not self.master_weights and not self.precision.endswith("-mixed"):
+            raise ValueError(f"master_weights = false is for a -mixed precision; {self.precision!r} has none anyway")
+        return self
+
+    @model_validator(mode="after")
+    def _quantized_base_is_frozen(self) -> "TrainingPlan":
+        if self.quantization != "none" and self.method.kind not in ("lora", "dora"):
+            raise ValueError(
+                f"quantization {self.quantization!r} needs a frozen base: method lora or dora, not {self.method.kind!r}"
+            )
+        return self

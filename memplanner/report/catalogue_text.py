@@ -1,0 +1,67 @@
+"""The tables of `memplanner gpus` and `memplanner models`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from memplanner.catalogue import GpuProfile, ModelProfile
+from memplanner.report.terminal import Column, Page, table, wrap
+from memplanner.units import format_bytes, format_count
+
+
+def gpus_text(gpus: Sequence[GpuProfile], page: Page) -> str:
+    """One card per line; figures that nobody measured are marked."""
+    columns = (
+        Column(title="Name"),
+        Column(title="Card", shrinks=True),
+        Column(title="Total", right=True),
+        Column(title="nvidia-smi", right=True),
+        Column(title="Context", right=True),
+    )
+    rows = [
+        (gpu.id, gpu.name, *(_figure(f.bytes, f.estimated) for f in (gpu.total, gpu.nvidia_smi, gpu.context)))
+        for gpu in gpus
+    ]
+    note = "Total is what PyTorch reports, the most a process can get; ~ marks a figure that is not measured."
+    return "\n".join([*table(page, columns, rows, indent=0), "", *wrap(note, page.width)]) + "\n"
+
+
+def _figure(num_bytes: int, estimated: bool) -> str:
+    return f"{'~' if estimated else ''}{format_bytes(num_bytes)}"
+
+
+def gpus_object(gpus: Sequence[GpuProfile]) -> dict[str, Any]:
+    """The cards, every figure with its source."""
+    return {"schema": "memplanner/gpus/1", "gpus": [gpu.model_dump(mode="json") for gpu in gpus]}
+
+
+def models_text(models: Sequence[ModelProfile], page: Page) -> str:
+    """One model per line, with its published parameter count."""
+    columns = (
+        Column(title="Name"),
+        Column(title="Published as", shrinks=True),
+        Column(title="Family"),
+        Column(title="Parameters", right=True),
+    )
+    rows = [
+        (
+            model.id,
+            model.name,
+            str(model.config.get("model_type", "?")),
+            format_count(model.parameters) if model.parameters is not None else "?",
+        )
+        for model in models
+    ]
+    note = "Any Hugging Face config.json of these families works too: memplanner check path/to/config.json"
+    return "\n".join([*table(page, columns, rows, indent=0), "", *wrap(note, page.width)]) + "\n"
+
+
+def models_object(models: Sequence[ModelProfile]) -> dict[str, Any]:
+    """The bundled models, without their configs."""
+    fields = {"id", "name", "aliases", "parameters", "source"}
+    return {
+        "schema": "memplanner/models/1",
+        "models": [
+            model.model_dump(mode="json", include=fields) | {"family": model.config.get("model_type")}
+            for model in models
+        ],
+    }

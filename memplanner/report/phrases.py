@@ -1,0 +1,106 @@
+"""Phrases that several reports share."""
+
+from typing import TYPE_CHECKING
+
+from memplanner.plan.training_plan import SizeDevice, TrainingPlan
+from memplanner.units import format_bytes
+
+if TYPE_CHECKING:
+    from memplanner.frameworks import Foreign
+    from memplanner.prediction.estimate import Estimate
+
+VERDICT_WORDS = {"fits": "FITS", "tight": "TIGHT", "does-not-fit": "DOES NOT FIT"}
+
+PHASE_WORDS = {
+    "load": "load",
+    "forward": "forward",
+    "loss": "loss",
+    "backward": "backward",
+    "update": "update",
+    "refresh": "update with subspace refresh",
+    "steady": "between steps",
+}
+
+
+def device_word(plan: TrainingPlan) -> str:
+    """The device as the user would type it."""
+    return plan.device.memory if isinstance(plan.device, SizeDevice) else plan.device.name
+
+
+def verdict_line(estimate: "Estimate") -> str:
+    """One line: the verdict, what is needed, what there is, and the difference."""
+    plan = estimate.plan
+    device = f"a {plan.device.memory} device" if isinstance(plan.device, SizeDevice) else plan.device.name
+    limit = format_bytes(estimate.limit_bytes)
+    if estimate.limit_bytes < estimate.total_bytes:
+        limit += " budget" if plan.budget is not None else " left by the headroom"
+    margin = format_bytes(abs(estimate.margin_bytes))
+    rest = f"{margin} to spare" if estimate.margin_bytes >= 0 else f"{margin} too much"
+    if estimate.verdict == "tight":
+        rest += f" (±{format_bytes(estimate.error_margin_bytes)})"
+    return f"{VERDICT_WORDS[estimate.verdict]}: {format_bytes(estimate.device_bytes)} of {limit} on {device}, {rest}"
+
+
+def method_words(plan: TrainingPlan) -> str:
+    """The method with its ranks: "gradnormlorp rank 128, projection rank 4"."""
+    method = plan.method
+    words: str = method.kind
+    if method.kind != "full":
+        words += f" rank {method.rank}"
+    if method.kind == "gradnormlorp":
+        words += f", projection rank {method.projection_rank}"
+    return words
+
+
+def optimizer_words(plan: TrainingPlan) -> str:
+    """The optimizer as its flag spells it, e.g. "adamw foreach"."""
+    optimizer = plan.optimizer
+    words: str = optimizer.kind
+    if optimizer.kind == "adamw":
+        words += f" {optimizer.implementation}"
+        words += f", {optimizer.state_dtype} states" if optimizer.state_dtype != "param" else ""
+    return words
+
+
+def plan_words(plan: TrainingPlan, *, method: bool = True) -> str:
+    """The plan on one line, leaving out what is at its quiet default; `method=False` leaves the method out too."""
+    step = plan.step
+    words = [plan.model, *([method_words(plan)] if method else []), plan.precision]
+    if plan.quantization != "none":
+        words.append(f"{plan.quantization} base")
+    words += [optimizer_words(plan), f"batch {step.batch_size} × {step.seq_len} tokens"]
+    if step.grad_accumulation > 1:
+        words.append(f"accumulation {step.grad_accumulation}")
+    if step.checkpointing != "none":
+        words.append(f"checkpointing {step.checkpointing}")
+    words.append(f"attention {step.attention}")
+    if step.loss.kind != "cross-entropy":
+        words.append(f"{step.loss.kind} loss")
+    words += [
+        name
+        for name, on in (
+            ("per-layer updates", step.per_layer_updates),
+            ("gradients kept", step.keep_gradients),
+            ("outputs kept", step.keep_outputs),
+        )
+        if on
+    ]
+    return " · ".join(words)
+
+
+def share(part: int, whole: int) -> str:
+    """A percentage with one decimal; "–" of nothing."""
+    return f"{100 * part / whole:.1f}%" if whole else "–"
+
+
+def how_read(foreign: "Foreign") -> dict[str, list[str]]:
+    """What became of every key of another framework's config, by title; nothing is left out silently."""
+    used = [f"{key}: {became}" for key, became in foreign.used.items()]
+    told = {
+        f"Taken from {foreign.framework}": used,
+        "Assumed, where it says nothing": list(foreign.assumed),
+        "Not modelled": list(foreign.not_modelled),
+        "Not understood": [", ".join(foreign.not_understood)] if foreign.not_understood else [],
+        "Without bearing on memory": [", ".join(foreign.irrelevant)] if foreign.irrelevant else [],
+    }
+    return {title: lines for title, lines in told.items() if lines}

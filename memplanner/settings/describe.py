@@ -1,0 +1,99 @@
+"""What the settings classes say about themselves: field docs, nested groups, JSON Schema.
+
+One declaration of a setting (its annotation, default and docstring) feeds flags, schema and the terminal interface.
+"""
+
+import ast
+import functools
+import inspect
+import textwrap
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from memplanner.settings.base import Settings
+
+
+@functools.cache
+def field_docs(cls: type[Settings]) -> dict[str, str]:
+    """Field name -> the docstring written under it, joined to one line; inherited fields included."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not (issubclass(base, Settings) and base is not Settings):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, doc in zip(body.body, body.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(doc, ast.Expr)
+                and isinstance(doc.value, ast.Constant)
+                and isinstance(doc.value.value, str)
+            ):
+                docs[field.target.id] = " ".join(doc.value.value.split())
+    return docs
+
+
+def _leaves(annotation: Any) -> tuple[Any, ...]:
+    """The members of an annotation with Annotated, Union, None, list and tuple taken off."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _leaves(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return tuple(leaf for member in get_args(annotation) for leaf in _leaves(member))
+    if origin in (list, tuple):
+        return tuple(leaf for member in get_args(annotation) if member is not ... for leaf in _leaves(member))
+    return () if annotation is type(None) else (annotation,)
+
+
+@functools.cache
+def groups(cls: type[Settings], name: str) -> tuple[type[Settings], ...]:
+    """The settings classes that field `name` may hold: several for a union, none for a plain value."""
+    field = cls.model_fields.get(name)
+    leaves = _leaves(field.annotation) if field is not None else ()
+    return tuple(leaf for leaf in leaves if isinstance(leaf, type) and issubclass(leaf, Settings))
+
+
+@functools.cache
+def choices(cls: type[Settings], name: str) -> tuple[str, ...]:
+    """The words that field `name` may be: a Literal's values, or the kinds of a union."""
+    if members := groups(cls, name):
+        return tuple(kind_of(member) for member in members if "kind" in member.model_fields)
+    leaves = _leaves(cls.model_fields[name].annotation)
+    return tuple(value for leaf in leaves if get_origin(leaf) is Literal for value in get_args(leaf))
+
+
+def kind_of(cls: type[Settings]) -> str:
+    """The `kind` that selects this class in its union."""
+    return str(cls.model_fields["kind"].default)
+
+
+@functools.cache
+def owners(cls: type[Settings], path: tuple[str, ...]) -> tuple[type[Settings], ...]:
+    """The classes that declare the last key of a dotted path, e.g. ("method", "rank") -> Lora, Dora, Galore, …"""
+    found: tuple[type[Settings], ...] = (cls,)
+    for key in path[:-1]:
+        found = tuple(member for owner in found for member in groups(owner, key))
+    return tuple(owner for owner in found if path[-1] in owner.model_fields)
+
+
+def json_schema(cls: type[Settings]) -> dict[str, Any]:
+    """The class's JSON Schema with the field docs as descriptions.
+
+    A union may also be written as a word (`method = "lora"`), which the schema says too.
+    """
+    schema = cls.model_json_schema()
+    classes = {cls.__name__: cls} | {found.__name__: found for found in _reachable(cls)}
+    for name, table in {cls.__name__: schema, **schema.get("$defs", {})}.items():
+        for field, doc in field_docs(classes[name]).items():
+            table["properties"][field]["description"] = doc
+        for field, value in table.get("properties", {}).items():
+            if "discriminator" in value:
+                kept = {k: value.pop(k) for k in ("description", "default", "title") if k in value}
+                table["properties"][field] = {**kept, "anyOf": [{"type": "string"}, value]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _reachable(cls: type[Settings]) -> set[type[Settings]]:
+    direct = {member for name in cls.model_fields for member in groups(cls, name)}
+    return direct.union(*(_reachable(member) for member in direct)) if direct else direct

@@ -1,0 +1,1 @@
+"""A plan's training step: resolved into parts, then written on the tape."""

@@ -1,0 +1,58 @@
+"""What the interface has worked out beside itself: plain functions of plans that know no widgets, only whom to tell."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from memplanner.errors import UserError
+from memplanner.plan.sources import merge
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.prediction import Predictor
+from memplanner.solve import largest as solve_largest
+from memplanner.solve.changes import single_changes
+from memplanner.solve.sweep import Axis, Sweep, sweep
+from memplanner.timeline import Verdict
+from memplanner.tui.state import Choice, Flags, ceiling, title_of
+from memplanner.units import format_bytes
+
+
+def columns(
+    tell: Callable[[tuple[str, int, Verdict]], None], plan: TrainingPlan, flag: str, values: Sequence[str], root: Path
+) -> None:
+    """(value, device bytes, verdict) of the plan with each value of a flag; nothing of a value that is no plan.
+
+    The bytes are a lower bound where even that is above the limit.
+    """
+    predictor, table = Predictor(root), plan.model_dump(mode="json")
+    for value in values:
+        try:
+            estimate = predictor(merge(table, {flag: value}, where="plan"))
+        except UserError:
+            continue
+        tell((value, estimate.least_device_bytes, estimate.verdict))
+
+
+def combinations(tell: Callable[[int | Sweep], None], plan: TrainingPlan, axes: Sequence[Axis], root: Path) -> None:
+    """One for every combination tried, and at last what came of them; see solve.sweep."""
+    tell(sweep(plan.model_dump(mode="json"), {}, axes, Predictor(root), where="plan", advance=tell))
+
+
+def ways_to_fit(tell: Callable[[tuple[Choice, Flags]], None], plan: TrainingPlan, root: Path) -> None:
+    """Single changes that make the plan fit, and the largest rank, batch and sequence that the card holds."""
+    predictor = Predictor(root)
+    estimate = predictor(plan)
+    if estimate.verdict == "does-not-fit":
+        changes = single_changes(estimate, predictor)
+        for change in changes.fitting or changes.others:
+            verb = "then it fits" if changes.fitting else "not enough"
+            words = f"saves {format_bytes(change.saved_bytes)}, {verb}: {change.effect}"
+            tell((Choice(value=change.typed, about=words), dict(change.flags)))
+    for axis in solve_largest.AXES:
+        if axis == "rank" and plan.method.kind == "full":
+            continue
+        flag = f"--{axis}"
+        best = solve_largest.largest(plan, axis, predictor, ceiling=ceiling(plan, flag, root))
+        if not best.value:
+            continue
+        tight = " (tight)" if best.estimate.verdict == "tight" else ""
+        words = f"the largest {title_of(flag)} that fits, {format_bytes(best.estimate.margin_bytes)} to spare{tight}"
+        tell((Choice(value=f"{flag} {best.value}", about=words), {flag: str(best.value)}))
