@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from memplanner.harness.build import quiet_libraries
+from memplanner.harness.builders.models import quiet_libraries
 from memplanner.harness.cpu import run_tracked
 from memplanner.harness.job import Job, job_of_plan
 from memplanner.harness.loop import Blind, run_step

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from memplanner.harness.build import quiet_libraries
+from memplanner.harness.builders.models import quiet_libraries
 from memplanner.harness.cpu import faking, run_tracked
 from memplanner.harness.job import job_of_plan
 from memplanner.harness.loop import Blind, run_step
@@ -64,7 +64,7 @@ def main() -> None:
             {"model": model, "step": {"batch_size": batch_size, "seq_len": 256}, "device": "80GiB"}
         )
         estimate = predict(plan)
-        workspaces = sum(h.block_bytes for h in estimate.walked.held if h.category == "workspaces")
+        workspaces = estimate.workspace_bytes
         seconds, peak = ours(plan)
         their_seconds, their_peak = mem_tracker(plan)
         print(f"{model}, batch {batch_size}: predicted {estimate.allocated_bytes - workspaces:>14,} B")

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from memplanner.gradnormlorp import GradNormLorp, GradNormLoRPAdamW, apply_gradnormlorp, fold_every, parameter_groups
-from memplanner.harness.build import quiet_libraries
+from memplanner.harness.builders.models import quiet_libraries
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 BATCH, SEQ, RANK, PROJECTION_RANK = 16, 64, 16, 8

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from memplanner.allocator.pool import Stretch
 from memplanner.allocator.reference import DeviceFullError
+from memplanner.program.decode import Stretch
 
 LIBRARY: Final = Path(__file__).parent / "_allocator.so"
 _DEVICE_FULL, _NO_MEMORY, _TOO_LARGE, _IMPOSSIBLE = -1, -2, -3, -4

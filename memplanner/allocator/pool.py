@@ -7,9 +7,9 @@ test holds the two equal.
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from memplanner.allocator.reference import BLOCK, SMALL_LIMIT, TOP_DOWN, Block, segment_length
+from memplanner.program.decode import Stretch
 
 _SHIFT = 52
 """A free block's rank in its pool is size × 2^52 + address, one integer: best fit first, the lowest address of equals.
@@ -17,21 +17,13 @@ Addresses stay below 2^51."""
 _NOWHERE = Block(0, 0, False)
 
 
-class Stretch(NamedTuple):
-    """Events (type "i": i where block i is allocated, ~i where it is freed), and how many times in a row they happen,
-    each time to blocks whose numbers are higher by `step`.
-    """
-
-    events: "array[int]"
-    times: int = 1
-    step: int = 0
-
-    def one_by_one(self) -> Iterator[Sequence[int]]:
-        """The events of each time."""
-        yield self.events
-        for n in range(1, self.times):
-            ahead = n * self.step
-            yield [event + ahead if event >= 0 else event - ahead for event in self.events]
+def one_by_one(stretch: Stretch) -> Iterator[Sequence[int]]:
+    """The events of each time."""
+    events, times, step = stretch
+    yield events
+    for n in range(1, times):
+        ahead = n * step
+        yield [event + ahead if event >= 0 else event - ahead for event in events]
 
 
 def spelled_out(stretches: Iterable[Stretch], sizes: Sequence[int]) -> Iterator[tuple[Sequence[int], int]]:
@@ -43,7 +35,7 @@ def spelled_out(stretches: Iterable[Stretch], sizes: Sequence[int]) -> Iterator[
         if {event for event in told if event >= 0} == {~event for event in told if event < 0}:
             yield told, times
         else:
-            yield from ((one, 1) for one in Stretch(told, times, step).one_by_one())
+            yield from ((one, 1) for one in one_by_one(Stretch(told, times, step)))
 
 
 def segment_bytes(stretches: Iterable[Stretch], sizes: Sequence[int], *, small: bool) -> int:

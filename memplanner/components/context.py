@@ -1,34 +1,20 @@
 """What an architecture's forward pass writes with: the tape plus the plan's precision, method and shapes."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from memplanner.components.quantization import bitsandbytes as quantized
-from memplanner.program.shapes import BF16, FP16, FP32, Dtype, Shape
+from memplanner.components.attention import Attention
+from memplanner.components.methods.base import Method
+from memplanner.components.quantization.base import Quantization
+from memplanner.notes import Note, OtherKernel
+from memplanner.program.shapes import Dtype, Shape
 from memplanner.tape import nn, ops
-from memplanner.tape.attention import Heads, Kernel, choose_kernel
-from memplanner.tape.engine import Param, Tape, Tensor
+from memplanner.tape.attention import Heads, Kernel
+from memplanner.tape.engine import Param, Role, Tape, Tensor
+from memplanner.tape.projection import Projection
 from memplanner.timeline import Category
-
-PRECISIONS: dict[str, tuple[Dtype, Dtype | None]] = {
-    "fp32": (FP32, None),
-    "bf16": (BF16, None),
-    "fp16": (FP16, None),
-    "bf16-mixed": (FP32, BF16),
-    "fp16-mixed": (FP32, FP16),
-}
-"""Name → (type of the weights, type autocast runs matrix products in, or None without autocast)."""
-
-
-def dtypes(precision: str, *, master_weights: bool) -> tuple[Dtype, Dtype | None]:
-    """(type of the weights, type of autocast's products or None); without master weights both are the half one."""
-    weights, autocast = PRECISIONS[precision]
-    return (weights if master_weights or autocast is None else autocast), autocast
-
-
-AUXILIARY = "auxiliary"
-"""Tag of a tensor that is no parameter of the model: quantisation scales, cached norms, buffers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,61 +45,68 @@ class LinearSpec:
         return Shape(**{self.labels[0]: self.out_features})
 
 
-class Method(Protocol):
-    """A training method's answers to the forward pass.
+@dataclass(frozen=True, kw_only=True)
+class Numerics:
+    """The types that a step computes in.
 
-    copies_head: a new classification head is trained as a copy, the original kept (peft's modules_to_save).
+    weights: of the model's weights. autocast: that autocast runs matrix products in, None without it. compute: of
+    products with a quantised weight. norms: of the norms' weights.
     """
 
-    @property
-    def copies_head(self) -> bool:
-        """Whether a new classification head is trained as a copy."""
-
-    def linear(self, ctx: "Context", spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
-        """What a linear layer is under this method."""
-
-    def trains(self, ctx: "Context", path: str) -> bool:
-        """Whether a parameter outside the linear layers learns."""
+    weights: Dtype
+    autocast: Dtype | None
+    compute: Dtype
+    norms: Dtype
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Context:
-    """The tape, and how this plan computes."""
+    """The tape, and how this plan computes.
+
+    default_targets: the linear modules that the method acts on where it names none. checkpoint_every: 0 without
+    checkpointing, else N for blocks 0, N, 2N, … input_gradients: the embeddings' output asks for a gradient.
+    """
 
     tape: Tape
-    method: Method
-    weight_dtype: Dtype
-    autocast: Dtype | None
     batch: int
     seq: int
-    attention: str
+    method: Method
+    numerics: Numerics
+    attention: Attention
+    quantization: Quantization | None
+    default_targets: tuple[str, ...]
     checkpoint_every: int
-    compute_capability: float = 8.0
-    padding: bool = False
-    loss_kind: str = "cross-entropy"
-    loss_chunks: int = 8
-    loss_shifts: str = "labels"
-    quantization: str = "none"
-    compute_dtype: Dtype = BF16
-    norm_dtype: Dtype = BF16
-    """Type of the norms' weights."""
-    input_gradients: bool = False
-    default_targets: tuple[str, ...] = ("all-linear",)
-    notes: list[str] = field(default_factory=list)
+    input_gradients: bool
+    adapters_enabled: bool = True
+    notes: list[Note] = field(default_factory=list)
+    weight_dtype: Dtype = field(init=False)
+    autocast: Dtype | None = field(init=False)
+    norm_dtype: Dtype = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.weight_dtype, self.autocast = self.numerics.weights, self.numerics.autocast
+        self.norm_dtype = self.numerics.norms
 
     def kernel(self, heads: Heads) -> Kernel:
         """The attention kernel that runs on this device."""
-        kernel = choose_kernel(
-            self.attention,
-            self.autocast or self.weight_dtype,
-            groups=heads.groups,
-            head_dim=heads.head_dim,
-            compute_capability=self.compute_capability,
-            masked=self.padding,
-        )
-        if self.attention == "sdpa" and kernel != "flash":
-            self.notes.append(f"attention 'sdpa' runs PyTorch's {kernel} kernel here: flash cannot take this plan")
+        kernel = self.attention.kernel(self.autocast or self.weight_dtype, groups=heads.groups, head_dim=heads.head_dim)
+        if self.attention.kind == "sdpa" and kernel != "flash":
+            self.notes.append(OtherKernel(kernel=kernel))
         return kernel
+
+    @contextlib.contextmanager
+    def no_grad(self) -> Iterator[None]:
+        """torch.no_grad: what is computed meanwhile enters no graph."""
+        enabled, self.tape.grad_enabled = self.tape.grad_enabled, False
+        yield
+        self.tape.grad_enabled = enabled
+
+    @contextlib.contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """peft's disable_adapter: the base model alone, as the reference of preference losses is."""
+        enabled, self.adapters_enabled = self.adapters_enabled, False
+        yield
+        self.adapters_enabled = enabled
 
     # -- parameters ----------------------------------------------------------------------------------------------
 
@@ -125,9 +118,13 @@ class Context:
         trainable: bool | None = None,
         dtype: Dtype | None = None,
         category: Category = "parameters",
-        tags: Any = None,
+        role: Role = "weight",
+        stands_for: Shape | None = None,
+        projection: Projection | None = None,
     ) -> Param:
-        """The weight of this name in the current block, made the first time it is asked for."""
+        """The weight of this name in the current block, made the first time it is asked for; the arguments are
+        tape.engine.Param's.
+        """
         tape = self.tape
         key = f"{tape.scope}.{path}" if tape.scope else path
         found = tape.params.get(key)
@@ -136,10 +133,12 @@ class Context:
                 key,
                 shape,
                 dtype or self.weight_dtype,
-                count=tape.current_reps,
+                count=tape.current_copies,
                 trainable=self.method.trains(self, path) if trainable is None else trainable,
                 category=category,
-                tags=tags,
+                role=role,
+                stands_for=stands_for,
+                projection=projection,
             )
         return found
 
@@ -160,10 +159,16 @@ class Context:
         return self.plain_linear(spec, x, out_shape, trainable=True)
 
     def plain_linear(
-        self, spec: LinearSpec, x: Tensor, out_shape: Shape, *, trainable: bool, tags: Any = None
+        self,
+        spec: LinearSpec,
+        x: Tensor,
+        out_shape: Shape,
+        *,
+        trainable: bool,
+        projection: Projection | None = None,
     ) -> Tensor:
-        """torch.nn.Linear, in autocast's type where there is autocast."""
-        weight = self.param(f"{spec.path}.weight", spec.weight_shape, trainable=trainable, tags=tags)
+        """torch.nn.Linear, in autocast's type where there is autocast. projection: of its weight's gradient."""
+        weight = self.param(f"{spec.path}.weight", spec.weight_shape, trainable=trainable, projection=projection)
         bias: Param | None = None
         if spec.bias:
             bias = self.param(f"{spec.path}.bias", spec.bias_shape, trainable=trainable)
@@ -171,20 +176,21 @@ class Context:
 
     def frozen_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """The base layer under an adapter: its weight frozen, and quantised where the plan says so."""
-        if self.quantization == "none":
+        if self.quantization is None:
             return self.plain_linear(spec, x, out_shape, trainable=False)
-        tags: object = spec.weight_shape  # the first tensor stands for the weight, the others are its scales
-        for name, shape, dtype in quantized.state_shapes(self.quantization, spec.weight_shape):
-            self.param(f"{spec.path}.{name}", shape, trainable=False, dtype=dtype, tags=tags)
-            tags = AUXILIARY
+        packed, *scales = self.quantization.tensors(spec.weight_shape)
+        self.param(
+            f"{spec.path}.{packed.name}",
+            packed.shape,
+            trainable=False,
+            dtype=packed.dtype,
+            stands_for=spec.weight_shape,
+        )
+        for scale in scales:
+            self.buffer(f"{spec.path}.{scale.name}", scale.shape, scale.dtype)
         if spec.bias:
             self.param(f"{spec.path}.bias", spec.bias_shape, trainable=False)
-        name = f"{spec.path} output"
-        if self.quantization == "int8":
-            return quantized.linear_8bit(x, spec.weight_shape, out_shape, name)
-        lowered = ops.to(x, self.compute_dtype, "input in the compute type")
-        out = quantized.linear_4bit(lowered, spec.weight_shape, out_shape, name)
-        return ops.to(out, x.dtype, "output in the input's type")
+        return self.quantization.linear(x, spec.weight_shape, out_shape, self.numerics.compute, f"{spec.path} output")
 
     def matmul(
         self, x: Tensor, weight: Param | Tensor, bias: Param | Tensor | None, out_shape: Shape, name: str
@@ -215,14 +221,14 @@ class Context:
                 embeddings.dtype,
                 count=1,
                 trainable=True,
-                category="temporaries",
-                tags=embeddings,
+                role="leaf",
+                value=embeddings,
             )
             embeddings.node = self.tape.record(ops.pass_backward, (leaf,))
 
-    def buffer(self, path: str, shape: Shape, dtype: Dtype) -> None:
-        """A module's buffer."""
-        self.param(path, shape, trainable=False, dtype=dtype, tags=AUXILIARY)
+    def buffer(self, path: str, shape: Shape, dtype: Dtype, category: Category = "parameters") -> None:
+        """A module's buffer: no parameter of the model."""
+        self.param(path, shape, trainable=False, dtype=dtype, category=category, role="buffer")
 
     def layers(
         self,
@@ -251,7 +257,7 @@ class Context:
         of checkpointing.
         """
         period = max(1, self.checkpoint_every)
-        named = {i for i in range(num_layers) if self.is_named(f"{prefix}.{i}")} if self.rank_pattern else set()
+        named = {i for i in range(num_layers) if self.is_named(f"{prefix}.{i}")} if self.method.ranks_by_name else set()
         runs: list[tuple[int, int]] = []
         i = 0
         while i < num_layers:
@@ -265,11 +271,6 @@ class Context:
             i += width * reps
         return runs
 
-    @property
-    def rank_pattern(self) -> dict[str, int]:
-        """The method's other ranks, by module."""
-        return getattr(self.method, "rank_pattern", {})
-
     def is_named(self, scope: str) -> bool:
-        """Whether a rank pattern names this very block."""
-        return any(f".{scope}." in f".{key}." for key in self.rank_pattern)
+        """Whether one of the method's other ranks is for this very block."""
+        return any(f".{scope}." in f".{key}." for key in self.method.ranks_by_name)

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memplanner.catalogue import find_model
 from memplanner.components.architectures.registry import read_config
-from memplanner.components.context import dtypes
+from memplanner.components.attention import Attention
 from memplanner.harness.cuda_kernels import cuda_memory
 from memplanner.harness.history import Event, Mark, Reading, read_history
 from memplanner.harness.job import Batch, Job, job_of_plan
@@ -24,8 +24,7 @@ from memplanner.harness.loop import Blind, marking, run_step
 from memplanner.harness.run import Run
 from memplanner.measurement import Outcome
 from memplanner.plan.training_plan import TrainingPlan
-from memplanner.program.shapes import FP32
-from memplanner.tape.attention import choose_kernel
+from memplanner.step.assemble import numerics_of
 from memplanner.timeline import Category, Phase
 
 
@@ -247,15 +246,7 @@ def kernel_of(plan: TrainingPlan, root: Path) -> str:
     """The attention kernel that the analytic model takes for this plan on a card with all of them."""
     profile = find_model(plan.model, root)
     family, config = read_config(profile.config, profile.name)
-    weight, autocast = dtypes(plan.precision, master_weights=plan.master_weights)
-    if plan.quantization != "none" and plan.kbit_preparation != "none":
-        weight = FP32
-    heads = family.heads(config)
-    return choose_kernel(
-        plan.step.attention,
-        autocast or weight,
-        groups=heads[0],
-        head_dim=heads[1],
-        compute_capability=8.0,
-        masked=plan.step.padding,
-    )
+    numerics = numerics_of(plan)
+    attention = Attention(kind=plan.step.attention, compute_capability=8.0, padding=plan.step.padding)
+    groups, head_dim = family.heads(config)
+    return attention.kernel(numerics.autocast or numerics.norms, groups=groups, head_dim=head_dim)

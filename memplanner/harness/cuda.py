@@ -15,7 +15,7 @@ from memplanner.harness.job import Batch, Job
 from memplanner.harness.loop import Blind, marking, run_step
 from memplanner.harness.run import Run
 from memplanner.measurement import Outcome
-from memplanner.tape.engine import block
+from memplanner.program.program import round_to_block
 from memplanner.timeline import Category, Phase
 
 HISTORY_ENTRIES = 2_000_000
@@ -117,7 +117,7 @@ def events_of(trace: list[dict[str, Any]], in_forward: list[bool]) -> list[Event
     for entry, forward in zip(trace, in_forward, strict=True):
         if entry["action"] == "alloc":
             category: Category = "activations" if forward else "temporaries"
-            events.append(Event(entry["addr"], block(entry["size"]), category))
+            events.append(Event(entry["addr"], round_to_block(entry["size"]), category))
         elif entry["action"] == "free_requested":
             events.append(Event(entry["addr"], 0))
         else:
@@ -132,7 +132,7 @@ def _active(snapshot: dict[str, Any], roles: dict[int, Category]) -> list[Event]
         address = segment["address"]
         for piece in segment["blocks"]:
             if piece["state"] == "active_allocated":
-                size = block(piece.get("requested_size", piece["size"]))
+                size = round_to_block(piece.get("requested_size", piece["size"]))
                 found.append(Event(address, size, roles.get(address, "workspaces")))
             address += piece["size"]
     return found

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from memplanner.harness.build import quiet_libraries
+from memplanner.harness.builders.models import quiet_libraries
 from memplanner.harness.cpu import run_fake
 from memplanner.harness.job import count_parameters
 from memplanner.plan.training_plan import TrainingPlan

@@ -14,7 +14,8 @@ from torch import nn
 from memplanner.catalogue import find_model
 from memplanner.errors import Problem, UserError
 from memplanner.gradnormlorp import GradNormLoRPAdamW
-from memplanner.harness.build import AUTOCAST, build, optimizers_for
+from memplanner.harness.builders.models import AUTOCAST, build
+from memplanner.harness.builders.optimizers import optimizers_for
 from memplanner.harness.corpus import token_ids
 from memplanner.harness.live_bytes import fake_parameters
 from memplanner.harness.quantised import fake_quantised
@@ -209,7 +210,7 @@ def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = No
         keep_outputs=step.keep_outputs,
         keep_outputs_until=step.keep_outputs_until,
         stepped=not step.per_layer_updates,
-        refreshes=plan.method.kind in ("galore", "gradnormlorp"),
+        refreshes=plan.method.refreshes,
         tokens_per_step=step.batch_size * step.seq_len * step.grad_accumulation,
     )
     return job

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from memplanner.harness.history import Event
-from memplanner.tape.engine import block
+from memplanner.program.program import round_to_block
 from memplanner.timeline import Category
 
 
@@ -41,7 +41,7 @@ class LiveBytes(TorchDispatchMode):
         key = storage._cdata
         if key in self._known:
             return
-        size = block(storage.nbytes())
+        size = round_to_block(storage.nbytes())
         if size == 0:
             return
         event = Event(key, size, "activations" if self.in_forward else "temporaries")
@@ -78,7 +78,7 @@ class LiveBytes(TorchDispatchMode):
                 self.track(leaf, func)
         if func is torch.ops.aten._softmax_backward_data.default:
             # CUDA's kernel materialises grad * output (ATen/native/cuda/SoftMax.cu); the CPU's does not.
-            self.events += [Event(-1, block(args[0].untyped_storage().nbytes())), Event(-1, 0)]
+            self.events += [Event(-1, round_to_block(args[0].untyped_storage().nbytes())), Event(-1, 0)]
         return out
 
     def _accumulate(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

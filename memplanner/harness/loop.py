@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from memplanner.harness.build import recompute_notice, update_notice
 from memplanner.harness.job import Batch, Job, call, loss_of
+from memplanner.harness.notices import recompute_notice, update_notice
 from memplanner.timeline import Phase
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memplanner.harness.build import block_linears
+from memplanner.harness.builders.models import block_linears
 from memplanner.harness.job import Job
 from memplanner.harness.loop import Blind, run_step
 from memplanner.measurement import WeightEvidence

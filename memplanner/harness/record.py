@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from memplanner.catalogue import find_gpu
-from memplanner.harness.build import quiet_libraries
+from memplanner.harness.builders.models import quiet_libraries
 from memplanner.harness.cpu import run_fake, run_tracked
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.job import Job, config_of, count_parameters, job_of_entry, job_of_plan, name_of

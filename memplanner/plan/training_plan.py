@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from memplanner.components.losses.chunked import ChunkedCrossEntropy
+from memplanner.components.losses.cross_entropy import CrossEntropy
+from memplanner.components.losses.fused import FusedLinearCrossEntropy
 from memplanner.components.methods.dora import Dora
 from memplanner.components.methods.full import Full
 from memplanner.components.methods.galore import Galore
@@ -46,29 +49,6 @@ def _above_zero(value: str) -> str:
     if (parse_share(value) if value.strip().endswith("%") else parse_size(value)) == 0:
         raise ValueError(f"{value!r} is no memory at all")
     return value
-
-
-class CrossEntropy(Settings):
-    """transformers' own: logits upcast to fp32, then torch's cross_entropy."""
-
-    kind: Literal["cross-entropy"] = "cross-entropy"
-    shifts: Literal["labels", "logits"] = "labels"
-    """What is moved by one token so that each predicts the next: transformers 5 moves the labels; 4.48 and older copied
-    the fp32 logits without their last token, which for a large vocabulary is the step's peak."""
-
-
-class ChunkedCrossEntropy(Settings):
-    """Head and loss over chunks of tokens, each recomputed in backward, so that one chunk's logits are alive."""
-
-    kind: Literal["chunked"] = "chunked"
-    chunks: Annotated[int, Field(ge=1, le=256)] = 8
-    """Number of chunks the tokens are split into."""
-
-
-class FusedLinearCrossEntropy(Settings):
-    """Head and loss in one kernel that makes the gradients during forward (Liger)."""
-
-    kind: Literal["fused"] = "fused"
 
 
 Method = Annotated[
@@ -255,7 +235,7 @@ class TrainingPlan(Settings):
 
     @model_validator(mode="after")
     def _quantized_base_is_frozen(self) -> "TrainingPlan":
-        if self.quantization != "none" and self.method.kind not in ("lora", "dora"):
+        if self.quantization != "none" and not self.method.freezes_base:
             raise ValueError(
                 f"quantization {self.quantization!r} needs a frozen base: method lora or dora, not {self.method.kind!r}"
             )

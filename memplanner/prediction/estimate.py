@@ -9,16 +9,19 @@ from memplanner.allocator.reference import DeviceFullError
 from memplanner.allocator.reserved import reserved_peak
 from memplanner.catalogue import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
 from memplanner.components.architectures.registry import Family, read_config
-from memplanner.components.context import AUXILIARY
 from memplanner.errors import Problem, UserError
+from memplanner.notes import Note, TypicalBatch
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.prediction.margin import Margin, in_words, margin_of
-from memplanner.program.liveness import Moment, Replay
-from memplanner.program.shapes import Shape
-from memplanner.step.walk import Walk, walk
-from memplanner.tape.engine import Tape
-from memplanner.timeline import CATEGORIES, Category, Phase, PhasePeak, TensorRow, Verdict
-from memplanner.units import format_bytes, parse_share, parse_size
+from memplanner.prediction.timeline import Timeline
+from memplanner.prediction.verdict import device_total, limit_of, verdict_of
+from memplanner.program.liveness import Liveness, Moment, StretchBytes
+from memplanner.program.program import PersistentTensor, StepProgram
+from memplanner.program.shapes import UINT8, Shape
+from memplanner.step.assemble import assemble
+from memplanner.step.run import run
+from memplanner.timeline import Category, Phase, PhasePeak, TensorRow, Verdict
+from memplanner.units import parse_size
 
 IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and caching allocator"
 """What is modelled; other code may need another amount for the same plan."""
@@ -38,11 +41,11 @@ class Estimate:
     model: ModelProfile
     phases: tuple[PhasePeak, ...]
     """In the order of a step; "refresh" only where a subspace is recomputed."""
-    walked: Walk = field(repr=False)
+    program: StepProgram = field(repr=False)
     implementation: str = IMPLEMENTATION
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     peak_moment: Moment | None = field(repr=False, default=None)
-    replay: Replay = field(repr=False)
+    liveness: Liveness = field(repr=False)
 
     @cached_property
     def peak(self) -> PhasePeak:
@@ -80,7 +83,7 @@ class Estimate:
         chosen = self.plan.allocator
         split = None if chosen.max_split_size is None else parse_size(chosen.max_split_size)
         return reserved_peak(
-            self.walked, expandable_segments=chosen.expandable_segments, max_split_size=split, limit=limit
+            self.program, expandable_segments=chosen.expandable_segments, max_split_size=split, limit=limit
         )
 
     @cached_property
@@ -109,7 +112,7 @@ class Estimate:
         """What expandable_segments:True would take off; not looked for where less than 1% could be gained."""
         if self.plan.allocator.expandable_segments or self.fragmentation_bytes < 0.01 * self.reserved_bytes:
             return 0
-        return max(0, self.reserved_bytes - reserved_peak(self.walked, expandable_segments=True))
+        return max(0, self.reserved_bytes - reserved_peak(self.program, expandable_segments=True))
 
     @cached_property
     def context_bytes(self) -> int:
@@ -124,18 +127,12 @@ class Estimate:
     @cached_property
     def total_bytes(self) -> int:
         """What the device gives a process."""
-        device = self.plan.device
-        if isinstance(device, SizeDevice):
-            return parse_size(device.memory)
-        assert self.gpu is not None
-        return self.gpu.total.bytes
+        return device_total(self.plan, self.gpu)
 
     @cached_property
     def limit_bytes(self) -> int:
         """The budget, or all of the device, less the headroom."""
-        total = self.total_bytes
-        limit = total - _of(self.plan.headroom, total)
-        return limit if self.plan.budget is None else min(limit, _of(self.plan.budget, total))
+        return limit_of(self.plan, self.total_bytes)
 
     @property
     def margin_bytes(self) -> int:
@@ -172,151 +169,63 @@ class Estimate:
     @property
     def verdict(self) -> Verdict:
         """fits, tight (within the error margin below the limit) or does-not-fit."""
-        if self.is_hopeless or self.margin_bytes < 0:
-            return "does-not-fit"
-        return "tight" if self.margin_bytes < self.error_margin_bytes else "fits"
+        return "does-not-fit" if self.is_hopeless else verdict_of(self.margin_bytes, self.error_margin_bytes)
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """Questions to the step's timeline."""
+        return Timeline(program=self.program, liveness=self.liveness)
+
+    def curve(self) -> tuple[tuple[Phase, int], ...]:
+        """See Timeline.curve."""
+        return self.timeline.curve()
+
+    def course(self, columns: int) -> tuple[tuple[Phase, int, Moment | None], ...]:
+        """See Timeline.in_columns."""
+        return self.timeline.in_columns(columns)
+
+    def by_category(self, moment: Moment | None) -> dict[Category, int]:
+        """See Timeline.by_category."""
+        return self.timeline.by_category(moment)
+
+    def rows_at(self, moment: Moment | None) -> tuple[TensorRow, ...]:
+        """See Timeline.rows_at."""
+        return self.timeline.rows_at(moment)
 
     @cached_property
     def rows(self) -> tuple[TensorRow, ...]:
         """Tensors alive at the peak, largest first; their bytes sum to allocated_bytes."""
-        return self.rows_at(self._moment)
+        return self.timeline.rows_at(self.peak_moment)
 
     @cached_property
     def at_peak(self) -> dict[Category, int]:
         """Bytes alive at the peak by category; they sum to allocated_bytes."""
-        return self.by_category(self._moment)
-
-    @property
-    def _moment(self) -> Moment | None:
-        return None if self.peak_phase == "load" else self.peak_moment
+        return self.timeline.by_category(self.peak_moment)
 
     @cached_property
     def persistent(self) -> dict[str, int]:
         """Exact tensor bytes by category of what a step's end (gradients: its backward's end) leaves."""
         sums: Counter[str] = Counter()
-        for held in self.walked.held:
-            sums[held.category] += held.num_bytes
+        for tensor in self.program.persistent:
+            sums[tensor.category] += tensor.num_bytes
         if not sums["gradients"] and not self.plan.step.per_layer_updates:
-            sums["gradients"] = sum(p.num_bytes * p.count for p in self.walked.tape.params.values() if p.trainable)
+            sums["gradients"] = self.program.persistent.gradient_bytes
         return {c: sums[c] for c in _PERSISTENT}
 
-    @cached_property
+    @property
+    def workspace_bytes(self) -> int:
+        """cuBLAS's workspaces, inside the allocator."""
+        return self.program.persistent.by_category["workspaces"]
+
+    @property
     def num_parameters(self) -> int:
         """All parameters, adapters included; a quantised weight counts its elements."""
-        return sum(
-            (p.tags if isinstance(p.tags, Shape) else p.shape).numel * p.count
-            for p in self.walked.tape.params.values()
-            if p.tags is not AUXILIARY
-        )
+        return self.program.persistent.num_parameters
 
-    @cached_property
+    @property
     def num_trainable(self) -> int:
         """Parameters that learn."""
-        return _num_trainable(self.walked.tape)
-
-    def curve(self) -> tuple[tuple[Phase, int], ...]:
-        """Live bytes over the step: (phase, bytes) at the peak and the end of each stretch, in order."""
-        base = self.walked.held.total
-        points: list[tuple[Phase, int]] = [("load", self.phases[0].peak_bytes)]
-        for piece in self.replay.pieces:
-            points.append((piece.phase, base + piece.live_before))
-            points.append((piece.phase, base + piece.peak))
-            points.append((piece.phase, base + piece.live_after))
-        return tuple(points)
-
-    def course(self, columns: int) -> tuple[tuple[Phase, int, Moment | None], ...]:
-        """The step in at most so many stretches, each inside one phase: (phase, the most bytes in it, when).
-
-        The moment is None where nothing but the weights is there.
-        """
-        base, weights = self.walked.held.total, self.phases[0].peak_bytes
-        moments: dict[Phase, list[tuple[int, Moment]]] = {}
-        for phase, moment, size in self.replay.course():
-            moments.setdefault(phase, []).append((base + size, moment))
-        least = max(min(9, columns // (1 + len(moments))), 1)  # room for a phase's name
-        spare = max(columns - least * (1 + len(moments)), 0)
-        total = sum(map(len, moments.values()))
-        found: list[tuple[Phase, int, Moment | None]] = [("load", weights, None)] * least
-        for phase, inside in moments.items():
-            stretches = least + spare * len(inside) // total
-            for n in range(stretches):
-                start = n * len(inside) // stretches
-                part = inside[start : max((n + 1) * len(inside) // stretches, start + 1)]
-                size, moment = max(part, key=lambda found: found[0])
-                found.append((phase, size, moment))
-        return tuple(found)
-
-    def by_category(self, moment: Moment | None) -> dict[Category, int]:
-        """Bytes alive at a moment of `course` by category."""
-        held = self.walked.held.by_category
-        sums = Counter(held if moment is not None else {c: held[c] for c in ("parameters", "adapters")})
-        tape = self.walked.tape
-        for index, count in self.replay.alive(moment).items() if moment is not None else ():
-            sums[tape.categories[index]] += tape.sizes[index] * count
-        return {c: sums[c] for c in CATEGORIES}
-
-    def rows_at(self, moment: Moment | None) -> tuple[TensorRow, ...]:
-        """Tensors alive at a moment of `course`, largest first; None: once the weights are loaded."""
-        return tuple(sorted(self._rows_at(moment), key=lambda r: (-r.bytes, r.name)))
-
-    def _rows_at(self, moment: Moment | None) -> list[TensorRow]:
-        rows = [
-            TensorRow(
-                name=h.name,
-                category=h.category,
-                shape=h.shape.dims,
-                dtype=h.dtype.name,
-                count=h.count,
-                bytes=h.block_bytes,
-                born="load",
-                dies="",
-                why=_why(h.shape.why(h.dtype), h.shape.numel * h.dtype.size, h.block_bytes // h.count, h.count),
-            )
-            for h in self.walked.held
-            if moment is not None or h.category in ("parameters", "adapters")
-        ]
-        if moment is None:
-            return rows
-        tape = self.walked.tape
-        for index, count in self.replay.alive(moment).items():
-            scope, name, shape, dtype = tape.described(index)
-            size = tape.sizes[index]
-            if size == 0:
-                continue
-            rows.append(
-                TensorRow(
-                    name=f"{scope} {name}".strip(),
-                    category=tape.categories[index],
-                    shape=shape.dims,
-                    dtype=dtype.name,
-                    count=count,
-                    bytes=size * count,
-                    born=self._phase_of(index),
-                    dies=self._phase_of(~index),
-                    why=_why(shape.why(dtype), shape.numel * dtype.size, size, count),
-                )
-            )
-        return rows
-
-    def _phase_of(self, entry: int) -> Phase:
-        """The phase in which a log entry (a birth, or ~index a death) lies."""
-        tape = self.walked.tape
-        try:
-            position = tape.log.index(entry)
-        except ValueError:
-            return "steady"
-        return next(name for name, start in reversed(tape.phases) if start <= position)
-
-
-def _why(formula: str, exact: int, block: int, count: int) -> str:
-    total = f"{formula} = {exact:,} B"
-    if block != exact:
-        total += f", in blocks of 512 B: {block:,} B"
-    return f"{count} × ({total}) = {block * count:,} B" if count > 1 else total
-
-
-def _of(amount: str, total: int) -> int:
-    return round(parse_share(amount) * total) if amount.strip().endswith("%") else parse_size(amount)
+        return self.program.persistent.num_trainable
 
 
 def gpu_of(plan: TrainingPlan) -> GpuProfile | None:
@@ -373,31 +282,23 @@ def _read_model(name: str, root: Path, changed: tuple[int, int]) -> tuple[ModelP
 def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -> Estimate:
     """The memory of one training step of the plan.
 
-    root: directory that a relative model path starts from. collapse: walk equal blocks once. UserError when the model
+    root: directory that a relative model path starts from. collapse: write equal blocks once. UserError when the model
     or the card is unknown or cannot be modelled.
     """
     model, family, config = model_of(plan, root)
     gpu = gpu_of(plan)
+    step = assemble(plan, family, config, compute_capability=capability_of(gpu))
 
     def at(seq_len: int) -> Estimate:
-        walked = walk(
-            plan,
-            family,
-            config,
-            seq_len=seq_len,
-            compute_capability=capability_of(gpu),
-            collapse=collapse,
-        )
-        return estimate_of(plan, model, gpu, walked)
+        program, notes = run(step, plan.step.batch_size, seq_len, collapse=collapse)
+        return estimate_of(plan, model, gpu, program, notes)
 
     longest = at(plan.step.seq_len)
     typical = plan.step.typical_seq_len
     if typical is None:
         return longest
-    note = (
-        f"an ordinary batch, {typical} tokens long, allocates {format_bytes(at(typical).allocated_bytes)} at its peak"
-    )
-    return replace(longest, notes=(*longest.notes, f"{note}; the longest decides"))
+    note = TypicalBatch(seq_len=typical, allocated_bytes=at(typical).allocated_bytes)
+    return replace(longest, notes=(*longest.notes, note))
 
 
 def longest_sequence(plan: TrainingPlan, *, root: Path = Path()) -> int | None:
@@ -414,54 +315,57 @@ def widest_rank(plan: TrainingPlan, *, root: Path = Path()) -> int:
     return int(config.hidden)  # type: ignore[attr-defined]  # every family's config has it
 
 
-@lru_cache(maxsize=8)
-def _num_trainable(tape: Tape) -> int:
-    return sum(p.shape.numel * p.count for p in tape.params.values() if p.trainable)
-
-
-@lru_cache(maxsize=8)
-def _replays(tape: Tape, refresh_only: frozenset[int]) -> tuple[Replay, Replay]:
-    """The step as it mostly is, and with a subspace refresh."""
-    replay = Replay(tape, refresh_only)
-    return replay, Replay(tape, without=replay) if refresh_only else replay
-
-
-def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None, walked: Walk) -> Estimate:
-    """Read the walk's log into an estimate. Of cuBLAS's workspaces it has the card's."""
-    walked = walked.with_workspace(workspace_of(gpu))
-    base = walked.held.total
-    replay, refreshing = _replays(walked.tape, frozenset(walked.refresh_only))
-    held = walked.held.by_category
-    weights = held["parameters"] + held["adapters"]
-    phases = [PhasePeak(name="load", peak_bytes=weights, end_bytes=weights)]
-    moments: dict[Phase, Moment] = {}
-    released = 0
-    if plan.step.grad_accumulation > 1 and not plan.step.keep_gradients:
-        released = held["gradients"]
-    for name, peak, end, moment in replay.phase_peaks():
-        if name == "steady":
-            if "update" not in moments:  # an update in place, or one inside backward, allocates nothing by itself
-                phases.append(PhasePeak(name="update", peak_bytes=phases[-1].end_bytes, end_bytes=phases[-1].end_bytes))
-            phases.append(PhasePeak(name=name, peak_bytes=base + end - released, end_bytes=base + end - released))
-            continue
-        phases.append(PhasePeak(name=name, peak_bytes=base + peak, end_bytes=base + end))
-        moments[name] = moment
-    best = max(phases, key=lambda p: p.peak_bytes).name
-    used = replay
-    if walked.refresh_only:
-        where: Phase = "backward" if plan.step.per_layer_updates else "update"
-        found = {name: (peak, end, moment) for name, peak, end, moment in refreshing.phase_peaks()}
-        peak, end, moment = found[where]
-        phases.insert(-1, PhasePeak(name="refresh", peak_bytes=base + peak, end_bytes=base + end))
-        if base + peak > max(p.peak_bytes for p in phases if p.name != "refresh"):
-            best, moments["refresh"], used = "refresh", moment, refreshing
+def estimate_of(
+    plan: TrainingPlan,
+    model: ModelProfile,
+    gpu: GpuProfile | None,
+    program: StepProgram,
+    notes: tuple[Note, ...],
+) -> Estimate:
+    """Read a step program into an estimate. Of cuBLAS's workspaces it has the card's."""
+    workspace = PersistentTensor("cuBLAS workspace", "workspaces", Shape(bytes=workspace_of(gpu)), UINT8, 2)
+    program = program.with_workspaces(workspace if workspace.num_bytes else None)
+    liveness = Liveness(program, skip=program.refresh_only)
+    phases = _phases(plan, program, liveness)
+    moments: dict[Phase, Moment | None] = {phase.name: phase.moment for phase in liveness.phases}
+    moments |= {"load": None}
+    if program.refresh_only:
+        refreshing = Liveness(program)
+        at = "backward" if plan.step.per_layer_updates else "update"
+        refresh = _over(program, next(phase for phase in refreshing.phases if phase.name == at), "refresh")
+        if refresh.peak_bytes > max(phase.peak_bytes for phase in phases):
+            liveness = refreshing
+            moments["refresh"] = next(phase.moment for phase in refreshing.phases if phase.name == at)
+        phases.insert(-1, refresh)
+    peak = max(phases, key=lambda phase: phase.peak_bytes)
     return Estimate(
         plan=plan,
         gpu=gpu,
         model=model,
         phases=tuple(phases),
-        walked=walked,
-        notes=tuple(dict.fromkeys(walked.notes)),
-        peak_moment=moments.get(best),
-        replay=used,
+        program=program,
+        notes=tuple(dict.fromkeys(notes)),
+        peak_moment=moments.get(peak.name),
+        liveness=liveness,
     )
+
+
+def _phases(plan: TrainingPlan, program: StepProgram, liveness: Liveness) -> list[PhasePeak]:
+    """The phases of an ordinary step, the loading of the weights first."""
+    kept = program.persistent.by_category
+    weights = kept["parameters"] + kept["adapters"]
+    phases = [PhasePeak(name="load", peak_bytes=weights, end_bytes=weights)]
+    released = kept["gradients"] if plan.step.grad_accumulation > 1 and not plan.step.keep_gradients else 0
+    for phase in liveness.phases:
+        if phase.name == "steady":
+            end = program.persistent.total + phase.end - released
+            phases.append(PhasePeak(name="steady", peak_bytes=end, end_bytes=end))
+        else:
+            phases.append(_over(program, phase, phase.name))
+    return phases
+
+
+def _over(program: StepProgram, phase: StretchBytes, name: Phase) -> PhasePeak:
+    """A phase's bytes with what is there throughout the step."""
+    base = program.persistent.total
+    return PhasePeak(name=name, peak_bytes=base + phase.peak, end_bytes=base + phase.end)

@@ -33,11 +33,8 @@ def kind_of_plan(plan: TrainingPlan) -> str:
     """The kind whose measured runs the plan is most like."""
     if plan.quantization != "none":
         return "quantised bases"
-    if plan.method.kind not in ("full", "lora"):
-        return {"dora": "DoRA", "galore": "GaLore", "gradnormlorp": "GradNormLoRP"}[plan.method.kind]
-    if plan.step.attention == "eager":
-        return "eager attention"
-    return "LoRA" if plan.method.kind == "lora" else "full training"
+    label = plan.method.label
+    return "eager attention" if label in _BY_KIND and plan.step.attention == "eager" else label
 
 
 def margin_of(plan: TrainingPlan) -> Margin:

@@ -13,8 +13,8 @@ from typing import Any, Final
 _Function = Callable[[Any, Any], int]
 
 
-class Program:
-    """Arithmetic on some inputs as it was done once: a list of values, inputs first, and how each came about."""
+class Arithmetic:
+    """Computations on some inputs as they were done once: a list of values, inputs first, and how each came about."""
 
     def __init__(self, *inputs: int) -> None:
         self.values: Final = list(inputs)
@@ -53,6 +53,42 @@ class Program:
         outcome = self._steps[step] = bool(function(self.values[step[1]], self.values[step[2]]))
         return outcome
 
+    def at_place(self, place: int) -> "SymInt":
+        """The number that stands there."""
+        if not 0 <= place < len(self.values):
+            raise ValueError(f"{place} is not one of {len(self.values)} values")
+        return SymInt(self, place)
+
+    def as_table(self) -> dict[str, Any]:
+        """All that it is, in lists of numbers and names; see from_table."""
+        names = {function: name for name, function in OPERATIONS.items()}
+        steps = [
+            [names[function], left, right, result.place if isinstance(result, SymInt) else result]
+            for (function, left, right), result in self._steps.items()
+        ]
+        return {"inputs": len(self.inputs), "values": self.values, "steps": steps}
+
+    @classmethod
+    def from_table(cls, table: dict[str, Any]) -> "Arithmetic":
+        """The arithmetic that as_table wrote down; ValueError where it is none."""
+        values, count = table["values"], table["inputs"]
+        if not all(type(value) is int for value in values) or not 0 <= count <= len(values):
+            raise ValueError("an arithmetic's values are whole numbers, its inputs first")
+        made = cls(*values[:count])
+        made.values.extend(values[count:])
+        computed = set(range(count))
+        for name, left, right, result in table["steps"]:
+            if name not in OPERATIONS:
+                raise ValueError(f"{name!r} is not an operation on whole numbers")
+            made.at_place(left), made.at_place(right)
+            if isinstance(result, bool):
+                made._steps[OPERATIONS[name], left, right] = result
+            else:
+                made._steps[OPERATIONS[name], left, right] = made.at_place(result)
+                computed.add(result)
+        made._constants.update((value, place) for place, value in enumerate(values) if place not in computed)
+        return made
+
     def run(self, *inputs: int) -> list[int] | None:
         """All values for other inputs; None where a guard comes out differently."""
         values = [*inputs, *self.values[len(inputs) :]]
@@ -70,7 +106,7 @@ class SymInt:
 
     __slots__ = ("place", "program")
 
-    def __init__(self, program: Program, place: int) -> None:
+    def __init__(self, program: Arithmetic, place: int) -> None:
         self.program: Final = program
         self.place: Final = place
 
@@ -145,6 +181,16 @@ class SymInt:
 
 def _bit_length(number: int, _: int) -> int:
     return number.bit_length()
+
+
+OPERATIONS: Final[dict[str, _Function]] = {
+    **{
+        name: getattr(operator, name)
+        for name in ("add", "sub", "mul", "floordiv", "mod", "and_", "lshift", "eq", "ne", "lt", "le", "gt", "ge")
+    },
+    "bit_length": _bit_length,
+}
+"""What is written down, by name."""
 
 
 def resolved(number: "int | SymInt", values: Sequence[int]) -> int:

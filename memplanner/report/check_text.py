@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from memplanner.report.notes import note_sentences
 from memplanner.report.palette import CATEGORY_COLOURS, CATEGORY_GLYPHS, MUTED, VERDICT_COLOURS
 from memplanner.report.phrases import PHASE_WORDS, how_read, plan_words, share, verdict_line
 from memplanner.report.terminal import Cell, Column, Page, fit, heading, stacked_bar, table, text_width, wrap
@@ -124,5 +125,5 @@ def _notes(estimate: "Estimate", page: Page) -> list[str]:
     if saving > 0.01 * estimate.reserved_bytes:
         advice.append(f"PYTORCH_ALLOC_CONF=expandable_segments:True would reserve {format_bytes(saving)} less.")
     modelled = f"Modelled: {estimate.implementation}."
-    notes: Sequence[str] = (counts, *estimate.notes, *advice, f"{estimate.margin_words}.", modelled)
+    notes: Sequence[str] = (counts, *note_sentences(estimate.notes), *advice, f"{estimate.margin_words}.", modelled)
     return [*heading(page, "Notes"), *(line for n in notes for line in wrap(n, page.width, first="  - ", rest="    "))]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from memplanner.report.markdown import escape, markdown_table
+from memplanner.report.notes import note_sentences
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import VERDICT_WORDS, device_word, plan_words
 from memplanner.report.terminal import Cell, Column, Page, heading, table, wrap
@@ -46,7 +47,7 @@ def compare_text(estimates: Sequence["Estimate"], page: Page, *, label: str) -> 
         *heading(page, f"On {device_word(first.plan)}, {format_bytes(first.limit_bytes)}"),
         *_table(estimates, page),
     ]
-    notes = dict.fromkeys(note for estimate in estimates for note in estimate.notes)
+    notes = dict.fromkeys(note for estimate in estimates for note in note_sentences(estimate.notes))
     if notes:
         lines += [*heading(page, "Notes")]
         lines += [line for note in notes for line in wrap(note, page.width, first="  - ", rest="    ")]

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from memplanner.report.check_text import breakdown, verdict
+from memplanner.report.notes import note_sentences
 from memplanner.report.palette import ACCENT, BAD, CATEGORY_COLOURS, CATEGORY_GLYPHS, MUTED
 from memplanner.report.phrases import PHASE_WORDS, plan_words, share
 from memplanner.report.terminal import Cell, Column, Page, heading, pad, table, wrap
@@ -30,7 +31,11 @@ def explain_text(estimate: "Estimate", page: Page, *, label: str, top: int) -> s
         *_tensors(estimate, page, top),
         *heading(page, "Modelled"),
         *wrap(estimate.implementation, page.width, first="  ", rest="  "),
-        *(line for note in estimate.notes for line in wrap(note, page.width, first="  - ", rest="    ")),
+        *(
+            line
+            for note in note_sentences(estimate.notes)
+            for line in wrap(note, page.width, first="  - ", rest="    ")
+        ),
     ]
     return "\n".join(lines) + "\n"
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from memplanner.errors import printable
 from memplanner.report.markdown import escape, markdown_table
+from memplanner.report.notes import note_sentences
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import PHASE_WORDS, VERDICT_WORDS, device_word, plan_words
 from memplanner.report.terminal import Cell, Column, Page, heading, table, wrap
@@ -63,7 +64,7 @@ def fit_text(found: "Largest", page: Page, *, label: str, command: str) -> str:
     ]
     if found.value:
         lines += [*heading(page, "See it whole"), f"  {printable(command)}"]
-    notes = (*estimate.notes, f"{estimate.margin_words}.")
+    notes = (*note_sentences(estimate.notes), f"{estimate.margin_words}.")
     lines += heading(page, "Notes")
     lines += [line for note in notes for line in wrap(note, page.width, first="  - ", rest="    ")]
     return "\n".join(lines) + "\n"

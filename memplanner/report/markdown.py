@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from memplanner.errors import Problem, printable
+from memplanner.report.notes import note_sentences
 from memplanner.report.phrases import PHASE_WORDS, how_read, plan_words, share, verdict_line
 from memplanner.timeline import CATEGORIES
 from memplanner.units import format_bytes
@@ -69,5 +70,9 @@ def check_markdown(
         lines += [f"- `{c.typed}` saves {format_bytes(c.saved_bytes)}: {c.effect}" for c in shown]
     for title, told in how_read(foreign).items() if foreign is not None else ():
         lines += ["", f"{escape(title)}:", "", *(f"- {escape(text)}" for text in told)]
-    lines += ["", *(f"- {escape(note)}" for note in estimate.notes), f"- Modelled: {escape(estimate.implementation)}."]
+    lines += [
+        "",
+        *(f"- {escape(note)}" for note in note_sentences(estimate.notes)),
+        f"- Modelled: {escape(estimate.implementation)}.",
+    ]
     return "\n".join([*lines, f"- Plan: {escape(label)}."]) + "\n"

@@ -55,7 +55,7 @@ def _absent(record: "Measurement", estimate: "Estimate | None") -> int:
     """Bytes of the prediction that this backend does not have: cuBLAS workspaces, without CUDA."""
     if estimate is None or record.backend == "cuda":
         return 0
-    return sum(held.block_bytes for held in estimate.walked.held if held.category == "workspaces")
+    return estimate.workspace_bytes
 
 
 def _phases(record: "Measurement", estimate: "Estimate | None", absent: int, page: Page) -> list[str]:

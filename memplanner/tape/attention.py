@@ -6,7 +6,7 @@ Shapes: heads (batch, heads, seq, dim), kv_heads (batch, kv_heads, seq, dim), sc
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from memplanner.program.shapes import BF16, BOOL, FP32, INT64, SCALAR, Dtype, Shape
+from memplanner.program.shapes import BOOL, FP32, INT64, SCALAR, Dtype, Shape
 from memplanner.tape import ops
 from memplanner.tape.engine import Node, Tape, Tensor
 
@@ -15,28 +15,6 @@ Softmax = Literal["fp32", "value", "scores"]
 value's (GPT-2) or left (BERT). Under autocast softmax always runs in fp32."""
 
 Kernel = Literal["eager", "flash", "efficient", "math"]
-
-
-def choose_kernel(
-    kind: str, dtype: Dtype, *, groups: int, head_dim: int, compute_capability: float, masked: bool = False
-) -> Kernel:
-    """The kernel that runs for a plan's attention.
-
-    "sdpa" is PyTorch's own choice among flash (half precision, compute capability 8.0, head dim up to 256),
-    memory-efficient (no grouped-query attention) and math (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp);
-    transformers passes grouped heads as they are, unless there is a mask (use_gqa_in_sdpa), which flash cannot take.
-    """
-    if kind == "eager":
-        return "eager"
-    if kind == "flash-attention-2":
-        return "flash"
-    if kind in ("sdpa-efficient", "sdpa-math"):
-        return "efficient" if kind == "sdpa-efficient" else "math"
-    if dtype is not FP32 and compute_capability >= 8 and head_dim <= 256 and not masked:
-        return "flash"
-    if (groups > 1 and not masked) or (dtype is BF16 and compute_capability < 8):
-        return "math"
-    return "efficient"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

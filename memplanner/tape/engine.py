@@ -1,30 +1,27 @@
 """The tape's tensors, graph and log: what is born, saved and freed, in order.
 
 Log entries: index i at the birth of tensor i, ~i at its death. A stack of equal blocks is walked once and its part of
-the log is marked as a `Run` that stands for `reps` repetitions.
+the log is marked: it stands for all of them (program.Repeat).
 """
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Literal
 
+from memplanner.program.program import Carried, Repeat, Structure, TensorInfo
 from memplanner.program.shapes import SCALAR, Dtype, Shape
-from memplanner.program.symbolic import resolved
+from memplanner.tape.projection import Projection
 from memplanner.timeline import Category, Phase
-
-BLOCK_BYTES: Final = 512
-"""The caching allocator rounds every request up to this (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize)."""
-
-
-def block(num_bytes: int) -> int:
-    """Bytes the caching allocator hands out for a request."""
-    return (num_bytes + BLOCK_BYTES - 1) & -BLOCK_BYTES
 
 
 class StopRecomputeError(Exception):
     """Ends a recomputation once the last tensor that backward needs exists (checkpoint's early stop)."""
+
+
+class BlocksDifferError(Exception):
+    """The first of some blocks takes a hidden state of another type than it gives, and so it is unlike the others."""
 
 
 class Tensor:
@@ -46,14 +43,35 @@ class Tensor:
             self.tape.log.append(~self.index)
 
 
-class Param:
-    """A weight: lives through the step, and collects a gradient if it is trained.
+Role = Literal["weight", "buffer", "leaf"]
 
-    count: equal weights it stands for (one per repetition of its block). node: itself when trained (its
-    AccumulateGrad), None when frozen.
+
+class Param:
+    """A tensor of a module: lives through the step, and collects a gradient if it is trained.
+
+    count: how many equal ones it stands for, one per repetition of its block. node: itself when trained (its
+    AccumulateGrad), None when frozen. role: a weight; a buffer, which is no parameter of the model (quantisation
+    scales, cached norms, position tables); or a leaf of the graph that the step makes and drops. stands_for: the shape
+    of the weight that a packed one holds. projection: how its gradient is projected before it is used. value: a leaf's
+    own tensor, which the graph holds on to.
     """
 
-    __slots__ = ("buffer", "category", "count", "dtype", "grad", "name", "node", "shape", "tags", "trainable", "uses")
+    __slots__ = (
+        "category",
+        "count",
+        "dtype",
+        "grad",
+        "name",
+        "node",
+        "pending",
+        "projection",
+        "role",
+        "shape",
+        "stands_for",
+        "trainable",
+        "uses",
+        "value",
+    )
 
     def __init__(
         self,
@@ -63,8 +81,11 @@ class Param:
         *,
         count: int,
         trainable: bool,
-        category: Category,
-        tags: Any = None,
+        category: Category = "parameters",
+        role: Role = "weight",
+        stands_for: Shape | None = None,
+        projection: Projection | None = None,
+        value: "Tensor | None" = None,
     ) -> None:
         self.name = name
         self.shape = shape
@@ -72,16 +93,32 @@ class Param:
         self.count = count
         self.trainable = trainable
         self.category = category
-        self.tags = tags
+        self.role = role
+        self.stands_for = stands_for or shape
+        self.projection = projection
+        self.value = value
         self.node: Param | None = self if trainable else None
         self.uses = 0
-        self.buffer: Tensor | None = None
+        self.pending: Tensor | None = None
         self.grad: Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
         """Exact bytes of one copy."""
         return self.shape.numel * self.dtype.size
+
+    def copied(self, *, shape: Shape | None = None, count: int | None = None) -> "Param":
+        """A parameter like this one, of another shape or number, that no graph knows."""
+        return Param(
+            self.name,
+            shape or self.shape,
+            self.dtype,
+            count=count or self.count,
+            trainable=self.trainable,
+            category=self.category,
+            role=self.role,
+            projection=None if shape else self.projection,
+        )
 
 
 Backward = Callable[["Tape", "Node", Tensor, Any], Sequence[Tensor | None]]
@@ -148,26 +185,37 @@ _RECOMPUTED = Node(lambda tape, node, grad, saved: (), (), None, None)
 
 
 @dataclass(slots=True)
-class Run:
-    """A stretch of equal blocks, walked once: log[start:end] forward and log[back_start:back_end] backward.
+class RepeatedBlocks:
+    """Equal blocks, written once: log[start:end] forward and log[back_start:back_end] backward.
 
-    input, output: indices of the hidden states that enter and leave the walked block; the output of one is the input of
-    the next. input_kept: each block's graph keeps its input for backward. input_held: something outside the run holds
-    the walked block's input, while every further block frees its own, at the end of its forward or (input_kept) of its
-    backward. grad_input, grad_output: the gradients that enter and leave it in backward.
+    input, output: the hidden states that enter and leave the written block; the output of one block is the input of
+    the next. input_saved: each block's graph keeps its input for backward. input_outlives: something outside the blocks
+    keeps the input of the first one alive, while every further block frees its own, at the end of its forward or, if it
+    is saved, of its backward. grad_input, grad_output: the gradients that enter and leave the block in backward; -1
+    where there is none.
     """
 
-    reps: int
+    times: int
     start: int
     input: int
     end: int = -1
     output: int = -1
-    input_kept: bool = False
-    input_held: bool = False
+    input_saved: bool = False
+    input_outlives: bool = False
     back_start: int = -1
     back_end: int = -1
     grad_input: int = -1
     grad_output: int = -1
+
+    def sections(self, number: int) -> Iterator[Repeat]:
+        """Forward and backward, as a program has them. number: of these blocks."""
+        hidden = Carried(self.input, self.output, -1, self.input_outlives and not self.input_saved)
+        yield Repeat(self.start, self.end, self.times, number, carried=(hidden,))
+        if self.back_start >= 0:
+            carried = [hidden._replace(freed_at_end=self.input_outlives and self.input_saved)]
+            if self.grad_output >= 0:
+                carried.append(Carried(self.grad_input, self.grad_output, 1))
+            yield Repeat(self.back_start, self.back_end, self.times, number, descending=True, carried=tuple(carried))
 
 
 @dataclass(slots=True, eq=False)
@@ -175,26 +223,27 @@ class Tape:
     """A step being written down."""
 
     sizes: list[int] = field(default_factory=list)
-    meta: list[tuple[str, str, Shape, Dtype]] = field(default_factory=list)
-    categories: list[Category] = field(default_factory=list)
-    reps: list[int] = field(default_factory=list)
+    tensors: list[TensorInfo] = field(default_factory=list)
     log: list[int] = field(default_factory=list)
     nodes: list[Any] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    repeated: list[RepeatedBlocks] = field(default_factory=list)
     phases: list[tuple[Phase, int]] = field(default_factory=list)
     params: dict[str, Param] = field(default_factory=dict)
     autocast_cache: dict[str, Tensor] = field(default_factory=dict)
     category: Category = "activations"
     scope: str = ""
-    current_reps: int = 1
+    current_copies: int = 1
     frame: Frame | None = None
+    grad_enabled: bool = True
     on_gradient: Callable[["Tape", Param], None] | None = None
     collapse: bool = True
+    first_apart: bool = False
+    """Write the first block of a stack by itself: see BlocksDifferError."""
     gradients_held: bool = False
     leaves: list[Any] = field(default_factory=list)
     """Leaves of the graph that are no weights of the model, with their gradients: both go with the graph."""
-    values: Sequence[int] = ()
-    """What the symbolic dimensions in `meta` stand for."""
+    refresh_only: set[int] = field(default_factory=set)
+    """Tensors of steps that compute projections anew, and of no others."""
 
     # -- tensors -------------------------------------------------------------------------------------------------
 
@@ -203,31 +252,28 @@ class Tape:
         sizes = self.sizes
         index = len(sizes)
         sizes.append((shape.numel * dtype.size + 511) & -512)
-        self.meta.append((self.scope, name, shape, dtype))
-        self.categories.append(self.category)
-        self.reps.append(self.current_reps)
+        self.tensors.append(TensorInfo(self.scope, name, shape, dtype, self.category, self.current_copies))
         self.log.append(index)
         return Tensor(self, index, shape, dtype)
 
-    def described(self, index: int) -> tuple[str, str, Shape, Dtype]:
-        """A tensor's scope, name, shape and type."""
-        scope, name, shape, dtype = self.meta[index]
-        if self.values:
-            dims = (resolved(dim, self.values) for dim in shape.dims)
-            shape = Shape(**dict(zip(shape.labels, dims, strict=True)))
-        return scope, name, shape, dtype
+    @contextlib.contextmanager
+    def only_on_refresh(self) -> Iterator[None]:
+        """What is made meanwhile exists only in steps that compute projections anew."""
+        first = len(self.sizes)
+        yield
+        self.refresh_only.update(range(first, len(self.sizes)))
 
     def backdate(self, x: Tensor) -> None:
         """Let the tensor, the latest on the tape, have been there before anything else."""
         assert self.log[-1] == x.index
         self.log.insert(0, self.log.pop())
         self.phases = [(phase, position + 1 if position else 0) for phase, position in self.phases]
-        for run in self.runs:
-            run.start += 1
-            run.end += 1
-            if run.back_start >= 0:
-                run.back_start += 1
-                run.back_end += 1
+        for blocks in self.repeated:
+            blocks.start += 1
+            blocks.end += 1
+            if blocks.back_start >= 0:
+                blocks.back_start += 1
+                blocks.back_end += 1
 
     def like(self, x: Tensor, name: str, dtype: Dtype | None = None) -> Tensor:
         """A fresh tensor of x's shape and memory order."""
@@ -268,6 +314,8 @@ class Tape:
                 break
         else:
             return None
+        if not self.grad_enabled:
+            return None
         frame = self.frame
         if frame is not None and frame.recomputed is not None:
             if saved is not None:
@@ -305,8 +353,8 @@ class Tape:
         nodes = self.nodes
         while nodes:
             node = nodes.pop()
-            if node.__class__ is Run:
-                self._backward_run(node)
+            if node.__class__ is RepeatedBlocks:
+                self._backward_repeated(node)
                 continue
             grad = node.grad
             if grad is None:
@@ -359,22 +407,23 @@ class Tape:
     def _accumulate(self, param: Param, grad: Tensor) -> bool:
         """Add to the parameter's gradient; whether that makes it complete."""
         param.uses -= 1
-        if param.buffer is not None:  # the engine's rule again: in place, unless the first to arrive is a view
-            grad = param.buffer if param.buffer.base is None else self.like(param.buffer, "sum of gradients")
-            param.buffer = None
+        if param.pending is not None:  # the engine's rule again: in place, unless the first to arrive is a view
+            grad = param.pending if param.pending.base is None else self.like(param.pending, "sum of gradients")
+            param.pending = None
         if param.uses > 0:
-            param.buffer = grad
+            param.pending = grad
             return False
-        if param.category == "temporaries":
-            self.leaves.append((param.tags, grad))
-            param.tags = None
+        if param.role == "leaf":
+            self.leaves.append((param.value, grad))
+            param.value = None
             return False
         if self.gradients_held:
             del grad  # added in place into the gradient that is there already
         else:
             assert param.grad is None
-            self.categories[grad.index] = "gradients"
-            self.meta[grad.index] = (param.name, "gradient", param.shape, param.dtype)
+            self.tensors[grad.index] = self.tensors[grad.index]._replace(
+                scope=param.name, name="gradient", shape=param.shape, dtype=param.dtype, category="gradients"
+            )
             param.grad = grad
         return True
 
@@ -396,7 +445,7 @@ class Tape:
         for width, reps in runs:
             left = reps
             # What comes before the first gradient differs from what comes after, so it is walked by itself.
-            while left and (left == 1 or h.node is None or not self.collapse):
+            while left and (left == 1 or h.node is None or not self.collapse or (self.first_apart and i == 0)):
                 for j in range(i, i + width):
                     self.scope = f"{prefix}.{j}"
                     h = layer(j, h)
@@ -404,40 +453,41 @@ class Tape:
             if left:
                 entering = [h]
                 del h
-                h = self._run(prefix, i, width, left, layer, entering)
+                h = self._repeat(prefix, i, width, left, layer, entering)
                 i += width * left
         self.scope = ""
         return h
 
-    def _run(
+    def _repeat(
         self,
         prefix: str,
         first: int,
         width: int,
-        reps: int,
+        times: int,
         layer: Callable[[int, Tensor], Tensor],
         entering: list[Tensor],
     ) -> Tensor:
-        """Walk `width` blocks for all `reps` repetitions. entering: the hidden state, given up to this call."""
+        """Write `width` blocks for all `times` times that they come. entering: the hidden state, taken out."""
         h = out = entering.pop()
-        run = Run(reps=reps, start=len(self.log), input=h.index)
-        self.current_reps = reps
-        self.nodes.append(run)
+        blocks = RepeatedBlocks(times=times, start=len(self.log), input=h.index)
+        self.current_copies = times
+        self.nodes.append(blocks)
         mark = len(self.nodes)
         for j in range(width):
             step = f":{width}" if width > 1 else ""
-            self.scope = f"{prefix}.{first + j}–{first + j + (reps - 1) * width}{step}"
+            self.scope = f"{prefix}.{first + j}–{first + j + (times - 1) * width}{step}"
             out = layer(first + j, out)
-        run.input_kept = self._is_saved(h, mark)
+        if out.dtype is not h.dtype:
+            raise BlocksDifferError
+        blocks.input_saved = self._is_saved(h, mark)
         before = len(self.log)
         del h  # here the caller's `hidden_states = layer(hidden_states)` lets go of its input
-        run.end = len(self.log)
-        run.input_held = not run.input_kept and run.end == before
-        run.output = out.index
-        self.reps[out.index] = 1
-        self.current_reps = 1
-        self.runs.append(run)
-        self.nodes.append(run)
+        blocks.end = len(self.log)
+        blocks.input_outlives = not blocks.input_saved and blocks.end == before
+        blocks.output = out.index
+        self.current_copies = 1
+        self.repeated.append(blocks)
+        self.nodes.append(blocks)
         return out
 
     def _is_saved(self, h: Tensor, mark: int) -> bool:
@@ -450,17 +500,29 @@ class Tape:
                     return True
         return False
 
-    def _backward_run(self, run: Run) -> None:
-        """Backward enters the run (its end mark comes first) or leaves it."""
-        below = next((node.grad for node in reversed(self.nodes) if node.__class__ is not Run), None)
-        if run.back_start < 0:
-            run.back_start = len(self.log)
-            run.grad_input = below.index if below is not None else -1
-            self.current_reps = run.reps
+    def _backward_repeated(self, blocks: RepeatedBlocks) -> None:
+        """Backward enters the blocks (the mark at their end comes first) or leaves them."""
+        below = next((node.grad for node in reversed(self.nodes) if node.__class__ is not RepeatedBlocks), None)
+        if blocks.back_start < 0:
+            blocks.back_start = len(self.log)
+            blocks.grad_input = below.index if below is not None else -1
+            self.current_copies = blocks.times
             return
-        run.back_end = len(self.log)
-        run.input_held |= run.input_kept and ~run.input not in self.log[run.back_start :]
-        self.current_reps = 1
+        blocks.back_end = len(self.log)
+        # A saved input that backward has not freed is held by something outside the blocks.
+        blocks.input_outlives |= blocks.input_saved and ~blocks.input not in self.log[blocks.back_start :]
+        self.current_copies = 1
         if below is not None:
-            run.grad_output = below.index
-            self.reps[below.index] = 1
+            blocks.grad_output = below.index
+
+    # -- the result ----------------------------------------------------------------------------------------------
+
+    def structure(self) -> Structure:
+        """What has been written, without sizes."""
+        sections = (section for number, blocks in enumerate(self.repeated) for section in blocks.sections(number))
+        return Structure(
+            events=tuple(self.log),
+            phases=tuple(self.phases),
+            repeats=tuple(sorted(sections)),
+            copies=tuple([tensor.copies for tensor in self.tensors]),
+        )

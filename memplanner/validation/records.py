@@ -91,7 +91,7 @@ def compared(record: Measurement, estimate: Estimate) -> list[Row]:
     """Allocated peak, phases, categories at the peak, what a step keeps, reserved and device."""
     assert record.plan is not None
     on_cuda = record.backend == "cuda"
-    absent = 0 if on_cuda else sum(h.block_bytes for h in estimate.walked.held if h.category == "workspaces")
+    absent = 0 if on_cuda else estimate.workspace_bytes
     figures: list[tuple[str, int, int | None]] = []
     peak = record.peak
     assert peak is not None

@@ -11,8 +11,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from memplanner.catalogue import all_models
-from memplanner.components.context import AUXILIARY
-from memplanner.harness.build import build
+from memplanner.harness.builders.models import build
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 from tests.harness.test_against_trace import MODELS
@@ -25,9 +24,9 @@ Sizes = Counter[tuple[str, bool]]
 
 def predicted_sizes(plan: TrainingPlan) -> Sizes:
     sizes: Sizes = Counter()
-    for param in predict(plan).walked.tape.params.values():
-        if param.tags is not AUXILIARY:
-            sizes[param.dtype.name, param.trainable] += param.num_bytes * param.count
+    for param in predict(plan).program.persistent:
+        if param.role == "weight":
+            sizes[param.dtype.name, param.trainable] += param.num_bytes
     return sizes
 
 

@@ -12,8 +12,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from memplanner.catalogue import all_models
-from memplanner.components.context import AUXILIARY
-from memplanner.harness.build import build
+from memplanner.harness.builders.models import build
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 
@@ -37,20 +36,20 @@ def test_published_counted_and_real(path: Path) -> None:
     assert predict(plan).num_parameters == predict(plan).num_trainable == real == published
     for precision, width in WIDTHS.items():
         found = predict(TrainingPlan.model_validate({"model": path.stem, "precision": precision}))
-        weights = [p for p in found.walked.tape.params.values() if p.tags is not AUXILIARY]
-        buffers = [p for p in found.walked.tape.params.values() if p.tags is AUXILIARY]
-        assert sum(p.num_bytes * p.count for p in weights) == real * width
+        weights = [p for p in found.program.persistent if p.role == "weight"]
+        buffers = [p for p in found.program.persistent if p.role == "buffer"]
+        assert sum(p.num_bytes for p in weights) == real * width
         assert found.persistent["gradients"] == real * width
         assert found.persistent["optimizer_state"] == 2 * real * width
-        assert found.persistent["parameters"] == real * width + sum(p.num_bytes * p.count for p in buffers)
+        assert found.persistent["parameters"] == real * width + sum(p.num_bytes for p in buffers)
 
 
 @pytest.mark.parametrize("path", MODEL_FILES, ids=lambda p: p.stem)
 def test_buffers_are_the_modules_own(path: Path) -> None:
     found = predict(TrainingPlan(model=path.stem))
-    buffers = [p for p in found.walked.tape.params.values() if p.tags is AUXILIARY]
+    buffers = [p for p in found.program.persistent if p.role == "buffer"]
     real = [b.numel() * b.element_size() for b in build(found.plan)[0].buffers()]
-    assert sum(p.num_bytes * p.count for p in buffers) == sum(real)
+    assert sum(p.num_bytes for p in buffers) == sum(real)
 
 
 QUANTISED = {
@@ -125,8 +124,8 @@ def test_quantised_base(quantization: str, kbit: bool, method: str, tmp_path: Pa
     }
     found = predict(TrainingPlan.model_validate(plan))
     names = {"fp32": "float32", "bf16": "bfloat16"}
-    walked: Counter[tuple[str, bool]] = Counter()
-    for p in found.walked.tape.params.values():
-        if "inv_freq" not in p.name:
-            walked[names.get(p.dtype.name, p.dtype.name), p.trainable] += p.num_bytes * p.count
-    assert walked == real
+    predicted: Counter[tuple[str, bool]] = Counter()
+    for p in found.program.persistent:
+        if p.role != "state" and "inv_freq" not in p.name:
+            predicted[names.get(p.dtype.name, p.dtype.name), p.trainable] += p.num_bytes
+    assert predicted == real

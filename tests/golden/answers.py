@@ -9,6 +9,7 @@ from typing import Any
 from memplanner.errors import UserError
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
+from memplanner.report.notes import note_sentences
 
 PLANS = Path(__file__).parent / "plans.jsonl"
 """One plan and its answer a line."""
@@ -39,7 +40,7 @@ def timeline(estimate: Estimate) -> list[str]:
 
 def notes(estimate: Estimate) -> list[str]:
     """As a person reads them."""
-    return list(estimate.notes)
+    return list(note_sentences(estimate.notes))
 
 
 def figures(estimate: Estimate) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def plan_of(model: str, fields: dict[str, Any], folder: Path) -> TrainingPlan:
 
 def workspaces(estimate: Estimate) -> int:
     """The trace has no cuBLAS."""
-    return sum(h.block_bytes for h in estimate.walked.held if h.category == "workspaces")
+    return estimate.workspace_bytes
 
 
 @pytest.mark.parametrize(("model", "fields"), FAMILIES + SIZES + REGIMES + METHODS)

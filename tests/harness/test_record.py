@@ -13,7 +13,7 @@ import torch
 
 from memplanner.catalogue import profiles_dir
 from memplanner.errors import UserError
-from memplanner.harness.build import optimizers_for
+from memplanner.harness.builders.optimizers import optimizers_for
 from memplanner.harness.record import available, available_bytes, measure
 from memplanner.measurement import Measurement, load_measurement, save_measurement
 from memplanner.plan.training_plan import TrainingPlan

@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from memplanner.harness.build import build, optimizer_for
+from memplanner.harness.builders.models import build
+from memplanner.harness.builders.optimizers import optimizer_of
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 from tests.optimizers.test_states import CONFIG, galore_groups, plan_of, real_model, state_bytes, storages, train
@@ -76,7 +77,7 @@ def test_the_code_books_are_shared(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     plan = plan_of(tmp_path, optimizer="adamw-8bit")
     model = real_model(plan)
-    real = optimizer_for(plan, list(model.parameters()))
+    real = optimizer_of(plan.optimizer, [{"params": list(model.parameters())}])
     train(model, real)
     maps = [state[name] for state in real.state.values() for name in ("qmap1", "qmap2") if name in state]
     assert len(maps) > 2
@@ -90,7 +91,7 @@ def test_no_code_books_where_every_state_is_whole(tmp_path: Path) -> None:
     model = real_model(plan)
     params = [p for p in model.parameters() if p.requires_grad]
     assert max(p.numel() for p in params) < 4096
-    real = optimizer_for(plan, params)
+    real = optimizer_of(plan.optimizer, [{"params": params}])
     train(model, real)
     assert predict(plan).persistent["optimizer_state"] == state_bytes(real, host_step=True)
 
@@ -132,7 +133,7 @@ def test_families(family: str, optimizer: str, method: Any, tmp_path: Path) -> N
     model = whole_model(plan)
     classifier = build(plan)[1].classifier
     params = [p for p in model.parameters() if p.requires_grad]
-    real = optimizer_for(plan, params)
+    real = optimizer_of(plan.optimizer, [{"params": params}])
     tokens = torch.randint(2, 301, (2, 32))
     labels = torch.tensor([0, 1]) if classifier else tokens
     for _ in range(2):

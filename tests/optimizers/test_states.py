@@ -10,10 +10,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from memplanner.components.optimizers.adamw8bit import AdamW8bit
-from memplanner.harness.build import build, optimizer_for
+from memplanner.harness.builders.models import build
+from memplanner.harness.builders.optimizers import optimizer_of
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 from memplanner.program.shapes import FP32, Shape
+from memplanner.tape.engine import Param
 
 CONFIG = {
     "model_type": "llama",
@@ -93,7 +95,7 @@ def test_torch_and_transformers(optimizer: Any, host_step: bool, precision: str,
     plan = plan_of(tmp_path, optimizer=optimizer, precision=precision, method=method)
     model = real_model(plan)
     params = [p for p in model.parameters() if p.requires_grad]
-    real = optimizer_for(plan, params)
+    real = optimizer_of(plan.optimizer, [{"params": params}])
     train(model, real)
     persistent = predict(plan).persistent
     assert persistent["optimizer_state"] == state_bytes(real, host_step=host_step)
@@ -112,7 +114,7 @@ def test_bitsandbytes_8bit(precision: str, method: Any, tmp_path: Path) -> None:
     params = [p for p in model.parameters() if p.requires_grad]
     assert any(p.numel() < 4096 for p in params) or method != "full"
     assert any(p.numel() > 4096 and p.numel() % 256 for p in params)
-    real = optimizer_for(plan, params)
+    real = optimizer_of(plan.optimizer, [{"params": params}])
     train(model, real)
     assert predict(plan).persistent["optimizer_state"] == state_bytes(real, host_step=True)
 
@@ -120,7 +122,8 @@ def test_bitsandbytes_8bit(precision: str, method: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("numel", [1, 255, 4095, 4096, 4097, 4352, 10_000])
 def test_torchao_8bit_rule(numel: int) -> None:
     """Only tensors of at least 4096 elements in whole blocks are quantised (torchao/optim/adam.py, _new_buffer)."""
-    state = AdamW8bit(format="torchao").state(Shape(n=numel), FP32)
+    param = Param("weight", Shape(n=numel), FP32, count=1, trainable=True)
+    state = AdamW8bit(format="torchao").state(param)
     total = sum(t.shape.numel * t.dtype.size for t in state if t.name != "step")
     quantised = numel >= 4096 and numel % 256 == 0
     assert total == (2 * (numel + numel // 256 * 4 + 1024) if quantised else 2 * numel * 4)

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memplanner.allocator import native
-from memplanner.allocator.pool import Stretch, segment_bytes
+from memplanner.allocator.pool import one_by_one, segment_bytes
 from memplanner.allocator.reference import CachingAllocator, DeviceFullError
 from memplanner.allocator.reserved import forget
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
+from memplanner.program.decode import Stretch
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -322,7 +323,7 @@ def test_blocks_after_one_another_are_the_same_compiled_and_not(
     allocator = CachingAllocator()
     blocks: dict[int, Any] = {}
     for stretch in (*story, *story[1:]):
-        for event in (event for part in stretch.one_by_one() for event in part):
+        for event in (event for part in one_by_one(stretch) for event in part):
             if event >= 0 and sizes[event]:
                 blocks[event] = allocator.allocate(sizes[event])
             elif event < 0 and sizes[~event]:

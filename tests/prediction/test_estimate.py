@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from memplanner.errors import UserError
+from memplanner.notes import TypicalBatch
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
-from memplanner.units import format_bytes
 
 
 def estimate(**fields: Any) -> Estimate:
@@ -53,7 +53,7 @@ def end_of(phase: str, e: Estimate) -> int:
 
 def test_gradients_kept_are_alive_in_forward() -> None:
     plain, kept = estimate(), estimate(step={"keep_gradients": True})
-    gradients = sum(-(-p.num_bytes // 512) * 512 * p.count for p in kept.walked.tape.params.values() if p.trainable)
+    gradients = sum(t.block_bytes for t in kept.program.persistent if t.trainable)
     assert end_of("loss", kept) - end_of("loss", plain) == gradients
     assert end_of("backward", kept) == end_of("backward", plain)
     accumulated = estimate(step={"grad_accumulation": 4})
@@ -70,7 +70,7 @@ def test_the_output_object_holds_the_logits() -> None:
 def test_foreach_makes_a_root_per_parameter() -> None:
     foreach, fused = estimate(), estimate(optimizer="adamw-fused")
     peak = next(p for p in foreach.phases if p.name == "update")
-    weights = sum(-(-p.num_bytes // 512) * 512 * p.count for p in foreach.walked.tape.params.values() if p.trainable)
+    weights = sum(t.block_bytes for t in foreach.program.persistent if t.trainable)
     assert peak.peak_bytes - end_of("backward", foreach) == weights
     quiet = next(p for p in fused.phases if p.name == "update")
     assert quiet.peak_bytes == end_of("backward", fused)
@@ -131,8 +131,7 @@ def test_an_ordinary_batch_beside_the_longest() -> None:
     e = estimate(step={"seq_len": 1024, "typical_seq_len": 300})
     short = estimate(step={"seq_len": 300})
     assert e.allocated_bytes == estimate(step={"seq_len": 1024}).allocated_bytes
-    (note,) = [n for n in e.notes if "ordinary" in n]
-    assert f"300 tokens long, allocates {format_bytes(short.allocated_bytes)}" in note
+    assert e.notes == (TypicalBatch(seq_len=300, allocated_bytes=short.allocated_bytes),)
 
 
 def test_allocator_options_change_reserved_alone() -> None:

@@ -7,14 +7,16 @@ import pytest
 torch = pytest.importorskip("torch")
 bitsandbytes = pytest.importorskip("bitsandbytes")
 
-from memplanner.components.quantization.bitsandbytes import state_shapes
+from memplanner.components.quantization import QUANTIZATIONS
 from memplanner.program.shapes import Shape
 
 SHAPES = [(64, 64), (96, 200), (1000, 72), (512, 1024)]
 
 
 def sizes(quantization: str, out: int, in_: int) -> list[int]:
-    return sorted(s.numel * d.size for _, s, d in state_shapes(quantization, Shape(out=out, in_=in_)))
+    chosen = QUANTIZATIONS[quantization]
+    assert chosen is not None
+    return sorted(t.shape.numel * t.dtype.size for t in chosen.tensors(Shape(out=out, in_=in_)))
 
 
 def nbytes(*tensors: Any) -> list[int]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memplanner.program.symbolic import Program, resolved
+from memplanner.program.symbolic import Arithmetic, resolved
 
 COMPUTED: dict[str, Callable[[Any, Any], Any]] = {
     "sum": lambda x, y: x + y + 3 + (4 + x),
@@ -25,7 +25,7 @@ COMPUTED: dict[str, Callable[[Any, Any], Any]] = {
 def test_what_was_computed_is_computed_again(
     formula: Callable[[Any, Any], Any], a: int, b: int, c: int, d: int
 ) -> None:
-    program = Program(a, b)
+    program = Arithmetic(a, b)
     found = formula(*program.inputs)
     assert resolved(found, program.values) == formula(a, b)
     again = program.run(c, d)
@@ -50,14 +50,14 @@ ASKED: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("first", [7, 8, 9])
 @pytest.mark.parametrize("other", [7, 8, 9])
 def test_a_comparison_must_come_out_the_same(question: Callable[[Any], Any], first: int, other: int) -> None:
-    program = Program(first)
+    program = Arithmetic(first)
     (x,) = program.inputs
     assert question(x) == question(first)
     assert (program.run(other) is not None) == (question(other) == question(first))
 
 
 def test_the_smaller_of_two_stays_the_same_one() -> None:
-    program = Program(100)
+    program = Arithmetic(100)
     (x,) = program.inputs
     found: Any = min(256, x)  # type: ignore[call-overload]
     assert [resolved(found, program.run(n) or ()) for n in (1, 255)] == [1, 255]
@@ -75,7 +75,7 @@ BOUND: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("use", BOUND.values(), ids=BOUND)
 def test_whatever_needs_the_number_itself_binds_the_program_to_it(use: Callable[[Any], Any]) -> None:
-    program = Program(5)
+    program = Arithmetic(5)
     (x,) = program.inputs
     assert len(use(x)) == len(use(5))
     assert program.run(5) is not None
@@ -83,7 +83,7 @@ def test_whatever_needs_the_number_itself_binds_the_program_to_it(use: Callable[
 
 
 def test_what_is_not_known_to_be_sound_is_refused() -> None:
-    (x,) = Program(5).inputs
+    (x,) = Arithmetic(5).inputs
     number: Any = x
     for use in (
         lambda: number / 2,
@@ -98,13 +98,13 @@ def test_what_is_not_known_to_be_sound_is_refused() -> None:
 
 
 def test_numbers_of_two_programs_do_not_mix() -> None:
-    (x,), (y,) = Program(1).inputs, Program(2).inputs
+    (x,), (y,) = Arithmetic(1).inputs, Arithmetic(2).inputs
     with pytest.raises(AssertionError):
         x + y
 
 
 def test_what_a_comparison_has_ruled_out_is_not_computed() -> None:
-    program = Program(7)
+    program = Arithmetic(7)
     (x,) = program.inputs
     found = (x + 5) // (x - 5) if x > 5 else 0
     assert resolved(found, program.values) == 6

@@ -5,13 +5,11 @@ Modelled implementation: transformers' modeling_bert.py and modeling_roberta.py.
 
 from dataclasses import dataclass
 
-from memplanner.components.architectures.common import attention_mask
 from memplanner.components.context import Context, LinearSpec
-from memplanner.program.shapes import FP32, INT64, Shape
+from memplanner.program.shapes import INT64, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Tensor
-from memplanner.tape.loss import cross_entropy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,32 +132,24 @@ class Bert:
         hidden = self.norm("embeddings.LayerNorm", hidden)
         return ops.dropout(hidden, c.hidden_dropout)
 
-    def classifier(self, sequence: Tensor) -> Tensor:
+    def logits(self, hidden_states: Tensor) -> Tensor:
         """BERT: pooler (dense, tanh), dropout, linear. RoBERTa: dropout, dense, tanh, dropout, linear."""
         ctx, c = self.ctx, self.c
-        x = ops.select_first(sequence, self.first)
-        logits = Shape(batch=ctx.batch, labels=c.num_labels)
+        x = ops.select_first(hidden_states, self.first)
+        labels = Shape(batch=ctx.batch, labels=c.num_labels)
         d, n = c.hidden, c.num_labels
         if c.pooler:
             x = ops.tanh(ctx.linear(LinearSpec("pooler.dense", d, d, bias=True, in_block=False), x, self.first))
             x = ops.dropout(x, c.classifier_dropout)
-            return ctx.head(LinearSpec("classifier", d, n, bias=True), x, logits)
+            return ctx.head(LinearSpec("classifier", d, n, bias=True), x, labels)
         x = ops.dropout(x, c.classifier_dropout)
         x = ops.tanh(ctx.head(LinearSpec("classifier.dense", d, d, bias=True), x, self.first))
         x = ops.dropout(x, c.classifier_dropout)
-        return ctx.head(LinearSpec("classifier.out_proj", d, n, bias=True), x, logits)
+        return ctx.head(LinearSpec("classifier.out_proj", d, n, bias=True), x, labels)
 
-    def base(self, input_ids: Tensor) -> Tensor:
+    def hidden_states(self, input_ids: Tensor) -> Tensor:
         """RobertaModel: token ids to the last hidden state."""
         embedding_output = self.embeddings(input_ids)
-        mask = attention_mask(self.ctx, causal=False)
+        mask = self.ctx.attention.mask(self.ctx, causal=False)
         hidden = self.ctx.layers("encoder.layer", self.c.num_layers, self.block, [embedding_output], mask)
         return hidden
-
-    def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:
-        """(logits, loss)."""
-        sequence = self.base(input_ids)
-        logits = self.classifier(sequence)
-        self.ctx.tape.phase("loss")
-        loss = cross_entropy(ops.to(logits, FP32) if self.ctx.autocast else logits, labels)
-        return logits, loss

@@ -5,12 +5,12 @@ Modelled implementation: transformers' modeling_gpt2.py. Its linear layers are C
 
 from dataclasses import dataclass
 
-from memplanner.components.architectures.common import attention_mask, language_model_head
+from memplanner.components.architectures.common import head_weight, logits_of
 from memplanner.components.context import Context, LinearSpec
 from memplanner.program.shapes import INT64, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads
-from memplanner.tape.engine import Tensor
+from memplanner.tape.engine import Param, Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Gpt2:
 
     def __init__(self, config: Gpt2Config, ctx: Context) -> None:
         c = config
-        self.c, self.ctx = c, ctx
+        self.c, self.ctx, self.vocab = c, ctx, c.vocab
         b, s, d = ctx.batch, ctx.seq, c.hidden
         self.hidden = Shape(batch=b, seq=s, hidden=d)
         self.rows = Shape(batch=b, seq=s, one=1)
@@ -89,7 +89,7 @@ class Gpt2:
         feed_forward = self.mlp(hidden)
         return ops.add(residual, feed_forward, "residual")
 
-    def base(self, input_ids: Tensor) -> Tensor:
+    def hidden_states(self, input_ids: Tensor) -> Tensor:
         """GPT2Model: token ids to the last hidden state."""
         ctx, tape, c = self.ctx, self.ctx.tape, self.c
         positions = Shape(one=1, seq=ctx.seq)
@@ -102,15 +102,14 @@ class Gpt2:
             tape, place, position_ids, Shape(one=1, seq=ctx.seq, hidden=c.hidden), "position embeddings"
         )
         hidden = ops.add_broadcast(inputs_embeds, position_embeds, "embeddings")
-        mask = attention_mask(ctx)
+        mask = ctx.attention.mask(ctx)
         entering = [ops.dropout(hidden, c.embedding_dropout)]
         del hidden
         hidden = ctx.layers("h", c.num_layers, self.block, entering, mask)
         return self.norm("ln_f", hidden)
 
-    def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:
-        """(logits, loss)."""
-        hidden = self.base(input_ids)
-        return language_model_head(
-            self.ctx, hidden, labels, vocab=self.c.vocab, tied_to="wte.weight" if self.c.tied else None
-        )
+    def head_weight(self) -> Param:
+        return head_weight(self.ctx, self.vocab, self.c.hidden, tied_to="wte.weight" if self.c.tied else None)
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        return logits_of(self.ctx, hidden_states, self.head_weight())

@@ -7,12 +7,12 @@ f intermediate, h heads, g key/value heads, e head dim, v vocabulary.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memplanner.components.architectures.common import attention_mask, language_model_head
+from memplanner.components.architectures.common import head_weight, logits_of
 from memplanner.components.context import Context, LinearSpec
 from memplanner.program.shapes import FP32, INT64, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads
-from memplanner.tape.engine import Tensor
+from memplanner.tape.engine import Param, Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Llama:
 
     def __init__(self, config: LlamaConfig, ctx: Context) -> None:
         c = config
-        self.c, self.ctx = c, ctx
+        self.c, self.ctx, self.vocab = c, ctx, c.vocab
         b, s, d = ctx.batch, ctx.seq, c.hidden
         self.hidden = Shape(batch=b, seq=s, hidden=d)
         self.rows = Shape(batch=b, seq=s, one=1)
@@ -138,7 +138,7 @@ class Llama:
 
     # -- the model, LlamaForCausalLM -----------------------------------------------------------------------------
 
-    def base(self, input_ids: Tensor) -> Tensor:
+    def hidden_states(self, input_ids: Tensor) -> Tensor:
         """LlamaModel: token ids to the last hidden state."""
         ctx, tape, c = self.ctx, self.ctx.tape, self.c
         table = ctx.param("embed_tokens.weight", self.vocab_table)
@@ -147,7 +147,7 @@ class Llama:
         ctx.require_input_gradients(inputs_embeds)
         for name in ("rotary_emb.inv_freq", "rotary_emb.original_inv_freq"):
             ctx.buffer(name, Shape(half_head_dim=c.head_dim // 2), FP32)
-        mask = attention_mask(ctx)
+        mask = ctx.attention.mask(ctx)
         shared = Shared(*self.rotary_tables(), mask)
         hidden = ctx.layers("layers", c.num_layers, self.block, [inputs_embeds], shared)
         hidden = self.norm("norm", hidden)
@@ -167,9 +167,8 @@ class Llama:
         del freqs, angles, cos, sin
         return cosine, sine
 
-    def forward(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:
-        """(logits, loss)."""
-        hidden = self.base(input_ids)
-        return language_model_head(
-            self.ctx, hidden, labels, vocab=self.c.vocab, tied_to="embed_tokens.weight" if self.c.tied else None
-        )
+    def head_weight(self) -> Param:
+        return head_weight(self.ctx, self.vocab, self.c.hidden, tied_to="embed_tokens.weight" if self.c.tied else None)
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        return logits_of(self.ctx, hidden_states, self.head_weight())

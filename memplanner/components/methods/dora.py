@@ -1,18 +1,19 @@
 """DoRA as peft runs it (arXiv 2402.09353; peft/tuners/lora/dora.py): LoRA with a trained magnitude per output row."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from memplanner.components.context import Context, LinearSpec
-from memplanner.components.methods.lora import Lora
+from memplanner.components.methods.lora import PeftAdapter
 from memplanner.program.shapes import Dtype, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.engine import Param, Tensor
 
 
-class Dora(Lora):
+class Dora(PeftAdapter):
     """Weight-decomposed low-rank adapters."""
 
-    kind: Literal["dora"] = "dora"  # type: ignore[assignment]
+    label: ClassVar[str] = "DoRA"
+    kind: Literal["dora"] = "dora"
 
     def adapt(
         self, ctx: Context, spec: LinearSpec, x: Tensor, result: Tensor, a: Param, b: Param, out_shape: Shape
@@ -70,7 +71,7 @@ class Dora(Lora):
             weight.dtype,
             count=weight.count,
             trainable=True,
-            category="temporaries",
+            role="leaf",
         )
 
     def weight_norm(
@@ -97,8 +98,8 @@ class Dora(Lora):
             lora_weight = tape.new(full, dtype, "B·A in the adapter's type")
         held = (*held, lora_weight)
         weight = None
-        if ctx.quantization != "none" or ctx.weight_dtype is not dtype:
-            if ctx.quantization != "none":
+        if ctx.quantization is not None or ctx.weight_dtype is not dtype:
+            if ctx.quantization is not None:
                 dequantised = tape.new(full, ctx.weight_dtype, "dequantised weight")
                 weight = (
                     dequantised if ctx.weight_dtype is dtype else tape.new(full, dtype, "weight in the adapter's type")

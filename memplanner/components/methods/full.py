@@ -1,26 +1,22 @@
 """Full training: every parameter learns."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from memplanner.components.context import Context, LinearSpec
+from memplanner.components.methods.base import Method
 from memplanner.program.shapes import Shape
-from memplanner.settings.base import Settings
 from memplanner.tape.engine import Tensor
 
 
-class Full(Settings):
+class Full(Method):
     """Every parameter is trained."""
 
+    label: ClassVar[str] = "full training"
     kind: Literal["full"] = "full"
 
     def linear(self, ctx: Context, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """A plain linear layer."""
         return ctx.plain_linear(spec, x, out_shape, trainable=True)
-
-    @property
-    def copies_head(self) -> bool:
-        """Whether a new classification head is trained as a copy."""
-        return False
 
     def trains(self, ctx: Context, path: str) -> bool:
         """Everything learns."""

@@ -4,17 +4,20 @@ y = (x·W0ᵀ + s·(x·Jᵀ)·Iᵀ) ⊙ (mag / ‖W0 + s·I·J‖), with W0 (m, 
 no (m, n) temporary: ‖·‖² per row comes from W0·Jᵀ (m, k), J·Jᵀ (k, k) and a kept ‖W0‖² (m).
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from memplanner.components.context import AUXILIARY, Context, LinearSpec
+from memplanner.components.context import Context, LinearSpec
 from memplanner.components.methods.dora import Dora
+from memplanner.components.methods.galore import galore_rule
+from memplanner.components.methods.gradnormlorp_update import authors_rule, gradnormlorp_rule
 from memplanner.components.methods.low_rank import AdapterDtype, LowRank, adapter_dtype
-from memplanner.components.optimizers.rules import ExtraState, Projection
+from memplanner.components.optimizers.update import Optimizer, UpdateRule
 from memplanner.program.shapes import FP32, Dtype, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.engine import Node, Param, Tape, Tensor
+from memplanner.tape.projection import Projection
 
 Implementation = Literal["reparameterised", "low-rank-weight-norm-adamw", "weight-norm-galore-adamw", "dora-galore"]
 
@@ -22,6 +25,7 @@ Implementation = Literal["reparameterised", "low-rank-weight-norm-adamw", "weigh
 class GradNormLorp(LowRank):
     """W_eff = mag ⊙ (W0 + s·I·J) / ‖W0 + s·I·J‖, with the gradients of I and J projected."""
 
+    label: ClassVar[str] = "GradNormLoRP"
     kind: Literal["gradnormlorp"] = "gradnormlorp"
     projection_rank: Annotated[int, Field(ge=1, le=1 << 20)] = 4
     """Rank r of the gradient projection; a side of a factor no longer than r is left whole."""
@@ -50,15 +54,31 @@ class GradNormLorp(LowRank):
         return self.implementation == "dora-galore"
 
     @property
-    def above_full_rank(self) -> str:
-        """What a rank above a matrix's smaller side comes to."""
-        if self.extra_state:
-            return "the SVD has no more than that, and so the rank is that"
-        return super().above_full_rank
+    def is_bare(self) -> bool:
+        """Whether the weights stay as they are and the authors' optimizers do all the work."""
+        return self.implementation in ("low-rank-weight-norm-adamw", "weight-norm-galore-adamw")
+
+    @property
+    def rank_is_capped(self) -> bool:
+        """Where the rank is the projection's, the SVD gives no more than the matrix's smaller side."""
+        return self.is_bare
+
+    @property
+    def refreshes(self) -> bool:
+        """Every refresh_interval steps."""
+        return True
+
+    def rule(self, optimizer: Optimizer) -> UpdateRule:
+        """memplanner.gradnormlorp's optimizer, the authors', or galore_torch's over DoRA's factors."""
+        if self.implementation == "reparameterised":
+            return gradnormlorp_rule(optimizer)
+        if self.is_bare:
+            return authors_rule(optimizer, low_rank=self.implementation == "low-rank-weight-norm-adamw")
+        return galore_rule(optimizer, "GradNormLoRP over DoRA")
 
     def trains(self, ctx: Context, path: str) -> bool:
         """What is not targeted learns in pre-training."""
-        return self.train_rest or self.implementation in ("low-rank-weight-norm-adamw", "weight-norm-galore-adamw")
+        return self.train_rest or self.is_bare
 
     def linear(self, ctx: Context, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """The reparameterised layer, or a plain one whose optimizer does the work."""
@@ -66,8 +86,9 @@ class GradNormLorp(LowRank):
             return ctx.plain_linear(spec, x, out_shape, trainable=self.trains(ctx, spec.path))
         if self.implementation == "dora-galore":
             return self.as_dora(ctx, spec, x, out_shape)
-        if self.implementation != "reparameterised":
-            return ctx.plain_linear(spec, x, out_shape, trainable=True, tags=self.bare_rule(ctx, spec))
+        if self.is_bare:
+            projection = Projection(rank=self.rank_of(ctx, spec))
+            return ctx.plain_linear(spec, x, out_shape, trainable=True, projection=projection)
         return self.reparameterised(ctx, spec, x, out_shape)
 
     def reparameterised(self, ctx: Context, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
@@ -91,18 +112,17 @@ class GradNormLorp(LowRank):
         """W0, the bias, I, J and the magnitude, which is always in fp32; ‖W0‖² per row is kept beside them."""
         k, (out, in_) = self.rank_of(ctx, spec), spec.labels
         dtype = adapter_dtype(ctx, self.adapter_dtype)
-        sides: Literal["one", "two"] = "one" if self.projection == "one-sided" else "two"
-        rule = Projection(rank=self.projection_rank, sides=sides, adds_product=True)
+        projection = Projection(rank=self.projection_rank, two_sided=self.projection == "two-sided")
         weight = ctx.param(f"{spec.path}.weight", spec.weight_shape, trainable=False)
         bias = ctx.param(f"{spec.path}.bias", spec.bias_shape) if spec.bias else None
         shapes = {"I": Shape(**{out: spec.out_features, "rank": k}), "J": Shape(**{"rank": k, in_: spec.in_features})}
         factor_i, factor_j = (
-            ctx.param(f"{spec.path}.{n}", s, trainable=True, dtype=dtype, category="adapters", tags=rule)
+            ctx.param(f"{spec.path}.{n}", s, trainable=True, dtype=dtype, category="adapters", projection=projection)
             for n, s in shapes.items()
         )
         rows = Shape(**{out: spec.out_features})
         magnitude = ctx.param(f"{spec.path}.magnitude", rows, trainable=True, dtype=FP32, category="adapters")
-        ctx.param(f"{spec.path}.row_squares", rows, trainable=False, dtype=FP32, category="adapters", tags=AUXILIARY)
+        ctx.buffer(f"{spec.path}.row_squares", rows, FP32, category="adapters")
         return weight, bias, factor_i, factor_j, magnitude
 
     def ratio(self, ctx: Context, spec: LinearSpec, weight: Param, i: Param, j: Param, magnitude: Param) -> Tensor:
@@ -135,37 +155,8 @@ class GradNormLorp(LowRank):
             adapter_dtype="base",
         )
         for factor in adapter.factors(ctx, spec):
-            factor.tags = Projection(rank=self.projection_rank, sides="one", stores_identity=True)
+            factor.projection = Projection(rank=self.projection_rank)
         return adapter.linear(ctx, spec, x, out_shape)
-
-    def bare_rule(self, ctx: Context, spec: LinearSpec) -> Projection:
-        """Paths A and C of the authors' code: what their optimizers keep per weight beside the projected moments."""
-        return Projection(
-            rank=self.rank_of(ctx, spec),
-            sides="one",
-            pins_full_factor=True,
-            stores_identity=True,
-            extra=self.extra_state,
-            keeps_moments=self.implementation == "low-rank-weight-norm-adamw",
-        )
-
-    @property
-    def extra_state(self) -> tuple[ExtraState, ...]:
-        """What LowRankWeightNormAdamW and WeightNormGaLoreAdamW keep for every parameter: the weight's direction v and
-        its norms g, with what the optimizer keeps for them.
-        """
-        if self.implementation == "low-rank-weight-norm-adamw":
-            return (
-                ExtraState("v, a full copy of the weight", "full"),
-                ExtraState("g", "row"),
-                ExtraState("moments of g", "row", 2),
-            )
-        if self.implementation == "weight-norm-galore-adamw":
-            return (
-                ExtraState("v, its gradient and moments", "full", 5),
-                ExtraState("g, its gradient and moments", "row", 4),
-            )
-        return ()
 
 
 CHUNK_ROWS: Final = 256

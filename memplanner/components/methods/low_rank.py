@@ -1,12 +1,14 @@
 """Fields and rules that the low-rank methods share."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from memplanner.components.context import Context, LinearSpec
+from memplanner.components.methods.base import Method
+from memplanner.notes import RankAboveMatrix
 from memplanner.program.shapes import FP32, Dtype
-from memplanner.settings.base import Settings
 
 Rank = Annotated[int, Field(ge=1, le=1 << 20)]
 AdapterDtype = Literal["fp32", "base"]
@@ -26,8 +28,10 @@ def ends_in(path: str, name: str) -> bool:
     return path == name or path.endswith(f".{name}")
 
 
-class LowRank(Settings):
+class LowRank(Method):
     """What every method with a rank and target modules has."""
+
+    has_rank: ClassVar[bool] = True
 
     rank: Rank = 8
     """Inner rank of the adapter or projection."""
@@ -63,17 +67,25 @@ class LowRank(Settings):
         rank = self.rank_at(f"{ctx.tape.scope}.{spec.path}")
         small = min(spec.in_features, spec.out_features)
         if rank > small:
-            ctx.notes.append(
-                f"rank {rank} is above {small}, the smaller side of a matrix it is for: {self.above_full_rank}"
-            )
+            ctx.notes.append(RankAboveMatrix(rank=rank, smaller_side=small, is_capped=self.rank_is_capped))
         return rank
 
     @property
-    def above_full_rank(self) -> str:
-        """What a rank above a matrix's smaller side comes to."""
-        return "the adapter is larger than it need be"
+    def rank_is_capped(self) -> bool:
+        """Whether a rank above a matrix's smaller side comes to that side; an adapter is as large as it is told."""
+        return False
+
+    @property
+    def named_targets(self) -> tuple[str, ...]:
+        """target_modules."""
+        return self.target_modules
+
+    @property
+    def ranks_by_name(self) -> Mapping[str, int]:
+        """rank_pattern."""
+        return self.rank_pattern
 
 
 def adapter_dtype(ctx: Context, choice: AdapterDtype) -> Dtype:
     """FP32, or the base weights' type where that is a floating one."""
-    return FP32 if choice == "fp32" or ctx.quantization != "none" else ctx.weight_dtype
+    return FP32 if choice == "fp32" or ctx.quantization is not None else ctx.weight_dtype

@@ -1,10 +1,10 @@
 """AdamW with block-wise 8-bit moments (arXiv 2110.02861), in bitsandbytes' and torchao's formats."""
 
-from typing import Final, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Final, Literal
 
-from memplanner.components.optimizers.rules import StateTensor
-from memplanner.program.shapes import FP32, SCALAR, UINT8, Dtype, Shape
-from memplanner.settings.base import Settings
+from memplanner.components.optimizers.update import Optimizer, StateTensor
+from memplanner.program.shapes import FP32, SCALAR, UINT8, Shape
 from memplanner.tape.engine import Param, Tape
 
 BLOCK: Final = 256
@@ -13,29 +13,33 @@ MIN_8BIT_NUMEL: Final = 4096
 """Smaller tensors keep whole moments (min_8bit_size in bitsandbytes, the same bound in torchao)."""
 
 
-class AdamW8bit(Settings):
+class AdamW8bit(Optimizer):
     """AdamW with block-wise 8-bit moments."""
 
+    label: ClassVar[str] = "8-bit AdamW"
     kind: Literal["adamw-8bit"] = "adamw-8bit"
     format: Literal["bitsandbytes", "torchao"] = "bitsandbytes"
     """Whose 8-bit format: block sizes and which tensors stay whole differ."""
     update_norms: bool = False
     """Keep the norm of each parameter's update, one fp32 (bitsandbytes' max_unorm above zero)."""
 
-    @property
-    def in_place(self) -> bool:
-        """Whether the update makes no temporaries."""
-        return True
+    def describe(self) -> str:
+        """adamw-8bit, and whose format."""
+        return f"{self.kind} ({self.format})"
 
-    def state(self, shape: Shape, dtype: Dtype) -> tuple[StateTensor, ...]:
-        """bitsandbytes: bytes and fp32 absmax per block; the code books are shared. torchao: bytes, fp32 scale per
-        block and a code book of 256 fp32 per state, only where whole blocks fit.
+    def is_quantised(self, param: Param) -> bool:
+        """Whether the parameter is large enough for 8-bit moments; torchao's want whole blocks as well."""
+        n = param.shape.numel
+        return n >= MIN_8BIT_NUMEL and (self.format == "bitsandbytes" or n % BLOCK == 0)
+
+    def state(self, param: Param) -> tuple[StateTensor, ...]:
+        """bitsandbytes: bytes, and an fp32 absmax per block. torchao: bytes, an fp32 scale per block, and a code book
+        of 256 fp32 per state.
         """
-        n = shape.numel
-        blocks = Shape(blocks=-(-n // BLOCK))
+        shape, blocks = param.shape, Shape(blocks=-(-param.shape.numel // BLOCK))
         if self.format == "bitsandbytes":
             norm = (StateTensor("unorm_vec", SCALAR, FP32),) if self.update_norms else ()
-            if n < MIN_8BIT_NUMEL:
+            if not self.is_quantised(param):
                 return StateTensor("state1", shape, FP32), StateTensor("state2", shape, FP32), *norm
             return (
                 StateTensor("state1", shape, UINT8),
@@ -45,8 +49,8 @@ class AdamW8bit(Settings):
                 *norm,
             )
         step = StateTensor("step", SCALAR, FP32)
-        if n < MIN_8BIT_NUMEL or n % BLOCK:
-            return StateTensor("exp_avg", shape, dtype), StateTensor("exp_avg_sq", shape, dtype), step
+        if not self.is_quantised(param):
+            return StateTensor("exp_avg", shape, param.dtype), StateTensor("exp_avg_sq", shape, param.dtype), step
         code = Shape(code=256)
         return (
             *(StateTensor(name, shape, UINT8) for name in ("exp_avg", "exp_avg_sq")),
@@ -55,16 +59,13 @@ class AdamW8bit(Settings):
             step,
         )
 
-    def shared(self) -> tuple[StateTensor, ...]:
-        """bitsandbytes' two code books (signed and unsigned), a pair per optimizer object that quantises anything."""
-        if self.format == "torchao":
+    def shared(self, params: Sequence[Param], *, per_layer: bool) -> tuple[tuple[StateTensor, int], ...]:
+        """bitsandbytes' two code books, signed and unsigned: a pair per optimizer object that quantises anything."""
+        quantised = sum(p.count for p in params if self.is_quantised(p))
+        if self.format == "torchao" or not quantised:
             return ()
-        return StateTensor("signed code book", Shape(code=256), FP32), StateTensor(
-            "unsigned code book", Shape(code=256), FP32
-        )
+        objects, code = quantised if per_layer else 1, Shape(code=256)
+        return tuple((StateTensor(f"{sign} code book", code, FP32), objects) for sign in ("signed", "unsigned"))
 
-    def step_one(self, tape: Tape, shape: Shape, dtype: Dtype) -> None:
-        """bitsandbytes' kernel works in place; torchao's compiled step too."""
-
-    def step_all(self, tape: Tape, params: list[Param]) -> None:
-        """In place."""
+    def step(self, tape: Tape, params: Sequence[Param]) -> None:
+        """Nothing is made: bitsandbytes' kernel works in place, and torchao's compiled step as well."""

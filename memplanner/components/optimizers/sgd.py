@@ -1,37 +1,25 @@
 """torch.optim.SGD (torch/optim/sgd.py)."""
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from memplanner.components.optimizers.rules import StateTensor
-from memplanner.program.shapes import Dtype, Shape
-from memplanner.settings.base import Settings
+from memplanner.components.optimizers.update import Optimizer, StateTensor
 from memplanner.tape.engine import Param, Tape
 
 
-class Sgd(Settings):
+class Sgd(Optimizer):
     """torch.optim.SGD without weight decay: everything happens in place."""
 
+    label: ClassVar[str] = "SGD"
     kind: Literal["sgd"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Above zero it keeps one buffer per trained element."""
 
-    @property
-    def in_place(self) -> bool:
-        """Whether the update makes no temporaries."""
-        return True
-
-    def state(self, shape: Shape, dtype: Dtype) -> tuple[StateTensor, ...]:
+    def state(self, param: Param) -> tuple[StateTensor, ...]:
         """The momentum buffer, if any."""
-        return (StateTensor("momentum_buffer", shape, dtype),) if self.momentum > 0 else ()
+        return (StateTensor("momentum_buffer", param.shape, param.dtype),) if self.momentum > 0 else ()
 
-    def shared(self) -> tuple[StateTensor, ...]:
-        """Nothing."""
-        return ()
-
-    def step_one(self, tape: Tape, shape: Shape, dtype: Dtype) -> None:
-        """In place."""
-
-    def step_all(self, tape: Tape, params: list[Param]) -> None:
-        """In place."""
+    def step(self, tape: Tape, params: Sequence[Param]) -> None:
+        """Nothing is made: the update is added in place."""

@@ -1,1 +1,15 @@
 """How a frozen base weight is stored and multiplied."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from memplanner.components.quantization.base import Quantization
+from memplanner.components.quantization.bitsandbytes import Linear4bit, Linear8bit
+
+QUANTIZATIONS: Final[Mapping[str, Quantization | None]] = {
+    "none": None,
+    "int8": Linear8bit(),
+    "nf4": Linear4bit(),
+    "nf4-double": Linear4bit(double_quantized=True),
+}
+"""By the plan's word for it."""

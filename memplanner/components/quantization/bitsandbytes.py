@@ -1,63 +1,85 @@
 """Frozen base weights in bitsandbytes' 4-bit and 8-bit formats."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
+from memplanner.components.quantization.base import StoredTensor
 from memplanner.program.shapes import FP16, FP32, INT8, INT32, UINT8, Dtype, Shape
+from memplanner.tape import ops
 from memplanner.tape.engine import Node, Tape, Tensor
 
-BLOCK_4BIT = 64
+BLOCK_4BIT: Final = 64
 """Elements per absmax in Linear4bit (bitsandbytes.nn.Params4bit, blocksize=64)."""
-NESTED_BLOCK = 256
+NESTED_BLOCK: Final = 256
 """Absmax values per second-level block under double quantisation."""
 
 
-def state_shapes(quantization: str, shape: Shape) -> tuple[tuple[str, Shape, Dtype], ...]:
-    """The tensors that hold a quantised (out, in) weight: name, shape, type."""
-    n = shape.numel
-    if quantization == "int8":
-        return (("weight (int8)", shape, INT8), ("row scales", Shape(out=shape.dims[0]), FP32))
-    blocks = -(-n // BLOCK_4BIT)
-    packed = ("weight (packed 4-bit)", Shape(packed=(n + 1) // 2), UINT8)
-    code = ("4-bit code", Shape(code=16), FP32)
-    if quantization == "nf4":
-        return packed, ("absmax", Shape(blocks=blocks), FP32), code
-    return (
-        packed,
-        ("absmax (8-bit)", Shape(blocks=blocks), UINT8),
-        code,
-        ("nested absmax", Shape(blocks=-(-blocks // NESTED_BLOCK)), FP32),
-        ("nested code", Shape(code=256), FP32),
-        ("nested offset", Shape(one=1), FP32),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear4bit:
+    """bitsandbytes.nn.Linear4bit with nf4. double_quantized: its scales are quantised as well (compress_statistics)."""
+
+    clones_output: ClassVar[bool] = True
+    double_quantized: bool = False
+
+    def tensors(self, shape: Shape) -> tuple[StoredTensor, ...]:
+        """Two weights in a byte, an absmax per block and the code book; or the absmax in 8 bits with scales of its
+        own.
+        """
+        n = shape.numel
+        blocks = -(-n // BLOCK_4BIT)
+        packed = StoredTensor("weight (packed 4-bit)", Shape(packed=(n + 1) // 2), UINT8)
+        code = StoredTensor("4-bit code", Shape(code=16), FP32)
+        if not self.double_quantized:
+            return packed, StoredTensor("absmax", Shape(blocks=blocks), FP32), code
+        return (
+            packed,
+            StoredTensor("absmax (8-bit)", Shape(blocks=blocks), UINT8),
+            code,
+            StoredTensor("nested absmax", Shape(blocks=-(-blocks // NESTED_BLOCK)), FP32),
+            StoredTensor("nested code", Shape(code=256), FP32),
+            StoredTensor("nested offset", Shape(one=1), FP32),
+        )
+
+    def linear(self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, name: str) -> Tensor:
+        """The input goes to the compute type, and the output back. The weight stands dequantised for the product's
+        length, forward and backward (bitsandbytes.autograd.MatMul4Bit; with few tokens its forward kernel does without,
+        which is not modelled).
+        """
+        lowered = ops.to(x, compute_dtype, "input in the compute type")
+        tape = x.tape
+        node = tape.record(_dequantised_backward, (lowered.node,), (), (lowered.shape, weight))
+        dequantised = tape.new(weight, lowered.dtype, "dequantised weight")
+        out = tape.new(out_shape, lowered.dtype, name)
+        del dequantised
+        out.node = node
+        return ops.to(out, x.dtype, "output in the input's type")
 
 
-def linear_4bit(x: Tensor, weight_shape: Shape, out_shape: Shape, name: str) -> Tensor:
-    """A product with a 4-bit weight, which stands dequantised in x's type for its length, forward and backward
-    (bitsandbytes.autograd.MatMul4Bit; with few tokens its forward kernel does without, which is not modelled).
-    """
-    tape = x.tape
-    node = tape.record(_dequantised_backward, (x.node,), (), (x.shape, weight_shape))
-    weight = tape.new(weight_shape, x.dtype, "dequantised weight")
-    out = tape.new(out_shape, x.dtype, name)
-    del weight
-    out.node = node
-    return out
+@dataclass(frozen=True, slots=True)
+class Linear8bit:
+    """bitsandbytes.nn.Linear8bitLt with threshold 0."""
 
+    clones_output: ClassVar[bool] = False
 
-def linear_8bit(x: Tensor, weight_shape: Shape, out_shape: Shape, name: str) -> Tensor:
-    """A product with an int8 weight: the input goes to int8 by way of fp16 and is kept; backward has the weight in x's
-    type (bitsandbytes.autograd.MatMul8bitLt, threshold 0).
-    """
-    tape = x.tape
-    node = tape.record(_dequantised_backward, (x.node,), (x,), (x.shape, weight_shape))
-    half = None if x.dtype is FP16 else tape.new(x.shape, FP16, "input in fp16")
-    small = tape.new(x.shape, INT8, "input in int8")
-    del half
-    product = tape.new(out_shape, INT32, "product in int32")
-    out = tape.new(out_shape, x.dtype, name)
-    del small, product
-    out.node = node
-    return out
+    def tensors(self, shape: Shape) -> tuple[StoredTensor, ...]:
+        """A byte per weight, and a scale per row."""
+        rows = Shape(out=shape.dims[0])
+        return StoredTensor("weight (int8)", shape, INT8), StoredTensor("row scales", rows, FP32)
+
+    def linear(self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, name: str) -> Tensor:
+        """The input goes to int8 by way of fp16, and is kept; backward has the weight in x's type
+        (bitsandbytes.autograd.MatMul8bitLt).
+        """
+        tape = x.tape
+        node = tape.record(_dequantised_backward, (x.node,), (x,), (x.shape, weight))
+        half = None if x.dtype is FP16 else tape.new(x.shape, FP16, "input in fp16")
+        small = tape.new(x.shape, INT8, "input in int8")
+        del half
+        product = tape.new(out_shape, INT32, "product in int32")
+        out = tape.new(out_shape, x.dtype, name)
+        del small, product
+        out.node = node
+        return out
 
 
 def _dequantised_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:

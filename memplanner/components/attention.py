@@ -1,0 +1,67 @@
+"""Which attention kernel runs for a plan's word, and the mask that transformers makes for it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memplanner.program.shapes import BF16, BOOL, FP32, SCALAR, Dtype, Shape
+from memplanner.tape.attention import Kernel
+from memplanner.tape.engine import Tensor
+
+if TYPE_CHECKING:
+    from memplanner.components.context import Context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """An attention implementation on a card.
+
+    kind: the plan's word. compute_capability: the card's, for CUDA. padding: batches are padded, so that there is a
+    mask.
+    """
+
+    kind: str
+    compute_capability: float
+    padding: bool
+
+    def kernel(self, dtype: Dtype, *, groups: int, head_dim: int) -> Kernel:
+        """The kernel that runs for queries of this type. groups: query heads per key/value head.
+
+        "sdpa" is PyTorch's own choice among flash (half precision, compute capability 8.0, head dim up to 256),
+        memory-efficient (no grouped-query attention) and math (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp);
+        transformers passes grouped heads as they are, unless there is a mask (use_gqa_in_sdpa), which flash cannot
+        take.
+        """
+        match self.kind:
+            case "eager":
+                return "eager"
+            case "flash-attention-2":
+                return "flash"
+            case "sdpa-efficient":
+                return "efficient"
+            case "sdpa-math":
+                return "math"
+        if dtype is not FP32 and self.compute_capability >= 8 and head_dim <= 256 and not self.padding:
+            return "flash"
+        if (groups > 1 and not self.padding) or (dtype is BF16 and self.compute_capability < 8):
+            return "math"
+        return "efficient"
+
+    def mask(self, ctx: "Context", *, causal: bool = True) -> Tensor | None:
+        """The mask that all layers share, (batch, 1, seq, seq): for eager attention in the weights' type, for SDPA
+        boolean and only where batches are padded; the kernels know causality by themselves.
+
+        Source: transformers.masking_utils, eager_mask and sdpa_mask.
+        """
+        eager = self.kind == "eager"
+        if not self.padding and not (eager and causal):
+            return None
+        tape, s = ctx.tape, ctx.seq
+        full = Shape(batch=ctx.batch, one=1, queries=s, keys=s)
+        shape = full if self.padding else Shape(one=1, one_=1, queries=s, keys=s)
+        allowed = tape.new(shape, BOOL, "attention mask (bool)")
+        if not eager:
+            return allowed
+        zero = tape.new(SCALAR, ctx.weight_dtype, "zero")
+        mask = tape.new(full, ctx.weight_dtype, "attention mask")
+        del allowed, zero
+        return mask

@@ -1,0 +1,61 @@
+"""What every training method answers: which parameters learn, what a linear layer is, and how updates are made."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from memplanner.components.optimizers.update import Optimizer, UpdateRule
+from memplanner.program.shapes import Shape
+from memplanner.settings.base import Settings
+from memplanner.tape.engine import Tensor
+
+if TYPE_CHECKING:
+    from memplanner.components.context import Context, LinearSpec
+
+
+class Method(Settings):
+    """A training method. The defaults are those of a method without rank that leaves updates to the optimizer.
+
+    label: its name for people. freezes_base: whether the base weights are frozen, so that they may be quantised.
+    has_rank: whether there is a rank to choose.
+    """
+
+    label: ClassVar[str]
+    freezes_base: ClassVar[bool] = False
+    has_rank: ClassVar[bool] = False
+
+    def linear(self, ctx: "Context", spec: "LinearSpec", x: Tensor, out_shape: Shape) -> Tensor:
+        """What a linear layer is under this method; out_shape: of its output."""
+        raise NotImplementedError
+
+    def trains(self, ctx: "Context", path: str) -> bool:
+        """Whether a parameter outside the linear layers learns, by its path inside its block."""
+        raise NotImplementedError
+
+    def rule(self, optimizer: Optimizer) -> UpdateRule:
+        """How the optimizer updates what this method trains; UserError where no library has the pair."""
+        return optimizer
+
+    def default_targets(self, family: Any) -> tuple[str, ...]:
+        """The linear modules that the method acts on where none are named; family: architectures.registry.Family."""
+        targets: tuple[str, ...] = family.block_targets
+        return targets
+
+    @property
+    def copies_head(self) -> bool:
+        """Whether a new classification head is trained as a copy, the original kept (peft's modules_to_save)."""
+        return False
+
+    @property
+    def named_targets(self) -> tuple[str, ...]:
+        """The modules that the settings name."""
+        return ()
+
+    @property
+    def ranks_by_name(self) -> Mapping[str, int]:
+        """Other ranks, by the end of a module's name."""
+        return {}
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether some steps compute projections anew."""
+        return False

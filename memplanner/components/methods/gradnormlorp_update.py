@@ -1,0 +1,144 @@
+"""GradNormLoRP's updates: memplanner.gradnormlorp's own optimizer, and the two that the authors published."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+
+from memplanner.components.methods.galore import GaloreAdamW
+from memplanner.components.methods.svd import singular_vectors
+from memplanner.components.optimizers.adamw import AdamW
+from memplanner.components.optimizers.adamw8bit import AdamW8bit
+from memplanner.components.optimizers.update import (
+    Optimizer,
+    StateTensor,
+    UpdateRule,
+    no_such_pair,
+    stand_in,
+    unequal,
+)
+from memplanner.program.shapes import UINT8, Shape
+from memplanner.tape.engine import Param, Tape
+from memplanner.tape.projection import Projection
+
+METHOD = "GradNormLoRP"
+AVAILABLE = "memplanner.gradnormlorp has adamw, with moments of any type, and adamw-8bit (bitsandbytes)"
+AUTHORS = "the authors' optimizers have adamw's moments, in the parameter's type"
+
+
+@singledispatch
+def gradnormlorp_rule(optimizer: Optimizer) -> UpdateRule:
+    """memplanner.gradnormlorp's optimizer with the states of this one."""
+    raise no_such_pair(METHOD, optimizer, AVAILABLE)
+
+
+@gradnormlorp_rule.register
+def _adamw(optimizer: AdamW) -> UpdateRule:
+    if optimizer.implementation == "fused":
+        raise no_such_pair(METHOD, optimizer, AVAILABLE, "its optimizer goes parameter by parameter")
+    return GradNormLorpAdamW(moments=optimizer)
+
+
+@gradnormlorp_rule.register
+def _adamw8bit(optimizer: AdamW8bit) -> UpdateRule:
+    if optimizer.format != "bitsandbytes":
+        raise no_such_pair(METHOD, optimizer, AVAILABLE)
+    return GradNormLorpAdamW(moments=optimizer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradNormLorpAdamW(UpdateRule):
+    """memplanner.gradnormlorp.GradNormLoRPAdamW: parameter by parameter, each done before the next begins. The update
+    is added into a factor as a product, without a tensor of the factor's shape.
+    """
+
+    moments: AdamW | AdamW8bit
+
+    def state(self, param: Param) -> tuple[StateTensor, ...]:
+        """Moments of the projected gradient's shape, and a projector for every side that the rank does not cover."""
+        moments = self.moments.state(stand_in(param))
+        return moments if param.projection is None else (*moments, *self.projectors(param, param.projection))
+
+    def shared(self, params: Sequence[Param], *, per_layer: bool) -> tuple[tuple[StateTensor, int], ...]:
+        """The code books of 8-bit moments, once: one object makes per-layer updates as well (update_in_backward)."""
+        return self.moments.shared([stand_in(p) for p in params], per_layer=False)
+
+    def projectors(self, param: Param, projection: Projection) -> tuple[StateTensor, ...]:
+        """In the factor's type."""
+        return tuple(
+            StateTensor(f"{name} projector", projection.projector(side, param.shape), param.dtype, "projectors")
+            for name, side in projection.sides(param.shape)
+            if not projection.covers(side)
+        )
+
+    def step(self, tape: Tape, params: Sequence[Param]) -> None:
+        """What is not projected comes first; equal parameters are alike."""
+        for p in unequal([p for p in params if p.projection is None]):
+            self.step_moments(tape, p)
+        for p in unequal([p for p in params if p.projection is not None]):
+            self.step_projected(tape, p)
+
+    def step_moments(self, tape: Tape, param: Param) -> None:
+        """The root of the second moment, in the moment's type (memplanner/gradnormlorp/moments.py); bitsandbytes'
+        kernel needs none.
+        """
+        second = next(t for t in self.moments.state(param) if t.name in ("exp_avg_sq", "state2"))
+        if second.dtype is not UINT8:
+            root = tape.new(param.shape, second.dtype, "root of the second moment")
+            del root
+
+    def step_projected(self, tape: Tape, param: Param) -> None:
+        """Project the gradient, update the moments, and add the update's product with the projectors."""
+        assert param.projection is not None
+        projectors = self.projectors(param, param.projection)
+        if not projectors:
+            self.step_moments(tape, param)
+            return
+        with singular_vectors(tape, param):
+            new = [tape.new(p.shape, p.dtype, f"new {p.name}") for p in projectors]
+            del new
+        (m, n), dtype = param.shape.dims, param.dtype
+        reduced = stand_in(param)
+        two = len(projectors) == 2
+        half = tape.new(Shape(r=reduced.shape.dims[0], n=n), dtype, "gradient projected on one side") if two else None
+        low = tape.new(reduced.shape, dtype, "projected gradient")
+        del half
+        update = tape.new(reduced.shape, dtype, "projected update")
+        self.step_moments(tape, reduced)
+        if two:
+            back = tape.new(Shape(m=m, r=reduced.shape.dims[1]), dtype, "update projected back on one side")
+            del back
+        del low, update
+
+
+@singledispatch
+def authors_rule(optimizer: Optimizer, *, low_rank: bool) -> UpdateRule:
+    """LowRankWeightNormAdamW (low_rank) or WeightNormGaLoreAdamW."""
+    raise no_such_pair(METHOD, optimizer, AUTHORS)
+
+
+@authors_rule.register
+def _authors_adamw(optimizer: AdamW, *, low_rank: bool) -> UpdateRule:
+    if optimizer.implementation == "fused" or optimizer.state_dtype != "param":
+        raise no_such_pair(METHOD, optimizer, AUTHORS)
+    return WeightNormAdamW(low_rank=low_rank, pins_singular_vectors=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightNormAdamW(GaloreAdamW):
+    """The authors' optimizers over bare weights: GaLore's loop, with the weight's direction v and its norms g beside
+    every parameter, and what is kept for them.
+    """
+
+    low_rank: bool
+
+    def state(self, param: Param) -> tuple[StateTensor, ...]:
+        """LowRankWeightNormAdamW projects the moments of v; WeightNormGaLoreAdamW has them whole."""
+        rows = Shape(rows=param.shape.dims[0])
+        if self.low_rank:
+            copies = [("v, a full copy of the weight", param.shape), ("g", rows), *[("moments of g", rows)] * 2]
+        else:
+            copies = [("v, its gradient and moments", param.shape)] * 5 + [("g, its gradient and moments", rows)] * 4
+        extra = tuple(StateTensor(name, shape, param.dtype) for name, shape in copies)
+        if param.projection is not None and not self.low_rank:
+            return (*self.projectors(param, param.projection), *extra)
+        return (*super().state(param), *extra)

@@ -1,0 +1,31 @@
+"""What a format of frozen base weights answers."""
+
+from typing import NamedTuple, Protocol
+
+from memplanner.program.shapes import Dtype, Shape
+from memplanner.tape.engine import Tensor
+
+
+class StoredTensor(NamedTuple):
+    """One of the tensors that hold a quantised weight."""
+
+    name: str
+    shape: Shape
+    dtype: Dtype
+
+
+class Quantization(Protocol):
+    """A format of frozen base weights.
+
+    clones_output: peft's layer over it clones the base layer's output before it adds to it.
+    """
+
+    @property
+    def clones_output(self) -> bool:
+        """See above."""
+
+    def tensors(self, shape: Shape) -> tuple[StoredTensor, ...]:
+        """What holds a weight (out, in): first the weight itself, then its scales."""
+
+    def linear(self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, name: str) -> Tensor:
+        """The layer's output: x · Wᵀ with the weight (out, in) of this shape. name: the output's."""

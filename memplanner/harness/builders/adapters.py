@@ -1,0 +1,84 @@
+"""What a method does to a model: adapters by peft, layers by memplanner.gradnormlorp, or nothing."""
+
+from functools import singledispatch
+
+import torch
+from torch import nn
+
+from memplanner.components.architectures.registry import Family
+from memplanner.components.methods.dora import Dora
+from memplanner.components.methods.full import Full
+from memplanner.components.methods.galore import Galore
+from memplanner.components.methods.gradnormlorp import GradNormLorp
+from memplanner.components.methods.lora import Lora, PeftAdapter
+from memplanner.gradnormlorp import apply_gradnormlorp
+from memplanner.harness.errors import NotBuildableError
+
+
+@singledispatch
+def adapted(method: object, model: nn.Module, family: Family, dtype: torch.dtype) -> nn.Module:
+    """The model as the method trains it. dtype: of adapters that follow the base weights' type."""
+    raise NotBuildableError(f"{type(method).__name__}: this harness has no builder for such a method")
+
+
+@adapted.register
+def _full(method: Full, model: nn.Module, family: Family, dtype: torch.dtype) -> nn.Module:
+    return model
+
+
+@adapted.register
+def _galore(method: Galore, model: nn.Module, family: Family, dtype: torch.dtype) -> nn.Module:
+    return model
+
+
+@adapted.register
+def _lora(method: Lora, model: nn.Module, family: Family, dtype: torch.dtype) -> nn.Module:
+    return _with_peft(method, model, family, dtype, use_dora=False)
+
+
+@adapted.register
+def _dora(method: Dora, model: nn.Module, family: Family, dtype: torch.dtype) -> nn.Module:
+    return _with_peft(method, model, family, dtype, use_dora=True)
+
+
+@adapted.register
+def _gradnormlorp(method: GradNormLorp, model: nn.Module, family: Family, dtype: torch.dtype) -> nn.Module:
+    if method.is_bare:
+        raise NotBuildableError(f"implementation {method.implementation!r}: the authors' code is not a package")
+    if method.implementation == "reparameterised":
+        return apply_gradnormlorp(model, method)
+    factors = Dora(
+        rank=method.rank,
+        rank_pattern=method.rank_pattern,
+        target_modules=method.target_modules or ("all-linear",),
+        dropout=0.1,
+        adapter_dtype="base",
+    )
+    with_dora = _with_peft(factors, model, family, dtype, use_dora=True)
+    if method.train_rest:
+        for name, param in with_dora.named_parameters():
+            param.requires_grad_(param.requires_grad or ".base_layer." not in name)
+    return with_dora
+
+
+def _with_peft(
+    method: PeftAdapter, model: nn.Module, family: Family, dtype: torch.dtype, *, use_dora: bool
+) -> nn.Module:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = method.target_modules or method.default_targets(family)
+    config = LoraConfig(
+        r=method.rank,
+        lora_alpha=method.rank,
+        lora_dropout=method.dropout,
+        target_modules="all-linear" if targets == ("all-linear",) else list(targets),
+        rank_pattern=dict(method.rank_pattern),
+        use_dora=use_dora,
+        task_type=TaskType.SEQ_CLS if family.classifier else TaskType.CAUSAL_LM,
+    )
+    with_adapters: nn.Module = get_peft_model(model, config)  # type: ignore[arg-type]
+    if method.adapter_dtype == "base":  # peft moves adapters to the base's type, but not on the meta device
+        for name, param in with_adapters.named_parameters():
+            if ".lora_" in name:
+                param.data = param.data.to(dtype)
+    return with_adapters

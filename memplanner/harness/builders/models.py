@@ -1,0 +1,133 @@
+"""A plan's model: transformers' modules with random weights, quantised, adapted and checkpointed."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from memplanner.catalogue import find_model
+from memplanner.components.architectures.registry import Family, read_config
+from memplanner.components.losses.cross_entropy import CrossEntropy
+from memplanner.harness.builders.adapters import adapted
+from memplanner.harness.errors import NotBuildableError
+from memplanner.harness.notices import recomputing
+from memplanner.plan.training_plan import TrainingPlan
+
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "bf16-mixed": torch.float32,
+    "fp16-mixed": torch.float32,
+}
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
+
+
+def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> tuple[nn.Module, Family]:
+    """The plan's model with random weights on the device, adapters and checkpointing included."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    profile = find_model(plan.model, root)
+    family, _ = read_config(profile.config, profile.name)
+    fields = {k: v for k, v in profile.config.items() if k not in ("memplanner", "model_type", "architectures")}
+    config = AutoConfig.for_model(profile.config["model_type"], **fields)
+    config.use_cache = False
+    config._attn_implementation = _ATTENTION.get(plan.step.attention, "sdpa")
+    if plan.step.loss.kind != "cross-entropy":
+        raise NotBuildableError(f"loss {plan.step.loss.kind!r}: transformers has no such loss of its own")
+    factory: Any = AutoModelForSequenceClassification if family.classifier else AutoModelForCausalLM
+    if isinstance(plan.step.loss, CrossEntropy) and plan.step.loss.shifts == "logits":
+        raise NotBuildableError("a loss that shifts logits: this transformers shifts labels")
+    dtype = DTYPES[plan.precision] if plan.master_weights else AUTOCAST[plan.precision]
+    with torch.device(device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = factory.from_config(config, dtype=dtype)
+        if plan.quantization != "none":
+            base = _quantised(base, plan)
+        # peft gives adapters the base weight's type where that is a floating one.
+        model = adapted(plan.method, base, family, dtype if plan.quantization == "none" else torch.float32)
+    if plan.step.checkpoint_every:
+        base.activation_checkpointing_enable(
+            {"use_reentrant": False, "context_fn": recomputing}, every_n_layers=plan.step.checkpoint_every
+        )
+    if plan.step.asks_input_gradients:
+        base.enable_input_require_grads()
+    else:
+        base.disable_input_require_grads()
+    return model.train(), family
+
+
+def quiet_libraries() -> None:
+    """Before they are imported: transformers remarks on fields that no training step reads, bitsandbytes on kernels for
+    inference.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+_ATTENTION = {"eager": "eager", "flash-attention-2": "flash_attention_2"}
+
+
+def block_linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The linear layers inside the model's numbered blocks."""
+    for name, module in model.named_modules():
+        is_linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        if is_linear and any(part.isdecimal() for part in name.split(".")):
+            yield name, module
+
+
+def _quantised(model: nn.Module, plan: TrainingPlan) -> nn.Module:
+    """The blocks' linear layers in bitsandbytes' formats; on the meta device they wait to be quantised."""
+    import bitsandbytes
+    from peft import prepare_model_for_kbit_training
+
+    compute = AUTOCAST.get(plan.precision, DTYPES[plan.precision])
+    for name, linear in list(block_linears(model)):
+        if not isinstance(linear, nn.Linear):
+            raise NotBuildableError(f"quantization {plan.quantization!r} of {type(linear).__name__} layers")
+        weight = linear.weight
+        sizes: dict[str, Any] = {"bias": linear.bias is not None, "device": "meta"}
+        quantised: Any
+        if plan.quantization == "int8":
+            quantised = bitsandbytes.nn.Linear8bitLt(
+                linear.in_features, linear.out_features, has_fp16_weights=False, **sizes
+            )
+            quantised.weight = bitsandbytes.nn.Int8Params(weight.data, requires_grad=False, has_fp16_weights=False)
+        else:
+            quantised = bitsandbytes.nn.Linear4bit(
+                linear.in_features,
+                linear.out_features,
+                compute_dtype=compute,
+                compress_statistics=plan.quantization == "nf4-double",
+                quant_type="nf4",
+                **sizes,
+            )
+            quantised.weight = bitsandbytes.nn.Params4bit(
+                weight.data,
+                requires_grad=False,
+                quant_type="nf4",
+                compress_statistics=plan.quantization == "nf4-double",
+                module=quantised,
+            )
+        if linear.bias is not None:
+            quantised.bias = nn.Parameter(linear.bias.data, requires_grad=False)
+        if weight.device.type != "meta":
+            quantised.to(weight.device)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, quantised)
+    model.is_loaded_in_8bit = plan.quantization == "int8"  # type: ignore[assignment]
+    model.is_loaded_in_4bit = plan.quantization != "int8"  # type: ignore[assignment]
+    if plan.kbit_preparation == "all":
+        prepared: nn.Module = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        return prepared
+    for name, param in model.named_parameters():
+        param.requires_grad_(False)
+        if plan.kbit_preparation == "norms" and "norm" in name:
+            param.data = param.data.float()
+    return model

@@ -1,0 +1,37 @@
+"""What an answer remarks on beside its figures: kinds of notes with their numbers, which report/ puts into words."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherKernel:
+    """PyTorch's scaled_dot_product_attention runs another kernel than flash: "efficient" or "math"."""
+
+    kernel: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankAboveMatrix:
+    """A rank is above the smaller side of a matrix that it is for; is_capped: and comes to that side."""
+
+    rank: int
+    smaller_side: int
+    is_capped: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnmatchedTargets:
+    """target_modules names modules that the model does not have."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypicalBatch:
+    """What a batch of the typical length allocates at its peak."""
+
+    seq_len: int
+    allocated_bytes: int
+
+
+Note = OtherKernel | RankAboveMatrix | UnmatchedTargets | TypicalBatch

@@ -1,0 +1,120 @@
+"""Questions to a step's timeline: what is alive at a moment, by category and by tensor, and the step as a curve."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+from memplanner.program.liveness import Liveness, Moment
+from memplanner.program.program import StepProgram
+from memplanner.timeline import CATEGORIES, Category, Phase, TensorRow
+
+_LOADED: tuple[Category, ...] = ("parameters", "adapters")
+"""What is there once the model is loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """One step. liveness: of the step whose peak is the higher, with or without a refresh of the projections. Where a
+    moment is asked for, None stands for the time when the weights are loaded and nothing has happened yet.
+    """
+
+    program: StepProgram
+    liveness: Liveness
+
+    @cached_property
+    def loaded_bytes(self) -> int:
+        """Allocated once the weights are loaded."""
+        sums = self.program.persistent.by_category
+        return sum(sums[category] for category in _LOADED)
+
+    def in_columns(self, columns: int) -> tuple[tuple[Phase, int, Moment | None], ...]:
+        """The step in at most so many stretches, each inside one phase: (phase, the most bytes in it, when)."""
+        base = self.program.persistent.total
+        moments: dict[Phase, list[tuple[int, Moment]]] = {}
+        for phase, moment, size in self.liveness.moments():
+            moments.setdefault(phase, []).append((base + size, moment))
+        least = max(min(9, columns // (1 + len(moments))), 1)  # room for a phase's name
+        spare = max(columns - least * (1 + len(moments)), 0)
+        total = sum(map(len, moments.values()))
+        stretches: list[tuple[Phase, int, Moment | None]] = [("load", self.loaded_bytes, None)] * least
+        for phase, inside in moments.items():
+            count = least + spare * len(inside) // total
+            for n in range(count):
+                start = n * len(inside) // count
+                part = inside[start : max((n + 1) * len(inside) // count, start + 1)]
+                size, moment = max(part, key=lambda point: point[0])
+                stretches.append((phase, size, moment))
+        return tuple(stretches)
+
+    def curve(self) -> tuple[tuple[Phase, int], ...]:
+        """Live bytes over the step: (phase, bytes) at the start, the highest moment and the end of each stretch of
+        events that blocks repeat, or that lies between them.
+        """
+        base = self.program.persistent.total
+        points: list[tuple[Phase, int]] = [("load", self.loaded_bytes)]
+        for stretch in self.liveness.stretches():
+            points += [(stretch.name, base + size) for size in (stretch.start, stretch.peak, stretch.end)]
+        return tuple(points)
+
+    def by_category(self, moment: Moment | None) -> dict[Category, int]:
+        """Bytes alive at a moment."""
+        kept = self.program.persistent.by_category
+        sums = Counter(kept if moment is not None else {category: kept[category] for category in _LOADED})
+        for index, count in self._alive(moment).items():
+            sums[self.program.tensors[index].category] += self.program.sizes[index] * count
+        return {category: sums[category] for category in CATEGORIES}
+
+    def rows_at(self, moment: Moment | None) -> tuple[TensorRow, ...]:
+        """Tensors alive at a moment, largest first."""
+        rows = [*self._persistent_rows(loaded_only=moment is None), *self._step_rows(moment)]
+        return tuple(sorted(rows, key=lambda row: (-row.bytes, row.name)))
+
+    def _alive(self, moment: Moment | None) -> dict[int, int]:
+        return {} if moment is None else self.liveness.alive(moment)
+
+    def _persistent_rows(self, *, loaded_only: bool) -> list[TensorRow]:
+        return [
+            TensorRow(
+                name=t.name,
+                category=t.category,
+                shape=t.shape.dims,
+                dtype=t.dtype.name,
+                count=t.copies,
+                bytes=t.block_bytes,
+                born="load",
+                dies="",
+                why=_why(t.shape.why(t.dtype), t.shape.numel * t.dtype.size, t.block_bytes // t.copies, t.copies),
+            )
+            for t in self.program.persistent
+            if not loaded_only or t.category in _LOADED
+        ]
+
+    def _step_rows(self, moment: Moment | None) -> list[TensorRow]:
+        rows = []
+        for index, count in self._alive(moment).items():
+            size = self.program.sizes[index]
+            if size == 0:
+                continue
+            tensor = self.program.described(index)
+            born, dies = self.program.phases_of(index)
+            rows.append(
+                TensorRow(
+                    name=f"{tensor.scope} {tensor.name}".strip(),
+                    category=tensor.category,
+                    shape=tensor.shape.dims,
+                    dtype=tensor.dtype.name,
+                    count=count,
+                    bytes=size * count,
+                    born=born,
+                    dies=dies,
+                    why=_why(tensor.shape.why(tensor.dtype), tensor.shape.numel * tensor.dtype.size, size, count),
+                )
+            )
+        return rows
+
+
+def _why(formula: str, exact: int, allocated: int, count: int) -> str:
+    total = f"{formula} = {exact:,} B"
+    if allocated != exact:
+        total += f", in blocks of 512 B: {allocated:,} B"
+    return f"{count} × ({total}) = {allocated * count:,} B" if count > 1 else total

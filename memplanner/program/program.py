@@ -1,0 +1,189 @@
+"""The step program: everything a training step allocates and frees, in order, whoever wrote it down.
+
+Events are whole numbers: i is the birth of tensor i, ~i its death. Equal blocks in a row are written once: a `Repeat`
+says which events stand for how many blocks, and what one block takes from its neighbour. Sizes may have been computed
+from a batch size and a sequence length (program.symbolic); a program always has those of one pair.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final, Literal, NamedTuple
+
+from memplanner.program.shapes import Dtype, Shape
+from memplanner.program.symbolic import resolved
+from memplanner.timeline import Category, Phase
+
+BLOCK_BYTES: Final = 512
+"""The caching allocator rounds every request up to this (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize)."""
+
+
+def round_to_block(num_bytes: int) -> int:
+    """Bytes the caching allocator hands out for a request."""
+    return (num_bytes + BLOCK_BYTES - 1) & -BLOCK_BYTES
+
+
+class TensorInfo(NamedTuple):
+    """A tensor of the step. copies: how many equal ones are made: one in each of the equal blocks, or all at once.
+
+    scope: the block that makes it. stream: the CUDA stream that it is allocated on.
+    """
+
+    scope: str
+    name: str
+    shape: Shape
+    dtype: Dtype
+    category: Category
+    copies: int = 1
+    stream: int = 0
+
+
+class PersistentTensor(NamedTuple):
+    """A tensor that outlives the step, or `copies` equal ones.
+
+    role: a weight of the model; a buffer, which is no parameter; or what training keeps beside them. stands_for: the
+    shape of the weight that a packed one holds, else its own.
+    """
+
+    name: str
+    category: Category
+    shape: Shape
+    dtype: Dtype
+    copies: int
+    role: Literal["weight", "buffer", "state"] = "state"
+    trainable: bool = False
+    stands_for: Shape | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Exact bytes of all copies."""
+        return self.shape.numel * self.dtype.size * self.copies
+
+    @property
+    def block_bytes(self) -> int:
+        """What the caching allocator hands out for them."""
+        return round_to_block(self.shape.numel * self.dtype.size) * self.copies
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model, a packed weight's as many as it holds; 0 for what is no weight."""
+        return (self.stands_for or self.shape).numel * self.copies if self.role == "weight" else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Persistent:
+    """All that outlives a step, summed up once for the programs of other sizes that share it. Equal to itself alone."""
+
+    tensors: tuple[PersistentTensor, ...] = ()
+
+    def __iter__(self) -> Iterator[PersistentTensor]:
+        return iter(self.tensors)
+
+    @cached_property
+    def by_category(self) -> Counter[Category]:
+        """What the caching allocator hands out for them."""
+        sums: Counter[Category] = Counter()
+        for tensor in self.tensors:
+            sums[tensor.category] += tensor.block_bytes
+        return sums
+
+    @cached_property
+    def total(self) -> int:
+        """The same, of all."""
+        return sum(self.by_category.values())
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Parameters of the model, adapters included."""
+        return sum(tensor.num_parameters for tensor in self.tensors)
+
+    @cached_property
+    def num_trainable(self) -> int:
+        """Elements of the weights that learn."""
+        return sum(t.shape.numel * t.copies for t in self.tensors if t.trainable)
+
+    @cached_property
+    def gradient_bytes(self) -> int:
+        """Exact bytes of the gradients of all weights that learn."""
+        return sum(t.num_bytes for t in self.tensors if t.trainable)
+
+
+class Carried(NamedTuple):
+    """A tensor that a block takes from its neighbour, and that is freed in this section.
+
+    taken: what the block at the edge takes, from outside; where the section's events free it, every other block frees
+    its neighbour's `given`. offset: -1 where it comes from the block before, +1 from the block after.
+    freed_at_end: the events do not free `taken`, which something outside holds, but every other block frees its
+    neighbour's `given` at the end of the section.
+    """
+
+    taken: int
+    given: int
+    offset: Literal[-1, 1]
+    freed_at_end: bool = False
+
+
+class Repeat(NamedTuple):
+    """A section of events, start to end, that stands for `times` equal blocks in a row.
+
+    blocks: sections with the same number are passes over the same blocks, such as forward and backward: what one
+    makes the other may free, block by block. descending: the last block comes first.
+    """
+
+    start: int
+    end: int
+    times: int
+    blocks: int
+    descending: bool = False
+    carried: tuple[Carried, ...] = ()
+
+
+class Structure(NamedTuple):
+    """A program without its sizes: what decoding depends on, compared by content."""
+
+    events: tuple[int, ...]
+    phases: tuple[tuple[Phase, int], ...]
+    repeats: tuple[Repeat, ...]
+    copies: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepProgram:
+    """One training step. Equal to itself alone.
+
+    sizes: what the caching allocator hands out for one copy of each tensor, in bytes. structure.phases: each with the
+    place of its first event. refresh_only: tensors of steps that compute projections anew, and of no others.
+    symbols: where sizes are computed, the values that the dimensions in `tensors` stand for.
+    """
+
+    tensors: Sequence[TensorInfo]
+    sizes: Sequence[int]
+    structure: Structure
+    persistent: Persistent
+    refresh_only: frozenset[int] = frozenset()
+    symbols: Sequence[int] = ()
+
+    def described(self, index: int) -> TensorInfo:
+        """A tensor with its shape in numbers."""
+        tensor = self.tensors[index]
+        if not self.symbols:
+            return tensor
+        dims = (resolved(dim, self.symbols) for dim in tensor.shape.dims)
+        return tensor._replace(shape=Shape(**dict(zip(tensor.shape.labels, dims, strict=True))))
+
+    def with_workspaces(self, workspace: PersistentTensor | None) -> "StepProgram":
+        """The same step on a card with other cuBLAS workspaces; None: without any."""
+        kept = tuple(t for t in self.persistent if t.category != "workspaces")
+        return replace(self, persistent=Persistent(kept if workspace is None else (*kept, workspace)))
+
+    def phases_of(self, index: int) -> tuple[Phase, Phase]:
+        """The phases in which a tensor is first made and first freed; "steady" for what is not freed."""
+        return self._phase_of(index), self._phase_of(~index)
+
+    def _phase_of(self, event: int) -> Phase:
+        try:
+            position = self.structure.events.index(event)
+        except ValueError:
+            return "steady"
+        return next(name for name, start in reversed(self.structure.phases) if start <= position)

@@ -1,0 +1,35 @@
+"""A step program for all batch sizes and sequence lengths that need the same tensors in the same order."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from memplanner.program.program import StepProgram
+from memplanner.program.symbolic import Arithmetic
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SymbolicProgram:
+    """A program whose sizes and shapes were computed from the inputs of an arithmetic.
+
+    program: as it was written; its dimensions and sizes are program.symbolic.SymInts of the arithmetic, or numbers.
+    What outlives the step must not depend on the inputs.
+    """
+
+    program: StepProgram
+    arithmetic: Arithmetic
+
+    def __post_init__(self) -> None:
+        assert all(isinstance(t.num_bytes, int) for t in self.program.persistent), "what stays is of the model's sizes"
+
+    @cached_property
+    def _places(self) -> list[int]:
+        """Where each size stands among the arithmetic's values."""
+        return [self.arithmetic.place(size) for size in self.program.sizes]
+
+    def at(self, *inputs: int) -> StepProgram | None:
+        """The program for these inputs; None where its tensors, or their order, would be others."""
+        places = self._places
+        values = self.arithmetic.run(*inputs)
+        if values is None:
+            return None
+        return replace(self.program, sizes=[values[place] for place in places], symbols=values)

@@ -1,0 +1,44 @@
+"""An answer's notes as sentences."""
+
+from collections.abc import Iterable
+from functools import singledispatch
+
+from memplanner.notes import Note, OtherKernel, RankAboveMatrix, TypicalBatch, UnmatchedTargets
+from memplanner.units import format_bytes
+
+
+def note_sentences(notes: Iterable[Note]) -> tuple[str, ...]:
+    """One sentence, without a full stop, for each note."""
+    return tuple(map(note_sentence, notes))
+
+
+@singledispatch
+def note_sentence(note: object) -> str:
+    """The note for people."""
+    raise NotImplementedError(f"no sentence for {type(note).__name__}")
+
+
+@note_sentence.register
+def _other_kernel(note: OtherKernel) -> str:
+    return f"attention 'sdpa' runs PyTorch's {note.kernel} kernel here: flash cannot take this plan"
+
+
+@note_sentence.register
+def _rank_above_matrix(note: RankAboveMatrix) -> str:
+    comes_to = (
+        "the SVD has no more than that, and so the rank is that"
+        if note.is_capped
+        else "the adapter is larger than it need be"
+    )
+    return f"rank {note.rank} is above {note.smaller_side}, the smaller side of a matrix it is for: {comes_to}"
+
+
+@note_sentence.register
+def _unmatched_targets(note: UnmatchedTargets) -> str:
+    return f"target_modules {', '.join(note.names)}: no such linear module; ignored, as peft does"
+
+
+@note_sentence.register
+def _typical_batch(note: TypicalBatch) -> str:
+    allocated = format_bytes(note.allocated_bytes)
+    return f"an ordinary batch, {note.seq_len} tokens long, allocates {allocated} at its peak; the longest decides"

@@ -1,0 +1,149 @@
+"""From a plan to the parts of its training step, resolved once; whatever can be wrong with a plan is said here."""
+
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from memplanner.components.architectures.registry import Family
+from memplanner.components.attention import Attention
+from memplanner.components.context import Context, Numerics
+from memplanner.components.losses.base import Batch, Losses
+from memplanner.components.losses.cross_entropy import Classification
+from memplanner.components.methods.base import Method
+from memplanner.components.optimizers.update import UpdateRule
+from memplanner.components.quantization import QUANTIZATIONS
+from memplanner.components.quantization.base import Quantization
+from memplanner.errors import Problem, UserError
+from memplanner.notes import Note, UnmatchedTargets
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.program.shapes import BF16, FP16, FP32, Dtype
+from memplanner.tape.engine import Tape
+
+PRECISIONS: Final[dict[str, tuple[Dtype, Dtype | None]]] = {
+    "fp32": (FP32, None),
+    "bf16": (BF16, None),
+    "fp16": (FP16, None),
+    "bf16-mixed": (FP32, BF16),
+    "fp16-mixed": (FP32, FP16),
+}
+"""The type of the weights, and that autocast runs matrix products in, None without autocast; by the plan's word."""
+
+
+class RunsModel(Protocol):
+    """A loss, of a language model or of a classifier."""
+
+    def inputs(self, ctx: Context) -> Batch:
+        """What a step needs on the device."""
+
+    def run(self, ctx: Context, model: object, batch: Batch) -> Losses:
+        """The forward pass, from the inputs to the loss."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """A plan's training step, resolved: every part answers for itself.
+
+    accumulates: gradients of earlier micro-batches are there when a step begins. keeps_outputs: until when the loop
+    holds on to the model's output, None where it does not.
+    """
+
+    family: Family
+    config: object
+    method: Method
+    rule: UpdateRule
+    loss: RunsModel
+    numerics: Numerics
+    attention: Attention
+    quantization: Quantization | None
+    default_targets: tuple[str, ...]
+    checkpoint_every: int
+    input_gradients: bool
+    accumulates: bool
+    keeps_outputs: Literal["backward", "update"] | None
+    per_layer_updates: bool
+    notes: tuple[Note, ...] = ()
+
+    def context(self, tape: Tape, batch: int, seq: int) -> Context:
+        """What the forward pass is written with."""
+        return Context(
+            tape=tape,
+            batch=batch,
+            seq=seq,
+            method=self.method,
+            numerics=self.numerics,
+            attention=self.attention,
+            quantization=self.quantization,
+            default_targets=self.default_targets,
+            checkpoint_every=self.checkpoint_every,
+            input_gradients=self.input_gradients,
+        )
+
+
+def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capability: float) -> Step:
+    """The parts of the plan's step.
+
+    family, config: the model's, as architectures.registry.read_config gives them. compute_capability: the card's, for
+    CUDA. UserError where no library has what the plan asks for, or its method acts on nothing.
+    """
+    step, method = plan.step, plan.method
+    rule = method.rule(plan.optimizer)
+    if step.keep_gradients and rule.replaces_gradients:
+        raise _gradients_replaced()
+    unmatched = tuple(name for name in method.named_targets if not _is_module(name, family))
+    return Step(
+        family=family,
+        config=config,
+        method=method,
+        rule=rule,
+        loss=Classification() if family.classifier else step.loss,  # type: ignore[arg-type]
+        numerics=numerics_of(plan),
+        attention=Attention(kind=step.attention, compute_capability=compute_capability, padding=step.padding),
+        quantization=QUANTIZATIONS[plan.quantization],
+        default_targets=method.default_targets(family),
+        checkpoint_every=step.checkpoint_every,
+        input_gradients=step.asks_input_gradients,
+        accumulates=step.keep_gradients or step.grad_accumulation > 1,
+        keeps_outputs=step.keep_outputs_until if step.keep_outputs else None,
+        per_layer_updates=step.per_layer_updates,
+        notes=(UnmatchedTargets(names=unmatched),) if unmatched else (),
+    )
+
+
+def numerics_of(plan: TrainingPlan) -> Numerics:
+    """The types that the plan's step computes in. With a quantised base, what of the rest goes to fp32 is the plan's
+    kbit_preparation.
+    """
+    weights, autocast = PRECISIONS[plan.precision]
+    if autocast is not None and not plan.master_weights:
+        weights = autocast
+    compute, norms = autocast or weights, weights
+    if plan.quantization != "none":
+        norms = weights if plan.kbit_preparation == "none" else FP32
+        weights = FP32 if plan.kbit_preparation == "all" else weights
+    return Numerics(weights=weights, autocast=autocast, compute=compute, norms=norms)
+
+
+def _is_module(target: str, family: Family) -> bool:
+    return target == "all-linear" or target.rsplit(".", 1)[-1] in family.block_targets
+
+
+def nothing_trained(step: Step) -> UserError:
+    """The refusal of a method that acts on no module of the model."""
+    return UserError(
+        Problem(
+            where="plan",
+            key="method.target_modules",
+            message=f"{', '.join(step.method.named_targets)!r} names no linear module of the model",
+            hint=f"its modules: {', '.join(step.family.block_targets)}",
+        )
+    )
+
+
+def _gradients_replaced() -> UserError:
+    return UserError(
+        Problem(
+            where="plan",
+            key="step.keep_gradients",
+            message="galore_torch's 8-bit AdamW puts the projected gradient in the gradient's place, and the next "
+            "backward pass cannot add to it",
+        )
+    )
