@@ -33,6 +33,10 @@ class UserError(Exception):
         self.problems = problems
 
 
+class UnsupportedError(UserError):
+    """The plan combines what no library does, so that nobody can run it."""
+
+
 def printable(text: str) -> str:
     """The text on one line with control characters shown as escapes, so that a crafted name cannot drive a terminal."""
     if text.isprintable():

@@ -141,8 +141,8 @@ class _Story:
     """
 
     bits: int
-    before: list[Stretch]
-    after: list[Stretch]
+    before: tuple[Stretch, ...]
+    after: tuple[Stretch, ...]
     left: Stretch
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from memplanner.catalogue import find_gpu
+from memplanner.errors import UnsupportedError
 from memplanner.harness.builders.models import quiet_libraries
 from memplanner.harness.cpu import run_fake, run_tracked
 from memplanner.harness.errors import NotBuildableError
@@ -68,7 +69,7 @@ def measure(
             if evidence and run.outcome.status == "completed":
                 found = _evidence(job, backend, run)
         counts, tokens = count_parameters(job.model), job.tokens_per_step
-    except NotBuildableError as error:
+    except (NotBuildableError, UnsupportedError) as error:
         run.outcome = Outcome(status="cannot-be-built", phase="load", message=str(error))
     except torch.OutOfMemoryError as error:
         run.outcome = Outcome(status="out-of-memory", phase="load", message=str(error).splitlines()[0])

@@ -5,10 +5,11 @@ freed. A stretch that happens several times in a row is written once, and each t
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 
 from memplanner.program.program import Carried, Repeat, Structure
@@ -25,13 +26,27 @@ class Stretch(NamedTuple):
     step: int = 0
 
 
-@dataclass(frozen=True)
-class Span:
-    """A stretch inside one phase. tensors: its events with the copy left out: i or ~i of tensor i."""
+class Span(NamedTuple):
+    """Events in a row inside one phase. tensors: i or ~i of tensor i, without saying which copy of it.
+
+    times, step: see Stretch. copy: of the tensors that the events name, but for those at the places in `other_copies`.
+    """
 
     phase: Phase
-    stretch: Stretch
-    tensors: "array[int]"
+    tensors: tuple[int, ...]
+    times: int = 1
+    step: int = 0
+    copy: int = 0
+    other_copies: Mapping[int, int] = MappingProxyType({})
+
+    def stretch(self, bits: int) -> Stretch:
+        """The same with every copy named."""
+        high = (1 << bits) - 1 - self.copy  # ~(i << bits | copy) is (~i << bits) + high
+        events = array("i", [(t << bits) + (self.copy if t >= 0 else high) for t in self.tensors])
+        for place, copy in self.other_copies.items():
+            tensor = self.tensors[place]
+            events[place] = tensor << bits | copy if tensor >= 0 else ~(~tensor << bits | copy)
+        return Stretch(events, self.times, self.step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +57,15 @@ class Decoded:
     spans: tuple[Span, ...]
 
     @cached_property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """The spans with every copy named."""
+        return tuple(span.stretch(self.bits) for span in self.spans)
+
+    @cached_property
     def left(self) -> Stretch:
         """Frees of what is made and not freed: a step leaves it to the next."""
         alive: dict[int, None] = {}
-        for span in self.spans:
-            events, times, step = span.stretch
+        for events, times, step in self.stretches:
             for n in range(times):
                 for event in events:
                     if event >= 0:
@@ -55,12 +74,12 @@ class Decoded:
                         alive.pop(~event + n * step, None)
         return Stretch(array("i", [~number for number in alive]))
 
-    def between(self, first: Phase | None, last: Phase | None) -> list[Stretch]:
+    def between(self, first: Phase | None, last: Phase | None) -> tuple[Stretch, ...]:
         """The stretches from the start of a phase to before another; None: from the start, to the end."""
         names = [span.phase for span in self.spans]
         start = 0 if first is None else names.index(first)
         end = len(names) if last is None else names.index(last)
-        return [span.stretch for span in self.spans[start:end]]
+        return self.stretches[start:end]
 
 
 @lru_cache(maxsize=32)
@@ -72,7 +91,7 @@ def decoded(structure: Structure) -> Decoded:
 class _Decoder:
     def __init__(self, structure: Structure) -> None:
         self.structure = structure
-        self.bits = (max((1, *structure.copies, *(r.times for r in structure.repeats))) - 1).bit_length()
+        self.phase = structure.phases[0][0]
         self.made_by = {
             event: repeat.blocks
             for repeat in structure.repeats
@@ -88,89 +107,81 @@ class _Decoder:
         """Of what one block gives to the next, the copy that nobody takes: the last block's, forward."""
 
     def decoded(self) -> Decoded:
+        """All of it."""
         structure = self.structure
         repeats = {repeat.start: repeat for repeat in structure.repeats}
         inner = sorted({bound for repeat in structure.repeats for bound in (repeat.start, repeat.end)})
         ends = [position for _, position in structure.phases[1:]] + [len(structure.events)]
         spans: list[Span] = []
         for (phase, start), end in zip(structure.phases, ends, strict=True):
+            self.phase = phase
             bounds = [start, *(bound for bound in inner if start < bound < end), end]
             for left, right in pairwise(bounds):
                 repeat = repeats.get(left) if left < right else None
-                stretches = self.repeated(repeat) if repeat is not None else self.plain(left, right)
-                spans += (self.span(phase, stretch) for stretch in stretches)
-        return Decoded(bits=self.bits, spans=tuple(spans))
+                spans += self.plain(left, right) if repeat is None else self.repeated(repeat)
+        most = max((1, *structure.copies, *(repeat.times for repeat in structure.repeats)))
+        return Decoded(bits=(most - 1).bit_length(), spans=tuple(spans))
 
-    def span(self, phase: Phase, stretch: Stretch) -> Span:
-        bits = self.bits
-        tensors = array("i", [e >> bits if e >= 0 else ~(~e >> bits) for e in stretch.events])
-        return Span(phase, stretch, tensors)
-
-    def plain(self, start: int, end: int) -> Iterator[Stretch]:
+    def plain(self, start: int, end: int) -> Iterator[Span]:
         """Events outside the blocks. Tensors of several copies that are made in a row are made copy by copy."""
-        events, copies, bits = self.structure.events, self.structure.copies, self.bits
-        single = array("i")
+        events, copies = self.structure.events, self.structure.copies
+        single: list[int] = []
+        left_over: dict[int, int] = {}
         position = start
         while position < end:
             event = events[position]
             position += 1
-            tensor = event if event >= 0 else ~event
-            if event < 0 and tensor in self.left_over:
-                single.append(~self.outside(tensor))
+            if event < 0 and ~event in self.left_over:
+                left_over[len(single)] = self.left_over[~event]
+                single.append(event)
                 continue
-            if copies[tensor] == 1:
-                single.append(event << bits if event >= 0 else ~(tensor << bits))
+            count = copies[event if event >= 0 else ~event]
+            if count == 1:
+                single.append(event)
                 continue
-            group = array("i", [event << bits if event >= 0 else ~(tensor << bits)])
-            while event >= 0 and position < end and events[position] >= 0 and copies[events[position]] == copies[event]:
-                group.append(events[position] << bits)
+            group = [event]
+            while event >= 0 and position < end and events[position] >= 0 and copies[events[position]] == count:
+                group.append(events[position])
                 position += 1
             if single:
-                yield Stretch(single)
-                single = array("i")
-            yield Stretch(group, copies[tensor], 1)
-        yield Stretch(single)
+                yield Span(self.phase, tuple(single), other_copies=left_over)
+                single, left_over = [], {}
+            yield Span(self.phase, tuple(group), count, 1)
+        yield Span(self.phase, tuple(single), other_copies=left_over)
 
-    def repeated(self, repeat: Repeat) -> Iterator[Stretch]:
-        """One pass over equal blocks: the first, those between, which differ in the copy alone, and the last."""
+    def repeated(self, repeat: Repeat) -> Iterator[Span]:
+        """One pass over equal blocks: the first, those between, which differ in the copy alone, and the last, which
+        frees what comes from outside the blocks as well.
+        """
         order = range(repeat.times - 1, -1, -1) if repeat.descending else range(repeat.times)
-        yield Stretch(self.block(repeat, order[0], is_last=repeat.times == 1))
-        if repeat.times > 2:
-            yield Stretch(self.block(repeat, order[1], is_last=False), repeat.times - 2, order.step)
-        if repeat.times > 1:
-            yield Stretch(self.block(repeat, order[-1], is_last=True))
-
-    def block(self, repeat: Repeat, number: int, *, is_last: bool) -> "array[int]":
-        """The events of one block. What comes from outside all blocks is freed in the last."""
-        bits, made_by = self.bits, self.made_by
         taken = {carried.taken: carried for carried in repeat.carried}
-        events = array("i")
-        for event in self.structure.events[repeat.start : repeat.end]:
-            if event >= 0:
-                events.append(event << bits | number)
-                continue
-            tensor = ~event
+        made_by, blocks = self.made_by, repeat.blocks
+        last = self.structure.events[repeat.start : repeat.end]
+        foreign = [n for n, e in enumerate(last) if e < 0 and (~e in taken or made_by.get(~e) != blocks)]
+        outside = {n for n in foreign if ~last[n] not in taken}
+        every = [e for n, e in enumerate(last) if n not in outside] if outside else last
+        carried = [n for n, e in enumerate(every) if ~e in taken] if outside else foreign
+        if repeat.times > 1:
+            yield self.block(repeat, order[0], every, carried, taken)
+        if repeat.times > 2:
+            yield self.block(repeat, order[1], every, carried, taken)._replace(times=repeat.times - 2, step=order.step)
+        yield self.block(repeat, order[-1], last, foreign, taken)
+
+    def block(
+        self, repeat: Repeat, number: int, events: Sequence[int], foreign: Iterable[int], taken: Mapping[int, Carried]
+    ) -> Span:
+        """The events of one block. foreign: the places of those that free what the block has not made."""
+        tensors = list(events)
+        copies: dict[int, int] = {}
+        for place in foreign:
+            tensor = ~events[place]
             carried = taken.get(tensor)
-            if carried is not None:
-                events.append(~self.taken(carried, repeat, number))
-            elif made_by.get(tensor) == repeat.blocks:
-                events.append(~(tensor << bits | number))
-            elif is_last:
-                events.append(~self.outside(tensor))
+            if carried is not None and 0 <= number + carried.offset < repeat.times:
+                tensors[place], copies[place] = ~carried.given, number + carried.offset
+            else:  # from outside the blocks: of what other blocks give to each other, what is left over
+                copies[place] = self.left_over.get(tensor, 0)
         for carried in repeat.carried:
-            if carried.freed_at_end and self.has_neighbour(carried, repeat, number):
-                events.append(~self.taken(carried, repeat, number))
-        return events
-
-    def has_neighbour(self, carried: Carried, repeat: Repeat, number: int) -> bool:
-        return 0 <= number + carried.offset < repeat.times
-
-    def taken(self, carried: Carried, repeat: Repeat, number: int) -> int:
-        """What a block takes: its neighbour's, or what comes from outside."""
-        if self.has_neighbour(carried, repeat, number):
-            return carried.given << self.bits | (number + carried.offset)
-        return self.outside(carried.taken)
-
-    def outside(self, tensor: int) -> int:
-        """A tensor as what lies outside its blocks sees it: of what one block gives to the next, what is left over."""
-        return tensor << self.bits | self.left_over.get(tensor, 0)
+            if carried.freed_at_end and 0 <= number + carried.offset < repeat.times:
+                copies[len(tensors)] = number + carried.offset
+                tensors.append(~carried.given)
+        return Span(self.phase, tuple(tensors), copy=number, other_copies=copies)

@@ -1,10 +1,9 @@
 """What is alive when: the peak of every phase, and the tensors that are there at any moment."""
 
-from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from memplanner.program.decode import decoded
@@ -12,8 +11,7 @@ from memplanner.program.program import StepProgram
 from memplanner.timeline import Phase
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """A place in the step: after `position` events of a span, the `time`-th time that it happens."""
 
     span: int
@@ -50,28 +48,30 @@ class Liveness:
         self.phases = tuple(self._phases())
 
     def stretches(self) -> Iterator[StretchBytes]:
-        """Every span of the decoded program in order. One that is repeated changes by the same amount each time, so
-        that its first time or its last is the highest.
-        """
-        live = 0
-        for number, span in enumerate(self._spans):
-            prefix = self._prefix(span.tensors)
-            net, times = prefix[-1], span.stretch.times
-            time = times - 1 if net > 0 else 0
-            top = max(prefix)
-            before, live = live, live + times * net
-            yield StretchBytes(
-                span.phase, before, before + time * net + top, live, Moment(number, time, prefix.index(top))
-            )
+        """Every span of the decoded program in order."""
+        for name, start, peak, end, number, time, position in self._measured():
+            yield StretchBytes(name, start, peak, end, Moment(number, time, position))
 
     def _phases(self) -> Iterator[StretchBytes]:
         """Spans of the same phase that follow each other are one."""
-        for _, group in groupby(self.stretches(), key=lambda stretch: stretch.name):
+        for name, group in groupby(self._measured(), key=itemgetter(0)):
             spans = list(group)
-            highest = max(spans, key=lambda stretch: stretch.peak)
-            yield highest._replace(start=spans[0].start, end=spans[-1].end)
+            _, _, peak, _, *place = max(spans, key=itemgetter(2))
+            yield StretchBytes(name, spans[0][1], peak, spans[-1][3], Moment(*place))
 
-    def _prefix(self, tensors: "array[int]") -> list[int]:
+    def _measured(self) -> Iterator[tuple[Phase, int, int, int, int, int, int]]:
+        """Every span: its phase, live bytes before, at the most and after, and where that is first so. A span that is
+        repeated changes by the same amount each time, so that its first time or its last is the highest.
+        """
+        live = 0
+        for number, (phase, tensors, times, *_) in enumerate(self._spans):
+            prefix = self._prefix(tensors)
+            net, top = prefix[-1], max(prefix)
+            time = times - 1 if net > 0 else 0
+            before, live = live, live + times * net
+            yield phase, before, before + time * net + top, live, number, time, prefix.index(top)
+
+    def _prefix(self, tensors: tuple[int, ...]) -> list[int]:
         """Bytes after each event, and before the first, over what there was before."""
         return list(accumulate(map(self._deltas.__getitem__, tensors), initial=0))
 
@@ -80,7 +80,7 @@ class Liveness:
         live = 0
         for number, span in enumerate(self._spans):
             prefix = self._prefix(span.tensors)
-            for time in range(span.stretch.times):
+            for time in range(span.times):
                 for position, size in enumerate(prefix):
                     yield span.phase, Moment(number, time, position), live + size
                 live += prefix[-1]
@@ -89,7 +89,7 @@ class Liveness:
         """How many of each tensor are alive at the moment, in the order in which they were first made."""
         counts: Counter[int] = Counter()
         for span in self._spans[: moment.span]:
-            _count(counts, span.tensors, span.stretch.times)
+            _count(counts, span.tensors, span.times)
         tensors = self._spans[moment.span].tensors
         if moment.time:
             _count(counts, tensors, moment.time)
@@ -97,7 +97,7 @@ class Liveness:
         return {tensor: count for tensor, count in counts.items() if count > 0 and tensor not in self._skip}
 
 
-def _count(counts: Counter[int], tensors: "array[int]", times: int) -> None:
+def _count(counts: Counter[int], tensors: tuple[int, ...], times: int) -> None:
     for event in tensors:
         if event >= 0:
             counts[event] += times

@@ -12,7 +12,7 @@ from memplanner.components.methods.base import Method
 from memplanner.components.optimizers.update import UpdateRule
 from memplanner.components.quantization import QUANTIZATIONS
 from memplanner.components.quantization.base import Quantization
-from memplanner.errors import Problem, UserError
+from memplanner.errors import Problem, UnsupportedError, UserError
 from memplanner.notes import Note, UnmatchedTargets
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.program.shapes import BF16, FP16, FP32, Dtype
@@ -85,9 +85,7 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
     CUDA. UserError where no library has what the plan asks for, or its method acts on nothing.
     """
     step, method = plan.step, plan.method
-    rule = method.rule(plan.optimizer)
-    if step.keep_gradients and rule.replaces_gradients:
-        raise _gradients_replaced()
+    rule = rule_of(plan)
     unmatched = tuple(name for name in method.named_targets if not _is_module(name, family))
     return Step(
         family=family,
@@ -106,6 +104,18 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
         per_layer_updates=step.per_layer_updates,
         notes=(UnmatchedTargets(names=unmatched),) if unmatched else (),
     )
+
+
+def rule_of(plan: TrainingPlan) -> UpdateRule:
+    """How the plan's parameters are updated; UnsupportedError where no library does that."""
+    rule = plan.method.rule(plan.optimizer)
+    if plan.step.keep_gradients and rule.replaces_gradients:
+        message = (
+            "galore_torch's 8-bit AdamW puts the projected gradient in the gradient's place, and the next backward "
+            "pass cannot add to it"
+        )
+        raise UnsupportedError(Problem(where="plan", key="step.keep_gradients", message=message))
+    return rule
 
 
 def numerics_of(plan: TrainingPlan) -> Numerics:
@@ -134,16 +144,5 @@ def nothing_trained(step: Step) -> UserError:
             key="method.target_modules",
             message=f"{', '.join(step.method.named_targets)!r} names no linear module of the model",
             hint=f"its modules: {', '.join(step.family.block_targets)}",
-        )
-    )
-
-
-def _gradients_replaced() -> UserError:
-    return UserError(
-        Problem(
-            where="plan",
-            key="step.keep_gradients",
-            message="galore_torch's 8-bit AdamW puts the projected gradient in the gradient's place, and the next "
-            "backward pass cannot add to it",
         )
     )

@@ -146,7 +146,7 @@ def test_what_the_machine_cannot_hold_is_not_begun() -> None:
     [
         ({"loss": "fused"}, "loss 'fused'"),
         ({"method": {"kind": "gradnormlorp", "implementation": "weight-norm-galore-adamw"}}, "not a package"),
-        ({"method": "gradnormlorp", "optimizer": "sgd"}, "AdamW's moments only"),
+        ({"method": "gradnormlorp", "optimizer": "sgd"}, "no library trains GradNormLoRP with sgd"),
         ({"optimizer": {"kind": "adamw-8bit", "format": "torchao"}}, "torchao"),
         ({"optimizer": {"kind": "adamw", "state_dtype": "bf16"}}, "bf16 moments"),
         ({"method": "lora", "quantization": "int8"}, "int8"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, ClassVar, NamedTuple
 
-from memplanner.errors import Problem, UserError
+from memplanner.errors import Problem, UnsupportedError
 from memplanner.program.shapes import Dtype, Shape
 from memplanner.settings.base import Settings
 from memplanner.tape.engine import Param, Tape, Tensor
@@ -61,10 +61,10 @@ class Optimizer(Settings, UpdateRule):
         return str(self.model_dump()["kind"])
 
 
-def no_such_pair(method: str, optimizer: Optimizer, available: str, reason: str = "") -> UserError:
+def no_such_pair(method: str, optimizer: Optimizer, available: str, reason: str = "") -> UnsupportedError:
     """The refusal of a method with an optimizer that no library combines; available: what there is."""
     message = f"no library trains {method} with {optimizer.describe()}{f': {reason}' if reason else ''}"
-    return UserError(Problem(where="plan", key="optimizer", message=message, hint=available))
+    return UnsupportedError(Problem(where="plan", key="optimizer", message=message, hint=available))
 
 
 def single(param: Param) -> Param:

@@ -22,6 +22,7 @@ from memplanner.harness.builders.models import block_linears
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.notices import update_notice
 from memplanner.plan.training_plan import TrainingPlan
+from memplanner.step.assemble import rule_of
 
 LEARNING_RATE = 1e-4
 
@@ -33,10 +34,10 @@ def optimizers_for(plan: TrainingPlan, model: nn.Module) -> list[torch.optim.Opt
     """The optimizers that one call of step() each makes a step of. Those of per-layer updates hang on hooks and step
     inside backward, as does what they do there: step, then free the gradient.
 
-    UserError where no library has the plan's pair of method and optimizer; NotBuildableError where this harness has no
-    builder for it.
+    UnsupportedError where no library has the plan's pair of method and optimizer; NotBuildableError where this harness
+    has no builder for it.
     """
-    rule = plan.method.rule(plan.optimizer)
+    rule = rule_of(plan)
     groups = parameter_groups(plan.method, model)
     if not plan.step.per_layer_updates:
         return [optimizer_of(rule, groups)]
