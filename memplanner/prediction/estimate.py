@@ -6,13 +6,14 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from memplanner.allocator.reference import DeviceFullError
-from memplanner.allocator.reserved import reserved_peak
+from memplanner.allocator.simulation import AllocatorSimulation
 from memplanner.catalogue import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
 from memplanner.components.architectures.registry import Family, read_config
 from memplanner.components.context import AUXILIARY
 from memplanner.errors import Problem, UserError
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.prediction.margin import Margin, in_words, margin_of
+from memplanner.prediction.segments import Segments
 from memplanner.program.liveness import Moment, Replay
 from memplanner.program.shapes import Shape
 from memplanner.step.walk import Walk, walk
@@ -39,6 +40,7 @@ class Estimate:
     phases: tuple[PhasePeak, ...]
     """In the order of a step; "refresh" only where a subspace is recomputed."""
     walked: Walk = field(repr=False)
+    segments: Segments = field(repr=False, compare=False)
     implementation: str = IMPLEMENTATION
     notes: tuple[str, ...] = ()
     peak_moment: Moment | None = field(repr=False, default=None)
@@ -79,8 +81,8 @@ class Estimate:
     def _reserved(self, limit: int | None = None) -> int:
         chosen = self.plan.allocator
         split = None if chosen.max_split_size is None else parse_size(chosen.max_split_size)
-        return reserved_peak(
-            self.walked, expandable_segments=chosen.expandable_segments, max_split_size=split, limit=limit
+        return self.segments.reserved_bytes(
+            expandable_segments=chosen.expandable_segments, max_split_size=split, limit=limit
         )
 
     @cached_property
@@ -109,7 +111,7 @@ class Estimate:
         """What expandable_segments:True would take off; not looked for where less than 1% could be gained."""
         if self.plan.allocator.expandable_segments or self.fragmentation_bytes < 0.01 * self.reserved_bytes:
             return 0
-        return max(0, self.reserved_bytes - reserved_peak(self.walked, expandable_segments=True))
+        return max(0, self.reserved_bytes - self.segments.reserved_bytes(expandable_segments=True))
 
     @cached_property
     def context_bytes(self) -> int:
@@ -370,11 +372,17 @@ def _read_model(name: str, root: Path, changed: tuple[int, int]) -> tuple[ModelP
     return profile, family, config
 
 
-def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -> Estimate:
+_SIMULATION = AllocatorSimulation()
+"""Of predictions that bring none of their own."""
+
+
+def predict(
+    plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True, simulation: AllocatorSimulation = _SIMULATION
+) -> Estimate:
     """The memory of one training step of the plan.
 
-    root: directory that a relative model path starts from. collapse: walk equal blocks once. UserError when the model
-    or the card is unknown or cannot be modelled.
+    root: directory that a relative model path starts from. collapse: walk equal blocks once. simulation: what the
+    allocator has answered is remembered there. UserError when the model or the card is unknown or cannot be modelled.
     """
     model, family, config = model_of(plan, root)
     gpu = gpu_of(plan)
@@ -388,7 +396,7 @@ def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -
             compute_capability=capability_of(gpu),
             collapse=collapse,
         )
-        return estimate_of(plan, model, gpu, walked)
+        return estimate_of(plan, model, gpu, walked, simulation)
 
     longest = at(plan.step.seq_len)
     typical = plan.step.typical_seq_len
@@ -426,7 +434,13 @@ def _replays(tape: Tape, refresh_only: frozenset[int]) -> tuple[Replay, Replay]:
     return replay, Replay(tape, without=replay) if refresh_only else replay
 
 
-def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None, walked: Walk) -> Estimate:
+def estimate_of(
+    plan: TrainingPlan,
+    model: ModelProfile,
+    gpu: GpuProfile | None,
+    walked: Walk,
+    simulation: AllocatorSimulation = _SIMULATION,
+) -> Estimate:
     """Read the walk's log into an estimate. Of cuBLAS's workspaces it has the card's."""
     walked = walked.with_workspace(workspace_of(gpu))
     base = walked.held.total
@@ -461,6 +475,7 @@ def estimate_of(plan: TrainingPlan, model: ModelProfile, gpu: GpuProfile | None,
         model=model,
         phases=tuple(phases),
         walked=walked,
+        segments=Segments(walked, simulation),
         notes=tuple(dict.fromkeys(walked.notes)),
         peak_moment=moments.get(best),
         replay=used,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from memplanner.allocator.simulation import AllocatorSimulation
 from memplanner.catalogue import GpuProfile
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction.estimate import (
@@ -39,6 +40,7 @@ class Predictor:
 
     def __init__(self, root: Path = Path(), *, remember: int = 8) -> None:
         self.root = root
+        self._simulation = AllocatorSimulation()
         self._recent: deque[tuple[object, int, TrainingPlan, Estimate]] = deque(maxlen=remember)
         self._patterns: deque[tuple[object, TrainingPlan, Pattern | None]] = deque(maxlen=remember)
 
@@ -56,10 +58,10 @@ class Predictor:
                     return replace(estimate, plan=plan, gpu=gpu)
                 walked = estimate.walked
         if plan.step.typical_seq_len is not None:  # a note tells of a second walk there
-            estimate = predict(plan, root=self.root)
+            estimate = predict(plan, root=self.root, simulation=self._simulation)
         else:
             model, _, _ = model_of(plan, self.root)
-            estimate = estimate_of(plan, model, gpu, walked or self._walk(plan, gpu, around))
+            estimate = estimate_of(plan, model, gpu, walked or self._walk(plan, gpu, around), self._simulation)
         self._recent.append((around, workspace, step, estimate))
         return estimate
 

@@ -64,6 +64,21 @@ class Holdings:
         """The same, of all."""
         return sum(self.by_category.values())
 
+    @cached_property
+    def block_groups(self) -> tuple[tuple[tuple[int, tuple[int, ...]], ...], tuple[tuple[int, tuple[int, ...]], ...]]:
+        """What the caching allocator is asked for: before the first step, and in it before its update.
+
+        Each group is a number of equal blocks of the model, and what it hands out for each tensor of one such block.
+        """
+        late = ("gradients", "optimizer_state", "projectors")
+
+        def groups(*, made_late: bool) -> Iterator[tuple[int, tuple[int, ...]]]:
+            tensors = (h for h in self.tensors if (h.category in late) is made_late)
+            for count, alike in groupby(tensors, lambda h: h.count):
+                yield count, tuple(h.block_bytes // count for h in alike)
+
+        return tuple(groups(made_late=False)), tuple(groups(made_late=True))
+
     @lru_cache(maxsize=64)  # noqa: B019  # few are ever there
     def with_workspace(self, num_bytes: int) -> "Holdings":
         """The same on a card whose cuBLAS workspaces have this size (forward and backward run on different threads and
