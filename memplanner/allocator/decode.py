@@ -102,13 +102,16 @@ class _Log:
     def _repeated(self, run: Run, width: int, *, forward: bool) -> Iterator[Stretch]:
         """One direction of a run, block by block.
 
-        The block next to the outside takes its input from there, and gives its gradient there; every other takes it
-        from a neighbour, and gives it to one. What all blocks share is freed with the last of them.
+        The log has the walked block's events. Copies of what it makes itself differ from block to block. Its input is,
+        for every block but the first, the output of the block before; the gradient that enters its backward is, for
+        every block but the last, the one that leaves the backward of the block after. Tensors from outside that all
+        blocks use are freed with the last block that uses them, in this direction.
         """
         last, own = run.reps - 1, self._born(run)
         closing = self.log[run.start : run.end] if forward else self.log[run.back_start : run.back_end]
         common = [i for i in closing if i >= 0 or ~i in own or ~i in (run.input, run.grad_input)]
-        # Every block but the first then frees the output of the one before, its own input, at its end.
+        # With input_held something outside keeps the first block's input, so that the log does not have its free. Every
+        # other block frees its own: in backward where its graph keeps the input for that (input_kept), else in forward.
         frees_output = run.input_held and run.input_kept is not forward
 
         def block(rep: int) -> "array[int]":

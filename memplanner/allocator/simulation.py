@@ -7,12 +7,15 @@ that suffices, each is replayed by itself and its answer is remembered: of plans
 requests of one pool are often the same, which saves a sweep a tenth of its time and more (benchmarks/sweep.py).
 """
 
+import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import chain
+from operator import attrgetter
+from typing import Any
 
 from memplanner.allocator import native, reference
 from memplanner.allocator.decode import decode
@@ -24,7 +27,8 @@ Group = tuple[int, tuple[int, ...]]
 """Tensors that are made and then stay: how many equal blocks of the model have them, and the bytes of each tensor in
 one such block. They are made block by block.
 """
-_RunFields = tuple[int, int, int, int, int, bool, bool, int, int, int, int]
+_values_of: Callable[[Run], tuple[Any, ...]] = attrgetter(*(field.name for field in fields(Run)))
+"""A run's fields, which can be compared and hashed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +50,9 @@ class Requests:
 
 
 class AllocatorSimulation:
-    """Answers what is reserved for steps, and remembers what it needs for the next ones that are like them."""
+    """Answers what is reserved for training steps. It remembers the events of the last kinds of steps, which do not
+    depend on the tensors' sizes, and the answers to the last requests of each pool.
+    """
 
     def __init__(self) -> None:
         self._two_steps = lru_cache(maxsize=32)(_TwoSteps)
@@ -68,7 +74,7 @@ class AllocatorSimulation:
         steps = self._two_steps(
             tuple(requests.log),
             requests.update,
-            tuple(map(_fields, requests.runs)),
+            tuple(map(_values_of, requests.runs)),
             tuple(requests.reps),
             _shape(requests.early),
             _shape(requests.late),
@@ -81,23 +87,6 @@ class AllocatorSimulation:
         return sum(self._peak(steps, pool, expandable_segments, max_split_size, None) for pool in (small, large))
 
 
-def _fields(run: Run) -> _RunFields:
-    """A run as a value."""
-    return (
-        run.reps,
-        run.start,
-        run.input,
-        run.end,
-        run.output,
-        run.input_kept,
-        run.input_held,
-        run.back_start,
-        run.back_end,
-        run.grad_input,
-        run.grad_output,
-    )
-
-
 def _shape(groups: Sequence[Group]) -> tuple[tuple[int, int], ...]:
     """The groups without their bytes: of each, how many blocks have how many tensors."""
     return tuple([(count, len(sizes)) for count, sizes in groups])
@@ -106,20 +95,21 @@ def _shape(groups: Sequence[Group]) -> tuple[tuple[int, int], ...]:
 class _TwoSteps:
     """The events of two steps, whatever the tensors' sizes.
 
-    The tensors of the log come first, then those of the early and of the late groups. A group of more copies than there
-    are numbers for takes its tensors several times, each time for another part of the copies.
+    The tensors of the log are numbered first, then those of the early and of the late groups. The log decides for how
+    many copies of a tensor there are numbers; where a group has more, its tensors are numbered several times, each time
+    for another part of the copies.
     """
 
     def __init__(
         self,
         log: tuple[int, ...],
         update: int,
-        runs: tuple[_RunFields, ...],
+        runs: tuple[tuple[Any, ...], ...],
         reps: tuple[int, ...],
         early: tuple[tuple[int, int], ...],
         late: tuple[tuple[int, int], ...],
     ) -> None:
-        decoded = decode(log, update, [Run(*fields) for fields in runs], reps)
+        decoded = decode(log, update, [Run(*values) for values in runs], reps)
         self._bits = decoded.bits
         made_early = self._made(early, len(reps))
         made_late = self._made(late, len(reps) + sum(len(stretch.events) for stretch in made_early))
@@ -130,15 +120,17 @@ class _TwoSteps:
 
     def numbered(self, groups: Sequence[Group]) -> list[int]:
         """Bytes of the groups' tensors, in the order of their numbers."""
-        return list(chain.from_iterable(sizes * -(-count >> self._bits) for count, sizes in groups))
+        most = 1 << self._bits
+        return list(chain.from_iterable(sizes * math.ceil(count / most) for count, sizes in groups))
 
     def _made(self, groups: Sequence[tuple[int, int]], tensor: int) -> list[Stretch]:
         """Allocations of the groups' tensors, numbered from `tensor` on."""
+        most = 1 << self._bits
         stretches: list[Stretch] = []
         for count, tensors in groups:
-            for done in range(0, count, 1 << self._bits):
-                firsts = array("i", [number << self._bits for number in range(tensor, tensor + tensors)])
-                stretches.append(Stretch(firsts, min(count - done, 1 << self._bits), 1))
+            for done in range(0, count, most):
+                first_copies = array("i", range(tensor * most, (tensor + tensors) * most, most))
+                stretches.append(Stretch(first_copies, min(count - done, most), 1))
                 tensor += tensors
         return stretches
 

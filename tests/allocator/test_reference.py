@@ -143,7 +143,7 @@ def test_an_end_that_is_too_large_to_be_found_is_used_as_it_is() -> None:
     assert (allocator.reserved, allocator.peak_reserved) == (100 * MIB, 100 * MIB)
 
 
-def test_a_stretch_is_told_time_by_time() -> None:
+def test_each_time_of_a_stretch_has_its_own_block_numbers() -> None:
     assert list(map(list, Stretch(array("i", (4, ~9)), 3, -2).each_time())) == [[4, ~9], [2, ~7], [0, ~5]]
 
 
