@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from memplanner import Estimate, TrainingPlan, predict
-from memplanner.allocator.reserved import forget
+from memplanner.allocator.simulation import AllocatorSimulation
 from memplanner.catalogue import find_model
 
 LIMIT_MS = 1.0
@@ -44,9 +44,8 @@ def plans(folder: Path) -> dict[str, TrainingPlan]:
 
 
 def verdict(plan: TrainingPlan) -> tuple[Estimate, object]:
-    """A prediction with everything `check` shows, the allocator's replay included."""
-    forget()
-    estimate = predict(plan)
+    """A prediction with everything `check` shows, and with nothing remembered of the allocator's earlier answers."""
+    estimate = predict(plan, simulation=AllocatorSimulation())
     return estimate, (estimate.verdict, estimate.at_peak, estimate.persistent, estimate.num_parameters)
 
 

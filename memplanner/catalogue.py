@@ -153,11 +153,16 @@ def is_bundled(model: str) -> bool:
 
 
 def _find(name: str, kind: str, suffix: str, load: Callable[[Path], T]) -> T | None:
-    """By stem, else by the name and aliases inside the files; only files that mention the name are parsed."""
+    """By stem, else by the name and aliases inside the files."""
     exact = _by_stem(name, kind, suffix)
-    if exact is not None:
-        return load(exact)
-    wanted = key(name)
+    return _by_alias(key(name), kind, suffix, load) if exact is None else load(exact)
+
+
+@functools.lru_cache(maxsize=1024)
+def _by_alias(wanted: str, kind: str, suffix: str, load: Callable[[Path], T]) -> T | None:
+    """The profile with that name or alias, as a key. Bundled files do not change while a process runs, so that they are
+    searched once for each name. Only files that mention it are parsed.
+    """
     for path in stems(kind, suffix).values() if wanted else ():
         if wanted in key(read_text(path)):
             profile = load(path)

@@ -1,6 +1,7 @@
 """Every bundled profile is valid and findable; a user's own config.json is read safely."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memplanner import catalogue
 from memplanner.catalogue import all_gpus, all_models, find_gpu, find_model, key, profiles_dir, stems
 from memplanner.errors import UserError
 from memplanner.files.parse import MAX_FILE_BYTES
@@ -42,6 +44,17 @@ def test_every_model_is_valid_and_every_spelling_leads_to_it() -> None:
 @pytest.mark.parametrize("name", ["rtx4090", "RTX 4090", "4090", "NVIDIA GeForce RTX 4090", "rtx-4090", "RTX_4090"])
 def test_spellings(name: str) -> None:
     assert find_gpu(name).id == "rtx4090"
+
+
+@pytest.mark.parametrize(
+    ("find", "alias"), [(find_gpu, "geforce rtx 4090"), (find_model, "meta-llama/CodeLlama-7b-hf")]
+)
+def test_an_alias_is_looked_up_on_disk_once(
+    find: Callable[[str], object], alias: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = find(alias)
+    monkeypatch.setattr(catalogue, "read_text", lambda path: pytest.fail(f"{path} is read again"))
+    assert find(alias) is first
 
 
 @pytest.mark.parametrize(("name", "hint"), [("RTX 4091", "rtx4090"), ("lama-7b", "llama-7b")])

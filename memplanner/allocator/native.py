@@ -1,4 +1,7 @@
-"""The caching allocator's replay in C (allocator.c), where a compiler was at hand when memplanner was installed."""
+"""The caching allocator in C (allocator.c), where a compiler was at hand when memplanner was installed.
+
+It answers as reference.py does, some twenty times faster; property tests hold the two equal.
+"""
 
 import ctypes
 from array import array
@@ -8,18 +11,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from memplanner.allocator.reference import DeviceFullError
-from memplanner.program.decode import Stretch
+from memplanner.program.stretch import Stretch
 
 LIBRARY: Final = Path(__file__).parent / "_allocator.so"
+_END: Final = 1 << 62
+"""Bytes from which on allocator.c has no room for a block or for all segments together (LARGEST)."""
 _DEVICE_FULL, _NO_MEMORY, _TOO_LARGE, _IMPOSSIBLE = -1, -2, -3, -4
-LARGEST: Final = 1 << 58
-"""Bytes of all blocks together, up to which nothing in a few steps can leave 64 bits."""
 
 
 class _Stretch(ctypes.Structure):
+    """Stretch in allocator.c."""
+
     _fields_ = [
         ("events", ctypes.c_void_p),
-        ("count", ctypes.c_int64),
+        ("num_events", ctypes.c_int64),
         ("times", ctypes.c_int64),
         ("step", ctypes.c_int64),
     ]
@@ -27,7 +32,7 @@ class _Stretch(ctypes.Structure):
 
 @cache
 def _function() -> Any:
-    """memplanner_peak_reserved; None where it was not compiled."""
+    """memplanner_peak_reserved of allocator.c; None where it was not compiled."""
     try:
         function = ctypes.CDLL(str(LIBRARY)).memplanner_peak_reserved
     except (OSError, AttributeError):
@@ -37,10 +42,8 @@ def _function() -> Any:
         ctypes.POINTER(_Stretch),
         ctypes.c_int64,
         ctypes.c_void_p,
-        ctypes.c_int32,
-        ctypes.c_int32,
-        ctypes.c_void_p,
         ctypes.c_int64,
+        ctypes.c_int32,
         ctypes.c_int32,
         ctypes.c_int64,
         ctypes.c_int64,
@@ -53,45 +56,43 @@ def is_available() -> bool:
     return _function() is not None
 
 
-def peak_reserved(
-    stretches: Sequence[Stretch],
-    sizes: Sequence[int],
-    kept: Sequence[int] = (),
-    *,
-    bits: int = 0,
-    expandable_segments: bool = False,
-    max_split_size: int | None = None,
-    limit: int | None = None,
-) -> int:
-    """The most bytes of segments during the events; DeviceFullError where the limit is not enough, OverflowError where
-    they come to a TiB: Python's own replay has no such end.
+class Replay:
+    """reference.Replay in C."""
 
-    sizes: bytes of 2^bits blocks each; kept: bytes of the blocks after those; 0 for what the allocator has nothing to
-    do with; all together at most LARGEST. The options are CachingAllocator's.
-    """
-    table = (_Stretch * len(stretches))(
-        *(_Stretch(events.buffer_info()[0], len(events), times, step) for events, times, step in stretches)
-    )
-    logged = len(sizes) << bits
-    words, kept_words = array("q", sizes), array("q", kept)
-    answer: int = _function()(
-        table,
-        len(stretches),
-        words.buffer_info()[0],
-        bits,
-        logged,
-        kept_words.buffer_info()[0],
-        logged + len(kept),
-        expandable_segments,
-        -1 if max_split_size is None else max_split_size,
-        -1 if limit is None else limit,
-    )
-    if answer == _DEVICE_FULL:
-        raise DeviceFullError
-    if answer == _NO_MEMORY:
-        raise MemoryError
-    if answer == _TOO_LARGE:
-        raise OverflowError("segments of a TiB and more")
-    if answer == _IMPOSSIBLE:
-        raise AssertionError("a block is allocated that is there already, or freed that is not")
-    return answer
+    def __init__(self, stretches: Sequence[Stretch], *, bits: int = 0) -> None:
+        self._stretches = tuple(stretches)  # keeps alive what the table points to
+        self._bits = bits
+        self._table = (_Stretch * len(self._stretches))(
+            *(_Stretch(events.buffer_info()[0], len(events), times, step) for events, times, step in self._stretches)
+        )
+
+    def peak_reserved(
+        self,
+        sizes: Sequence[int],
+        *,
+        expandable_segments: bool = False,
+        max_split_size: int | None = None,
+        limit: int | None = None,
+    ) -> int:
+        """As reference.Replay says, and OverflowError where a block or all segments come to _END."""
+        words = array("q", sizes)
+        answer: int = _function()(
+            self._table,
+            len(self._table),
+            words.buffer_info()[0],
+            len(words),
+            self._bits,
+            expandable_segments,
+            # more than _END is never reached, and would not be passed on whole
+            -1 if max_split_size is None else min(max_split_size, _END),
+            -1 if limit is None else min(limit, _END),
+        )
+        if answer == _DEVICE_FULL:
+            raise DeviceFullError
+        if answer == _NO_MEMORY:
+            raise MemoryError
+        if answer == _TOO_LARGE:
+            raise OverflowError(f"segments of {_END} bytes and more")
+        if answer == _IMPOSSIBLE:
+            raise AssertionError("a block is allocated that is there already, or freed that is not")
+        return answer

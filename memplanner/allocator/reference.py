@@ -1,17 +1,25 @@
 """PyTorch's CUDA caching allocator, re-enacted on a stream of allocations and frees.
 
-Facts from c10/cuda/CUDACachingAllocator.cpp: requests round up to 512 B; up to 1 MiB they come from 2 MiB segments of
-a small pool; from 1 to 10 MiB from 20 MiB segments, above from a segment of their own rounded up to 2 MiB. A free block
-is chosen by best fit and split when the rest is worth keeping (512 B in the small pool, more than 1 MiB in the large).
+This is the specification, and what answers where allocator.c was not compiled or has no room for the numbers.
 
-Two options change that (PYTORCH_ALLOC_CONF). max_split_size: a block of at least that size is never split, is not given
-to smaller requests, and serves a larger one only if less than 20 MiB too large (get_free_block, should_split).
-expandable_segments: each pool is one range of addresses that grows at its end by pages of 2 MiB (small) or 20 MiB, so
-that what is free at the end is used first; any rest of 512 B is split off (try_allocate_expandable_block, map_block).
+The rules are those of c10/cuda/CUDACachingAllocator.cpp. A request is rounded up to 512 bytes. Up to 1 MiB it belongs
+to the small pool, whose segments have 2 MiB. Above, it belongs to the large pool: below 10 MiB its segment has 20 MiB,
+from 10 MiB on the request gets a segment of its own, rounded up to 2 MiB. The smallest free block that is large enough
+serves the request. It is split where the rest is worth keeping: 512 bytes in the small pool, more than 1 MiB in the
+large one. A block that is freed merges with its free neighbours; its segment stays with the allocator.
+
+Two options change that (PYTORCH_ALLOC_CONF). With max_split_size, a block of at least that size is never split and not
+given to a smaller request, and it serves a request of at least that size only if it is less than 20 MiB too large
+(get_free_block, should_split). With expandable_segments, each pool is one range of addresses that grows at its end by
+pages of 2 MiB (small) or 20 MiB (large), so that what is free at the end is used before more is asked for, and any rest
+of 512 bytes is split off (try_allocate_expandable_block, map_block).
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 from typing import Final
+
+from memplanner.program.stretch import Stretch
 
 SMALL_LIMIT: Final = 1 << 20
 SMALL_SEGMENT: Final = 2 << 20
@@ -20,12 +28,17 @@ LARGE_SEGMENT: Final = 20 << 20
 ROUND_LARGE: Final = 2 << 20
 BLOCK: Final = 512
 TOP_DOWN: Final = 64 << 20
-"""Segments from here on lie below the ones before them. Of equal free blocks the lowest address is taken, so the order
-counts. Nothing documents it: it is inferred from published runs on a Tesla T4 (docs/lab-log.md)."""
+"""A segment of at least that many bytes lies below the segments of that kind before it, a smaller one above those
+before it. Of free blocks of one size the one at the lowest address is taken, so this order counts. Nothing documents
+it: it is inferred from published runs on a Tesla T4 (docs/lab-log.md)."""
+_CEILING: Final = 1 << 100
+"""Where the addresses begin that are given out downwards: so high that they never meet those given out upwards."""
 
 
 class Block:
-    """A stretch of a segment, in use or free; `previous` and `next` are its neighbours in the segment."""
+    """A part of a segment, in use or free. address and size are in bytes; previous and next are its neighbours in the
+    segment.
+    """
 
     __slots__ = ("address", "free", "next", "previous", "size", "small")
 
@@ -55,11 +68,12 @@ class DeviceFullError(MemoryError):
 
 
 class CachingAllocator:
-    """One device's cache.
+    """The allocator of one device.
 
-    limit: bytes that the device gives. A segment beyond it makes the allocator return every unused one and ask again
-    (release_cached_blocks); DeviceFullError where that is not enough. Expandable segments, which would unmap pages
-    instead, are held to the limit without that. max_split_size: in bytes.
+    limit: bytes that the device has to give. Where another segment would exceed it, the allocator returns every segment
+    that is not in use and asks again (release_cached_blocks); DeviceFullError where that is not enough. Expandable
+    segments would unmap pages instead, which is not modelled: with them, exceeding the limit is DeviceFullError at
+    once. max_split_size: bytes.
     """
 
     def __init__(
@@ -69,20 +83,20 @@ class CachingAllocator:
         self.max_split_size = max_split_size
         self.limit = limit
         self.retries = 0
-        """How often the allocator had to return its unused segments."""
+        """How often the device had no room for another segment at the first attempt."""
         self.reserved = self.peak_reserved = 0
         self.allocated = 0
         self._address = 0
-        self._ceiling = 1 << 50
+        self._ceiling = _CEILING
         self._pools: dict[bool, list[tuple[int, int, Block]]] = {True: [], False: []}
         self._ends: dict[bool, Block] = {}
-        """Of expandable segments: the last block of each pool's range."""
+        """With expandable segments: the last block of each pool's range."""
 
     def allocate(self, num_bytes: int) -> Block:
         """A block for a request of that many bytes (at least one)."""
         size = (num_bytes + BLOCK - 1) & -BLOCK
         small = size <= SMALL_LIMIT
-        block = self._cached(size, small) or self._more(size, small)
+        block = self._best_fit(size, small) or self._new_memory(size, small)
         rest = block.size - size
         if self._splits(size, rest, small):
             tail = Block(block.address + size, rest, small)
@@ -116,35 +130,36 @@ class CachingAllocator:
             block = first
         self._offer(block)
 
-    def _cached(self, size: int, small: bool) -> Block | None:
-        """The smallest free block that serves the request, taken out of its pool."""
+    def _best_fit(self, size: int, small: bool) -> Block | None:
+        """The smallest free block that serves the request, taken out of its pool; None where there is none."""
         pool = self._pools[small]
-        at = bisect_left(pool, (size, -1))
-        if at == len(pool):
+        position = bisect_left(pool, (size, -1))
+        if position == len(pool):
             return None
-        found, limit = pool[at][0], self.max_split_size
-        if limit is not None and not small:
-            oversized = found >= limit if size < limit else found >= size + LARGE_SEGMENT
-            if oversized:
+        free_bytes, threshold = pool[position][0], self.max_split_size
+        if threshold is not None and not small:
+            too_large = free_bytes >= threshold if size < threshold else free_bytes >= size + LARGE_SEGMENT
+            if too_large:
                 return None
-        return pool.pop(at)[2]
+        return pool.pop(position)[2]
 
     def _splits(self, size: int, rest: int, small: bool) -> bool:
         if small or self.expandable_segments:
             return rest >= BLOCK
         return rest > SMALL_LIMIT and (self.max_split_size is None or size < self.max_split_size)
 
-    def _more(self, size: int, small: bool) -> Block:
-        return self._grown(size, small) if self.expandable_segments else self._segment(size, small)
+    def _new_memory(self, size: int, small: bool) -> Block:
+        return self._extended_range(size, small) if self.expandable_segments else self._new_segment(size, small)
 
-    def _grown(self, size: int, small: bool) -> Block:
-        """The free end of the pool's range, made as long as it must be; it may be longer, where max_split_size kept it
-        from being found among what is free.
+    def _extended_range(self, size: int, small: bool) -> Block:
+        """The free block at the end of the pool's range, extended where it is too small.
+
+        It can be large enough already: where max_split_size forbade to take it as a cached block.
         """
         page = SMALL_SEGMENT if small else LARGE_SEGMENT
         end = self._ends.get(small)
         if end is None or not end.free:
-            address = (1 << 50) * (1 if small else 2) if end is None else end.address + end.size
+            address = _CEILING * (1 if small else 2) if end is None else end.address + end.size
             block = Block(address, 0, small)
             block.previous = end
             if end is not None:
@@ -159,7 +174,7 @@ class CachingAllocator:
             self._take(more)
         return block
 
-    def _segment(self, size: int, small: bool) -> Block:
+    def _new_segment(self, size: int, small: bool) -> Block:
         length = segment_length(size, small)
         self._take(length)
         if length >= TOP_DOWN:
@@ -170,7 +185,7 @@ class CachingAllocator:
         return block
 
     def _take(self, length: int) -> None:
-        """Count another segment, after returning the unused ones if the device has no room for it."""
+        """Take that many bytes from the device; where it has too few left, return the unused segments first."""
         if self.limit is not None and self.reserved + length > self.limit:
             self.retries += 1
             if not self.expandable_segments:
@@ -191,3 +206,43 @@ class CachingAllocator:
     def _withdraw(self, block: Block) -> None:
         pool = self._pools[block.small]
         del pool[bisect_left(pool, (block.size, block.address))]
+
+
+class Replay:
+    """The events of `stretches`, to be replayed with any sizes. The blocks with the numbers from n << bits up to before
+    (n + 1) << bits are the copies of tensor n and have the same size.
+    """
+
+    def __init__(self, stretches: Sequence[Stretch], *, bits: int = 0) -> None:
+        self._stretches = stretches
+        self._bits = bits
+
+    def peak_reserved(
+        self,
+        sizes: Sequence[int],
+        *,
+        expandable_segments: bool = False,
+        max_split_size: int | None = None,
+        limit: int | None = None,
+    ) -> int:
+        """The most bytes of segments at any time; DeviceFullError where the limit is not enough.
+
+        sizes: bytes of one copy of each tensor. One of 0 bytes is left out: what has no bytes is never requested. The
+        options are CachingAllocator's.
+        """
+        allocator = CachingAllocator(
+            expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit
+        )
+        blocks: dict[int, Block] = {}
+        for stretch in self._stretches:
+            for events in stretch.each_time():
+                for event in events:
+                    number = event if event >= 0 else ~event
+                    size = sizes[number >> self._bits]
+                    if not size:
+                        continue
+                    if event >= 0:
+                        blocks[number] = allocator.allocate(size)
+                    else:
+                        allocator.release(blocks.pop(number))
+        return allocator.peak_reserved

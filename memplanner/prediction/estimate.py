@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from memplanner.allocator.reference import DeviceFullError
-from memplanner.allocator.reserved import reserved_peak
+from memplanner.allocator.simulation import AllocatorSimulation
 from memplanner.catalogue import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
 from memplanner.components.architectures.registry import Family, read_config
 from memplanner.errors import Problem, UserError
@@ -42,6 +42,7 @@ class Estimate:
     phases: tuple[PhasePeak, ...]
     """In the order of a step; "refresh" only where a subspace is recomputed."""
     program: StepProgram = field(repr=False)
+    simulation: AllocatorSimulation = field(repr=False, compare=False)
     implementation: str = IMPLEMENTATION
     notes: tuple[Note, ...] = ()
     peak_moment: Moment | None = field(repr=False, default=None)
@@ -82,7 +83,7 @@ class Estimate:
     def _reserved(self, limit: int | None = None) -> int:
         chosen = self.plan.allocator
         split = None if chosen.max_split_size is None else parse_size(chosen.max_split_size)
-        return reserved_peak(
+        return self.simulation.reserved_bytes(
             self.program, expandable_segments=chosen.expandable_segments, max_split_size=split, limit=limit
         )
 
@@ -112,7 +113,7 @@ class Estimate:
         """What expandable_segments:True would take off; not looked for where less than 1% could be gained."""
         if self.plan.allocator.expandable_segments or self.fragmentation_bytes < 0.01 * self.reserved_bytes:
             return 0
-        return max(0, self.reserved_bytes - reserved_peak(self.program, expandable_segments=True))
+        return max(0, self.reserved_bytes - self.simulation.reserved_bytes(self.program, expandable_segments=True))
 
     @cached_property
     def context_bytes(self) -> int:
@@ -279,11 +280,17 @@ def _read_model(name: str, root: Path, changed: tuple[int, int]) -> tuple[ModelP
     return profile, family, config
 
 
-def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -> Estimate:
+_SIMULATION = AllocatorSimulation()
+"""Of predictions that bring none of their own."""
+
+
+def predict(
+    plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True, simulation: AllocatorSimulation = _SIMULATION
+) -> Estimate:
     """The memory of one training step of the plan.
 
-    root: directory that a relative model path starts from. collapse: write equal blocks once. UserError when the model
-    or the card is unknown or cannot be modelled.
+    root: directory that a relative model path starts from. collapse: write equal blocks once. simulation: what the
+    allocator has answered is remembered there. UserError when the model or the card is unknown or cannot be modelled.
     """
     model, family, config = model_of(plan, root)
     gpu = gpu_of(plan)
@@ -291,7 +298,7 @@ def predict(plan: TrainingPlan, *, root: Path = Path(), collapse: bool = True) -
 
     def at(seq_len: int) -> Estimate:
         program, notes = run(step, plan.step.batch_size, seq_len, collapse=collapse)
-        return estimate_of(plan, model, gpu, program, notes)
+        return estimate_of(plan, model, gpu, program, notes, simulation)
 
     longest = at(plan.step.seq_len)
     typical = plan.step.typical_seq_len
@@ -321,6 +328,7 @@ def estimate_of(
     gpu: GpuProfile | None,
     program: StepProgram,
     notes: tuple[Note, ...],
+    simulation: AllocatorSimulation = _SIMULATION,
 ) -> Estimate:
     """Read a step program into an estimate. Of cuBLAS's workspaces it has the card's."""
     workspace = PersistentTensor("cuBLAS workspace", "workspaces", Shape(bytes=workspace_of(gpu)), UINT8, 2)
@@ -344,6 +352,7 @@ def estimate_of(
         model=model,
         phases=tuple(phases),
         program=program,
+        simulation=simulation,
         notes=tuple(dict.fromkeys(notes)),
         peak_moment=moments.get(peak.name),
         liveness=liveness,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from memplanner.allocator.simulation import AllocatorSimulation
 from memplanner.catalogue import GpuProfile
 from memplanner.notes import Note
 from memplanner.plan.training_plan import TrainingPlan
@@ -46,6 +47,7 @@ class Predictor:
 
     def __init__(self, root: Path = Path(), *, remember: int = 8) -> None:
         self.root = root
+        self._simulation = AllocatorSimulation()
         self._recent: deque[tuple[object, int, TrainingPlan, Estimate]] = deque(maxlen=remember)
         self._patterns: deque[tuple[object, TrainingPlan, _Pattern | None]] = deque(maxlen=remember)
 
@@ -63,11 +65,11 @@ class Predictor:
                     return replace(estimate, plan=plan, gpu=gpu)
                 known_step = estimate.program, estimate.notes
         if plan.step.typical_seq_len is not None:  # a note tells of a second step there
-            estimate = predict(plan, root=self.root)
+            estimate = predict(plan, root=self.root, simulation=self._simulation)
         else:
             model, _, _ = model_of(plan, self.root)
             program, notes = known_step or self._run(plan, gpu, around)
-            estimate = estimate_of(plan, model, gpu, program, notes)
+            estimate = estimate_of(plan, model, gpu, program, notes, self._simulation)
         self._recent.append((around, workspace, step, estimate))
         return estimate
 

@@ -8,22 +8,13 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
 from memplanner.program.program import Carried, Repeat, Structure
+from memplanner.program.stretch import Stretch
 from memplanner.timeline import Phase
-
-
-class Stretch(NamedTuple):
-    """Events (type "i": n where n is allocated, ~n where it is freed), and how many times in a row they happen, each
-    time to tensors whose numbers are higher by `step`.
-    """
-
-    events: "array[int]"
-    times: int = 1
-    step: int = 0
 
 
 class Span(NamedTuple):
@@ -62,24 +53,16 @@ class Decoded:
         return tuple(span.stretch(self.bits) for span in self.spans)
 
     @cached_property
-    def left(self) -> Stretch:
-        """Frees of what is made and not freed: a step leaves it to the next."""
-        alive: dict[int, None] = {}
-        for events, times, step in self.stretches:
-            for n in range(times):
-                for event in events:
-                    if event >= 0:
-                        alive[event + n * step] = None
-                    else:
-                        alive.pop(~event + n * step, None)
-        return Stretch(array("i", [~number for number in alive]))
+    def left(self) -> tuple[Stretch, ...]:
+        """Frees of what the step makes and does not free: the next step begins with them."""
+        return tuple(_freed(_still_there(self.stretches, self.bits), self.bits))
 
     def between(self, first: Phase | None, last: Phase | None) -> tuple[Stretch, ...]:
         """The stretches from the start of a phase to before another; None: from the start, to the end."""
         names = [span.phase for span in self.spans]
         start = 0 if first is None else names.index(first)
         end = len(names) if last is None else names.index(last)
-        return self.stretches[start:end]
+        return tuple(stretch for stretch in self.stretches[start:end] if stretch.events)
 
 
 @lru_cache(maxsize=32)
@@ -123,30 +106,32 @@ class _Decoder:
         return Decoded(bits=(most - 1).bit_length(), spans=tuple(spans))
 
     def plain(self, start: int, end: int) -> Iterator[Span]:
-        """Events outside the blocks. Tensors of several copies that are made in a row are made copy by copy."""
+        """Events outside the blocks. Tensors of several copies that are made in a row are made copy by copy; of frees
+        in a row the order does not matter, and those of equally many copies are put together.
+        """
         events, copies = self.structure.events, self.structure.copies
         single: list[int] = []
         left_over: dict[int, int] = {}
-        position = start
-        while position < end:
-            event = events[position]
-            position += 1
-            if event < 0 and ~event in self.left_over:
-                left_over[len(single)] = self.left_over[~event]
-                single.append(event)
-                continue
-            count = copies[event if event >= 0 else ~event]
-            if count == 1:
-                single.append(event)
-                continue
-            group = [event]
-            while event >= 0 and position < end and events[position] >= 0 and copies[events[position]] == count:
-                group.append(events[position])
-                position += 1
-            if single:
+        for are_births, group in groupby(events[start:end], key=(0).__le__):
+            together: dict[int, list[int]] = {}
+            for count, alike in groupby(group, key=lambda e: copies[e] if e >= 0 else copies[~e]):
+                for event in alike:
+                    if count == 1:
+                        single.append(event)
+                    elif ~event in self.left_over:
+                        left_over[len(single)] = self.left_over[~event]
+                        single.append(event)
+                    else:
+                        together.setdefault(count, []).append(event)
+                if are_births and together:
+                    if single:
+                        yield Span(self.phase, tuple(single), other_copies=left_over)
+                        single, left_over = [], {}
+                    yield Span(self.phase, tuple(together.pop(count)), count, 1)
+            if together:
                 yield Span(self.phase, tuple(single), other_copies=left_over)
                 single, left_over = [], {}
-            yield Span(self.phase, tuple(group), count, 1)
+                yield from (Span(self.phase, tuple(frees), count, 1) for count, frees in together.items())
         yield Span(self.phase, tuple(single), other_copies=left_over)
 
     def repeated(self, repeat: Repeat) -> Iterator[Span]:
@@ -185,3 +170,36 @@ class _Decoder:
                 copies[len(tensors)] = number + carried.offset
                 tensors.append(~carried.given)
         return Span(self.phase, tuple(tensors), copy=number, other_copies=copies)
+
+
+def _still_there(stretches: Sequence[Stretch], bits: int) -> dict[int, int]:
+    """Tensors of which copies are allocated and not freed: a number in which bit k is set for copy k."""
+    allocated: dict[int, int] = {}
+    freed: dict[int, int] = {}
+    low = (1 << bits) - 1
+    for events, times, step in stretches:
+        copies = sum(1 << time * abs(step) for time in range(times))
+        lowest = min(0, (times - 1) * step)
+        for event in events:
+            number, copies_of = (event, allocated) if event >= 0 else (~event, freed)
+            tensor = number >> bits
+            copies_of[tensor] = copies_of.get(tensor, 0) | (copies << ((number & low) + lowest))
+    remaining = ((tensor, copies & ~freed.get(tensor, 0)) for tensor, copies in allocated.items())
+    return {tensor: copies for tensor, copies in remaining if copies}
+
+
+def _freed(tensors: dict[int, int], bits: int) -> Iterator[Stretch]:
+    """Frees of those copies; tensors of which the same are left are put together."""
+    alike: dict[int, list[int]] = {}
+    for tensor, copies in tensors.items():
+        alike.setdefault(copies, []).append(tensor << bits)
+    for copies, firsts in alike.items():
+        shift = 0
+        while copies:
+            gap = (copies & -copies).bit_length() - 1
+            copies >>= gap
+            shift += gap
+            count = (~copies & (copies + 1)).bit_length() - 1
+            yield Stretch(array("i", [~(first + shift) for first in firsts]), count, 1)
+            copies >>= count
+            shift += count
