@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import parse_json, parse_toml, read_text
-from memplanner.files.sandbox import inside
+from memplanner.files.sandbox import resolve_inside
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of, show
 
@@ -209,4 +209,4 @@ def model_inside(root: Path, model: str, *, where: str) -> None:
     """UserError where a plan names a model by a path that leads out of the repository, by its config.json too."""
     if not is_bundled(model):
         for path in (model, f"{model}/config.json"):
-            inside(root, path, where=where, key="model")
+            resolve_inside(root, path, where=where, key="model")

@@ -11,8 +11,8 @@ from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import LOCK_FILE, Lock, read_lock, snapshot
 from memplanner.catalogue import model_inside
 from memplanner.errors import Problem, UserError
-from memplanner.files.parse import read_text, wrong
-from memplanner.files.sandbox import from_top, inside
+from memplanner.files.parse import file_error, read_text
+from memplanner.files.sandbox import path_in_repository, resolve_inside
 from memplanner.frameworks import Foreign
 from memplanner.plan.named import PLANS, NamedTable, line_of
 from memplanner.plan.sources import find_named, merge
@@ -88,7 +88,7 @@ class Checked:
     def where(self) -> str:
         """The file to point at, from the repository's top; "" where the plan has none."""
         path, _ = self._place
-        return "" if path is None else from_top(path)
+        return "" if path is None else path_in_repository(path)
 
     @property
     def line(self) -> int:
@@ -205,9 +205,9 @@ def check_plans(
     """
     estimates = predicted(plans)
     if lock_path is not None:
-        inside(lock_path.parent, lock_path.name, where=str(lock_path), key="")
+        resolve_inside(lock_path.parent, lock_path.name, where=str(lock_path), key="")
     if locked and lock_path is not None and not lock_path.exists():
-        raise wrong(lock_path, "no such file", "`memplanner lock` writes it")
+        raise file_error(lock_path, "no such file", "`memplanner lock` writes it")
     lock = read_lock(lock_path) if lock_path is not None and (locked or lock_path.exists()) else None
     checked = []
     for named in plans:

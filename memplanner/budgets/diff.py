@@ -15,8 +15,8 @@ from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import Lock, Snapshot, lock_from, snapshot
 from memplanner.catalogue import is_bundled, model_inside
 from memplanner.errors import UserError
-from memplanner.files.parse import MAX_FILE_BYTES, parse_json, parse_toml, read_text, wrong
-from memplanner.files.sandbox import inside, kept_inside
+from memplanner.files.parse import MAX_FILE_BYTES, file_error, parse_json, parse_toml, read_text
+from memplanner.files.sandbox import refuse_link_in_ci, resolve_inside
 from memplanner.frameworks import is_config
 from memplanner.plan.named import FROM, PLANS
 from memplanner.plan.sources import load_plan
@@ -80,7 +80,7 @@ def _told(error: UserError, place: str, shown: str) -> UserError:
 
 
 def _of_file(path: Path) -> Side:
-    kept_inside(path)
+    refuse_link_in_ci(path)
     text = read_text(path)
     if '"memplanner/lock/' in text and path.suffix == ".json":
         lock: Lock = lock_from(text, path)
@@ -119,13 +119,13 @@ def _checked_out(word: str, root: Path, folder: Path) -> Path:
     """A revision's file in a folder that stands for the repository, with the files that its plans name."""
     revision, _, name = word.partition(":")
     if not revision or revision.startswith("-") or not name or name.startswith("/"):
-        raise wrong(word, "is no file, plan or REVISION:FILE", "such as main:memplanner.toml")
+        raise file_error(word, "is no file, plan or REVISION:FILE", "such as main:memplanner.toml")
     (folder / ".git").mkdir()
     name = normpath(_git(root, word, "rev-parse", "--show-prefix").decode("utf-8", "replace").rstrip("\n") + name)
     path = _written(folder, name, _blob(root, revision, name))
     others = dict.fromkeys(normpath(f"{PurePosixPath(name).parent}/{other}") for other in _files_named_in(path))
     if len(others) > _MOST_FILES:
-        raise wrong(path, f"names {len(others)} files, more than {_MOST_FILES}")
+        raise file_error(path, f"names {len(others)} files, more than {_MOST_FILES}")
     for other in others:
         for candidate in (other, f"{other}/config.json"):
             with suppress(UserError):  # a name that is no file there: the plan's own error says so
@@ -134,12 +134,12 @@ def _checked_out(word: str, root: Path, folder: Path) -> Path:
 
 
 def _written(folder: Path, name: str, data: bytes) -> Path:
-    path = inside(folder, name, where=name, key="", top=folder.resolve())
+    path = resolve_inside(folder, name, where=name, key="", top=folder.resolve())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     except OSError as error:
-        raise wrong(name, f"cannot be set down beside the plan: {error.strerror}") from None
+        raise file_error(name, f"cannot be set down beside the plan: {error.strerror}") from None
     return path
 
 
@@ -164,7 +164,7 @@ def _blob(root: Path, revision: str, name: str) -> bytes:
     """A file's content in a revision, as git keeps it: no filter or text conversion runs."""
     data = _git(root, f"{revision}:{name}", "cat-file", "blob", f"{revision}:{name}")
     if len(data) > MAX_FILE_BYTES:
-        raise wrong(f"{revision}:{name}", "is larger than 1 MiB: not a file of settings")
+        raise file_error(f"{revision}:{name}", "is larger than 1 MiB: not a file of settings")
     return data
 
 
@@ -174,8 +174,8 @@ def _git(root: Path, where: str, *words: str) -> bytes:
     try:
         done = subprocess.run(["git", *words], cwd=root, env=env, capture_output=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        raise wrong(where, f"git cannot be asked: {error}") from None
+        raise file_error(where, f"git cannot be asked: {error}") from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise wrong(where, f"git has no such file: {said[-1][:200] if said else f'exit code {done.returncode}'}")
+        raise file_error(where, f"git has no such file: {said[-1][:200] if said else f'exit code {done.returncode}'}")
     return done.stdout

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
         if args.format not in _NO_ANSWER:
             raise
         text = _NO_ANSWER[args.format](error.problems)
-        return Answer(text=text, code=ExitCode.WRONG_QUESTION, problems=error.problems)
+        return Answer(text=text, code=ExitCode.USAGE_ERROR, problems=error.problems)
 
 
 def _checked(args: argparse.Namespace, page: Page, root: Path) -> Answer:
@@ -186,7 +186,7 @@ _NO_ANSWER: dict[str, Callable[[Sequence[Problem]], str]] = {
     "junit": _junit_of,
     "sarif": _sarif_of,
 }
-"""What goes to a file that others read says there, too, that the question was wrong."""
+"""Formats that other programs read from a file: a usage error is written there as well as to stderr."""
 
 _WRITERS: dict[str, Callable[["CheckedPlans", Page], str]] = {
     "text": _text,

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _written(answer)
     except UserError as error:
         _complain(error.problems)
-        return ExitCode.WRONG_QUESTION
+        return ExitCode.USAGE_ERROR
     except KeyboardInterrupt:
         return 130
 

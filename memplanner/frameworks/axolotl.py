@@ -18,11 +18,11 @@ def read(keys: Keys) -> Table:
     table: Table = {}
     model = keys.text("base_model", "model")
     if model is None:
-        keys.wrong("base_model", "names no model")
+        keys.refuse("base_model", "names no model")
     table["model"] = model_name(model)
     keys.use("base_model", f"model {table['model']}")
     if (rl := keys.take("rl")) is not None:
-        keys.wrong("rl", f"{show(rl)} is not modelled", "fine-tuning and pre-training are")
+        keys.refuse("rl", f"{show(rl)} is not modelled", "fine-tuning and pre-training are")
     _adapter(keys, table)
     said = any(word in keys for word in ("fp16", "bfloat16", "float16")) or "bf16" in (*keys.irrelevant, *keys.left)
     half = take_half(keys)
@@ -75,11 +75,11 @@ def _adapter(keys: Keys, table: Table) -> None:
     if adapter is None:
         table["method"] = {"kind": "full"}
         if four or eight:
-            keys.wrong("load_in_4bit" if four else "load_in_8bit", "needs an adapter", "adapter: qlora")
+            keys.refuse("load_in_4bit" if four else "load_in_8bit", "needs an adapter", "adapter: qlora")
         keys.disregard(("lora_r", "lora_dropout", "lora_target_modules", "lora_target_linear", "peft_use_dora"))
         return
     if adapter not in ("lora", "qlora"):
-        keys.wrong("adapter", f"{show(adapter)} is not modelled", "lora and qlora are")
+        keys.refuse("adapter", f"{show(adapter)} is not modelled", "lora and qlora are")
     keys.use("adapter", f"method {adapter}")
     names = {"rank": "lora_r", "dropout": "lora_dropout", "targets": "lora_target_modules", "dora": "peft_use_dora"}
     as_lora(keys, table, names)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from memplanner.errors import UserError
-from memplanner.files.parse import Table, bounded, parse_json, read_text, wrong
+from memplanner.files.parse import Table, bounded, file_error, parse_json, read_text
 from memplanner.settings.errors import show
 
 MAX_BYTES: Final = 128 * 1024
@@ -76,17 +76,17 @@ def _parse_yaml(text: str, path: Path) -> Table:
     except yaml.MarkedYAMLError as error:
         raise _at(path, error) from None
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        raise wrong(path, f"not usable YAML: {_first_line(error)}") from None
+        raise file_error(path, f"not usable YAML: {_first_line(error)}") from None
     except (AttributeError, TypeError, KeyError):  # PyYAML's own, of odd tags and keys
-        raise wrong(path, "not usable YAML") from None
+        raise file_error(path, "not usable YAML") from None
     bounded(value, path)
     if value is None:
-        raise wrong(path, "is empty")
+        raise file_error(path, "is empty")
     if not isinstance(value, dict):
-        raise wrong(path, f"holds {show(value)}, not a mapping of settings")
+        raise file_error(path, f"holds {show(value)}, not a mapping of settings")
     odd = [key for key in value if not isinstance(key, str)]
     if odd:
-        raise wrong(path, f"has the key {show(odd[0])}, which is not text")
+        raise file_error(path, f"has the key {show(odd[0])}, which is not text")
     return value
 
 
@@ -97,4 +97,4 @@ def _first_line(error: Exception) -> str:
 def _at(path: Path, error: Any) -> UserError:
     mark = error.problem_mark
     place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-    return wrong(path, f"not valid YAML{place}: {error.problem or error.context or 'a syntax error'}")
+    return file_error(path, f"not valid YAML{place}: {error.problem or error.context or 'a syntax error'}")

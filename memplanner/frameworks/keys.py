@@ -24,7 +24,7 @@ class Keys:
         """Whether the config sets the key and nobody has taken it yet."""
         return key in self._left
 
-    def wrong(self, key: str, message: str, hint: str = "") -> NoReturn:
+    def refuse(self, key: str, message: str, hint: str = "") -> NoReturn:
         """The config cannot be a plan."""
         raise UserError(Problem(where=self.where, key=key, message=message, hint=hint))
 
@@ -44,7 +44,7 @@ class Keys:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 1 << 40:
-            self.wrong(key, f"{show(value)} is not a whole number above zero")
+            self.refuse(key, f"{show(value)} is not a whole number above zero")
         self.used[key] = f"{became} {value}"
         return value
 
@@ -54,7 +54,7 @@ class Keys:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            self.wrong(key, f"{show(value)} is not a number from 0 to below 1")
+            self.refuse(key, f"{show(value)} is not a number from 0 to below 1")
         self.used[key] = f"{became} {value}"
         return float(value)
 
@@ -64,7 +64,7 @@ class Keys:
         if value is None:
             return None
         if not isinstance(value, str) or not value:
-            self.wrong(key, f"{show(value)} is not text")
+            self.refuse(key, f"{show(value)} is not text")
         self.used[key] = became
         return value
 
@@ -74,7 +74,7 @@ class Keys:
         if value is None:
             return False
         if not isinstance(value, bool) and value not in also:
-            self.wrong(
+            self.refuse(
                 key, f"{show(value)} is not true or false", suggest(value, also) if isinstance(value, str) else ""
             )
         self.used[key] = became if value else "off"
@@ -87,7 +87,7 @@ class Keys:
             return ()
         words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            self.wrong(key, f"{show(value)} is not a list of names")
+            self.refuse(key, f"{show(value)} is not a list of names")
         self.used[key] = "none"
         return tuple(word for word in words if word)
 

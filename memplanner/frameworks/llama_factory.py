@@ -90,14 +90,14 @@ def _quantization(keys: Keys, table: Table, *, adapted: bool) -> None:
         keys.use("quantization_method", "nothing: there is no quantization_bit")
     elif method is not None:
         if method not in ("bnb", "bitsandbytes"):
-            keys.wrong("quantization_method", f"{show(method)} is not modelled", "bnb is")
+            keys.refuse("quantization_method", f"{show(method)} is not modelled", "bnb is")
         keys.use("quantization_method", "quantization, bitsandbytes'")
     if bits is None:
         return
     if bits not in (4, 8):
-        keys.wrong("quantization_bit", f"{bits} is not modelled", "4 and 8 are")
+        keys.refuse("quantization_bit", f"{bits} is not modelled", "4 and 8 are")
     if not adapted:
-        keys.wrong("quantization_bit", "needs finetuning_type lora")
+        keys.refuse("quantization_bit", "needs finetuning_type lora")
     table["quantization"] = "int8" if bits == 8 else "nf4-double" if double else "nf4"
     # Its loader casts the norms alone, and only if asked to; peft's own preparation is not called.
     table["kbit_preparation"] = "norms" if keys.flag("upcast_layernorm", "kbit_preparation norms") else "none"
@@ -123,7 +123,7 @@ def _galore(keys: Keys, table: Table) -> None:
         keys.disregard(("galore_rank", "galore_target", "galore_layerwise"))
         return
     if table["method"]["kind"] != "full":
-        keys.wrong("use_galore", "needs finetuning_type full")
+        keys.refuse("use_galore", "needs finetuning_type full")
     table["method"] = {"kind": "galore"}
     put(table, "method.rank", keys.number("galore_rank", "method.rank") or 16)
     put(table, "method.refresh_interval", keys.number("galore_update_interval", "method.refresh_interval"))

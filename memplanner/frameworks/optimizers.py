@@ -43,19 +43,19 @@ def take_optimizer(keys: Keys, key: str, table: Table, *, default: str) -> None:
         table["optimizer"] = dict(OPTIMIZERS[default])
         return
     if not isinstance(name, str):
-        keys.wrong(key, f"{show(name)} is not text")
+        keys.refuse(key, f"{show(name)} is not text")
     word = name.removesuffix("_layerwise")
     known = OPTIMIZERS.get(name) or GALORE.get(word)
     if known is None:
         names = [*OPTIMIZERS, *GALORE]
-        keys.wrong(key, f"the optimizer {show(name)} is not modelled", suggest(name, names))
+        keys.refuse(key, f"the optimizer {show(name)} is not modelled", suggest(name, names))
     keys.use(key, f"optimizer {known['kind']}" + (f" {known['implementation']}" if "implementation" in known else ""))
     table["optimizer"] = dict(known)
     if name.startswith("paged_"):
         keys.leave_out(key, name, "its states can be paged out of the GPU; the figures hold all of them there")
     if word in GALORE:
         if table.get("method", {}).get("kind", "full") != "full":
-            keys.wrong(key, f"{show(name)} beside an adapter is not modelled", "GaLore trains the whole model")
+            keys.refuse(key, f"{show(name)} beside an adapter is not modelled", "GaLore trains the whole model")
         table["method"] = {"kind": "galore"}
         if name != word:
             put(table, "step.per_layer_updates", True)
@@ -66,12 +66,12 @@ def _take_galore(keys: Keys, table: Table) -> None:
     arguments = keys.take("optim_args")
     if arguments is not None:
         if not isinstance(arguments, str):
-            keys.wrong("optim_args", f"{show(arguments)} is not text such as 'rank=128,update_proj_gap=200'")
+            keys.refuse("optim_args", f"{show(arguments)} is not text such as 'rank=128,update_proj_gap=200'")
         said = dict(part.strip().partition("=")[::2] for part in arguments.split(",") if part.strip())
         for word, path in (("rank", "method.rank"), ("update_proj_gap", "method.refresh_interval")):
             if word in said:
                 if not re.fullmatch(r"[1-9]\d{0,8}", said[word], re.ASCII):
-                    keys.wrong("optim_args", f"{word}={show(said[word])} is not a whole number above zero")
+                    keys.refuse("optim_args", f"{word}={show(said[word])} is not a whole number above zero")
                 put(table, path, int(said[word]))
         keys.use("optim_args", ", ".join(f"{word} {said[word]}" for word in said))
     take_projected(keys, "optim_target_modules", table)

@@ -18,7 +18,7 @@ def read(keys: Keys) -> Table:
     table: Table = {}
     kind = keys.take("peft_type")
     if not isinstance(kind, str) or kind.upper() != "LORA":
-        keys.wrong("peft_type", f"{show(kind)} is not modelled", "LORA is")
+        keys.refuse("peft_type", f"{show(kind)} is not modelled", "LORA is")
     keys.use("peft_type", "method lora")
     model = keys.text("base_model_name_or_path", "model")
     if model is not None:
@@ -28,10 +28,10 @@ def read(keys: Keys) -> Table:
     pattern = keys.take("rank_pattern")
     if pattern:
         if not isinstance(pattern, dict):
-            keys.wrong("rank_pattern", f"{show(pattern)} is not a table of ranks")
+            keys.refuse("rank_pattern", f"{show(pattern)} is not a table of ranks")
         for name, rank in pattern.items():
             if isinstance(rank, bool) or not isinstance(rank, int) or not 0 < rank <= 1 << 20:
-                keys.wrong("rank_pattern", f"{show(name)} = {show(rank)} is not a whole number above zero")
+                keys.refuse("rank_pattern", f"{show(name)} = {show(rank)} is not a whole number above zero")
         if all(isinstance(name, str) and re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in pattern):
             put(table, "method.rank_pattern", pattern)
             keys.use("rank_pattern", "method.rank_pattern")

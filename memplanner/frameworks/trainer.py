@@ -43,7 +43,7 @@ def take_liger(keys: Keys, key: str, table: Table) -> None:
     config = keys.take("liger_kernel_config")
     if config is not None:
         if not isinstance(config, dict):
-            keys.wrong("liger_kernel_config", f"{show(config)} is not a table")
+            keys.refuse("liger_kernel_config", f"{show(config)} is not a table")
         keys.use("liger_kernel_config", "which of Liger's kernels")
     if not keys.flag(key, "Liger's kernels"):
         return
@@ -64,7 +64,7 @@ def take_attention(keys: Keys, key: str, table: Table) -> None:
     if name is None:
         return
     if not isinstance(name, str):
-        keys.wrong(key, f"{show(name)} is not text")
+        keys.refuse(key, f"{show(name)} is not text")
     if name not in ATTENTION:
         keys.leave_out(key, name, "not a modelled attention; sdpa is taken")
         return
@@ -113,10 +113,10 @@ def _take_checkpointing(keys: Keys, table: Table) -> None:
         if said is None:
             continue
         if not isinstance(said, dict):
-            keys.wrong(key, f"{show(said)} is not a table")
+            keys.refuse(key, f"{show(said)} is not a table")
         every = said.get("every_n_layers", 1)
         if isinstance(every, bool) or not isinstance(every, int) or not 0 < every < 100_000:
-            keys.wrong(key, f"every_n_layers {show(every)} is not a whole number above zero")
+            keys.refuse(key, f"every_n_layers {show(every)} is not a whole number above zero")
         keys.use(key, "step.checkpointing")
         if every > 1 and table.get("step", {}).get("checkpointing") == "full":
             put(table, "step.checkpointing", f"every-{every}")
@@ -153,5 +153,5 @@ def as_lora(keys: Keys, table: Table, names: dict[str, str]) -> None:
 def check_known(keys: Keys, key: str, value: Any, known: dict[str, str]) -> str:
     """One of some words; UserError with the nearest else."""
     if not isinstance(value, str) or value not in known:
-        keys.wrong(key, f"{show(value)} is not modelled", f"modelled: {', '.join(known)}")
+        keys.refuse(key, f"{show(value)} is not modelled", f"modelled: {', '.join(known)}")
     return known[value]

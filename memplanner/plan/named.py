@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import Table
-from memplanner.files.sandbox import inside
+from memplanner.files.sandbox import resolve_inside
 from memplanner.settings.errors import show
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _one(name: str, own: Table, shared: Table, label: str, root: Path, read: _Re
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise UserError(Problem(where=label, key=FROM, message=f"{show(start)} is not a file's name or a list of them"))
     model = own.get("model", shared.get("model", ""))
-    paths = [inside(root, word, where=label, key=FROM) for word in words]
+    paths = [resolve_inside(root, word, where=label, key=FROM) for word in words]
     for word, path in zip(words, paths, strict=True):
         if not path.is_file():
             raise UserError(Problem(where=label, key=FROM, message=f"{show(word)} is not a file"))

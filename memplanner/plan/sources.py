@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from memplanner.catalogue import model_inside, stems
 from memplanner.errors import Problem, UserError
-from memplanner.files.parse import Table, parse_json, parse_toml, read_text, wrong
-from memplanner.files.sandbox import in_a_build, inside, kept_inside
+from memplanner.files.parse import Table, file_error, parse_json, parse_toml, read_text
+from memplanner.files.sandbox import refuse_link_in_ci, resolve_inside, running_in_ci
 from memplanner.plan.flags import BY_FLAG, OPTIMIZERS
 from memplanner.plan.named import PLANS, NamedTable, named_tables
 from memplanner.plan.training_plan import TrainingPlan
@@ -82,7 +82,7 @@ def load_plan(
     if model:
         table["model"] = model
     plan = merge(table, flags or {}, where=source.label)
-    if not model and source.path is not None and (source.name or in_a_build()):
+    if not model and source.path is not None and (source.name or running_in_ci()):
         model_inside(source.root, plan.model, where=source.label)
     start = root if model else source.root
     return LoadedPlan(plan=plan, label=source.label, root=start, path=source.path, name=source.name)
@@ -94,7 +94,7 @@ def _from_framework(root: Path, configs: Sequence[str], model: str, flags: Mappi
 
     paths = [root / word for word in configs]
     for path in paths:
-        kept_inside(path)
+        refuse_link_in_ci(path)
     foreign = read_framework(paths, model)
     label = f"{foreign.framework}, {' and '.join(map(str, paths))}"
     plan = merge(foreign.table | ({"model": model} if model else {}), flags, where=label)
@@ -112,7 +112,7 @@ def find_source(root: Path, plan_file: str = "", *, default: bool = True) -> Sou
         if PLANS in source.table:
             names = ", ".join(table.name for table in named_tables(source.table, source.label, source.root))
             hint = "name one with --plan, or check them all with --all"
-            raise wrong(source.label, f"holds several plans: {names}", hint)
+            raise file_error(source.label, f"holds several plans: {names}", hint)
         return source
     if default:
         return _bundled(DEFAULT_PLAN, root)
@@ -126,15 +126,17 @@ def find_named(root: Path, plan_file: str = "") -> tuple[Source, tuple[NamedTabl
     """
     for path in [root / plan_file] if plan_file else [root / "memplanner.toml", root / "pyproject.toml"]:
         if path.is_symlink() or path.exists():
-            inside(path.parent, path.name, where=str(path), key="")
+            resolve_inside(path.parent, path.name, where=str(path), key="")
     source = _named(root, plan_file) if plan_file else _own(root)
     if source is not None and source.name:
-        raise wrong("--plan", f"{show(source.name)} is one plan, and all of a file's are asked for", "leave it out")
+        raise file_error(
+            "--plan", f"{show(source.name)} is one plan, and all of a file's are asked for", "leave it out"
+        )
     hint = "several plans are tables such as [plans.pretrain] in memplanner.toml"
     if source is None:
-        raise wrong("memplanner.toml", "no such file, and pyproject.toml has no [tool.memplanner]", hint)
+        raise file_error("memplanner.toml", "no such file, and pyproject.toml has no [tool.memplanner]", hint)
     if PLANS not in source.table:
-        raise wrong(source.label, "holds no named plans", hint)
+        raise file_error(source.label, "holds no named plans", hint)
     return source, named_tables(source.table, source.label, source.root)
 
 
@@ -149,17 +151,17 @@ def _own(root: Path) -> Source | None:
     """memplanner.toml, else pyproject.toml's table; None where there is neither."""
     own = root / "memplanner.toml"
     if own.exists() or own.is_symlink():
-        kept_inside(own)
+        refuse_link_in_ci(own)
         return Source(table=parse_toml(read_text(own), own), label=str(own), root=root, path=own)
     project = root / "pyproject.toml"
     if project.is_file():
-        kept_inside(project)
+        refuse_link_in_ci(project)
     if project.is_file() and "memplanner" in (text := read_text(project)):
         tool = parse_toml(text, project).get("tool", {})
         if isinstance(tool, dict) and "memplanner" in tool:
             table = tool["memplanner"]
             if not isinstance(table, dict):
-                raise wrong(project, f"tool.memplanner is {show(table)}, not a table")
+                raise file_error(project, f"tool.memplanner is {show(table)}, not a table")
             return Source(table=table, label=f"{project} [tool.memplanner]", root=root, path=project)
     return None
 
@@ -180,10 +182,10 @@ def _named(root: Path, name: str) -> Source:
         if name in stems("plans", ".toml"):
             return _bundled(name, root)
         known = [*(one.name for one in named), *stems("plans", ".toml")]
-        raise wrong("--plan", f"no file or plan is called {show(name)}", suggest(name, known))
-    kept_inside(path)
+        raise file_error("--plan", f"no file or plan is called {show(name)}", suggest(name, known))
+    refuse_link_in_ci(path)
     if path.suffix in (".yml", ".yaml"):
-        raise wrong(path, "is YAML, as other frameworks' configs are", "--from reads those")
+        raise file_error(path, "is YAML, as other frameworks' configs are", "--from reads those")
     text = read_text(path)
     if path.suffix == ".json" or text.lstrip().startswith("{"):
         table = parse_json(text, path)
@@ -195,7 +197,7 @@ def _named(root: Path, name: str) -> Source:
             tool = table.get("tool")
             table = tool.get("memplanner") if isinstance(tool, dict) else None  # type: ignore[assignment]
     if not isinstance(table, dict):
-        raise wrong(path, "holds no plan")
+        raise file_error(path, "holds no plan")
     return Source(table=table, label=str(path), root=path.parent, path=path)
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from memplanner.catalogue import stems
 from memplanner.errors import Problem, UserError
-from memplanner.files.parse import parse_toml, read_text, wrong
+from memplanner.files.parse import file_error, parse_toml, read_text
 from memplanner.plan.sources import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.base import Settings
@@ -66,7 +66,7 @@ def load_suite(name: str, root: Path) -> list[Case]:
     if not path.exists():
         bundled = stems("suites", ".toml")
         if name not in bundled:
-            raise wrong("--suite", f"no file or bundled suite is called {show(name)}", suggest(name, bundled))
+            raise file_error("--suite", f"no file or bundled suite is called {show(name)}", suggest(name, bundled))
         path = bundled[name]
     try:
         suite = Suite.model_validate(parse_toml(read_text(path), path))
@@ -96,7 +96,7 @@ def load_suite(name: str, root: Path) -> list[Case]:
                 steps=group.steps,
             )
             if len(cases) > MOST_CASES:
-                raise wrong(path, f"is more than {MOST_CASES} plans")
+                raise file_error(path, f"is more than {MOST_CASES} plans")
     if problems:
         raise UserError(*problems)
     return list(cases.values())
@@ -106,7 +106,7 @@ def _combinations(common: Mapping[str, Any], group: Group, path: Path) -> Iterat
     """(label, table) of every point of the group's grid."""
     for key, values in group.grid.items():
         if not values:
-            raise wrong(path, f"group {group.name}: grid {key!r} has no values")
+            raise file_error(path, f"group {group.name}: grid {key!r} has no values")
     for point in itertools.product(*group.grid.values()):
         table = _laid_over(_laid_over({}, common), group.plan)
         for key, value in zip(group.grid, point, strict=True):

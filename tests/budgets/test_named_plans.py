@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from memplanner.budgets.check import named_plans
 from memplanner.catalogue import model_inside
 from memplanner.errors import UserError
-from memplanner.files.sandbox import inside
+from memplanner.files.sandbox import resolve_inside
 from memplanner.plan.named import laid_over, line_of
 from memplanner.plan.sources import load_plan
 
@@ -137,13 +137,13 @@ def test_links_are_followed_before_a_path_is_judged(tmp_path: Path) -> None:
     (top / "below").mkdir()
     (top / "link").symlink_to(outside)
     with pytest.raises(UserError, match="leads out of the repository"):
-        inside(top / "below", "../link/config.json", where="x", key="model")
+        resolve_inside(top / "below", "../link/config.json", where="x", key="model")
     (top / "model").mkdir()
     (top / "model" / "config.json").symlink_to(outside / "config.json")
     with pytest.raises(UserError, match=r"'model/config\.json' leads out of the repository"):
         model_inside(top, "model", where="x")
     model_inside(top, "llama-7b", where="x")
-    assert inside(top / "below", "../own.json", where="x", key="model") == top / "below" / ".." / "own.json"
+    assert resolve_inside(top / "below", "../own.json", where="x", key="model") == top / "below" / ".." / "own.json"
 
 
 def test_lines() -> None:
