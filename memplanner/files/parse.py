@@ -98,6 +98,13 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
     return table
 
 
+def parse_table(text: str, path: Path) -> Table:
+    """The JSON object or TOML document in a file's text: JSON where its name or its first character says so."""
+    if path.suffix == ".json" or text.lstrip().startswith("{"):
+        return parse_json(text, path)
+    return parse_toml(text, path)
+
+
 def bounded(value: object, where: object) -> None:
     """UserError where a parsed value holds tables too deep, or integers too long, for anything that is done next.
 

@@ -16,6 +16,7 @@ class Keys:
         self.used: dict[str, str] = {}
         self.assumed: list[str] = []
         self.not_modelled: dict[str, str] = {}
+        self._mentioned = frozenset(config)
         self._irrelevant = [key for key, value in config.items() if value is None]
         """A key that is null is one that is not set."""
         self._left = {key: value for key, value in config.items() if value is not None}
@@ -23,6 +24,10 @@ class Keys:
     def __contains__(self, key: str) -> bool:
         """Whether the config sets the key and nobody has taken it yet."""
         return key in self._left
+
+    def mentions(self, key: str) -> bool:
+        """Whether the config has the key at all, be it null or taken already."""
+        return key in self._mentioned
 
     def refuse(self, key: str, message: str, hint: str = "") -> NoReturn:
         """The config cannot be a plan."""
@@ -119,11 +124,6 @@ class Keys:
             self._irrelevant.append(key)
 
     @property
-    def left(self) -> tuple[str, ...]:
-        """What nobody has taken yet."""
-        return tuple(self._left)
-
-    @property
     def irrelevant(self) -> tuple[str, ...]:
         """Keys without bearing on memory, or not set."""
         return tuple(self._irrelevant)
@@ -131,10 +131,10 @@ class Keys:
     @property
     def not_understood(self) -> tuple[str, ...]:
         """What nobody has taken."""
-        return self.left
+        return tuple(self._left)
 
 
-def put(table: Table, path: str, value: Any) -> None:
+def set_path(table: Table, path: str, value: Any) -> None:
     """Set a dotted key of a raw table; nothing where the value is None."""
     if value is None:
         return
