@@ -11,13 +11,16 @@ from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import LOCK_FILE, Lock, read_lock, snapshot
 from memplanner.catalogue import model_inside
 from memplanner.errors import Problem, UserError
+from memplanner.files.lines import line_of
 from memplanner.files.parse import file_error, read_text
 from memplanner.files.sandbox import path_in_repository, resolve_inside
 from memplanner.frameworks import Foreign
-from memplanner.plan.named import PLANS, NamedTable, line_of
-from memplanner.plan.sources import find_named, merge
+from memplanner.plan.merge import merge
+from memplanner.plan.named import PLANS, NamedTable
+from memplanner.plan.sources import find_named
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor
+from memplanner.timeline import passes
 from memplanner.units import MAX_BYTES, format_bytes
 
 TOLERANCE: Final = 0.01
@@ -72,7 +75,7 @@ class Checked:
     @property
     def over_budget(self) -> bool:
         """Whether it does not fit (strict: or is tight)."""
-        return self.estimate.verdict in (("does-not-fit", "tight") if self.strict else ("does-not-fit",))
+        return not passes(self.estimate.verdict, strict=self.strict)
 
     @property
     def is_unlocked(self) -> bool:

@@ -1,7 +1,5 @@
-"""The two sides of `memplanner diff`: plan files, lock files and either as it is in a git revision."""
+"""What two plan files, lock files, or revisions of either differ by: the work of `memplanner diff`."""
 
-import os
-import subprocess
 import tempfile
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -15,11 +13,12 @@ from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import Lock, Snapshot, lock_from, snapshot
 from memplanner.catalogue import is_bundled, model_inside
 from memplanner.errors import UserError
-from memplanner.files.parse import MAX_FILE_BYTES, file_error, parse_json, parse_toml, read_text
+from memplanner.files.git import prefix_in_repository, read_blob
+from memplanner.files.parse import file_error, parse_json, parse_toml, read_text
 from memplanner.files.sandbox import refuse_link_in_ci, resolve_inside
 from memplanner.frameworks import is_config
+from memplanner.plan.load import load_plan
 from memplanner.plan.named import FROM, PLANS
-from memplanner.plan.sources import load_plan
 
 _MOST_FILES: Final = 64
 """That a revision's plans may name: each is a process of git's, or two."""
@@ -59,17 +58,17 @@ def _side(word: str, root: Path, scratch: ExitStack) -> Side:
             return _of_file(_checked_out(word, root, folder))
         except UserError as error:
             revision = f"{word.partition(':')[0]}:"
-            raise _told(error, f"{folder}/", revision) from None
+            raise _renamed(error, f"{folder}/", revision) from None
     if _exists(path):
         return _of_file(path)
     try:
         loaded = load_plan(root=root, plan_file=word)
     except UserError as error:
-        raise _told(error, "--plan", "memplanner diff") from None
+        raise _renamed(error, "--plan", "memplanner diff") from None
     return _predicted(NamedPlan(name=word, plan=loaded.plan, root=loaded.root), root=loaded.root)
 
 
-def _told(error: UserError, place: str, shown: str) -> UserError:
+def _renamed(error: UserError, place: str, shown: str) -> UserError:
     """The error with a place in its problems as the user wrote it."""
     return UserError(
         *(
@@ -121,15 +120,15 @@ def _checked_out(word: str, root: Path, folder: Path) -> Path:
     if not revision or revision.startswith("-") or not name or name.startswith("/"):
         raise file_error(word, "is no file, plan or REVISION:FILE", "such as main:memplanner.toml")
     (folder / ".git").mkdir()
-    name = normpath(_git(root, word, "rev-parse", "--show-prefix").decode("utf-8", "replace").rstrip("\n") + name)
-    path = _written(folder, name, _blob(root, revision, name))
+    name = normpath(prefix_in_repository(root, word) + name)
+    path = _written(folder, name, read_blob(root, revision, name))
     others = dict.fromkeys(normpath(f"{PurePosixPath(name).parent}/{other}") for other in _files_named_in(path))
     if len(others) > _MOST_FILES:
         raise file_error(path, f"names {len(others)} files, more than {_MOST_FILES}")
     for other in others:
         for candidate in (other, f"{other}/config.json"):
             with suppress(UserError):  # a name that is no file there: the plan's own error says so
-                _written(folder, candidate, _blob(root, revision, candidate))
+                _written(folder, candidate, read_blob(root, revision, candidate))
     return path
 
 
@@ -158,24 +157,3 @@ def _files_named_in(path: Path) -> list[str]:
 
 def _dict(value: object) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
-
-
-def _blob(root: Path, revision: str, name: str) -> bytes:
-    """A file's content in a revision, as git keeps it: no filter or text conversion runs."""
-    data = _git(root, f"{revision}:{name}", "cat-file", "blob", f"{revision}:{name}")
-    if len(data) > MAX_FILE_BYTES:
-        raise file_error(f"{revision}:{name}", "is larger than 1 MiB: not a file of settings")
-    return data
-
-
-def _git(root: Path, where: str, *words: str) -> bytes:
-    """What git prints; UserError with its own complaint where it fails. where: the file that is asked for."""
-    env = {**os.environ, "GIT_NO_LAZY_FETCH": "1"}  # what a partial clone lacks is not fetched
-    try:
-        done = subprocess.run(["git", *words], cwd=root, env=env, capture_output=True, check=False, timeout=30)
-    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        raise file_error(where, f"git cannot be asked: {error}") from None
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise file_error(where, f"git has no such file: {said[-1][:200] if said else f'exit code {done.returncode}'}")
-    return done.stdout

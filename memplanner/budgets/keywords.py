@@ -10,7 +10,8 @@ from memplanner.budgets.lock import LOCK_FILE
 from memplanner.catalogue import model_inside
 from memplanner.errors import Problem, UserError
 from memplanner.plan.flags import OPTIONS
-from memplanner.plan.sources import LoadedPlan, load_plan, merge
+from memplanner.plan.load import LoadedPlan, load_plan
+from memplanner.plan.merge import merge
 from memplanner.prediction import Estimate
 from memplanner.settings.errors import show, suggest
 from memplanner.units import parse_share

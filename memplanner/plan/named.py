@@ -6,14 +6,15 @@ settings.
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import Table
 from memplanner.files.sandbox import resolve_inside
+from memplanner.plan.overlay import overlay
 from memplanner.settings.errors import show
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ MOST: Final = 256
 """Plans in one file."""
 NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", re.ASCII)
 """What a plan may be called."""
-_HEADER: Final = re.compile(r"\s*\[[^\[\]]+\]\s*(#.*)?", re.ASCII)
-_KEY: Final = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +91,7 @@ def _one(name: str, own: Table, shared: Table, label: str, root: Path, read: _Re
     own = dict(own)
     start = own.pop(FROM, None)
     if start is None:
-        return NamedTable(name=name, table=laid_over(shared, own), label=label)
+        return NamedTable(name=name, table=overlay(shared, own), label=label)
     words = [start] if isinstance(start, str) else start
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise UserError(Problem(where=label, key=FROM, message=f"{show(start)} is not a file's name or a list of them"))
@@ -102,61 +101,4 @@ def _one(name: str, own: Table, shared: Table, label: str, root: Path, read: _Re
         if not path.is_file():
             raise UserError(Problem(where=label, key=FROM, message=f"{show(word)} is not a file"))
     foreign = read(tuple(paths), model if isinstance(model, str) else "?")
-    return NamedTable(name=name, table=laid_over(laid_over(shared, foreign.table), own), label=label, foreign=foreign)
-
-
-def laid_over(base: Table, over: Table) -> Table:
-    """`over`'s settings on top of `base`'s, group by group; a group of another kind replaces the base's whole."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        alike = (
-            isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
-        )
-        merged[key] = laid_over(old, value) if alike else value  # type: ignore[arg-type]  # alike: both are dicts
-    return merged
-
-
-def line_of(text: str, keys: Sequence[str]) -> int | None:
-    """The line (from 1) where a TOML text sets a key or begins a table; None where it does neither.
-
-    To point at, not to rely on: a line inside a multi-line string may be taken for one of the document.
-    """
-    return _lines(text).get(tuple(keys))
-
-
-@functools.lru_cache(maxsize=4)
-def _lines(text: str) -> dict[tuple[str, ...], int]:
-    """The first line of every key and table."""
-    found: dict[tuple[str, ...], int] = {}
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        if _HEADER.fullmatch(line):
-            table = next(iter(_paths(line)), ())
-            here = [table]
-        elif match := _KEY.match(line):
-            here = [(*table, *path) for path in _paths(line) or _paths(f"{match[1]} = 0")]
-        else:
-            continue
-        for path in here:
-            for length in range(len(path), 0, -1):
-                found.setdefault(path[:length], number)
-    return found
-
-
-def _paths(line: str) -> list[tuple[str, ...]]:
-    """The keys of a one-line TOML document, those of inline tables too; nothing where it is none."""
-    import tomllib
-
-    try:
-        return list(_leaves(tomllib.loads(line)))
-    except (ValueError, RecursionError):
-        return []
-
-
-def _leaves(value: Any) -> Iterator[tuple[str, ...]]:
-    if not isinstance(value, dict) or not value:
-        yield ()
-        return
-    for key, inner in value.items():
-        yield from ((key, *path) for path in _leaves(inner))
+    return NamedTable(name=name, table=overlay(overlay(shared, foreign.table), own), label=label, foreign=foreign)

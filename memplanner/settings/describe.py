@@ -63,6 +63,30 @@ def choices(cls: type[Settings], name: str) -> tuple[str, ...]:
     return tuple(value for leaf in leaves if get_origin(leaf) is Literal for value in get_args(leaf))
 
 
+@functools.cache
+def words(cls: type[Settings], name: str) -> dict[str, dict[str, Any]]:
+    """The words that a group may be written as -> the table that each stands for: "lora" -> {"kind": "lora"}."""
+    return {
+        word: {"kind": kind_of(member), **settings}
+        for member in groups(cls, name)
+        if "kind" in member.model_fields
+        for word, settings in (member.words or {kind_of(member): {}}).items()
+    }
+
+
+def expand(cls: type[Settings], name: str, word: str) -> dict[str, Any]:
+    """The table that a word stands for in field `name`. An unknown word is taken for a kind, which none has."""
+    return dict(words(cls, name).get(word, {"kind": word}))
+
+
+def word_for(cls: type[Settings], name: str, value: Settings) -> str:
+    """The word that a group would be written as: the first whose settings it has, else its kind."""
+    for word, table in words(cls, name).items():
+        if all(getattr(value, key, None) == setting for key, setting in table.items()):
+            return word
+    return kind_of(type(value))
+
+
 def kind_of(cls: type[Settings]) -> str:
     """The `kind` that selects this class in its union."""
     return str(cls.model_fields["kind"].default)

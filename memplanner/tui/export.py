@@ -5,7 +5,7 @@ from typing import Any
 
 from memplanner.catalogue import find_model
 from memplanner.files.parse import file_error
-from memplanner.plan.sources import merge
+from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.report.phrases import device_word
 from memplanner.settings.errors import show

@@ -105,9 +105,9 @@ def test_a_plan_that_is_gone_is_a_note(ask: Ask, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("check", "--locked"), "--locked: goes with --all"),
-        (("check", "--tolerance", "3%"), "--tolerance: goes with --all"),
-        (("check", "--all", "--tolerance", "3%"), "--tolerance: goes with --locked"),
+        (("check", "--locked"), "memplanner check: --locked requires --all"),
+        (("check", "--tolerance", "3%"), "memplanner check: --tolerance requires --all"),
+        (("check", "--all", "--tolerance", "3%"), "memplanner check: --tolerance requires --locked"),
         (("check", "--all", "--locked", "--tolerance", "3"), "--tolerance: '3' is not a share such as '95%'"),
         (("check", "llama-1b", "--all"), "--all: checks named plans, and takes no MODEL"),
         (("check", "--all", "--rank", "8x"), "--rank: '8x' is not a whole number"),

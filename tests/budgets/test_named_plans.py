@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from memplanner.budgets.check import named_plans
 from memplanner.catalogue import model_inside
 from memplanner.errors import UserError
+from memplanner.files.lines import line_of
 from memplanner.files.sandbox import resolve_inside
-from memplanner.plan.named import laid_over, line_of
-from memplanner.plan.sources import load_plan
+from memplanner.plan.load import load_plan
+from memplanner.plan.overlay import overlay
 
 SHARED = """
 model = "llama-60m"
@@ -192,5 +193,5 @@ def test_a_settings_place_is_where_its_value_comes_from(tmp_path: Path) -> None:
 
 def test_laying_a_table_over_another_changes_neither() -> None:
     base, over = {"a": {"b": 1}, "method": {"kind": "lora", "rank": 8}}, {"a": {"c": 2}, "method": {"kind": "full"}}
-    assert laid_over(base, over) == {"a": {"b": 1, "c": 2}, "method": {"kind": "full"}}
+    assert overlay(base, over) == {"a": {"b": 1, "c": 2}, "method": {"kind": "full"}}
     assert (base["a"], over["a"]) == ({"b": 1}, {"c": 2})

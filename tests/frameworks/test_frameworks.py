@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from memplanner.errors import UserError
 from memplanner.frameworks import Foreign, read_framework
-from memplanner.plan.sources import load_plan, merge
+from memplanner.plan.load import load_plan
+from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 

@@ -1,6 +1,6 @@
 """torch.optim.AdamW (torch/optim/adam.py): two moments per trained element."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from memplanner.components.optimizers.rules import StateTensor, bulk, in_order
 from memplanner.program.shapes import BF16, FP32, SCALAR, Dtype, Shape
@@ -11,6 +11,7 @@ from memplanner.tape.engine import Param, Tape
 class AdamW(Settings):
     """torch.optim.AdamW (or Adam): two moments per trained element."""
 
+    words: ClassVar = {"adamw": {"implementation": "foreach"}, "adamw-fused": {"implementation": "fused"}}
     kind: Literal["adamw"] = "adamw"
     implementation: Literal["foreach", "fused", "for-loop"] = "foreach"
     """"foreach" is PyTorch's own default on CUDA and makes a temporary per parameter at the step."""
