@@ -13,6 +13,8 @@ from memplanner.prediction import Estimate
 
 _MOST_ALONE: Final = 32
 """Changes that are each looked at alone; more are "several changes together"."""
+_BY_MODULE: Final = "method.rank_pattern"
+"""A setting whose keys are modules and no settings: it changes as a whole."""
 _JUDGED: Final = ("budget", "headroom")
 """Settings that change the limit, and no tensor."""
 
@@ -113,7 +115,7 @@ def changes_between(before: Mapping[str, Any], after: Mapping[str, Any], prefix:
             continue
         path = f"{prefix}{key}"
         alike = isinstance(old, dict) and isinstance(new, dict) and old.get("kind") == new.get("kind")
-        if alike and path != "method.rank_pattern":
+        if alike and path != _BY_MODULE:
             found += changes_between(old, new, f"{path}.")  # type: ignore[arg-type]  # alike: both are dicts
         else:
             found.append(Change(key=path, before=old, after=new))

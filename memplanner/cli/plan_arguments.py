@@ -59,4 +59,5 @@ def loaded(args: argparse.Namespace, root: Path) -> LoadedPlan:
     """The plan that the arguments and the files in `root` add up to."""
     if args.configs and args.plan:
         raise UserError(Problem(where="--from", key="", message="cannot be combined with --plan"))
-    return load_plan(root=root, plan_file=args.plan, model=args.model, flags=typed_flags(args), configs=args.configs)
+    flags = typed_flags(args)
+    return load_plan(root=root, plan_file=args.plan, model=args.model, flags=flags, configs=args.configs)

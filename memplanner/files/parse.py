@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from memplanner.errors import Problem, UserError
+from memplanner.files.sandbox import refuse_link_in_ci
 from memplanner.units import MIB, format_bytes
 
 MAX_FILE_BYTES = MIB
@@ -64,18 +65,18 @@ def parse_json(text: str, where: object) -> dict[str, Any]:
 
 
 class _TwiceError(Exception):
-    """Says which key an object has twice: one of the two values would be ignored."""
+    """An object has a key twice, so that one of the two values would be ignored. Its text is the key."""
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
                 raise _TwiceError(repr(key[:60]))
             seen.add(key)
-    return found
+    return table
 
 
 _JSON_TYPES = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
@@ -98,28 +99,37 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
     return table
 
 
-def parse_table(text: str, path: Path) -> Table:
-    """The JSON object or TOML document in a file's text: JSON where its name or its first character says so."""
+def read_table(path: Path, *, mentioning: str = "") -> Table:
+    """The JSON object or TOML document in a file of a repository, which in CI may not be a link out of it.
+
+    It is JSON where the file's name or its first character says so. mentioning: a word without which the file, which
+    may be another tool's, is of no interest: the table is empty where it does not occur.
+    """
+    refuse_link_in_ci(path)
+    text = read_text(path)
+    if mentioning not in text:
+        return {}
     if path.suffix == ".json" or text.lstrip().startswith("{"):
         return parse_json(text, path)
     return parse_toml(text, path)
 
 
 def bounded(value: object, where: object) -> None:
-    """UserError where a parsed value holds tables too deep, or integers too long, for anything that is done next.
+    """UserError where a parsed value nests tables so deeply, or holds an integer so long, that later code would fail.
 
-    Level by level, each container once: what a YAML file's aliases multiply is seen once, too.
+    Visited level by level, each container once, so that aliases in a YAML file, which multiply what they name, cost
+    nothing.
     """
     level: list[object] = [value]
     for _ in range(MOST_LEVELS):
         inner: dict[int, object] = {}
-        for found in level:
-            if isinstance(found, int) and found.bit_length() > _MOST_BITS:
-                raise file_error(where, f"holds an integer of {found.bit_length()} bits: no setting is that large")
-            if isinstance(found, dict):
-                inner.update((id(each), each) for pair in found.items() for each in pair)
-            elif isinstance(found, list | tuple):
-                inner.update((id(each), each) for each in found)
+        for item in level:
+            if isinstance(item, int) and item.bit_length() > _MOST_BITS:
+                raise file_error(where, f"holds an integer of {item.bit_length()} bits: no setting is that large")
+            if isinstance(item, dict):
+                inner.update((id(each), each) for pair in item.items() for each in pair)
+            elif isinstance(item, list | tuple):
+                inner.update((id(each), each) for each in item)
         level = list(inner.values())
         if not level:
             return

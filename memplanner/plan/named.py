@@ -53,7 +53,7 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
     if FROM in shared:
         message, hint = "is a plan's own to say, not all plans'", "under [plans.NAME]"
         problems.append(Problem(where=label, key=FROM, message=message, hint=hint))
-    found = []
+    tables = []
     read = _reader()
     for name, own in plans.items():
         if NAME.fullmatch(name) is None:
@@ -64,18 +64,18 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
             problems.append(Problem(where=label, key=f"{PLANS}.{name}", message=message))
         else:
             try:
-                found.append(_one(name, own, shared, f"{label}: {PLANS}.{name}", root, read))
+                tables.append(_one(name, own, shared, f"{label}: {PLANS}.{name}", root, read))
             except UserError as error:
                 problems += error.problems
     if problems:
         raise UserError(*problems)
-    return tuple(found)
+    return tuple(tables)
 
 
-_Reader = Callable[[tuple[Path, ...], str], "Foreign"]
+_Read = Callable[[tuple[Path, ...], str], "Foreign"]
 
 
-def _reader() -> _Reader:
+def _reader() -> _Read:
     """read_framework, which reads a config once for all the plans that start from it."""
 
     @functools.cache
@@ -87,7 +87,7 @@ def _reader() -> _Reader:
     return read
 
 
-def _one(name: str, own: Table, shared: Table, label: str, root: Path, read: _Reader) -> NamedTable:
+def _one(name: str, own: Table, shared: Table, label: str, root: Path, read: _Read) -> NamedTable:
     own = dict(own)
     start = own.pop(FROM, None)
     if start is None:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from memplanner.catalogue import stems
-from memplanner.files.parse import Table, file_error, parse_table, parse_toml, read_text
-from memplanner.files.sandbox import refuse_link_in_ci, resolve_inside
+from memplanner.files.parse import Table, file_error, read_table
+from memplanner.files.sandbox import resolve_inside
 from memplanner.plan.named import PLANS, NamedTable, named_tables
 from memplanner.settings.errors import show, suggest
 
@@ -98,7 +98,6 @@ def _asked_for(root: Path, name: str) -> Source:
     path = root / name
     if _exists(path):
         if path.suffix in (".yml", ".yaml"):
-            refuse_link_in_ci(path)
             raise file_error(path, "is YAML, as other frameworks' configs are", "--from reads those")
         source = _read(path)
         if source is None:
@@ -124,25 +123,21 @@ def _exists(path: Path) -> bool:
 
 def _read(path: Path) -> Source | None:
     """The settings in a file; None in a pyproject.toml without any."""
-    refuse_link_in_ci(path)
-    text = read_text(path)
-    if path.name == "pyproject.toml" and "memplanner" not in text:
-        return None  # other tools' files need not be parsed
-    table = parse_table(text, path)
     if path.name == "pyproject.toml":
-        tool = table.get("tool")
+        tool = read_table(path, mentioning="memplanner").get("tool")
         if not isinstance(tool, dict) or "memplanner" not in tool:
             return None
         table = tool["memplanner"]
         if not isinstance(table, dict):
             raise file_error(path, f"tool.memplanner is {show(table)}, not a table")
-    elif str(table.get("schema", "")).startswith("memplanner/estimate/"):
-        table = table.get("plan")  # type: ignore[assignment]  # judged next
+        return Source(table=table, label=str(path), root=path.parent, path=path)
+    table = read_table(path)
+    if str(table.get("schema", "")).startswith("memplanner/estimate/"):
+        table = table.get("plan", {})
         if not isinstance(table, dict):
             raise file_error(path, "holds no plan")
     return Source(table=table, label=str(path), root=path.parent, path=path)
 
 
 def _bundled(name: str, root: Path) -> Source:
-    path = stems("plans", ".toml")[name]
-    return Source(table=parse_toml(read_text(path), path), label=f"bundled plan {name}", root=root)
+    return Source(table=read_table(stems("plans", ".toml")[name]), label=f"bundled plan {name}", root=root)
