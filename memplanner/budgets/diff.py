@@ -118,7 +118,7 @@ def _checked_out(word: str, root: Path, folder: Path) -> Path:
     """A revision's file in a folder that stands for the repository, with the files that its plans name."""
     revision, _, name = word.partition(":")
     if not revision or revision.startswith("-") or not name or name.startswith("/"):
-        raise file_error(word, "is no file, plan or REVISION:FILE", "such as main:memplanner.toml")
+        raise file_error(word, "is not a file, plan or REVISION:FILE", "such as main:memplanner.toml")
     (folder / ".git").mkdir()
     name = normpath(prefix_in_repository(root, word) + name)
     path = _written(folder, name, read_blob(root, revision, name))
@@ -138,7 +138,7 @@ def _written(folder: Path, name: str, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     except OSError as error:
-        raise file_error(name, f"cannot be set down beside the plan: {error.strerror}") from None
+        raise file_error(name, f"cannot be written to a temporary directory: {error.strerror}") from None
     return path
 
 

@@ -104,7 +104,9 @@ def _all(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
     for what, typed in (("MODEL", args.model), ("--from", args.configs)):
         if typed:
-            raise UserError(Problem(where="--all", key="", message=f"checks named plans, and takes no {what}"))
+            raise UserError(
+                Problem(where="--all", key="", message=f"cannot be combined with {what}: it checks named plans")
+            )
     tolerance = TOLERANCE
     if args.tolerance:
         if not args.locked:

@@ -68,7 +68,7 @@ def _by_module(args: argparse.Namespace, page: Page, root: Path, loaded_plan: Lo
     from memplanner.solve.ranks import ranks_by_evidence
 
     if args.maximize != "rank":
-        raise UserError(Problem(where="--evidence", key="", message=f"is for ranks, not for {args.maximize}"))
+        raise UserError(Problem(where="memplanner fit", key="", message="--evidence requires --maximize rank"))
     record = load_measurement(root / args.evidence)
     if not record.rank_evidence:
         hint = "memplanner profile --rank-evidence records it"

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     estimates = predicted(plans)
     path = lock_beside(plans)
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise file_error(path, "is not a file of its own, and is not written through")
+        raise file_error(path, "is a link or not a regular file, and is not overwritten")
     try:
         path.write_text(lock_text(lock_of(estimates)), encoding="utf-8")
     except OSError as error:

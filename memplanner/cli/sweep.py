@@ -107,7 +107,7 @@ def _axes(
     switches = {flag.removeprefix("--"): flag for flag, option in BY_FLAG.items() if option.values == "switch"}
     for name in filter(None, (word.strip().removeprefix("--") for word in args.both.split(","))):
         if name not in switches:
-            message = f"{show(name)} is no switch"
+            message = f"{show(name)} is not a switch"
             raise UserError(Problem(where="--both", key="", message=message, hint=suggest(name, switches)))
         axes.append(Axis(name=switches[name], values=(False, True)))
         flags.pop(switches[name], None)

@@ -40,7 +40,7 @@ def _numbers(name: str, words: Sequence[str]) -> list[int]:
 def _range(name: str, word: str) -> list[str]:
     bounds = _numbers(name, word.split(".."))
     if len(bounds) not in (2, 3) or bounds[0] > bounds[1] or (len(bounds) == 3 and bounds[2] < 1):
-        message = f"{word!r} is no range"
+        message = f"{word!r} is not a range"
         raise UserError(Problem(where=name, key="", message=message, hint="such as 1..16 or 128..1024..128"))
     step = bounds[2] if len(bounds) == 3 else 1
     _bounded(name, (bounds[1] - bounds[0]) // step)

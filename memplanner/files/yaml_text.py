@@ -143,7 +143,7 @@ def _flatten(node: "yaml.MappingNode", budget: _MergeBudget) -> None:
     node.value = own
     for mark, part in merges:
         if not isinstance(part, yaml.MappingNode):
-            raise _error("merges no mapping", mark)
+            raise _error("<< merges something that is not a mapping", mark)
         _flatten(part, budget)
         budget.spend(1 + len(part.value), mark)
         for key, value in list(part.value):

@@ -92,7 +92,9 @@ def _reader_of(config: Table, path: Path) -> Reader:
         if reader.recognizes(config):
             return reader
     known = ", ".join(reader.KNOWN_BY for reader in sorted(READERS, key=lambda reader: reader.NAME.casefold()))
-    raise UserError(Problem(where=str(path), key="", message="is no config that is known", hint=f"known: {known}"))
+    raise UserError(
+        Problem(where=str(path), key="", message="is not a config of a known framework", hint=f"known: {known}")
+    )
 
 
 def _accounted(

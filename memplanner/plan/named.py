@@ -51,14 +51,16 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
         raise UserError(Problem(where=label, key=PLANS, message=f"{len(plans)} plans are more than {MOST} in one file"))
     problems: list[Problem] = []
     if FROM in shared:
-        message, hint = "is a plan's own to say, not all plans'", "under [plans.NAME]"
+        message, hint = "is a setting of one plan, not of all", "under [plans.NAME]"
         problems.append(Problem(where=label, key=FROM, message=message, hint=hint))
     tables = []
     read = _reader()
     for name, own in plans.items():
         if NAME.fullmatch(name) is None:
             hint = "names are up to 64 letters, digits, '.', '_' and '-'"
-            problems.append(Problem(where=label, key=PLANS, message=f"{show(name)} is no name for a plan", hint=hint))
+            problems.append(
+                Problem(where=label, key=PLANS, message=f"{show(name)} is not a name for a plan", hint=hint)
+            )
         elif not isinstance(own, dict):
             message = f"{show(own)} is not a table of settings"
             problems.append(Problem(where=label, key=f"{PLANS}.{name}", message=message))

@@ -68,7 +68,7 @@ def find_named(root: Path, plan_file: str = "") -> tuple[Source, tuple[NamedTabl
     if source is None:
         raise file_error("memplanner.toml", "no such file, and pyproject.toml has no [tool.memplanner]", hint)
     if source.name:
-        message = f"{show(source.name)} is one plan, and all of a file's are asked for"
+        message = f"{show(source.name)} is one plan, where all of a file's are wanted"
         raise file_error("--plan", message, "leave it out")
     if PLANS not in source.table:
         raise file_error(source.label, "holds no named plans", hint)

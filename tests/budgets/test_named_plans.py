@@ -90,14 +90,14 @@ def test_one_of_them_by_name(tmp_path: Path) -> None:
     [
         ("plans = 3", "memplanner.toml: plans: 3 is not a table of plans by name"),
         ("[plans]", "memplanner.toml: plans: {} is not a table of plans by name"),
-        ('[plans."a b"]', "memplanner.toml: plans: 'a b' is no name for a plan (names are up to 64 letters"),
-        ('[plans."::error::x"]', "memplanner.toml: plans: '::error::x' is no name for a plan"),
+        ('[plans."a b"]', "memplanner.toml: plans: 'a b' is not a name for a plan (names are up to 64 letters"),
+        ('[plans."::error::x"]', "memplanner.toml: plans: '::error::x' is not a name for a plan"),
         ("plans.a = 4", "memplanner.toml: plans.a: 4 is not a table of settings"),
         ("[plans.a]\nrnk = 3", "memplanner.toml: plans.a: rnk: unknown key"),
         ("[plans.a]\nmodel = 'lama-60m'", None),
         (
             "from = 'x.yml'\n[plans.a]",
-            "memplanner.toml: from: is a plan's own to say, not all plans' (under [plans.NAME])",
+            "memplanner.toml: from: is a setting of one plan, not of all (under [plans.NAME])",
         ),
         ("[plans.a]\nbudget = '0%'", "memplanner.toml: plans.a: budget: '0%' is no memory at all"),
         ("[plans.a]\nbudget = '0 GiB'", "memplanner.toml: plans.a: budget: '0 GiB' is no memory at all"),
