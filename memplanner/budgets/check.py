@@ -52,8 +52,8 @@ class NamedPlan:
         text = read_text(self.path) if self.path.suffix == ".toml" else ""
         if keys and (line := line_of(text, (*own, *keys))):
             return self.path, line
-        if keys and self.foreign is not None and (found := self.foreign.place(key)):
-            return found
+        if keys and self.foreign is not None and (place := self.foreign.place(key)):
+            return place
         if keys and (line := line_of(text, (*top, *keys))):
             return self.path, line
         above = ((*own, *keys)[:n] for n in range(len(own) + len(keys), 0, -1))
@@ -131,16 +131,16 @@ def named_plans(root: Path, plan_file: str = "", flags: Mapping[str, Any] | None
     """The plans of memplanner.toml, or of the file that is named, flags laid over each; UserError with all problems."""
     source, tables = find_named(root, plan_file)
     assert source.path is not None, "what comes with memplanner holds one plan a file"
-    found: list[NamedPlan] = []
+    plans: list[NamedPlan] = []
     problems: dict[str, Problem] = {}
     for named in tables:
         try:
-            found.append(_valid(named, source.root, source.path, flags or {}))
+            plans.append(_valid(named, source.root, source.path, flags or {}))
         except UserError as error:
             problems.update((str(problem), problem) for problem in error.problems)  # a bad flag is told once
     if problems:
         raise UserError(*problems.values())
-    return tuple(found)
+    return tuple(plans)
 
 
 def _valid(named: NamedTable, root: Path, path: Path, flags: Mapping[str, Any]) -> NamedPlan:
@@ -151,7 +151,7 @@ def _valid(named: NamedTable, root: Path, path: Path, flags: Mapping[str, Any]) 
 
 def predicted(plans: tuple[NamedPlan, ...]) -> dict[str, Estimate]:
     """An estimate of each; UserError with all that cannot be."""
-    found: dict[str, Estimate] = {}
+    estimates: dict[str, Estimate] = {}
     problems: list[Problem] = []
     predictors: dict[Path, Predictor] = {}
     for named in plans:
@@ -160,16 +160,16 @@ def predicted(plans: tuple[NamedPlan, ...]) -> dict[str, Estimate]:
             if estimate.device_bytes > MAX_BYTES:
                 message = f"needs {format_bytes(estimate.device_bytes)}, which is more memory than any device has"
                 raise UserError(Problem(where="plan", key="", message=message))
-            found[named.name] = estimate
+            estimates[named.name] = estimate
         except UserError as error:
             problems += error.problems if named.path is None else (_of(named, p) for p in error.problems)
     if problems:
         raise UserError(*problems)
-    return found
+    return estimates
 
 
 def _of(named: NamedPlan, problem: Problem) -> Problem:
-    """A problem that was found in a plan's prediction, as its file's."""
+    """A problem that its prediction raised, with the plan's file as its place."""
     where = str(named.path) if named.alone else f"{named.path}: {PLANS}.{named.name}"
     message = problem.message if problem.where == "plan" else f"{problem.where}: {problem.message}"
     return Problem(where=where, key=problem.key, message=message, hint=problem.hint)

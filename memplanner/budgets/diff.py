@@ -21,7 +21,7 @@ from memplanner.plan.load import load_plan
 from memplanner.plan.named import FROM, PLANS
 
 _MOST_FILES: Final = 64
-"""That a revision's plans may name: each is a process of git's, or two."""
+"""The most files that a revision's plans may name: each takes one process of git's, or two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Side:
 
 
 def differences(before: str, after: str, root: Path) -> tuple[Growth, ...]:
-    """What each plan of either side has grown by. Two single plans are held against each other whatever their names.
+    """What each plan of either side has grown by. Two single plans are compared whatever their names.
 
     UserError where a side cannot be read, or is no plan.
     """
@@ -69,7 +69,7 @@ def _side(word: str, root: Path, scratch: ExitStack) -> Side:
 
 
 def _renamed(error: UserError, place: str, shown: str) -> UserError:
-    """The error with a place in its problems as the user wrote it."""
+    """The error with `place`, which the user never typed, as `shown`, which the user did."""
     return UserError(
         *(
             replace(p, where=p.where.replace(place, shown), message=p.message.replace(place, shown))
@@ -143,16 +143,16 @@ def _written(folder: Path, name: str, data: bytes) -> Path:
 
 
 def _files_named_in(path: Path) -> list[str]:
-    """Models' and other frameworks' configs in a plan file; what else is wrong with it is told when it is read."""
+    """The models' and other frameworks' configs that a plan file names. Whatever is wrong with it, reading it tells."""
     if path.suffix != ".toml":
         return []
     table = parse_toml(read_text(path), path)
     tables = [table, *(plan for plan in _dict(table.get(PLANS)).values() if isinstance(plan, dict))]
-    found: list[object] = []
+    names: list[object] = []
     for plan in tables:
         start = plan.get(FROM)
-        found += [plan.get("model"), *(start if isinstance(start, list) else [start])]
-    return [name for name in found if isinstance(name, str) and not is_bundled(name)]
+        names += [plan.get("model"), *(start if isinstance(start, list) else [start])]
+    return [name for name in names if isinstance(name, str) and not is_bundled(name)]
 
 
 def _dict(value: object) -> dict[str, object]:

@@ -57,7 +57,7 @@ class Growth:
     @property
     def bytes(self) -> int:
         """How much more device memory it takes."""
-        before, after = (0 if found is None else found.device_bytes for found in (self.before, self.after))
+        before, after = (0 if side is None else side.device_bytes for side in (self.before, self.after))
         return after - before
 
     @property
@@ -108,7 +108,7 @@ def growth(
 
 def changes_between(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> tuple[Change, ...]:
     """The settings that two plans' tables differ in, in the order of the second."""
-    found: list[Change] = []
+    changes: list[Change] = []
     for key in dict.fromkeys([*after, *before]):
         old, new = before.get(key), after.get(key)
         if old == new:
@@ -116,10 +116,10 @@ def changes_between(before: Mapping[str, Any], after: Mapping[str, Any], prefix:
         path = f"{prefix}{key}"
         alike = isinstance(old, dict) and isinstance(new, dict) and old.get("kind") == new.get("kind")
         if alike and path != _BY_MODULE:
-            found += changes_between(old, new, f"{path}.")  # type: ignore[arg-type]  # alike: both are dicts
+            changes += changes_between(old, new, f"{path}.")  # type: ignore[arg-type]  # alike: both are dicts
         else:
-            found.append(Change(key=path, before=old, after=new))
-    return tuple(found)
+            changes.append(Change(key=path, before=old, after=new))
+    return tuple(changes)
 
 
 def _moved_alone(before: Snapshot, change: Change, predict: Callable[[TrainingPlan], Estimate]) -> Mapping[str, int]:

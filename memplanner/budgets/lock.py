@@ -90,9 +90,9 @@ def read_lock(path: Path) -> Lock:
 def lock_from(text: str, where: object) -> Lock:
     """The lock that a text holds."""
     table = parse_json(text, where)
-    found = table.get("schema")
-    if found != SCHEMA:
-        raise file_error(where, f"its schema is {show(found)}, not {SCHEMA!r}", "`memplanner lock` writes it anew")
+    schema = table.get("schema")
+    if schema != SCHEMA:
+        raise file_error(where, f"its schema is {show(schema)}, not {SCHEMA!r}", "`memplanner lock` writes it anew")
     try:
         return Lock.model_validate(table)
     except ValidationError as error:

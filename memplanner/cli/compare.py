@@ -27,10 +27,10 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import predict
 
     methods = _methods(args.methods)
-    loaded_plan = loaded(args, root)
-    table = loaded_plan.plan.model_dump(mode="json")
-    plans = [merge(table, flags, where="plan") for flags in at_equal_ranks(loaded_plan.plan, methods, args.ranks)]
-    estimates = [predict(plan, root=loaded_plan.root) for plan in plans]
+    found = loaded(args, root)
+    table = found.plan.model_dump(mode="json")
+    plans = [merge(table, flags, where="plan") for flags in at_equal_ranks(found.plan, methods, args.ranks)]
+    estimates = [predict(plan, root=found.root) for plan in plans]
     if args.format == "json":
         from memplanner.report.as_json import compare_object, dump
 
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.report.compare_text import compare_markdown, compare_text
 
     if args.format == "markdown":
-        return Answer(text=compare_markdown(estimates, label=loaded_plan.label))
-    return Answer(text=compare_text(estimates, page, label=loaded_plan.label))
+        return Answer(text=compare_markdown(estimates, label=found.label))
+    return Answer(text=compare_text(estimates, page, label=found.label))
 
 
 def _methods(text: str) -> tuple[str, ...]:

@@ -32,14 +32,14 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.budgets.diff import differences
 
-    growths = differences(args.before, args.after, root)
-    grown = args.tolerance is not None and any(growth.share > args.tolerance for growth in growths)
+    found = differences(args.before, args.after, root)
+    grown = args.tolerance is not None and any(growth.share > args.tolerance for growth in found)
     code = ExitCode.DOES_NOT_FIT if grown else ExitCode.OK
     if args.format == "json":
         from memplanner.report.as_json import diff_object, dump
 
-        return Answer(text=dump(diff_object(growths)), code=code)
+        return Answer(text=dump(diff_object(found)), code=code)
     from memplanner.report.budgets_text import diff_markdown, diff_text
 
-    text = diff_markdown(growths) if args.format == "markdown" else diff_text(growths, page)
+    text = diff_markdown(found) if args.format == "markdown" else diff_text(found, page)
     return Answer(text=text, code=code)

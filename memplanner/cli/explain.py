@@ -23,12 +23,12 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import predict
 
-    loaded_plan = loaded(args, root)
-    estimate = predict(loaded_plan.plan, root=loaded_plan.root)
+    found = loaded(args, root)
+    estimate = predict(found.plan, root=found.root)
     if args.format == "json":
         from memplanner.report.as_json import dump, explain_object
 
         return Answer(text=dump(explain_object(estimate)))
     from memplanner.report.explain_text import explain_text
 
-    return Answer(text=explain_text(estimate, page, label=loaded_plan.label, top=args.top))
+    return Answer(text=explain_text(estimate, page, label=found.label, top=args.top))

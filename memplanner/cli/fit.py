@@ -34,19 +34,17 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import longest_sequence, predict, widest_rank
     from memplanner.solve.largest import largest
 
-    loaded_plan = loaded(args, root)
-    plan = loaded_plan.plan
+    found = loaded(args, root)
+    plan = found.plan
     if args.evidence:
-        return _by_module(args, page, root, loaded_plan)
+        return _by_module(args, page, root, found)
     if args.maximize == "rank" and plan.method.kind == "full":
         message = "full training has no rank"
         hint = "add --method lora, dora, galore or gradnormlorp"
         raise UserError(Problem(where="--maximize", key="", message=message, hint=hint))
     ceilings = {"rank": widest_rank, "seq-len": longest_sequence}
-    ceiling = ceilings[args.maximize](plan, root=loaded_plan.root) if args.maximize in ceilings else None
-    result = largest(
-        plan, args.maximize, lambda p: predict(p, root=loaded_plan.root), ceiling=ceiling, strict=args.strict
-    )
+    ceiling = ceilings[args.maximize](plan, root=found.root) if args.maximize in ceilings else None
+    result = largest(plan, args.maximize, lambda p: predict(p, root=found.root), ceiling=ceiling, strict=args.strict)
     code = ExitCode.OK if result.value else ExitCode.DOES_NOT_FIT
     if args.format == "json":
         from memplanner.report.as_json import dump, fit_object
@@ -56,11 +54,11 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
     command = _command(args, result.value)
     if args.format == "markdown":
-        return Answer(text=fit_markdown(result, label=loaded_plan.label, command=command), code=code)
-    return Answer(text=fit_text(result, page, label=loaded_plan.label, command=command), code=code)
+        return Answer(text=fit_markdown(result, label=found.label, command=command), code=code)
+    return Answer(text=fit_text(result, page, label=found.label, command=command), code=code)
 
 
-def _by_module(args: argparse.Namespace, page: Page, root: Path, loaded_plan: LoadedPlan) -> Answer:
+def _by_module(args: argparse.Namespace, page: Page, root: Path, found: LoadedPlan) -> Answer:
     from memplanner.measurement import load_measurement
     from memplanner.prediction import Predictor
     from memplanner.report import ranks_text as report
@@ -73,12 +71,12 @@ def _by_module(args: argparse.Namespace, page: Page, root: Path, loaded_plan: Lo
     if not record.rank_evidence:
         hint = "memplanner profile --rank-evidence records it"
         raise UserError(Problem(where=args.evidence, key="rank_evidence", message="is empty", hint=hint))
-    ranks = ranks_by_evidence(loaded_plan.plan, record.rank_evidence, Predictor(loaded_plan.root), strict=args.strict)
+    ranks = ranks_by_evidence(found.plan, record.rank_evidence, Predictor(found.root), strict=args.strict)
     if args.format == "json":
         return Answer(text=dump(report.ranks_object(ranks)))
     if args.format == "markdown":
-        return Answer(text=report.ranks_markdown(ranks, label=loaded_plan.label))
-    return Answer(text=report.ranks_text(ranks, page, label=loaded_plan.label))
+        return Answer(text=report.ranks_markdown(ranks, label=found.label))
+    return Answer(text=report.ranks_text(ranks, page, label=found.label))
 
 
 def _command(args: argparse.Namespace, value: int) -> str:

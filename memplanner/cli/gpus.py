@@ -15,5 +15,5 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    gpus = all_gpus()
-    return Answer(text=dump(gpus_object(gpus)) if args.format == "json" else gpus_text(gpus, page))
+    found = all_gpus()
+    return Answer(text=dump(gpus_object(found)) if args.format == "json" else gpus_text(found, page))

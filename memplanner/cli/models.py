@@ -15,5 +15,5 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    models = all_models()
-    return Answer(text=dump(models_object(models)) if args.format == "json" else models_text(models, page))
+    found = all_models()
+    return Answer(text=dump(models_object(found)) if args.format == "json" else models_text(found, page))

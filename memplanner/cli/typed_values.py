@@ -16,17 +16,17 @@ def values_of(name: str, text: str) -> tuple[str, ...]:
     """
     integer = name in BY_FLAG and BY_FLAG[name].values == "integer"
     words = [word.strip() for word in text.split(",")]
-    found: list[str] = []
+    values: list[str] = []
     for at, word in enumerate(words):
         if word in _STEP:
-            found += _continued(name, text, words, at)
+            values += _continued(name, text, words, at)
         elif integer and ".." in word:
-            found += _range(name, word)
+            values += _range(name, word)
         elif word:
-            found.append(word)
-    if not found:
+            values.append(word)
+    if not values:
         raise UserError(Problem(where=name, key="", message=f"{text!r} names no value"))
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(values))
 
 
 def _numbers(name: str, words: Sequence[str]) -> list[int]:

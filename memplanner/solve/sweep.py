@@ -146,7 +146,7 @@ def sweep(
 
     A combination that is no plan (full training at a batch that per-layer updates forbid) is counted and left out; a
     value that none accepts is a UserError, as is a sweep without any plan. A method without ranks stands once, whatever
-    the ranks. where: what the base is called in messages. advance: told of every combination done.
+    the ranks. where: what the base is called in messages. advance: called with 1 for every combination done.
     """
     total = 1
     for axis in axes:
@@ -156,7 +156,7 @@ def sweep(
     # The step is walked once for all devices, and for most sizes: these vary fastest here, whatever their place.
     plans = _Plans(base, where)
     order = sorted(range(len(axes)), key=lambda i: _SHARED.get(axes[i].name, 0))
-    found: dict[tuple[int, ...], Point] = {}
+    points: dict[tuple[int, ...], Point] = {}
     worked: set[tuple[int, Value]] = set()
     first: dict[tuple[int, Value], UserError] = {}
     skipped: Counter[str] = Counter()
@@ -170,7 +170,7 @@ def sweep(
         if values not in seen:
             seen.add(values)
             try:
-                found[tuple(at[i] for i in range(len(axes)))] = _point(predict(plans.plan(typed)), typed, values)
+                points[tuple(at[i] for i in range(len(axes)))] = _point(predict(plans.plan(typed)), typed, values)
             except UserError as error:
                 skipped[error.problems[0].message] += 1
                 why.update((str(problem), problem) for problem in error.problems)
@@ -182,9 +182,9 @@ def sweep(
     never = [key for i, axis in enumerate(axes) for key in ((i, v) for v in axis.values) if key not in worked]
     if problems := {str(p): p for key in never if key in first for p in first[key].problems}:
         raise UserError(*problems.values())
-    if not found:
+    if not points:
         raise UserError(*why.values())
-    return Sweep(axes=tuple(axes), points=tuple(found[key] for key in sorted(found)), skipped=dict(skipped))
+    return Sweep(axes=tuple(axes), points=tuple(points[key] for key in sorted(points)), skipped=dict(skipped))
 
 
 def _typed(
