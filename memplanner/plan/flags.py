@@ -50,14 +50,12 @@ class Option:
     @property
     def words(self) -> tuple[str, ...]:
         """The words that the value may be, as they are typed; none where it is no choice among words."""
-        return tuple(words(self.owner, self.path[-1])) or choices(self.owner, self.path[-1])
+        return _words(self.path)
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods that have the setting; all of them, where it is not a method's own."""
-        if len(self.path) == 1 or self.path[0] != "method":
-            return choices(TrainingPlan, "method")
-        return tuple(kind_of(cls) for cls in owners(TrainingPlan, self.path))
+        return _methods(self.path)
 
     def read(self, text: str) -> Any:
         """The typed text as a plan value; a Problem when it is not even of the right type."""
@@ -80,6 +78,19 @@ class Option:
         if self.metavar or self.values == "switch":
             return self.metavar
         return "|".join(self.words) or ("N" if self.values == "integer" else self.dest.upper())
+
+
+@functools.cache
+def _words(path: tuple[str, ...]) -> tuple[str, ...]:
+    owner = owners(TrainingPlan, path)[0]
+    return tuple(words(owner, path[-1])) or choices(owner, path[-1])
+
+
+@functools.cache
+def _methods(path: tuple[str, ...]) -> tuple[str, ...]:
+    if len(path) == 1 or path[0] != "method":
+        return choices(TrainingPlan, "method")
+    return tuple(kind_of(cls) for cls in owners(TrainingPlan, path))
 
 
 OPTIONS: tuple[Option, ...] = (
@@ -114,7 +125,6 @@ _EXTRA_HELP = {
 }
 
 
-@functools.cache
 def has_use(flag: str, method: str) -> bool:
     """Whether a plan with this method has the setting that the flag sets."""
     return method in BY_FLAG[flag].methods

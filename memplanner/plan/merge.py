@@ -26,7 +26,7 @@ def merge(base: Mapping[str, Any], flags: Mapping[str, Any], *, where: str) -> T
 
     flags: flag -> typed text (True and False for switches). where: what messages call the table.
     """
-    table: Table = copy_table(base)
+    table: Table = copy_table(dict(base))
     problems: list[Problem] = []
     values: dict[str, Any] = {}
     for flag, typed in flags.items():

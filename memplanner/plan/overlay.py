@@ -10,20 +10,20 @@ from memplanner.settings.describe import kind_of
 
 def copy_table(value: Any) -> Any:
     """The table with tables of its own inside, so that setting a key in the copy changes nothing else."""
-    return {k: copy_table(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+    return {k: copy_table(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
     """`over`'s settings on top of `base`'s, group by group; a group of another kind replaces the base's whole."""
-    merged: Table = copy_table(base)
+    merged: Table = copy_table(dict(base))
     for key, value in over.items():
         old = merged.get(key)
-        alike = isinstance(old, dict) and isinstance(value, Mapping) and _same_kind(old, value)
+        alike = isinstance(old, dict) and isinstance(value, dict) and _same_kind(old, value)
         merged[key] = overlay(old, value) if alike else copy_table(value)  # type: ignore[arg-type]  # old: a dict
     return merged
 
 
-def _same_kind(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def _same_kind(old: Table, new: Table) -> bool:
     return bool(new.get("kind", old.get("kind")) == old.get("kind"))
 
 
