@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import parse_json, parse_toml, read_text
-from memplanner.files.sandbox import inside
+from memplanner.files.sandbox import resolve_inside
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of, show
 
@@ -97,12 +97,12 @@ def stems(kind: str, suffix: str) -> dict[str, Path]:
 
 def find_gpu(name: str) -> GpuProfile:
     """The card of that name or alias; UserError with the nearest names otherwise."""
-    found = _find(name, *_GPUS, _gpu)
-    if found is None:
-        known = [known for gpu in all_gpus() for known in (gpu.id, gpu.name, *gpu.aliases)]
+    gpu = _find(name, *_GPUS, _gpu)
+    if gpu is None:
+        known = [spelling for card in all_gpus() for spelling in (card.id, card.name, *card.aliases)]
         hint = _nearest(name, known) or "`memplanner gpus` lists them; a size such as 24GiB works too"
         raise UserError(Problem(where="gpu", key="", message=f"no card is called {show(name)}", hint=hint))
-    return found
+    return gpu
 
 
 def all_gpus() -> tuple[GpuProfile, ...]:
@@ -123,9 +123,9 @@ def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
             return _own_model(name_or_path, path / "config.json" if directory else path)
     except (OSError, ValueError, RuntimeError):
         pass  # not a path this system can look up: then it can only be a name
-    found = _find(name_or_path, *_MODELS, _model)
-    if found is None:
-        known = [known for model in all_models() for known in (model.id, model.name, *model.aliases)]
+    model = _find(name_or_path, *_MODELS, _model)
+    if model is None:
+        known = [spelling for each in all_models() for spelling in (each.id, each.name, *each.aliases)]
         hint = _nearest(name_or_path, known)
         either = "`memplanner models` lists the bundled ones; the path of a config.json works too"
         raise UserError(
@@ -133,7 +133,7 @@ def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
                 where="model", key="", message=f"no model or file is called {show(name_or_path)}", hint=hint or either
             )
         )
-    return found
+    return model
 
 
 def all_models() -> tuple[ModelProfile, ...]:
@@ -214,4 +214,4 @@ def model_inside(root: Path, model: str, *, where: str) -> None:
     """UserError where a plan names a model by a path that leads out of the repository, by its config.json too."""
     if not is_bundled(model):
         for path in (model, f"{model}/config.json"):
-            inside(root, path, where=where, key="model")
+            resolve_inside(root, path, where=where, key="model")

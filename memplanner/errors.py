@@ -26,7 +26,7 @@ class Problem:
 
 
 class UserError(Exception):
-    """The question was wrong (exit code 2). Carries every problem found, not only the first."""
+    """A usage error (exit code 2): what the user asked is wrong. Carries every problem, not only the first."""
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__("\n".join(map(str, problems)))

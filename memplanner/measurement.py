@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from memplanner.errors import UserError
-from memplanner.files.parse import parse_json, read_text, wrong
+from memplanner.files.parse import file_error, parse_json, read_text
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of
@@ -133,7 +133,7 @@ def load_measurement(path: Path) -> Measurement:
     text = read_text(path)
     table = parse_json(text, path)
     if table.get("schema") != SCHEMA:
-        raise wrong(path, f"is no record of a run: schema {json.dumps(table.get('schema'))} is not {SCHEMA!r}")
+        raise file_error(path, f"is no record of a run: schema {json.dumps(table.get('schema'))} is not {SCHEMA!r}")
     try:
         return Measurement.model_validate_json(text)
     except ValidationError as error:

@@ -13,12 +13,12 @@ import pytest
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import Checked
-    from memplanner.budgets.keywords import Marked
+    from memplanner.budgets.keywords import BudgetRequest
     from memplanner.measurement import Backend, Measurement
     from memplanner.prediction import Estimate
 
 MARKER = "memory_budget"
-_MARKED: pytest.StashKey[list[Marked]] = pytest.StashKey()
+_MARKED: pytest.StashKey[list[BudgetRequest]] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -73,18 +73,18 @@ def _read_markers(item: pytest.Item) -> list[str]:
     marks = list(item.iter_markers_with_node(MARKER))
     if not marks:
         return []
-    from memplanner.budgets.keywords import marked
+    from memplanner.budgets.keywords import budget_request
     from memplanner.errors import UserError, printable
 
     problems: list[str] = []
-    found: list[Marked] = []
+    found: list[BudgetRequest] = []
     for node, mark in reversed(marks):  # the outermost first: what a class says, then what the test says
         where = printable(f"{node.nodeid}: {MARKER}")
         if mark.args:
             problems.append(f'{where}: takes keywords only, such as plan="pretrain"')
             continue
         try:
-            found.append(marked(mark.kwargs, item.config.rootpath, where=where))
+            found.append(budget_request(mark.kwargs, item.config.rootpath, where=where))
         except UserError as error:
             problems += map(str, error.problems)
     item.stash[_MARKED] = found
@@ -99,7 +99,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     return (yield)
 
 
-def _judge(chosen: Marked, item: pytest.Item) -> Checked:
+def _judge(chosen: BudgetRequest, item: pytest.Item) -> Checked:
     from memplanner.errors import UserError
 
     try:
@@ -144,16 +144,16 @@ class MemoryPlan:
         """Fail the test where the plan does not fit its device and budget; else what is predicted of it."""
         return _judge(self.chosen(keywords), self._item).estimate
 
-    def chosen(self, keywords: dict[str, Any]) -> Marked:
+    def chosen(self, keywords: dict[str, Any]) -> BudgetRequest:
         """The plan of the keywords, or of the test's one marker."""
-        from memplanner.budgets.keywords import marked
+        from memplanner.budgets.keywords import budget_request
         from memplanner.errors import UserError
 
         own = self._item.stash.get(_MARKED, [])
         if not keywords and len(own) == 1:
             return own[0]
         try:
-            return marked(keywords, self._root, where="memory_plan")
+            return budget_request(keywords, self._root, where="memory_plan")
         except UserError as error:
             raise _failure(str(error)) from None
 
@@ -178,7 +178,7 @@ def measured_budget(request: pytest.FixtureRequest, memory_plan: MemoryPlan) -> 
     ) -> Measurement:
         torch = pytest.importorskip("torch", reason="real steps need torch: pip install 'memplanner[live]'")
         backend: Backend = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        from memplanner.budgets.keywords import told_by
+        from memplanner.budgets.keywords import blame
         from memplanner.errors import UserError
         from memplanner.harness.record import measure
         from memplanner.units import parse_size
@@ -198,7 +198,7 @@ def measured_budget(request: pytest.FixtureRequest, memory_plan: MemoryPlan) -> 
                 plan, root = estimate.plan, chosen.named.root
                 record = measure(plan, backend, name=name, root=root, needed_bytes=predicted)
         except UserError as error:
-            raise _failure(str(told_by("measured_budget", error))) from None
+            raise _failure(str(blame("measured_budget", error))) from None
         except ValueError as error:
             raise _failure(f"measured_budget: budget: {error}") from None
         _judge_record(record, limit, predicted, request.node)

@@ -24,6 +24,11 @@ CATEGORIES: tuple[Category, ...] = get_args(Category)
 Verdict = Literal["fits", "tight", "does-not-fit"]
 
 
+def passes(verdict: Verdict, *, strict: bool = False) -> bool:
+    """Whether the verdict lets a build or a search go on. strict: a tight fit does not."""
+    return verdict == "fits" or (verdict == "tight" and not strict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorRow:
     """A tensor, or `count` equal ones, in the ledger.

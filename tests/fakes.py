@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from memplanner.catalogue import GpuProfile, find_gpu, find_model
+from memplanner.notes import Note, RankAboveMatrix, UnmatchedTargets
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.timeline import Category, Phase, PhasePeak, TensorRow, Verdict
 from memplanner.units import GIB, MIB, parse_size
@@ -61,7 +62,10 @@ class FakeEstimate:
     reserved_bytes: int = 17 * GIB
     verdict: Verdict = "fits"
     implementation: str = "transformers + peft"
-    notes: tuple[str, ...] = ("rank 1024 is above the smaller side 512: clamped", "[red]not markup[/red] \x1b[31m")
+    notes: tuple[Note, ...] = (
+        RankAboveMatrix(rank=1024, smaller_side=512, is_capped=True),
+        UnmatchedTargets(names=("[red]not markup[/red] \x1b[31m",)),
+    )
     peak_phase: Phase = "backward"
     fragmentation_bytes: int = 1 * GIB
     expandable_saving_bytes: int = 0

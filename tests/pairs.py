@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from memplanner.errors import UserError
+from memplanner.errors import UnsupportedError
 from memplanner.plan.training_plan import TrainingPlan
+from memplanner.step.assemble import rule_of
 
 
 def exists(fields: dict[str, Any]) -> bool:
     """Whether a library has the plan's pair of method and optimizer, and lets it keep its gradients."""
-    plan = TrainingPlan.model_validate(fields)
     try:
-        rule = plan.method.rule(plan.optimizer)
-    except UserError:
+        rule_of(TrainingPlan.model_validate(fields))
+    except UnsupportedError:
         return False
-    return not (rule.replaces_gradients and plan.step.keep_gradients)
+    return True

@@ -11,13 +11,16 @@ from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import LOCK_FILE, Lock, read_lock, snapshot
 from memplanner.catalogue import model_inside
 from memplanner.errors import Problem, UserError
-from memplanner.files.parse import read_text, wrong
-from memplanner.files.sandbox import from_top, inside
+from memplanner.files.lines import line_of
+from memplanner.files.parse import file_error, read_text
+from memplanner.files.sandbox import path_in_repository, resolve_inside
 from memplanner.frameworks import Foreign
-from memplanner.plan.named import PLANS, NamedTable, line_of
-from memplanner.plan.sources import find_named, merge
+from memplanner.plan.merge import merge
+from memplanner.plan.named import PLANS, NamedTable
+from memplanner.plan.sources import find_named
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor
+from memplanner.timeline import passes
 from memplanner.units import MAX_BYTES, format_bytes
 
 TOLERANCE: Final = 0.01
@@ -49,8 +52,8 @@ class NamedPlan:
         text = read_text(self.path) if self.path.suffix == ".toml" else ""
         if keys and (line := line_of(text, (*own, *keys))):
             return self.path, line
-        if keys and self.foreign is not None and (found := self.foreign.place(key)):
-            return found
+        if keys and self.foreign is not None and (place := self.foreign.place(key)):
+            return place
         if keys and (line := line_of(text, (*top, *keys))):
             return self.path, line
         above = ((*own, *keys)[:n] for n in range(len(own) + len(keys), 0, -1))
@@ -72,7 +75,7 @@ class Checked:
     @property
     def over_budget(self) -> bool:
         """Whether it does not fit (strict: or is tight)."""
-        return self.estimate.verdict in (("does-not-fit", "tight") if self.strict else ("does-not-fit",))
+        return not passes(self.estimate.verdict, strict=self.strict)
 
     @property
     def is_unlocked(self) -> bool:
@@ -88,7 +91,7 @@ class Checked:
     def where(self) -> str:
         """The file to point at, from the repository's top; "" where the plan has none."""
         path, _ = self._place
-        return "" if path is None else from_top(path)
+        return "" if path is None else path_in_repository(path)
 
     @property
     def line(self) -> int:
@@ -128,16 +131,16 @@ def named_plans(root: Path, plan_file: str = "", flags: Mapping[str, Any] | None
     """The plans of memplanner.toml, or of the file that is named, flags laid over each; UserError with all problems."""
     source, tables = find_named(root, plan_file)
     assert source.path is not None, "what comes with memplanner holds one plan a file"
-    found: list[NamedPlan] = []
+    plans: list[NamedPlan] = []
     problems: dict[str, Problem] = {}
     for named in tables:
         try:
-            found.append(_valid(named, source.root, source.path, flags or {}))
+            plans.append(_valid(named, source.root, source.path, flags or {}))
         except UserError as error:
             problems.update((str(problem), problem) for problem in error.problems)  # a bad flag is told once
     if problems:
         raise UserError(*problems.values())
-    return tuple(found)
+    return tuple(plans)
 
 
 def _valid(named: NamedTable, root: Path, path: Path, flags: Mapping[str, Any]) -> NamedPlan:
@@ -148,7 +151,7 @@ def _valid(named: NamedTable, root: Path, path: Path, flags: Mapping[str, Any]) 
 
 def predicted(plans: tuple[NamedPlan, ...]) -> dict[str, Estimate]:
     """An estimate of each; UserError with all that cannot be."""
-    found: dict[str, Estimate] = {}
+    estimates: dict[str, Estimate] = {}
     problems: list[Problem] = []
     predictors: dict[Path, Predictor] = {}
     for named in plans:
@@ -157,16 +160,16 @@ def predicted(plans: tuple[NamedPlan, ...]) -> dict[str, Estimate]:
             if estimate.device_bytes > MAX_BYTES:
                 message = f"needs {format_bytes(estimate.device_bytes)}, which is more memory than any device has"
                 raise UserError(Problem(where="plan", key="", message=message))
-            found[named.name] = estimate
+            estimates[named.name] = estimate
         except UserError as error:
             problems += error.problems if named.path is None else (_of(named, p) for p in error.problems)
     if problems:
         raise UserError(*problems)
-    return found
+    return estimates
 
 
 def _of(named: NamedPlan, problem: Problem) -> Problem:
-    """A problem that was found in a plan's prediction, as its file's."""
+    """A problem that its prediction raised, with the plan's file as its place."""
     where = str(named.path) if named.alone else f"{named.path}: {PLANS}.{named.name}"
     message = problem.message if problem.where == "plan" else f"{problem.where}: {problem.message}"
     return Problem(where=where, key=problem.key, message=message, hint=problem.hint)
@@ -205,9 +208,9 @@ def check_plans(
     """
     estimates = predicted(plans)
     if lock_path is not None:
-        inside(lock_path.parent, lock_path.name, where=str(lock_path), key="")
+        resolve_inside(lock_path.parent, lock_path.name, where=str(lock_path), key="")
     if locked and lock_path is not None and not lock_path.exists():
-        raise wrong(lock_path, "no such file", "`memplanner lock` writes it")
+        raise file_error(lock_path, "no such file", "`memplanner lock` writes it")
     lock = read_lock(lock_path) if lock_path is not None and (locked or lock_path.exists()) else None
     checked = []
     for named in plans:

@@ -1,7 +1,5 @@
-"""The two sides of `memplanner diff`: plan files, lock files and either as it is in a git revision."""
+"""What two plan files, lock files, or revisions of either differ by: the work of `memplanner diff`."""
 
-import os
-import subprocess
 import tempfile
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -15,14 +13,15 @@ from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import Lock, Snapshot, lock_from, snapshot
 from memplanner.catalogue import is_bundled, model_inside
 from memplanner.errors import UserError
-from memplanner.files.parse import MAX_FILE_BYTES, parse_json, parse_toml, read_text, wrong
-from memplanner.files.sandbox import inside, kept_inside
+from memplanner.files.git import prefix_in_repository, read_blob
+from memplanner.files.parse import file_error, parse_json, parse_toml, read_text
+from memplanner.files.sandbox import refuse_link_in_ci, resolve_inside
 from memplanner.frameworks import is_config
+from memplanner.plan.load import load_plan
 from memplanner.plan.named import FROM, PLANS
-from memplanner.plan.sources import load_plan
 
 _MOST_FILES: Final = 64
-"""That a revision's plans may name: each is a process of git's, or two."""
+"""The most files that a revision's plans may name: each takes one process of git's, or two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +34,7 @@ class Side:
 
 
 def differences(before: str, after: str, root: Path) -> tuple[Growth, ...]:
-    """What each plan of either side has grown by. Two single plans are held against each other whatever their names.
+    """What each plan of either side has grown by. Two single plans are compared whatever their names.
 
     UserError where a side cannot be read, or is no plan.
     """
@@ -59,18 +58,18 @@ def _side(word: str, root: Path, scratch: ExitStack) -> Side:
             return _of_file(_checked_out(word, root, folder))
         except UserError as error:
             revision = f"{word.partition(':')[0]}:"
-            raise _told(error, f"{folder}/", revision) from None
+            raise _renamed(error, f"{folder}/", revision) from None
     if _exists(path):
         return _of_file(path)
     try:
         loaded = load_plan(root=root, plan_file=word)
     except UserError as error:
-        raise _told(error, "--plan", "memplanner diff") from None
+        raise _renamed(error, "--plan", "memplanner diff") from None
     return _predicted(NamedPlan(name=word, plan=loaded.plan, root=loaded.root), root=loaded.root)
 
 
-def _told(error: UserError, place: str, shown: str) -> UserError:
-    """The error with a place in its problems as the user wrote it."""
+def _renamed(error: UserError, place: str, shown: str) -> UserError:
+    """The error with `place`, which the user never typed, as `shown`, which the user did."""
     return UserError(
         *(
             replace(p, where=p.where.replace(place, shown), message=p.message.replace(place, shown))
@@ -80,7 +79,7 @@ def _told(error: UserError, place: str, shown: str) -> UserError:
 
 
 def _of_file(path: Path) -> Side:
-    kept_inside(path)
+    refuse_link_in_ci(path)
     text = read_text(path)
     if '"memplanner/lock/' in text and path.suffix == ".json":
         lock: Lock = lock_from(text, path)
@@ -119,63 +118,42 @@ def _checked_out(word: str, root: Path, folder: Path) -> Path:
     """A revision's file in a folder that stands for the repository, with the files that its plans name."""
     revision, _, name = word.partition(":")
     if not revision or revision.startswith("-") or not name or name.startswith("/"):
-        raise wrong(word, "is no file, plan or REVISION:FILE", "such as main:memplanner.toml")
+        raise file_error(word, "is not a file, plan or REVISION:FILE", "such as main:memplanner.toml")
     (folder / ".git").mkdir()
-    name = normpath(_git(root, word, "rev-parse", "--show-prefix").decode("utf-8", "replace").rstrip("\n") + name)
-    path = _written(folder, name, _blob(root, revision, name))
+    name = normpath(prefix_in_repository(root, word) + name)
+    path = _written(folder, name, read_blob(root, revision, name))
     others = dict.fromkeys(normpath(f"{PurePosixPath(name).parent}/{other}") for other in _files_named_in(path))
     if len(others) > _MOST_FILES:
-        raise wrong(path, f"names {len(others)} files, more than {_MOST_FILES}")
+        raise file_error(path, f"names {len(others)} files, more than {_MOST_FILES}")
     for other in others:
         for candidate in (other, f"{other}/config.json"):
             with suppress(UserError):  # a name that is no file there: the plan's own error says so
-                _written(folder, candidate, _blob(root, revision, candidate))
+                _written(folder, candidate, read_blob(root, revision, candidate))
     return path
 
 
 def _written(folder: Path, name: str, data: bytes) -> Path:
-    path = inside(folder, name, where=name, key="", top=folder.resolve())
+    path = resolve_inside(folder, name, where=name, key="", top=folder.resolve())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     except OSError as error:
-        raise wrong(name, f"cannot be set down beside the plan: {error.strerror}") from None
+        raise file_error(name, f"cannot be written to a temporary directory: {error.strerror}") from None
     return path
 
 
 def _files_named_in(path: Path) -> list[str]:
-    """Models' and other frameworks' configs in a plan file; what else is wrong with it is told when it is read."""
+    """The models' and other frameworks' configs that a plan file names. Whatever is wrong with it, reading it tells."""
     if path.suffix != ".toml":
         return []
     table = parse_toml(read_text(path), path)
     tables = [table, *(plan for plan in _dict(table.get(PLANS)).values() if isinstance(plan, dict))]
-    found: list[object] = []
+    names: list[object] = []
     for plan in tables:
         start = plan.get(FROM)
-        found += [plan.get("model"), *(start if isinstance(start, list) else [start])]
-    return [name for name in found if isinstance(name, str) and not is_bundled(name)]
+        names += [plan.get("model"), *(start if isinstance(start, list) else [start])]
+    return [name for name in names if isinstance(name, str) and not is_bundled(name)]
 
 
 def _dict(value: object) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
-
-
-def _blob(root: Path, revision: str, name: str) -> bytes:
-    """A file's content in a revision, as git keeps it: no filter or text conversion runs."""
-    data = _git(root, f"{revision}:{name}", "cat-file", "blob", f"{revision}:{name}")
-    if len(data) > MAX_FILE_BYTES:
-        raise wrong(f"{revision}:{name}", "is larger than 1 MiB: not a file of settings")
-    return data
-
-
-def _git(root: Path, where: str, *words: str) -> bytes:
-    """What git prints; UserError with its own complaint where it fails. where: the file that is asked for."""
-    env = {**os.environ, "GIT_NO_LAZY_FETCH": "1"}  # what a partial clone lacks is not fetched
-    try:
-        done = subprocess.run(["git", *words], cwd=root, env=env, capture_output=True, check=False, timeout=30)
-    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        raise wrong(where, f"git cannot be asked: {error}") from None
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise wrong(where, f"git has no such file: {said[-1][:200] if said else f'exit code {done.returncode}'}")
-    return done.stdout

@@ -13,6 +13,8 @@ from memplanner.prediction import Estimate
 
 _MOST_ALONE: Final = 32
 """Changes that are each looked at alone; more are "several changes together"."""
+_BY_MODULE: Final = "method.rank_pattern"
+"""A setting whose keys are modules and no settings: it changes as a whole."""
 _JUDGED: Final = ("budget", "headroom")
 """Settings that change the limit, and no tensor."""
 
@@ -55,7 +57,7 @@ class Growth:
     @property
     def bytes(self) -> int:
         """How much more device memory it takes."""
-        before, after = (0 if found is None else found.device_bytes for found in (self.before, self.after))
+        before, after = (0 if side is None else side.device_bytes for side in (self.before, self.after))
         return after - before
 
     @property
@@ -106,18 +108,18 @@ def growth(
 
 def changes_between(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> tuple[Change, ...]:
     """The settings that two plans' tables differ in, in the order of the second."""
-    found: list[Change] = []
+    changes: list[Change] = []
     for key in dict.fromkeys([*after, *before]):
         old, new = before.get(key), after.get(key)
         if old == new:
             continue
         path = f"{prefix}{key}"
         alike = isinstance(old, dict) and isinstance(new, dict) and old.get("kind") == new.get("kind")
-        if alike and path != "method.rank_pattern":
-            found += changes_between(old, new, f"{path}.")  # type: ignore[arg-type]  # alike: both are dicts
+        if alike and path != _BY_MODULE:
+            changes += changes_between(old, new, f"{path}.")  # type: ignore[arg-type]  # alike: both are dicts
         else:
-            found.append(Change(key=path, before=old, after=new))
-    return tuple(found)
+            changes.append(Change(key=path, before=old, after=new))
+    return tuple(changes)
 
 
 def _moved_alone(before: Snapshot, change: Change, predict: Callable[[TrainingPlan], Estimate]) -> Mapping[str, int]:

@@ -1,4 +1,4 @@
-"""Plans said in keywords, as tests say them: `plan="pretrain"`, or a plan's own fields; and what is asked of them."""
+"""A plan and its budget as a test's keywords: `plan="pretrain"`, or a model and fields named like the flags."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from memplanner.budgets.lock import LOCK_FILE
 from memplanner.catalogue import model_inside
 from memplanner.errors import Problem, UserError
 from memplanner.plan.flags import OPTIONS
-from memplanner.plan.sources import LoadedPlan, load_plan, merge
+from memplanner.plan.load import LoadedPlan, load_plan
+from memplanner.plan.merge import merge
 from memplanner.prediction import Estimate
 from memplanner.settings.errors import show, suggest
 from memplanner.units import parse_share
@@ -20,8 +21,8 @@ OWN: Final = ("plan", "model", "strict", "locked", "tolerance")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Marked:
-    """A valid plan and how strictly it is judged."""
+class BudgetRequest:
+    """A valid plan and how strictly it is held against its budget and its lock."""
 
     named: NamedPlan
     strict: bool
@@ -37,13 +38,13 @@ class Marked:
         """Held against its budget and, where the plan has a name, the lock."""
         path = None if self.named.alone else self.named.path
         lock_path = path.parent / LOCK_FILE if path is not None else None
-        found = check_plans(
+        checked = check_plans(
             (self.named,), lock_path=lock_path, locked=self.locked, tolerance=self.tolerance, strict=self.strict
         )
-        return found.plans[0]
+        return checked.plans[0]
 
 
-def marked(keywords: Mapping[str, Any], root: Path, *, where: str) -> Marked:
+def budget_request(keywords: Mapping[str, Any], root: Path, *, where: str) -> BudgetRequest:
     """The plan that keywords come to: `plan`, a file's or a name, or `model`; over it the fields named like the flags.
 
     strict: a tight fit is none. locked: growth over the lock beyond `tolerance` ("1%") fails. root: where plan files
@@ -54,9 +55,9 @@ def marked(keywords: Mapping[str, Any], root: Path, *, where: str) -> Marked:
         if name not in FLAGS and name not in OWN:
             hint = suggest(name, [*OWN, *FLAGS])
             problems.append(Problem(where=where, key=name, message="no such keyword", hint=hint))
-    for names, kind, said in ((("strict", "locked"), bool, "True or False"), (("plan", "model"), str, "text")):
+    for names, kind, expected in ((("strict", "locked"), bool, "True or False"), (("plan", "model"), str, "text")):
         wrong = [name for name in names if not isinstance(keywords.get(name, kind()), kind)]
-        problems += [Problem(where=where, key=n, message=f"{show(keywords[n])} is not {said}") for n in wrong]
+        problems += [Problem(where=where, key=n, message=f"{show(keywords[n])} is not {expected}") for n in wrong]
     tolerance = TOLERANCE
     if "tolerance" in keywords:
         try:
@@ -81,10 +82,10 @@ def marked(keywords: Mapping[str, Any], root: Path, *, where: str) -> Marked:
         else:
             loaded = LoadedPlan(plan=merge({"model": model}, flags, where=where), label=where, root=root)
     except UserError as error:
-        raise told_by(where, error) from None
+        raise blame(where, error) from None
     name = plan_file or model
     named = NamedPlan(name=name, plan=loaded.plan, root=loaded.root, path=loaded.path, alone=not loaded.name)
-    chosen = Marked(
+    chosen = BudgetRequest(
         named=named,
         strict=keywords.get("strict", False),
         locked=keywords.get("locked", False),
@@ -93,7 +94,7 @@ def marked(keywords: Mapping[str, Any], root: Path, *, where: str) -> Marked:
     try:
         chosen.estimate()
     except UserError as error:
-        raise told_by(where, error) from None
+        raise blame(where, error) from None
     return chosen
 
 
@@ -102,12 +103,12 @@ def _typed(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
-def told_by(where: str, error: UserError) -> UserError:
-    """The error in the words of the keywords. where: who says them."""
-    return UserError(*(_told_by(where, problem) for problem in error.problems))
+def blame(where: str, error: UserError) -> UserError:
+    """The error with flags called by their keywords, and with `where`, whose keywords they are, as its place."""
+    return UserError(*(_blame(where, problem) for problem in error.problems))
 
 
-def _told_by(where: str, problem: Problem) -> Problem:
+def _blame(where: str, problem: Problem) -> Problem:
     if problem.where == where:
         return problem
     flags = FLAGS | {"plan": "--plan", "entry": "--entry"}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from memplanner.errors import UserError
-from memplanner.files.parse import parse_json, read_text, wrong
+from memplanner.files.parse import file_error, parse_json, read_text
 from memplanner.plan.named import NAME
 from memplanner.prediction import Estimate
 from memplanner.settings.base import Settings
@@ -90,9 +90,9 @@ def read_lock(path: Path) -> Lock:
 def lock_from(text: str, where: object) -> Lock:
     """The lock that a text holds."""
     table = parse_json(text, where)
-    found = table.get("schema")
-    if found != SCHEMA:
-        raise wrong(where, f"its schema is {show(found)}, not {SCHEMA!r}", "`memplanner lock` writes it anew")
+    schema = table.get("schema")
+    if schema != SCHEMA:
+        raise file_error(where, f"its schema is {show(schema)}, not {SCHEMA!r}", "`memplanner lock` writes it anew")
     try:
         return Lock.model_validate(table)
     except ValidationError as error:

@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memplanner.cli.argument_types import share
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import FORMATS, add_plan_arguments, loaded, typed_flags
 from memplanner.errors import Problem, UserError
 from memplanner.report.terminal import Page
+from memplanner.timeline import passes
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans
-    from memplanner.plan.sources import LoadedPlan
+    from memplanner.plan.load import LoadedPlan
 
 FOR_CI = ("github", "junit", "sarif")
 
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
         if args.format not in _NO_ANSWER:
             raise
         text = _NO_ANSWER[args.format](error.problems)
-        return Answer(text=text, code=ExitCode.WRONG_QUESTION, problems=error.problems)
+        return Answer(text=text, code=ExitCode.USAGE_ERROR, problems=error.problems)
 
 
 def _checked(args: argparse.Namespace, page: Page, root: Path) -> Answer:
@@ -51,7 +53,7 @@ def _checked(args: argparse.Namespace, page: Page, root: Path) -> Answer:
         return _all(args, page, root)
     for flag, typed in (("--locked", args.locked), ("--tolerance", args.tolerance)):
         if typed:
-            raise UserError(Problem(where=flag, key="", message="goes with --all"))
+            raise UserError(Problem(where="memplanner check", key="", message=f"{flag} requires --all"))
     return _one(args, page, root)
 
 
@@ -62,8 +64,7 @@ def _one(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.format in FOR_CI:
         return _for_ci(args, found, page)
     estimate = predict(found.plan, root=found.root)
-    refused = ("does-not-fit", "tight") if args.strict else ("does-not-fit",)
-    code = ExitCode.DOES_NOT_FIT if estimate.verdict in refused else ExitCode.OK
+    code = ExitCode.OK if passes(estimate.verdict, strict=args.strict) else ExitCode.DOES_NOT_FIT
     if args.format == "json":
         from memplanner.report.as_json import dump, estimate_object, foreign_object
 
@@ -100,19 +101,17 @@ def _for_ci(args: argparse.Namespace, found: "LoadedPlan", page: Page) -> Answer
 
 def _all(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.budgets.check import TOLERANCE, check_plans, lock_beside, named_plans
-    from memplanner.units import parse_share
 
     for what, typed in (("MODEL", args.model), ("--from", args.configs)):
         if typed:
-            raise UserError(Problem(where="--all", key="", message=f"checks named plans, and takes no {what}"))
+            raise UserError(
+                Problem(where="--all", key="", message=f"cannot be combined with {what}: it checks named plans")
+            )
     tolerance = TOLERANCE
     if args.tolerance:
         if not args.locked:
-            raise UserError(Problem(where="--tolerance", key="", message="goes with --locked"))
-        try:
-            tolerance = parse_share(args.tolerance)
-        except ValueError as error:
-            raise UserError(Problem(where="--tolerance", key="", message=str(error))) from None
+            raise UserError(Problem(where="memplanner check", key="", message="--tolerance requires --locked"))
+        tolerance = share("--tolerance")(args.tolerance)  # read here, so that its error is written as --format says
     plans = named_plans(root, args.plan, typed_flags(args))
     found = check_plans(
         plans, lock_path=lock_beside(plans), locked=args.locked, tolerance=tolerance, strict=args.strict
@@ -186,7 +185,7 @@ _NO_ANSWER: dict[str, Callable[[Sequence[Problem]], str]] = {
     "junit": _junit_of,
     "sarif": _sarif_of,
 }
-"""What goes to a file that others read says there, too, that the question was wrong."""
+"""Formats that other programs read from a file: a usage error is written there as well as to stderr."""
 
 _WRITERS: dict[str, Callable[["CheckedPlans", Page], str]] = {
     "text": _text,

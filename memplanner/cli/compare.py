@@ -3,30 +3,34 @@
 import argparse
 from pathlib import Path
 
+from memplanner.cli.argument_types import integers
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded
-from memplanner.components.methods.low_rank import LowRank
 from memplanner.errors import Problem, UserError
-from memplanner.plan.sources import merge
+from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.report.terminal import Page
 from memplanner.settings.describe import choices
 from memplanner.settings.errors import show, suggest
+from memplanner.solve.compare import at_equal_ranks
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
     add_plan_arguments(parser, described=described)
     methods = ",".join(choices(TrainingPlan, "method"))
     parser.add_argument("--methods", default=methods, metavar="A,B", help=f"which methods (default: {methods})")
-    parser.add_argument("--ranks", default="", metavar="N,N", help="which ranks (default: the plan's)")
+    ranks = integers("--ranks", f"a rank from 1 to {1 << 20}", least=1, most=1 << 20)
+    parser.add_argument("--ranks", default=(), type=ranks, metavar="N,N", help="which ranks (default: the plan's)")
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import predict
 
-    methods, ranks = _methods(args.methods), _ranks(args.ranks)
+    methods = _methods(args.methods)
     found = loaded(args, root)
-    estimates = [predict(plan, root=found.root) for plan in plans(found.plan, methods, ranks)]
+    table = found.plan.model_dump(mode="json")
+    plans = [merge(table, flags, where="plan") for flags in at_equal_ranks(found.plan, methods, args.ranks)]
+    estimates = [predict(plan, root=found.root) for plan in plans]
     if args.format == "json":
         from memplanner.report.as_json import compare_object, dump
 
@@ -36,21 +40,6 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.format == "markdown":
         return Answer(text=compare_markdown(estimates, label=found.label))
     return Answer(text=compare_text(estimates, page, label=found.label))
-
-
-def plans(base: TrainingPlan, methods: tuple[str, ...], ranks: tuple[str, ...]) -> list[TrainingPlan]:
-    """The base plan with each method and, where it has one, each rank.
-
-    When none is asked for, all get the plan's own rank, or the same default where the plan's method has none.
-    """
-    table = base.model_dump(mode="json")
-    own = str(LowRank().rank if base.method.kind == "full" else base.method.rank)
-    found = []
-    for method in methods:
-        for rank in ("",) if method == "full" else (ranks or (own,)):
-            flags = {"--method": method} | ({"--rank": rank} if rank else {})
-            found += [merge(table, flags, where="plan")]
-    return found
 
 
 def _methods(text: str) -> tuple[str, ...]:
@@ -64,15 +53,3 @@ def _methods(text: str) -> tuple[str, ...]:
     if problems or not names:
         raise UserError(*problems or [Problem(where="--methods", key="", message="names no method")])
     return names
-
-
-def _ranks(text: str) -> tuple[str, ...]:
-    ranks = tuple(dict.fromkeys(rank.strip() for rank in text.split(",") if rank.strip()))
-    problems = [
-        Problem(where="--ranks", key="", message=f"{show(rank)} is not a rank from 1 to {1 << 20}")
-        for rank in ranks
-        if not (rank.isascii() and rank.isdigit() and len(rank) < 10 and 1 <= int(rank) <= 1 << 20)
-    ]
-    if problems:
-        raise UserError(*problems)
-    return ranks

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from memplanner.cli.argument_types import share
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
-from memplanner.errors import Problem, UserError
 from memplanner.report.terminal import Page
 
 
@@ -16,7 +16,10 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
     parser.add_argument("before", metavar="A", help=what)
     parser.add_argument("after", metavar="B", help="the same, for what it is held against")
     parser.add_argument(
-        "--tolerance", default="", metavar="SHARE", help="exit with 1 where a plan has grown by more than that share"
+        "--tolerance",
+        type=share("--tolerance"),
+        metavar="SHARE",
+        help="exit with 1 where a plan has grown by more than that share",
     )
     parser.add_argument(
         "--format",
@@ -28,14 +31,9 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.budgets.diff import differences
-    from memplanner.units import parse_share
 
-    try:
-        tolerance = parse_share(args.tolerance) if args.tolerance else None
-    except ValueError as error:
-        raise UserError(Problem(where="--tolerance", key="", message=str(error))) from None
     found = differences(args.before, args.after, root)
-    grown = tolerance is not None and any(growth.share > tolerance for growth in found)
+    grown = args.tolerance is not None and any(growth.share > args.tolerance for growth in found)
     code = ExitCode.DOES_NOT_FIT if grown else ExitCode.OK
     if args.format == "json":
         from memplanner.report.as_json import diff_object, dump

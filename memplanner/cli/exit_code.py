@@ -4,11 +4,11 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The whole of it; scripts and CI may rely on these."""
+    """Every exit status there is; scripts and CI may rely on these."""
 
     OK = 0
     """Fits, within budget, within tolerance; or the command only lists things."""
     DOES_NOT_FIT = 1
     """Does not fit (with --strict: or is tight); of profile: the run did not complete."""
-    WRONG_QUESTION = 2
-    """The plan, a file or a flag is wrong; stderr says what and where, stdout is empty."""
+    USAGE_ERROR = 2
+    """The plan, a file or a flag is wrong, or the question cannot be answered; stderr says what and where."""

@@ -3,23 +3,26 @@
 import argparse
 from pathlib import Path
 
+from memplanner.cli.argument_types import integer
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded
-from memplanner.errors import Problem, UserError
 from memplanner.report.terminal import Page
-from memplanner.settings.errors import show
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
     add_plan_arguments(parser, described=described, formats=("text", "json"))
-    parser.add_argument("--top", default="15", metavar="N", help="how many tensors to list (default: 15)")
+    parser.add_argument(
+        "--top",
+        default=15,
+        metavar="N",
+        type=integer("--top", "a whole number above 0", least=1),
+        help="how many tensors to list (default: 15)",
+    )
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import predict
 
-    if not (args.top.isascii() and args.top.isdigit() and 0 < len(args.top) < 10 and int(args.top) > 0):
-        raise UserError(Problem(where="--top", key="", message=f"{show(args.top)} is not a whole number above 0"))
     found = loaded(args, root)
     estimate = predict(found.plan, root=found.root)
     if args.format == "json":
@@ -28,4 +31,4 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
         return Answer(text=dump(explain_object(estimate)))
     from memplanner.report.explain_text import explain_text
 
-    return Answer(text=explain_text(estimate, page, label=found.label, top=int(args.top)))
+    return Answer(text=explain_text(estimate, page, label=found.label, top=args.top))

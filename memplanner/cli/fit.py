@@ -8,7 +8,8 @@ from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded, typed_flags
 from memplanner.errors import Problem, UserError
-from memplanner.plan.sources import LoadedPlan
+from memplanner.plan.flags import MODEL, command_words
+from memplanner.plan.load import LoadedPlan
 from memplanner.report.terminal import Page
 
 
@@ -65,7 +66,7 @@ def _by_module(args: argparse.Namespace, page: Page, root: Path, found: LoadedPl
     from memplanner.solve.ranks import ranks_by_evidence
 
     if args.maximize != "rank":
-        raise UserError(Problem(where="--evidence", key="", message=f"is for ranks, not for {args.maximize}"))
+        raise UserError(Problem(where="memplanner fit", key="", message="--evidence requires --maximize rank"))
     record = load_measurement(root / args.evidence)
     if not record.rank_evidence:
         hint = "memplanner profile --rank-evidence records it"
@@ -79,16 +80,7 @@ def _by_module(args: argparse.Namespace, page: Page, root: Path, found: LoadedPl
 
 
 def _command(args: argparse.Namespace, value: int) -> str:
-    """The `check` command with everything that was typed and the value found."""
-    words = [
-        "memplanner",
-        "check",
-        *([args.model] if args.model else []),
-        *(["--plan", args.plan] if args.plan else []),
-    ]
-    for flag, typed in {**typed_flags(args), f"--{args.maximize}": str(value)}.items():
-        if isinstance(typed, bool):
-            words.append(flag if typed else f"--no-{flag.removeprefix('--')}")
-        else:
-            words += [flag, typed]
-    return shlex.join(words)
+    """The `check` command with everything that was typed and the value that was searched for."""
+    typed = {name: text for name, text in ((MODEL, args.model), ("--plan", args.plan)) if text}
+    typed |= {**typed_flags(args), f"--{args.maximize}": str(value)}
+    return shlex.join(["memplanner", "check", *command_words(typed)])

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _written(answer)
     except UserError as error:
         _complain(error.problems)
-        return ExitCode.WRONG_QUESTION
+        return ExitCode.USAGE_ERROR
     except KeyboardInterrupt:
         return 130
 
@@ -179,5 +179,5 @@ def usage() -> str:
         "  memplanner check --from axolotl.yml --gpu rtx4090\n"
         "  memplanner check --all --locked          every plan of memplanner.toml\n"
         "  memplanner COMMAND --help                a command's flags\n\n"
-        "Exit codes: 0 fits, 1 does not fit, 2 the question was wrong.\n"
+        "Exit codes: 0 fits, 1 does not fit, 2 usage error.\n"
     )

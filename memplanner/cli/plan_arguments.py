@@ -6,7 +6,7 @@ from typing import Any
 
 from memplanner.errors import Problem, UserError
 from memplanner.plan.flags import OPTIONS
-from memplanner.plan.sources import LoadedPlan, load_plan
+from memplanner.plan.load import LoadedPlan, load_plan
 
 FORMATS = ("text", "json", "markdown")
 
@@ -58,5 +58,6 @@ def typed_flags(args: argparse.Namespace) -> dict[str, Any]:
 def loaded(args: argparse.Namespace, root: Path) -> LoadedPlan:
     """The plan that the arguments and the files in `root` add up to."""
     if args.configs and args.plan:
-        raise UserError(Problem(where="--from", key="", message="is a plan by itself", hint="leave --plan out"))
-    return load_plan(root=root, plan_file=args.plan, model=args.model, flags=typed_flags(args), configs=args.configs)
+        raise UserError(Problem(where="--from", key="", message="cannot be combined with --plan"))
+    flags = typed_flags(args)
+    return load_plan(root=root, plan_file=args.plan, model=args.model, flags=flags, configs=args.configs)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplanner.catalogue import stems
+from memplanner.cli.argument_types import integer
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_flags, typed_flags
 from memplanner.errors import Problem, UserError, printable
-from memplanner.plan.sources import LoadedPlan, load_plan, own_names
+from memplanner.plan.load import LoadedPlan, load_plan
+from memplanner.plan.sources import own_names
 from memplanner.report.terminal import Page
 
 if TYPE_CHECKING:
@@ -40,8 +42,20 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
         help="cuda: this machine's GPU; cpu: real steps on the processor; fake: exact, without data or GPU "
         "(default: cuda where there is one, else fake)",
     )
-    run.add_argument("--warmup", default="1", metavar="N", help="steps before the measured ones (default: 1)")
-    run.add_argument("--steps", default="2", metavar="N", help="steps whose time is taken (default: 2)")
+    run.add_argument(
+        "--warmup",
+        default=1,
+        type=integer("--warmup", "a number from 1 to 1000", least=1, most=1000),
+        metavar="N",
+        help="steps before the measured ones (default: 1)",
+    )
+    run.add_argument(
+        "--steps",
+        default=2,
+        type=integer("--steps", "a number from 0 to 1000", least=0, most=1000),
+        metavar="N",
+        help="steps whose time is taken (default: 2)",
+    )
     run.add_argument(
         "--cap-memory", action="store_true", help="cuda: hold the process to what the plan's card would give"
     )
@@ -63,7 +77,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
         return _run_suite(args, page, root)
     for name in ("time_limit", "again"):
         if getattr(args, name):
-            raise _wrong(f"--{name.replace('_', '-')}", "is for a suite: name one with --suite")
+            raise _usage_error("memplanner profile", f"--{name.replace('_', '-')} requires --suite")
     if args.entry:
         return _run_entry(args, page, root)
     loaded = _plans(args, root)
@@ -78,8 +92,8 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
                 root=found.root,
                 cap_memory=args.cap_memory,
                 rank_evidence=args.rank_evidence,
-                warmup=_count(args.warmup, "--warmup", 1),
-                steps=_count(args.steps, "--steps", 0),
+                warmup=args.warmup,
+                steps=args.steps,
             )
             for i, found in enumerate(loaded)
         ]
@@ -105,8 +119,8 @@ def _measure(plan: Any, args: argparse.Namespace, device: "Backend", *, name: st
         entry=entry,
         capped=args.cap_memory,
         evidence=args.rank_evidence,
-        warmup=_count(args.warmup, "--warmup", 1),
-        timed=_count(args.steps, "--steps", 0),
+        warmup=args.warmup,
+        timed=args.steps,
         needed_bytes=0 if plan is None else predict(plan, root=root).allocated_bytes,
     )
     if args.out:
@@ -145,10 +159,10 @@ def _answer(record: "Measurement", args: argparse.Namespace, page: Page, *, root
 
 def _run_entry(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.plans:
-        raise _wrong("--entry", "brings its own model: name no plan beside it")
+        raise _usage_error("--entry", "cannot be combined with PLAN: an entry point brings its own model")
     device = _device(args.device, otherwise="cpu")
     if device == "fake":
-        raise _wrong("--device", "an entry point makes real tensors: cuda or cpu, not fake")
+        raise _usage_error("--device", "an entry point makes real tensors: cuda or cpu, not fake")
     record = _measure(None, args, device, name=args.entry.replace(":", "."), root=root, entry=args.entry)
     return _answer(record, args, page, root=root, label=f"entry point {args.entry}")
 
@@ -157,14 +171,16 @@ def _run_suite(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.suite.definition import load_suite
 
     if args.plans or args.entry:
-        raise _wrong("--suite", "names its own plans: name none beside it")
+        raise _usage_error("--suite", "cannot be combined with PLAN or --entry: a suite names its own plans")
     if typed_flags(args):
-        raise _wrong(next(iter(typed_flags(args))), "is a plan's: a suite's plans are in its file")
+        raise _usage_error(
+            next(iter(typed_flags(args))), "cannot be combined with --suite: a suite's plans are in its file"
+        )
     if not args.out:
-        raise _wrong("--out", "is missing: the directory for the suite's records")
+        raise _usage_error("memplanner profile", "--suite requires --out, the directory for its records")
     out = root / args.out
     if out.exists() and not out.is_dir():
-        raise _wrong("--out", f"{args.out!r} is not a directory")
+        raise _usage_error("--out", f"{args.out!r} is not a directory")
     return _run_all(load_suite(args.suite, root), args, page, out, _device(args.device))
 
 
@@ -274,28 +290,22 @@ def _device(typed: str, *, otherwise: str = "fake") -> "Backend":
     try:
         from memplanner.harness.record import available
     except ModuleNotFoundError as error:
-        raise _wrong(
+        raise _usage_error(
             "profile", f"needs {error.name}, which is not installed", "pip install 'memplanner[live]'"
         ) from None
     device = typed or ("cuda" if not available("cuda") else otherwise)
     why = available(device)  # type: ignore[arg-type]
     if why:
-        raise _wrong("--device", f"{device!r} cannot be had: {why}", "cpu and fake run anywhere")
+        raise _usage_error("--device", f"{device!r} is not available: {why}", "cpu and fake run anywhere")
     return device  # type: ignore[return-value]
 
 
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)(s|m|h)", text, re.ASCII)
     if match is None:
-        raise _wrong("--time-limit", f"{text!r} is not a time such as '90s', '9m' or '1.5h'")
+        raise _usage_error("--time-limit", f"{text!r} is not a time such as '90s', '9m' or '1.5h'")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def _count(text: str, flag: str, least: int) -> int:
-    if not (text.isascii() and text.isdigit()) or not least <= int(text) <= 1000:
-        raise _wrong(flag, f"{text!r} is not a number from {least} to 1000")
-    return int(text)
-
-
-def _wrong(where: str, message: str, hint: str = "") -> UserError:
+def _usage_error(where: str, message: str, hint: str = "") -> UserError:
     return UserError(Problem(where=where, key="", message=message, hint=hint))

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, typed_flags
+from memplanner.cli.typed_values import values_of
 from memplanner.errors import Problem, UserError
-from memplanner.plan.flags import BY_FLAG
+from memplanner.plan.flags import BY_FLAG, MODEL
 from memplanner.plan.sources import find_source
 from memplanner.report.terminal import Page
 from memplanner.settings.errors import show, suggest
+from memplanner.timeline import passes
 
 if TYPE_CHECKING:
     from memplanner.solve.sweep import Axis
@@ -63,8 +65,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
             where=source.label,
             advance=advance,
         )
-    refused = ("does-not-fit", "tight") if args.strict else ("does-not-fit",)
-    fits = any(point.verdict not in refused for point in found.points)
+    fits = any(passes(point.verdict, strict=args.strict) for point in found.points)
     code = ExitCode.OK if fits else ExitCode.DOES_NOT_FIT
     from memplanner.report import sweep_text as report
 
@@ -87,7 +88,7 @@ def _axes(
     args: argparse.Namespace, root: Path, table: dict[str, object]
 ) -> tuple[list["Axis"], dict[str, str | bool], dict[str, object]]:
     """What varies, what is typed once, and the table with a single model in it."""
-    from memplanner.solve.sweep import MODEL, Axis, values_of
+    from memplanner.solve.sweep import Axis
 
     axes: list[Axis] = []
     flags: dict[str, str | bool] = {}
@@ -106,7 +107,7 @@ def _axes(
     switches = {flag.removeprefix("--"): flag for flag, option in BY_FLAG.items() if option.values == "switch"}
     for name in filter(None, (word.strip().removeprefix("--") for word in args.both.split(","))):
         if name not in switches:
-            message = f"{show(name)} is no switch"
+            message = f"{show(name)} is not a switch"
             raise UserError(Problem(where="--both", key="", message=message, hint=suggest(name, switches)))
         axes.append(Axis(name=switches[name], values=(False, True)))
         flags.pop(switches[name], None)

@@ -7,9 +7,11 @@ import shlex
 import sys
 from pathlib import Path
 
+from memplanner.cli.argument_types import integer
 from memplanner.cli.main import Answer, on_a_terminal
 from memplanner.cli.plan_arguments import add_plan_flags, typed_flags
 from memplanner.errors import Problem, UserError
+from memplanner.plan.flags import MODEL, command_words
 from memplanner.report.terminal import Page
 
 
@@ -20,7 +22,13 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
     parser.add_argument("--plan", default="", metavar="FILE", help="the plan to begin with, as for check")
     parser.add_argument("--records", default="", metavar="DIR", help="recorded runs to show, and where to add new ones")
     parser.add_argument("--web", action="store_true", help="serve it to a browser on this machine instead")
-    parser.add_argument("--port", default="8000", metavar="N", help="with --web: the port (default: 8000)")
+    parser.add_argument(
+        "--port",
+        default=8000,
+        type=integer("--port", "a port from 1 to 65535", least=1, most=65535),
+        metavar="N",
+        help="with --web: the port (default: 8000)",
+    )
     add_plan_flags(parser, described=described)
 
 
@@ -44,18 +52,13 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
 def _serve(args: argparse.Namespace) -> Answer:
     """Textual's own server: the app runs here, the browser shows it. It listens on this machine alone."""
-    if not (args.port.isascii() and args.port.isdigit() and 1 <= int(args.port) <= 65535):
-        raise UserError(Problem(where="--port", key="", message=f"{args.port!r} is not a port from 1 to 65535"))
     try:
         from textual_serve.server import Server
     except ModuleNotFoundError:
         hint = "pip install 'memplanner[web]'"
         raise UserError(Problem(where="--web", key="", message="needs textual-serve", hint=hint)) from None
-    words = [sys.executable, "-m", "memplanner", "tui", *([args.model] if args.model else [])]
-    for name in ("plan", "records"):
-        if getattr(args, name):
-            words += [f"--{name}", getattr(args, name)]
-    for flag, value in typed_flags(args).items():
-        words += [flag, value] if isinstance(value, str) else [flag if value else f"--no-{flag.removeprefix('--')}"]
-    Server(shlex.join(words), host="localhost", port=int(args.port), title="memplanner").serve()
+    typed = {MODEL: args.model, "--plan": args.plan, "--records": args.records}
+    typed = {name: text for name, text in typed.items() if text} | typed_flags(args)
+    words = [sys.executable, "-m", "memplanner", "tui", *command_words(typed)]
+    Server(shlex.join(words), host="localhost", port=args.port, title="memplanner").serve()
     return Answer(text="")

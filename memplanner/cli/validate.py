@@ -4,6 +4,7 @@ import argparse
 import gc
 from pathlib import Path
 
+from memplanner.cli.argument_types import share
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.errors import Problem, UserError
@@ -26,6 +27,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
     parser.add_argument(
         "--tolerance",
         default="2%",
+        type=share("--tolerance"),
         metavar="SHARE",
         help="exit code 1 where an allocated peak is off by more (default: 2%%)",
     )
@@ -34,16 +36,12 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.catalogue import profiles_dir
-    from memplanner.units import parse_share
     from memplanner.validation.published import validate_published
     from memplanner.validation.records import records_in, validate_records
     from memplanner.validation.rows import merged
     from memplanner.validation.traces import validate_against_traces
 
-    try:
-        tolerance = parse_share(args.tolerance)
-    except ValueError as error:
-        raise UserError(Problem(where="--tolerance", key="", message=str(error))) from None
+    tolerance = args.tolerance
     words = list(args.records)
     bundled = profiles_dir() / "measurements"
     if not words and not args.published and bundled.is_dir():

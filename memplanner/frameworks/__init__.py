@@ -9,26 +9,17 @@ from pathlib import Path
 from typing import Final
 
 from memplanner.errors import Problem, UserError
+from memplanner.files.lines import line_of
 from memplanner.files.parse import Table, read_text
 from memplanner.frameworks import axolotl, llama_factory, peft_adapter, training_arguments
-from memplanner.frameworks.config_file import line_of, read_config
+from memplanner.frameworks.config_file import read_config
 from memplanner.frameworks.keys import Keys
+from memplanner.frameworks.reader import Reader
 
-__all__ = ["Foreign", "read_framework"]
+__all__ = ["Foreign", "is_config", "read_framework"]
 
-
-_DECIDE: Final = {
-    "precision": ("bf16", "fp16"),
-    "master_weights": ("bf16", "fp16"),
-    "quantization": ("load_in_4bit", "load_in_8bit", "quantization_bit"),
-    "method": ("adapter", "finetuning_type", "peft_type", "use_dora"),
-    "method.target_modules": ("lora_target_modules", "lora_target_linear", "lora_target", "target_modules"),
-    "optimizer": ("optimizer", "optim"),
-    "step.attention": ("attn_implementation", "flash_attention", "flash_attn", "sdp_attention"),
-    "step.checkpointing": ("gradient_checkpointing", "disable_gradient_checkpointing"),
-    "step.loss": ("use_liger_kernel", "enable_liger_kernel", "liger_fused_linear_cross_entropy"),
-}
-"""Keys that a setting may come from whatever they say: switched off, they name no setting."""
+READERS: Final[tuple[Reader, ...]] = (peft_adapter, axolotl, llama_factory, training_arguments)
+"""In the order in which they are asked whether a config is theirs: the surest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +28,7 @@ class Foreign:
 
     used: key → the setting it came to. assumed: what the config does not say and was taken for it. not_modelled: what
     bears on memory all the same. not_understood: keys that nobody here knows. irrelevant: keys without bearing.
-    files: key → the file that has it.
+    files: key → the file that has it. decides: setting → keys that decide it without naming it.
     """
 
     framework: str
@@ -48,93 +39,80 @@ class Foreign:
     not_understood: tuple[str, ...]
     irrelevant: tuple[str, ...]
     files: Mapping[str, Path]
+    decides: Mapping[str, tuple[str, ...]]
 
     def place(self, setting: str) -> tuple[Path, int] | None:
         """The file and line (from 1) of the key that a plan's setting, such as method.rank, came from."""
         named = [key for key, became in self.used.items() if became.partition(" ")[0] == setting]
-        for key in (*named, *_DECIDE.get(setting, ())):
+        for key in (*named, *self.decides.get(setting, ())):
             if key in self.files:
-                return self.files[key], line_of(read_text(self.files[key]), key)
+                return self.files[key], line_of(read_text(self.files[key]), (key,), form="yaml") or 1
         return None
 
 
 def read_framework(paths: Sequence[Path], model: str = "") -> Foreign:
-    """The plan that a config comes to, or transformers' TrainingArguments and peft's adapter_config.json together.
+    """The plan that a config comes to, or several that belong together, such as TrainingArguments and a peft adapter's.
 
-    model: the model, where the plan names one itself. UserError where a file is none of these, or asks for what cannot
-    be a plan, and where nobody names a model.
+    model: the model, where the plan names one itself. UserError where a file is of no known framework, or asks for what
+    cannot be a plan, and where nobody names a model.
     """
-    found: dict[str, Keys] = {}
+    configs: dict[str, Keys] = {}
     files: dict[str, Path] = {}
     for path in paths:
         config = read_config(path)
-        name = _framework_of(config, path)
-        if name in found:
+        name = _reader_of(config, path).NAME
+        if name in configs:
             raise UserError(Problem(where=str(path), key="", message=f"is a second config of {name}"))
-        found[name] = Keys(config, str(path))
+        configs[name] = Keys(config, str(path))
         files |= dict.fromkeys(config, path)
-    if len(found) > 1 and set(found) != {training_arguments.NAME, peft_adapter.NAME}:
-        raise UserError(
-            Problem(
-                where=" and ".join(map(str, paths)),
-                key="",
-                message=f"configs of {' and '.join(found)} do not belong together",
-                hint="TrainingArguments and a peft adapter do",
-            )
-        )
+    where = " and ".join(map(str, paths))
+    readers = [reader for reader in READERS if reader.NAME in configs]
+    last = readers[-1]
+    if any(reader.NAME not in last.OVER for reader in readers[:-1]):
+        pairs = (f"{reader.NAME} and a {name} do" for reader in READERS for name in reader.OVER)
+        message = f"configs of {' and '.join(configs)} do not belong together"
+        raise UserError(Problem(where=where, key="", message=message, hint=", ".join(pairs)))
     table: Table = {}
-    if adapter := found.get(peft_adapter.NAME):
-        table = peft_adapter.read(adapter)
-        if training_arguments.NAME not in found:
-            adapter.assumed.append("memplanner's defaults for all but model and method: a peft adapter does not say")
-    if arguments := found.get(training_arguments.NAME):
-        table = training_arguments.read(arguments, table | ({"model": model} if model else {}))
-    if keys := found.get(axolotl.NAME):
-        table = axolotl.read(keys)
-    if keys := found.get(llama_factory.NAME):
-        table = llama_factory.read(keys)
+    for reader in readers:
+        known = table | ({"model": model} if model else {})
+        table = reader.read(configs[reader.NAME], known, alone=len(readers) == 1)
     if not model and "model" not in table:
         hint = "MODEL on the command line, or `model = ` in the plan"
-        raise UserError(Problem(where=" and ".join(map(str, paths)), key="", message="names no model", hint=hint))
-    return _accounted(" and ".join(sorted(found, reverse=True)), table, tuple(found.values()), files)
+        raise UserError(Problem(where=where, key="", message="names no model", hint=hint))
+    return _accounted(table, readers, configs, files)
 
 
 def is_config(table: Table) -> bool:
     """Whether a file's table is another framework's config."""
-    return _named(table) is not None
+    return any(reader.recognizes(table) for reader in READERS)
 
 
-def _framework_of(config: Table, path: Path) -> str:
-    name = _named(config)
-    if name is None:
-        known = (
-            "Axolotl (base_model), LLaMA-Factory (finetuning_type), TrainingArguments (output_dir), peft (peft_type)"
-        )
-        raise UserError(Problem(where=str(path), key="", message="is no config that is known", hint=f"known: {known}"))
-    return name
+def _reader_of(config: Table, path: Path) -> Reader:
+    for reader in READERS:
+        if reader.recognizes(config):
+            return reader
+    known = ", ".join(reader.KNOWN_BY for reader in sorted(READERS, key=lambda reader: reader.NAME.casefold()))
+    raise UserError(
+        Problem(where=str(path), key="", message="is not a config of a known framework", hint=f"known: {known}")
+    )
 
 
-def _named(config: Table) -> str | None:
-    """The framework whose keys they are."""
-    if "peft_type" in config:
-        return peft_adapter.NAME
-    if config.get("base_model") is not None:
-        return axolotl.NAME
-    if config.keys() & {"stage", "finetuning_type", "cutoff_len", "template"}:
-        return llama_factory.NAME
-    if config.keys() & {"per_device_train_batch_size", "output_dir", "optim", "gradient_checkpointing", "bf16", "fp16"}:
-        return training_arguments.NAME
-    return None
-
-
-def _accounted(framework: str, table: Table, configs: tuple[Keys, ...], files: Mapping[str, Path]) -> Foreign:
+def _accounted(
+    table: Table, readers: Sequence[Reader], configs: Mapping[str, Keys], files: Mapping[str, Path]
+) -> Foreign:
+    keys = tuple(configs.values())
+    decides: dict[str, tuple[str, ...]] = {}
+    for reader in readers:
+        for setting, names in reader.DECIDES.items():
+            decides[setting] = (*decides.get(setting, ()), *names)
     return Foreign(
-        framework=framework,
+        framework=" and ".join(sorted(configs, reverse=True)),
         table=table,
-        used={key: became for keys in configs for key, became in keys.used.items() if key not in keys.not_modelled},
-        assumed=tuple(text for keys in configs for text in keys.assumed),
-        not_modelled=tuple(text for keys in configs for text in keys.not_modelled.values()),
-        not_understood=tuple(key for keys in configs for key in keys.not_understood),
-        irrelevant=tuple(key for keys in configs for key in keys.irrelevant),
+        used={key: became for of in keys for key, became in of.used.items() if key not in of.not_modelled},
+        assumed=tuple(text for of in keys for text in of.assumed),
+        not_modelled=tuple(text for of in keys for text in of.not_modelled.values()),
+        not_understood=tuple(key for of in keys for key in of.not_understood),
+        irrelevant=tuple(key for of in keys for key in of.irrelevant),
         files=files,
+        decides=decides,
     )

@@ -3,30 +3,50 @@
 from typing import Final
 
 from memplanner.files.parse import Table
+from memplanner.frameworks import trainer
 from memplanner.frameworks.ignored_keys import AXOLOTL, AXOLOTL_PREFIXES
-from memplanner.frameworks.keys import Keys, put
+from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import model_name
 from memplanner.frameworks.optimizers import take_optimizer
-from memplanner.frameworks.trainer import as_lora, precision_of, take_attention, take_half, take_trainer
+from memplanner.frameworks.trainer import precision_of, take_attention, take_half, take_lora, take_trainer
 from memplanner.settings.errors import show
 
 NAME: Final = "Axolotl"
+KNOWN_BY: Final = "Axolotl (base_model)"
+OVER: Final = ()
+DECIDES: Final = {
+    **trainer.DECIDES,
+    "quantization": ("load_in_4bit", "load_in_8bit"),
+    "method": ("adapter",),
+    "method.target_modules": ("lora_target_modules", "lora_target_linear"),
+    "optimizer": ("optimizer",),
+    "step.attention": ("attn_implementation", "flash_attention", "sdp_attention"),
+    "step.loss": (
+        "use_liger_kernel",
+        "liger_fused_linear_cross_entropy",
+    ),
+}
 
 
-def read(keys: Keys) -> Table:
+def recognizes(config: Table) -> bool:
+    """Every config of Axolotl's names its base_model."""
+    return config.get("base_model") is not None
+
+
+def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     """The plan's raw table."""
     table: Table = {}
     model = keys.text("base_model", "model")
     if model is None:
-        keys.wrong("base_model", "names no model")
+        keys.refuse("base_model", "names no model")
     table["model"] = model_name(model)
     keys.use("base_model", f"model {table['model']}")
     if (rl := keys.take("rl")) is not None:
-        keys.wrong("rl", f"{show(rl)} is not modelled", "fine-tuning and pre-training are")
+        keys.refuse("rl", f"{show(rl)} is not modelled", "fine-tuning and pre-training are")
     _adapter(keys, table)
-    said = any(word in keys for word in ("fp16", "bfloat16", "float16")) or "bf16" in (*keys.irrelevant, *keys.left)
+    chosen = any(word in keys for word in ("fp16", "bfloat16", "float16")) or keys.mentions("bf16")
     half = take_half(keys)
-    if not said:
+    if not chosen:  # a bf16 that is null switches off what Axolotl takes where there is none
         half = "bf16"
         keys.assumed.append("bf16 auto, Axolotl's default, on a GPU that has it")
     pure = keys.flag("bfloat16", "precision bf16") or keys.flag("float16", "precision fp16")
@@ -35,19 +55,19 @@ def read(keys: Keys) -> Table:
         table["precision"] = "bf16" if keys.used.get("bfloat16") != "off" and "bfloat16" in keys.used else "fp16"
     else:
         table |= precision_of(half, half)
-    put(table, "step.batch_size", keys.number("micro_batch_size", "step.batch_size"))
+    set_path(table, "step.batch_size", keys.number("micro_batch_size", "step.batch_size"))
     if "batch_size" in keys:
         keys.leave_out(
             "batch_size", keys.take("batch_size"), "micro_batch_size and gradient_accumulation_steps are read"
         )
-    put(table, "step.seq_len", keys.number("sequence_len", "step.seq_len"))
+    set_path(table, "step.seq_len", keys.number("sequence_len", "step.seq_len"))
     if "seq_len" not in table.get("step", {}):
-        put(table, "step.seq_len", 512)
+        set_path(table, "step.seq_len", 512)
         keys.assumed.append("sequence_len 512, Axolotl's default")
     _attention(keys, table)
     take_optimizer(keys, "optimizer", table, default="adamw_torch_fused")
     if keys.flag("liger_fused_linear_cross_entropy", "step.loss fused"):
-        put(table, "step.loss", "fused")
+        set_path(table, "step.loss", "fused")
     liger = "Liger's kernel needs less than what is counted"
     keys.leave_out_if_set(
         {
@@ -75,16 +95,16 @@ def _adapter(keys: Keys, table: Table) -> None:
     if adapter is None:
         table["method"] = {"kind": "full"}
         if four or eight:
-            keys.wrong("load_in_4bit" if four else "load_in_8bit", "needs an adapter", "adapter: qlora")
+            keys.refuse("load_in_4bit" if four else "load_in_8bit", "needs an adapter", "adapter: qlora")
         keys.disregard(("lora_r", "lora_dropout", "lora_target_modules", "lora_target_linear", "peft_use_dora"))
         return
     if adapter not in ("lora", "qlora"):
-        keys.wrong("adapter", f"{show(adapter)} is not modelled", "lora and qlora are")
+        keys.refuse("adapter", f"{show(adapter)} is not modelled", "lora and qlora are")
     keys.use("adapter", f"method {adapter}")
     names = {"rank": "lora_r", "dropout": "lora_dropout", "targets": "lora_target_modules", "dora": "peft_use_dora"}
-    as_lora(keys, table, names)
+    take_lora(keys, table, names)
     if keys.flag("lora_target_linear", "method.target_modules all-linear"):
-        put(table, "method.target_modules", "all-linear")
+        set_path(table, "method.target_modules", "all-linear")
     if four or (adapter == "qlora" and not eight):
         table["quantization"] = "nf4-double"  # axolotl/loaders/model.py: bnb_4bit_use_double_quant=True
     elif eight:
@@ -95,14 +115,14 @@ def _adapter(keys: Keys, table: Table) -> None:
 
 
 def _attention(keys: Keys, table: Table) -> None:
-    said = {
+    switches = {
         "flash_attention": "flash-attention-2",
         "sdp_attention": "sdpa",
         "eager_attention": "eager",
     }
-    for key, attention in said.items():
+    for key, attention in switches.items():
         if keys.flag(key, f"step.attention {attention}", also=("auto",)):
-            put(table, "step.attention", attention)
+            set_path(table, "step.attention", attention)
     take_attention(keys, "attn_implementation", table)
     keys.leave_out_if_set(
         dict.fromkeys(

@@ -16,6 +16,7 @@ class Keys:
         self.used: dict[str, str] = {}
         self.assumed: list[str] = []
         self.not_modelled: dict[str, str] = {}
+        self._mentioned = frozenset(config)
         self._irrelevant = [key for key, value in config.items() if value is None]
         """A key that is null is one that is not set."""
         self._left = {key: value for key, value in config.items() if value is not None}
@@ -24,7 +25,11 @@ class Keys:
         """Whether the config sets the key and nobody has taken it yet."""
         return key in self._left
 
-    def wrong(self, key: str, message: str, hint: str = "") -> NoReturn:
+    def mentions(self, key: str) -> bool:
+        """Whether the config has the key at all, be it null or taken already."""
+        return key in self._mentioned
+
+    def refuse(self, key: str, message: str, hint: str = "") -> NoReturn:
         """The config cannot be a plan."""
         raise UserError(Problem(where=self.where, key=key, message=message, hint=hint))
 
@@ -44,7 +49,7 @@ class Keys:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 1 << 40:
-            self.wrong(key, f"{show(value)} is not a whole number above zero")
+            self.refuse(key, f"{show(value)} is not a whole number above zero")
         self.used[key] = f"{became} {value}"
         return value
 
@@ -54,7 +59,7 @@ class Keys:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-            self.wrong(key, f"{show(value)} is not a number from 0 to below 1")
+            self.refuse(key, f"{show(value)} is not a number from 0 to below 1")
         self.used[key] = f"{became} {value}"
         return float(value)
 
@@ -64,7 +69,7 @@ class Keys:
         if value is None:
             return None
         if not isinstance(value, str) or not value:
-            self.wrong(key, f"{show(value)} is not text")
+            self.refuse(key, f"{show(value)} is not text")
         self.used[key] = became
         return value
 
@@ -74,7 +79,7 @@ class Keys:
         if value is None:
             return False
         if not isinstance(value, bool) and value not in also:
-            self.wrong(
+            self.refuse(
                 key, f"{show(value)} is not true or false", suggest(value, also) if isinstance(value, str) else ""
             )
         self.used[key] = became if value else "off"
@@ -87,7 +92,7 @@ class Keys:
             return ()
         words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            self.wrong(key, f"{show(value)} is not a list of names")
+            self.refuse(key, f"{show(value)} is not a list of names")
         self.used[key] = "none"
         return tuple(word for word in words if word)
 
@@ -119,11 +124,6 @@ class Keys:
             self._irrelevant.append(key)
 
     @property
-    def left(self) -> tuple[str, ...]:
-        """What nobody has taken yet."""
-        return tuple(self._left)
-
-    @property
     def irrelevant(self) -> tuple[str, ...]:
         """Keys without bearing on memory, or not set."""
         return tuple(self._irrelevant)
@@ -131,10 +131,10 @@ class Keys:
     @property
     def not_understood(self) -> tuple[str, ...]:
         """What nobody has taken."""
-        return self.left
+        return tuple(self._left)
 
 
-def put(table: Table, path: str, value: Any) -> None:
+def set_path(table: Table, path: str, value: Any) -> None:
     """Set a dotted key of a raw table; nothing where the value is None."""
     if value is None:
         return

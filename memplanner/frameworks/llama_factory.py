@@ -3,21 +3,39 @@
 from typing import Final
 
 from memplanner.files.parse import Table
+from memplanner.frameworks import trainer
 from memplanner.frameworks.ignored_keys import LLAMA_FACTORY, LLAMA_FACTORY_PREFIXES
-from memplanner.frameworks.keys import Keys, put
+from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import model_dtype, model_name
 from memplanner.frameworks.optimizers import take_optimizer, take_projected
-from memplanner.frameworks.trainer import as_lora, check_known, take_half, take_liger, take_trainer
+from memplanner.frameworks.trainer import check_known, take_half, take_liger, take_lora, take_trainer
 from memplanner.settings.errors import show
 
 NAME: Final = "LLaMA-Factory"
+KNOWN_BY: Final = "LLaMA-Factory (finetuning_type)"
+OVER: Final = ()
+DECIDES: Final = {
+    **trainer.DECIDES,
+    "quantization": ("quantization_bit",),
+    "method": ("finetuning_type", "use_dora"),
+    "method.target_modules": ("lora_target",),
+    "optimizer": ("optim",),
+    "step.attention": ("flash_attn",),
+    "step.checkpointing": ("gradient_checkpointing", "disable_gradient_checkpointing"),
+    "step.loss": ("use_liger_kernel", "enable_liger_kernel"),
+}
 
 _STAGES: Final = {"sft": "sft", "pt": "pt"}
 _TYPES: Final = {"lora": "lora", "full": "full"}
 _ATTENTION: Final = {"auto": "sdpa", "disabled": "eager", "sdpa": "sdpa", "fa2": "flash-attention-2"}
 
 
-def read(keys: Keys) -> Table:
+def recognizes(config: Table) -> bool:
+    """Any of the keys that are LLaMA-Factory's own."""
+    return not config.keys().isdisjoint({"stage", "finetuning_type", "cutoff_len", "template"})
+
+
+def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     """The plan's raw table."""
     table: Table = {}
     model = keys.text("model_name_or_path", "model")
@@ -36,22 +54,22 @@ def read(keys: Keys) -> Table:
     adapted = kind == "lora"
     if adapted:
         names = {"rank": "lora_rank", "dropout": "lora_dropout", "targets": "lora_target", "dora": "use_dora"}
-        as_lora(keys, table, names)
+        take_lora(keys, table, names)
         if "target_modules" not in table["method"]:
-            put(table, "method.target_modules", "all-linear")
+            set_path(table, "method.target_modules", "all-linear")
             keys.assumed.append("lora_target all, LLaMA-Factory's default")
     else:
         table["method"] = {"kind": "full"}
         keys.disregard(("lora_rank", "lora_dropout", "lora_target", "use_dora"))
     _quantization(keys, table, adapted=adapted)
     _precision(keys, table, adapted=adapted)
-    put(table, "step.seq_len", keys.number("cutoff_len", "step.seq_len"))
+    set_path(table, "step.seq_len", keys.number("cutoff_len", "step.seq_len"))
     if "seq_len" not in table.get("step", {}):
-        put(table, "step.seq_len", 2048)
+        set_path(table, "step.seq_len", 2048)
         keys.assumed.append("cutoff_len 2048, LLaMA-Factory's default")
     attention = keys.take("flash_attn")
     if attention is not None:
-        put(table, "step.attention", check_known(keys, "flash_attn", attention, _ATTENTION))
+        set_path(table, "step.attention", check_known(keys, "flash_attn", attention, _ATTENTION))
         keys.use("flash_attn", f"step.attention {_ATTENTION[attention]}")
     take_optimizer(keys, "optim", table, default="adamw_torch")
     _galore(keys, table)
@@ -90,14 +108,14 @@ def _quantization(keys: Keys, table: Table, *, adapted: bool) -> None:
         keys.use("quantization_method", "nothing: there is no quantization_bit")
     elif method is not None:
         if method not in ("bnb", "bitsandbytes"):
-            keys.wrong("quantization_method", f"{show(method)} is not modelled", "bnb is")
+            keys.refuse("quantization_method", f"{show(method)} is not modelled", "bnb is")
         keys.use("quantization_method", "quantization, bitsandbytes'")
     if bits is None:
         return
     if bits not in (4, 8):
-        keys.wrong("quantization_bit", f"{bits} is not modelled", "4 and 8 are")
+        keys.refuse("quantization_bit", f"{bits} is not modelled", "4 and 8 are")
     if not adapted:
-        keys.wrong("quantization_bit", "needs finetuning_type lora")
+        keys.refuse("quantization_bit", "needs finetuning_type lora")
     table["quantization"] = "int8" if bits == 8 else "nf4-double" if double else "nf4"
     # Its loader casts the norms alone, and only if asked to; peft's own preparation is not called.
     table["kbit_preparation"] = "norms" if keys.flag("upcast_layernorm", "kbit_preparation norms") else "none"
@@ -123,19 +141,19 @@ def _galore(keys: Keys, table: Table) -> None:
         keys.disregard(("galore_rank", "galore_target", "galore_layerwise"))
         return
     if table["method"]["kind"] != "full":
-        keys.wrong("use_galore", "needs finetuning_type full")
+        keys.refuse("use_galore", "needs finetuning_type full")
     table["method"] = {"kind": "galore"}
-    put(table, "method.rank", keys.number("galore_rank", "method.rank") or 16)
-    put(table, "method.refresh_interval", keys.number("galore_update_interval", "method.refresh_interval"))
+    set_path(table, "method.rank", keys.number("galore_rank", "method.rank") or 16)
+    set_path(table, "method.refresh_interval", keys.number("galore_update_interval", "method.refresh_interval"))
     take_projected(keys, "galore_target", table)
     if keys.flag("galore_layerwise", "step.per_layer_updates"):
-        put(table, "step.per_layer_updates", True)
+        set_path(table, "step.per_layer_updates", True)
 
 
 def _checkpointing(keys: Keys, table: Table) -> None:
     """On by default, whatever the Trainer's own switch says."""
     if keys.flag("disable_gradient_checkpointing", "step.checkpointing none"):
         return
-    put(table, "step.checkpointing", "full")
+    set_path(table, "step.checkpointing", "full")
     if "disable_gradient_checkpointing" not in keys.used and "gradient_checkpointing" not in keys:
         keys.assumed.append("gradient checkpointing, which LLaMA-Factory switches on")

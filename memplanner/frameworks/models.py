@@ -23,8 +23,8 @@ def model_name(name: str) -> str:
     while (shorter := _TAIL.sub("", tried[-1])) != tried[-1]:
         tried.append(shorter)
     for candidate in tried:
-        if found := bundled(candidate):
-            return found.id
+        if model := bundled(candidate):
+            return model.id
     return name
 
 
@@ -41,9 +41,9 @@ def _bundled() -> dict[str, ModelProfile]:
 
 def model_dtype(model: str) -> str:
     """The type a known model's weights are published in: "bf16", "fp16" or "fp32"; "" where it is not known."""
-    found = bundled(model)
-    if found is None:
+    profile = bundled(model)
+    if profile is None:
         return ""
-    config = found.config
+    config = profile.config
     words = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
     return words.get(str(config.get("dtype") or config.get("torch_dtype")), "")

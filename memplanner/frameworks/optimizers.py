@@ -1,10 +1,10 @@
-"""Optimizers by transformers' names, GaLore's among them, and the modules that a method is for."""
+"""Optimizers by transformers' names, GaLore's among them, and the modules that GaLore projects."""
 
 import re
 from typing import Final
 
 from memplanner.files.parse import Table
-from memplanner.frameworks.keys import Keys, put
+from memplanner.frameworks.keys import Keys, set_path
 from memplanner.settings.errors import show, suggest
 
 OPTIMIZERS: Final[dict[str, Table]] = {
@@ -43,22 +43,22 @@ def take_optimizer(keys: Keys, key: str, table: Table, *, default: str) -> None:
         table["optimizer"] = dict(OPTIMIZERS[default])
         return
     if not isinstance(name, str):
-        keys.wrong(key, f"{show(name)} is not text")
+        keys.refuse(key, f"{show(name)} is not text")
     word = name.removesuffix("_layerwise")
     known = OPTIMIZERS.get(name) or GALORE.get(word)
     if known is None:
         names = [*OPTIMIZERS, *GALORE]
-        keys.wrong(key, f"the optimizer {show(name)} is not modelled", suggest(name, names))
+        keys.refuse(key, f"the optimizer {show(name)} is not modelled", suggest(name, names))
     keys.use(key, f"optimizer {known['kind']}" + (f" {known['implementation']}" if "implementation" in known else ""))
     table["optimizer"] = dict(known)
     if name.startswith("paged_"):
         keys.leave_out(key, name, "its states can be paged out of the GPU; the figures hold all of them there")
     if word in GALORE:
         if table.get("method", {}).get("kind", "full") != "full":
-            keys.wrong(key, f"{show(name)} beside an adapter is not modelled", "GaLore trains the whole model")
+            keys.refuse(key, f"{show(name)} beside an adapter is not modelled", "GaLore trains the whole model")
         table["method"] = {"kind": "galore"}
         if name != word:
-            put(table, "step.per_layer_updates", True)
+            set_path(table, "step.per_layer_updates", True)
         _take_galore(keys, table)
 
 
@@ -66,14 +66,14 @@ def _take_galore(keys: Keys, table: Table) -> None:
     arguments = keys.take("optim_args")
     if arguments is not None:
         if not isinstance(arguments, str):
-            keys.wrong("optim_args", f"{show(arguments)} is not text such as 'rank=128,update_proj_gap=200'")
-        said = dict(part.strip().partition("=")[::2] for part in arguments.split(",") if part.strip())
+            keys.refuse("optim_args", f"{show(arguments)} is not text such as 'rank=128,update_proj_gap=200'")
+        settings = dict(part.strip().partition("=")[::2] for part in arguments.split(",") if part.strip())
         for word, path in (("rank", "method.rank"), ("update_proj_gap", "method.refresh_interval")):
-            if word in said:
-                if not re.fullmatch(r"[1-9]\d{0,8}", said[word], re.ASCII):
-                    keys.wrong("optim_args", f"{word}={show(said[word])} is not a whole number above zero")
-                put(table, path, int(said[word]))
-        keys.use("optim_args", ", ".join(f"{word} {said[word]}" for word in said))
+            if word in settings:
+                if not re.fullmatch(r"[1-9]\d{0,8}", settings[word], re.ASCII):
+                    keys.refuse("optim_args", f"{word}={show(settings[word])} is not a whole number above zero")
+                set_path(table, path, int(settings[word]))
+        keys.use("optim_args", ", ".join(f"{word} {settings[word]}" for word in settings))
     take_projected(keys, "optim_target_modules", table)
 
 
@@ -96,20 +96,5 @@ def take_projected(keys: Keys, key: str, table: Table) -> None:
     names = list(dict.fromkeys(names))
     if set(LAYERS) <= set(names):
         names = ["all-linear", *(name for name in names if name not in LAYERS)]
-    put(table, "method.target_modules", names)
+    set_path(table, "method.target_modules", names)
     keys.use(key, f"method.target_modules {', '.join(names)}")
-
-
-def take_targets(keys: Keys, key: str, table: Table) -> None:
-    """target_modules: names, or a word for all linear layers of the blocks; a pattern is left out and said so."""
-    names = keys.names(key)
-    if not names:
-        return
-    if all(name in ("all-linear", "all") for name in names):
-        put(table, "method.target_modules", "all-linear")
-        keys.use(key, "method.target_modules all-linear")
-    elif all(re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in names):
-        put(table, "method.target_modules", list(names))
-        keys.use(key, f"method.target_modules {', '.join(names)}")
-    else:
-        keys.leave_out(key, ", ".join(names), "a pattern; the method's default modules are taken")

@@ -5,35 +5,46 @@ from typing import Final
 
 from memplanner.files.parse import Table
 from memplanner.frameworks.ignored_keys import PEFT
-from memplanner.frameworks.keys import Keys, put
+from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import model_name
-from memplanner.frameworks.trainer import as_lora
+from memplanner.frameworks.trainer import take_lora
 from memplanner.settings.errors import show
 
 NAME: Final = "peft adapter"
+KNOWN_BY: Final = "peft (peft_type)"
+OVER: Final = ()
+DECIDES: Final = {
+    "method": ("peft_type", "use_dora"),
+    "method.target_modules": ("target_modules",),
+}
 
 
-def read(keys: Keys) -> Table:
-    """The plan's raw table: a model and a method."""
+def recognizes(config: Table) -> bool:
+    """peft writes the adapter's type into every config."""
+    return "peft_type" in config
+
+
+def read(keys: Keys, known: Table, *, alone: bool) -> Table:
+    """The plan's raw table: a model and a method. alone: no TrainingArguments say the rest."""
     table: Table = {}
     kind = keys.take("peft_type")
     if not isinstance(kind, str) or kind.upper() != "LORA":
-        keys.wrong("peft_type", f"{show(kind)} is not modelled", "LORA is")
+        keys.refuse("peft_type", f"{show(kind)} is not modelled", "LORA is")
     keys.use("peft_type", "method lora")
     model = keys.text("base_model_name_or_path", "model")
     if model is not None:
         table["model"] = model_name(model)
         keys.use("base_model_name_or_path", f"model {table['model']}")
-    as_lora(keys, table, {"rank": "r", "dropout": "lora_dropout", "targets": "target_modules", "dora": "use_dora"})
+    take_lora(keys, table, {"rank": "r", "dropout": "lora_dropout", "targets": "target_modules", "dora": "use_dora"})
     pattern = keys.take("rank_pattern")
     if pattern:
         if not isinstance(pattern, dict):
-            keys.wrong("rank_pattern", f"{show(pattern)} is not a table of ranks")
+            keys.refuse("rank_pattern", f"{show(pattern)} is not a table of ranks")
         for name, rank in pattern.items():
             if isinstance(rank, bool) or not isinstance(rank, int) or not 0 < rank <= 1 << 20:
-                keys.wrong("rank_pattern", f"{show(name)} = {show(rank)} is not a whole number above zero")
+                keys.refuse("rank_pattern", f"{show(name)} = {show(rank)} is not a whole number above zero")
         if all(isinstance(name, str) and re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in pattern):
-            put(table, "method.rank_pattern", pattern)
+            set_path(table, "method.rank_pattern", pattern)
             keys.use("rank_pattern", "method.rank_pattern")
         else:
             keys.leave_out("rank_pattern", pattern, "a pattern; the method's rank is taken for all")
@@ -59,4 +70,6 @@ def read(keys: Keys) -> Table:
         }
     )
     keys.disregard(PEFT)
+    if alone:
+        keys.assumed.append("memplanner's defaults for all but model and method: a peft adapter does not say")
     return table

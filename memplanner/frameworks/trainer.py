@@ -1,12 +1,12 @@
 """What configs have in common, since all of these frameworks run transformers' Trainer."""
 
+import re
 from typing import Any, Final
 
 from memplanner.files.parse import Table
 from memplanner.frameworks.ignored_keys import TRAINER
-from memplanner.frameworks.keys import Keys, put
+from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import bundled
-from memplanner.frameworks.optimizers import take_targets
 from memplanner.settings.errors import show
 
 ATTENTION: Final = {
@@ -18,6 +18,14 @@ ATTENTION: Final = {
 """attn_implementation as a plan's attention."""
 
 LIGER_MODELS: Final = ("llama", "mistral", "qwen2", "qwen3")
+
+DECIDES: Final = {
+    "precision": ("bf16", "fp16"),
+    "master_weights": ("bf16", "fp16"),
+    "step.checkpointing": ("gradient_checkpointing",),
+    "step.loss": ("use_liger_kernel",),
+}
+"""Setting -> the Trainer's keys that decide it, whatever they say."""
 
 ONE_GPU: Final = "the figures are for one GPU that holds everything"
 PARALLEL: Final = dict.fromkeys(
@@ -43,7 +51,7 @@ def take_liger(keys: Keys, key: str, table: Table) -> None:
     config = keys.take("liger_kernel_config")
     if config is not None:
         if not isinstance(config, dict):
-            keys.wrong("liger_kernel_config", f"{show(config)} is not a table")
+            keys.refuse("liger_kernel_config", f"{show(config)} is not a table")
         keys.use("liger_kernel_config", "which of Liger's kernels")
     if not keys.flag(key, "Liger's kernels"):
         return
@@ -52,7 +60,7 @@ def take_liger(keys: Keys, key: str, table: Table) -> None:
         keys.use(key, "nothing: Liger has no kernels for this model")
         return
     if config is None or config.get("fused_linear_cross_entropy", True) is True:
-        put(table, "step.loss", "fused")
+        set_path(table, "step.loss", "fused")
         keys.leave_out(key, True, "its fused loss is counted; its other kernels need less than what is counted")
     else:
         keys.leave_out(key, True, "Liger's kernels need less than what is counted")
@@ -64,21 +72,21 @@ def take_attention(keys: Keys, key: str, table: Table) -> None:
     if name is None:
         return
     if not isinstance(name, str):
-        keys.wrong(key, f"{show(name)} is not text")
+        keys.refuse(key, f"{show(name)} is not text")
     if name not in ATTENTION:
         keys.leave_out(key, name, "not a modelled attention; sdpa is taken")
         return
-    put(table, "step.attention", ATTENTION[name])
+    set_path(table, "step.attention", ATTENTION[name])
     keys.use(key, f"step.attention {ATTENTION[name]}")
 
 
 def take_trainer(keys: Keys, table: Table, *, batch_default: int | None) -> None:
     """What every Trainer's config may say, by its own names."""
-    put(table, "step.batch_size", keys.number("per_device_train_batch_size", "step.batch_size"))
+    set_path(table, "step.batch_size", keys.number("per_device_train_batch_size", "step.batch_size"))
     if batch_default is not None and "batch_size" not in table.get("step", {}):
-        put(table, "step.batch_size", batch_default)
+        set_path(table, "step.batch_size", batch_default)
         keys.assumed.append(f"batch size {batch_default}, transformers' default")
-    put(table, "step.grad_accumulation", keys.number("gradient_accumulation_steps", "step.grad_accumulation"))
+    set_path(table, "step.grad_accumulation", keys.number("gradient_accumulation_steps", "step.grad_accumulation"))
     _take_checkpointing(keys, table)
     take_liger(keys, "use_liger_kernel", table)
     keys.leave_out_if_set(
@@ -105,24 +113,24 @@ def _take_checkpointing(keys: Keys, table: Table) -> None:
     for key in switches:
         offload = keys.peek(key)
         if keys.flag(key, "step.checkpointing full", also=("true", "unsloth", "offload", "offload_disk")):
-            put(table, "step.checkpointing", "full")
+            set_path(table, "step.checkpointing", "full")
             if offload in ("unsloth", "offload", "offload_disk"):
                 keys.leave_out(key, offload, "activations that are offloaded are counted where they are made")
     for key in (f"{switch}_kwargs" for switch in switches):
-        said = keys.take(key)
-        if said is None:
+        settings = keys.take(key)
+        if settings is None:
             continue
-        if not isinstance(said, dict):
-            keys.wrong(key, f"{show(said)} is not a table")
-        every = said.get("every_n_layers", 1)
+        if not isinstance(settings, dict):
+            keys.refuse(key, f"{show(settings)} is not a table")
+        every = settings.get("every_n_layers", 1)
         if isinstance(every, bool) or not isinstance(every, int) or not 0 < every < 100_000:
-            keys.wrong(key, f"every_n_layers {show(every)} is not a whole number above zero")
+            keys.refuse(key, f"every_n_layers {show(every)} is not a whole number above zero")
         keys.use(key, "step.checkpointing")
         if every > 1 and table.get("step", {}).get("checkpointing") == "full":
-            put(table, "step.checkpointing", f"every-{every}")
+            set_path(table, "step.checkpointing", f"every-{every}")
             keys.use(key, f"step.checkpointing every-{every}")
-        if said.get("offload"):
-            keys.leave_out(key, said, "activations that are offloaded are counted where they are made")
+        if settings.get("offload"):
+            keys.leave_out(key, settings, "activations that are offloaded are counted where they are made")
 
 
 def precision_of(half: str, dtype: str) -> Table:
@@ -134,24 +142,39 @@ def precision_of(half: str, dtype: str) -> Table:
 
 def take_half(keys: Keys) -> str:
     """bf16 or fp16, where autocast is switched on."""
-    found = ""
-    for word in ("bf16", "fp16"):
+    half = ""
+    for word in ("bf16", "fp16"):  # both are taken, whichever is on: a key that nobody takes is not understood
         if keys.flag(word, f"autocast to {word}", also=("auto",)):
-            found = found or word
-    return found
+            half = half or word
+    return half
 
 
-def as_lora(keys: Keys, table: Table, names: dict[str, str]) -> None:
+def take_lora(keys: Keys, table: Table, names: dict[str, str]) -> None:
     """An adapter's settings. names: of rank, dropout, targets, and of what makes it DoRA, in this config's words."""
     dora = keys.flag(names["dora"], "method dora")
-    put(table, "method.kind", "dora" if dora else "lora")
-    put(table, "method.rank", keys.number(names["rank"], "method.rank"))
-    put(table, "method.dropout", keys.share(names["dropout"], "method.dropout"))
+    set_path(table, "method.kind", "dora" if dora else "lora")
+    set_path(table, "method.rank", keys.number(names["rank"], "method.rank"))
+    set_path(table, "method.dropout", keys.share(names["dropout"], "method.dropout"))
     take_targets(keys, names["targets"], table)
+
+
+def take_targets(keys: Keys, key: str, table: Table) -> None:
+    """target_modules: names, or a word for all linear layers of the blocks; a pattern is left out and said so."""
+    names = keys.names(key)
+    if not names:
+        return
+    if all(name in ("all-linear", "all") for name in names):
+        set_path(table, "method.target_modules", "all-linear")
+        keys.use(key, "method.target_modules all-linear")
+    elif all(re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in names):
+        set_path(table, "method.target_modules", list(names))
+        keys.use(key, f"method.target_modules {', '.join(names)}")
+    else:
+        keys.leave_out(key, ", ".join(names), "a pattern; the method's default modules are taken")
 
 
 def check_known(keys: Keys, key: str, value: Any, known: dict[str, str]) -> str:
     """One of some words; UserError with the nearest else."""
     if not isinstance(value, str) or value not in known:
-        keys.wrong(key, f"{show(value)} is not modelled", f"modelled: {', '.join(known)}")
+        keys.refuse(key, f"{show(value)} is not modelled", f"modelled: {', '.join(known)}")
     return known[value]

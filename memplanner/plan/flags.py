@@ -3,16 +3,24 @@
 The field's annotation gives the values, its docstring the help; nothing is said twice.
 """
 
+import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from memplanner.errors import Problem
 from memplanner.plan.training_plan import TrainingPlan
-from memplanner.settings.describe import choices, field_docs, kind_of, owners
+from memplanner.settings.base import Settings
+from memplanner.settings.describe import choices, field_docs, kind_of, owners, words
 from memplanner.settings.errors import show
 
 _INTEGER = re.compile(r"[+-]?\d{1,30}", re.ASCII)
+
+MODEL: Final = "model"
+"""The model among typed values: the one that is typed without a flag."""
+Value = str | bool
+"""What is typed: a text, or True and False for a switch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +42,21 @@ class Option:
         """The flag as argparse names its value."""
         return self.flag.removeprefix("--").replace("-", "_")
 
+    @property
+    def owner(self) -> type[Settings]:
+        """The settings class whose field the flag sets; the first of them, where several methods have it."""
+        return owners(TrainingPlan, self.path)[0]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that the value may be, as they are typed; none where it is no choice among words."""
+        return _words(self.path)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that have the setting; all of them, where it is not a method's own."""
+        return _methods(self.path)
+
     def read(self, text: str) -> Any:
         """The typed text as a plan value; a Problem when it is not even of the right type."""
         if self.values != "integer":
@@ -44,22 +67,31 @@ class Option:
 
     def describe(self) -> str:
         """One line of help, from the docstring of the field, with the methods that have it when not all do."""
-        classes = owners(TrainingPlan, self.path)
-        docs = (field_docs(cls).get(self.path[-1], "") for cls in classes)
+        docs = (field_docs(cls).get(self.path[-1], "") for cls in owners(TrainingPlan, self.path))
         doc = _EXTRA_HELP.get(self.flag) or next(filter(None, docs), "")
         if len(self.path) > 1 and self.path[0] == "method":
-            doc += f" ({', '.join(kind_of(cls) for cls in classes)})"
+            doc += f" ({', '.join(self.methods)})"
         return doc
 
     def placeholder(self) -> str:
         """What the help shows for the value."""
         if self.metavar or self.values == "switch":
             return self.metavar
-        words = choices(owners(TrainingPlan, self.path)[0], self.path[-1])
-        return "|".join(words) or ("N" if self.values == "integer" else self.dest.upper())
+        return "|".join(self.words) or ("N" if self.values == "integer" else self.dest.upper())
 
 
-OPTIMIZERS = ("adamw", "adamw-fused", "adamw-8bit", "sgd", "adafactor")
+@functools.cache
+def _words(path: tuple[str, ...]) -> tuple[str, ...]:
+    owner = owners(TrainingPlan, path)[0]
+    return tuple(words(owner, path[-1])) or choices(owner, path[-1])
+
+
+@functools.cache
+def _methods(path: tuple[str, ...]) -> tuple[str, ...]:
+    if len(path) == 1 or path[0] != "method":
+        return choices(TrainingPlan, "method")
+    return tuple(kind_of(cls) for cls in owners(TrainingPlan, path))
+
 
 OPTIONS: tuple[Option, ...] = (
     Option(flag="--gpu", path=("device",), metavar="CARD|SIZE"),
@@ -69,7 +101,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(flag="--target-modules", path=("method", "target_modules"), metavar="NAME,NAME"),
     Option(flag="--precision", path=("precision",)),
     Option(flag="--quantization", path=("quantization",)),
-    Option(flag="--optimizer", path=("optimizer",), metavar="|".join(OPTIMIZERS)),
+    Option(flag="--optimizer", path=("optimizer",)),
     Option(flag="--optimizer-bits", path=("optimizer", "state_dtype"), values="integer", metavar="8|16|32"),
     Option(flag="--batch-size", path=("step", "batch_size"), values="integer"),
     Option(flag="--seq-len", path=("step", "seq_len"), values="integer"),
@@ -91,3 +123,24 @@ _EXTRA_HELP = {
     "--optimizer": "adamw is torch's (foreach); adamw-fused what recent Trainers pick.",
     "--optimizer-bits": "Width of AdamW's moments: 8 is adamw-8bit, 16 is bf16, 32 is fp32.",
 }
+
+
+def has_use(flag: str, method: str) -> bool:
+    """Whether a plan with this method has the setting that the flag sets."""
+    return method in BY_FLAG[flag].methods
+
+
+def useful(typed: Mapping[str, Value], method: str) -> dict[str, Value]:
+    """What is typed, without the flags that the method has no use for."""
+    return {name: value for name, value in typed.items() if name not in BY_FLAG or has_use(name, method)}
+
+
+def command_words(typed: Mapping[str, Value]) -> list[str]:
+    """What is typed as words of a command line, the model first; for the shell, shlex.join joins them."""
+    written = [str(typed[MODEL])] if MODEL in typed else []
+    for flag, value in typed.items():
+        if isinstance(value, bool):
+            written.append(flag if value else f"--no-{flag.removeprefix('--')}")
+        elif flag != MODEL:
+            written += [flag, value]
+    return written

@@ -6,14 +6,15 @@ settings.
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import Table
-from memplanner.files.sandbox import inside
+from memplanner.files.sandbox import resolve_inside
+from memplanner.plan.overlay import overlay
 from memplanner.settings.errors import show
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ MOST: Final = 256
 """Plans in one file."""
 NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", re.ASCII)
 """What a plan may be called."""
-_HEADER: Final = re.compile(r"\s*\[[^\[\]]+\]\s*(#.*)?", re.ASCII)
-_KEY: Final = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,31 +51,33 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
         raise UserError(Problem(where=label, key=PLANS, message=f"{len(plans)} plans are more than {MOST} in one file"))
     problems: list[Problem] = []
     if FROM in shared:
-        message, hint = "is a plan's own to say, not all plans'", "under [plans.NAME]"
+        message, hint = "is a setting of one plan, not of all", "under [plans.NAME]"
         problems.append(Problem(where=label, key=FROM, message=message, hint=hint))
-    found = []
+    tables = []
     read = _reader()
     for name, own in plans.items():
         if NAME.fullmatch(name) is None:
             hint = "names are up to 64 letters, digits, '.', '_' and '-'"
-            problems.append(Problem(where=label, key=PLANS, message=f"{show(name)} is no name for a plan", hint=hint))
+            problems.append(
+                Problem(where=label, key=PLANS, message=f"{show(name)} is not a name for a plan", hint=hint)
+            )
         elif not isinstance(own, dict):
             message = f"{show(own)} is not a table of settings"
             problems.append(Problem(where=label, key=f"{PLANS}.{name}", message=message))
         else:
             try:
-                found.append(_one(name, own, shared, f"{label}: {PLANS}.{name}", root, read))
+                tables.append(_one(name, own, shared, f"{label}: {PLANS}.{name}", root, read))
             except UserError as error:
                 problems += error.problems
     if problems:
         raise UserError(*problems)
-    return tuple(found)
+    return tuple(tables)
 
 
-_Reader = Callable[[tuple[Path, ...], str], "Foreign"]
+_Read = Callable[[tuple[Path, ...], str], "Foreign"]
 
 
-def _reader() -> _Reader:
+def _reader() -> _Read:
     """read_framework, which reads a config once for all the plans that start from it."""
 
     @functools.cache
@@ -88,75 +89,18 @@ def _reader() -> _Reader:
     return read
 
 
-def _one(name: str, own: Table, shared: Table, label: str, root: Path, read: _Reader) -> NamedTable:
+def _one(name: str, own: Table, shared: Table, label: str, root: Path, read: _Read) -> NamedTable:
     own = dict(own)
     start = own.pop(FROM, None)
     if start is None:
-        return NamedTable(name=name, table=laid_over(shared, own), label=label)
+        return NamedTable(name=name, table=overlay(shared, own), label=label)
     words = [start] if isinstance(start, str) else start
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise UserError(Problem(where=label, key=FROM, message=f"{show(start)} is not a file's name or a list of them"))
     model = own.get("model", shared.get("model", ""))
-    paths = [inside(root, word, where=label, key=FROM) for word in words]
+    paths = [resolve_inside(root, word, where=label, key=FROM) for word in words]
     for word, path in zip(words, paths, strict=True):
         if not path.is_file():
             raise UserError(Problem(where=label, key=FROM, message=f"{show(word)} is not a file"))
     foreign = read(tuple(paths), model if isinstance(model, str) else "?")
-    return NamedTable(name=name, table=laid_over(laid_over(shared, foreign.table), own), label=label, foreign=foreign)
-
-
-def laid_over(base: Table, over: Table) -> Table:
-    """`over`'s settings on top of `base`'s, group by group; a group of another kind replaces the base's whole."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        alike = (
-            isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
-        )
-        merged[key] = laid_over(old, value) if alike else value  # type: ignore[arg-type]  # alike: both are dicts
-    return merged
-
-
-def line_of(text: str, keys: Sequence[str]) -> int | None:
-    """The line (from 1) where a TOML text sets a key or begins a table; None where it does neither.
-
-    To point at, not to rely on: a line inside a multi-line string may be taken for one of the document.
-    """
-    return _lines(text).get(tuple(keys))
-
-
-@functools.lru_cache(maxsize=4)
-def _lines(text: str) -> dict[tuple[str, ...], int]:
-    """The first line of every key and table."""
-    found: dict[tuple[str, ...], int] = {}
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        if _HEADER.fullmatch(line):
-            table = next(iter(_paths(line)), ())
-            here = [table]
-        elif match := _KEY.match(line):
-            here = [(*table, *path) for path in _paths(line) or _paths(f"{match[1]} = 0")]
-        else:
-            continue
-        for path in here:
-            for length in range(len(path), 0, -1):
-                found.setdefault(path[:length], number)
-    return found
-
-
-def _paths(line: str) -> list[tuple[str, ...]]:
-    """The keys of a one-line TOML document, those of inline tables too; nothing where it is none."""
-    import tomllib
-
-    try:
-        return list(_leaves(tomllib.loads(line)))
-    except (ValueError, RecursionError):
-        return []
-
-
-def _leaves(value: Any) -> Iterator[tuple[str, ...]]:
-    if not isinstance(value, dict) or not value:
-        yield ()
-        return
-    for key, inner in value.items():
-        yield from ((key, *path) for path in _leaves(inner))
+    return NamedTable(name=name, table=overlay(overlay(shared, foreign.table), own), label=label, foreign=foreign)

@@ -18,6 +18,7 @@ from memplanner.components.optimizers.adamw import AdamW
 from memplanner.components.optimizers.adamw8bit import AdamW8bit
 from memplanner.components.optimizers.sgd import Sgd
 from memplanner.settings.base import Settings
+from memplanner.settings.describe import expand
 from memplanner.units import parse_share, parse_size
 
 
@@ -27,9 +28,8 @@ def _kind_shorthand(value: Any) -> Any:
 
 
 def _optimizer_shorthand(value: Any) -> Any:
-    if value == "adamw-fused":
-        return {"kind": "adamw", "implementation": "fused"}
-    return _kind_shorthand(value)
+    """An optimizer's word, such as adamw-fused, stands for its table."""
+    return expand(TrainingPlan, "optimizer", value) if isinstance(value, str) else value
 
 
 def _size(value: str) -> str:

@@ -7,7 +7,8 @@ from memplanner.report.svg import Line, line_chart
 from memplanner.report.sweep_text import axis_title, headline, value_text
 
 if TYPE_CHECKING:
-    from memplanner.solve.sweep import Sweep, Value
+    from memplanner.plan.flags import Value
+    from memplanner.solve.sweep import Sweep
 
 LINES = 16
 """Lines that one picture can hold."""

@@ -10,6 +10,7 @@ from memplanner.report.markdown import escape, markdown_table
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import PHASE_WORDS, VERDICT_WORDS
 from memplanner.report.terminal import Cell, Column, Page, heading, table, text_width, wrap
+from memplanner.timeline import passes
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def chosen(found: "Sweep", show: str | None, *, strict: bool) -> tuple[Sequence[
     if show == "all":
         return found.points, "All plans"
     if show == "fits":
-        refused = ("does-not-fit", "tight") if strict else ("does-not-fit",)
-        return [point for point in found.points if point.verdict not in refused], "Plans that fit"
+        return [point for point in found.points if passes(point.verdict, strict=strict)], "Plans that fit"
     frontier = found.frontier(strict=strict)
     return frontier, f"The frontier: {len(frontier):,} that fit; {ABOUT_FRONTIER}"
 

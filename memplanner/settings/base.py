@@ -1,5 +1,8 @@
 """The base of every settings class: frozen, strict about names and types, built when first used."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -13,3 +16,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False, defer_build=True
     )
+
+    words: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """For a member of a union: the words that it may be written as, and the settings each stands for. Without any, its
+    kind is its only word, and stands for the defaults.
+    """

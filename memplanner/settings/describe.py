@@ -1,4 +1,4 @@
-"""What the settings classes say about themselves: field docs, nested groups, JSON Schema.
+"""What can be read off the settings classes: field docs, nested groups, words for a choice, JSON Schema.
 
 One declaration of a setting (its annotation, default and docstring) feeds flags, schema and the terminal interface.
 """
@@ -26,6 +26,7 @@ def field_docs(cls: type[Settings]) -> dict[str, str]:
             if (
                 isinstance(field, ast.AnnAssign)
                 and isinstance(field.target, ast.Name)
+                and field.target.id in base.model_fields
                 and isinstance(doc, ast.Expr)
                 and isinstance(doc.value, ast.Constant)
                 and isinstance(doc.value.value, str)
@@ -35,7 +36,7 @@ def field_docs(cls: type[Settings]) -> dict[str, str]:
 
 
 def _leaves(annotation: Any) -> tuple[Any, ...]:
-    """The members of an annotation with Annotated, Union, None, list and tuple taken off."""
+    """The plain types inside an annotation, without Annotated, Union, None, list and tuple around them."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _leaves(get_args(annotation)[0])
@@ -63,6 +64,30 @@ def choices(cls: type[Settings], name: str) -> tuple[str, ...]:
     return tuple(value for leaf in leaves if get_origin(leaf) is Literal for value in get_args(leaf))
 
 
+@functools.cache
+def words(cls: type[Settings], name: str) -> dict[str, dict[str, Any]]:
+    """The words that a group may be written as -> the table that each stands for: "lora" -> {"kind": "lora"}."""
+    return {
+        word: {"kind": kind_of(member), **settings}
+        for member in groups(cls, name)
+        if "kind" in member.model_fields
+        for word, settings in (member.words or {kind_of(member): {}}).items()
+    }
+
+
+def expand(cls: type[Settings], name: str, word: str) -> dict[str, Any]:
+    """The table that a word stands for in field `name`. An unknown word is taken for a kind, which none has."""
+    return dict(words(cls, name).get(word, {"kind": word}))
+
+
+def word_for(cls: type[Settings], name: str, value: Settings) -> str:
+    """The word that a group would be written as: the first whose settings it has, else its kind."""
+    for word, table in words(cls, name).items():
+        if all(getattr(value, key, None) == setting for key, setting in table.items()):
+            return word
+    return kind_of(type(value))
+
+
 def kind_of(cls: type[Settings]) -> str:
     """The `kind` that selects this class in its union."""
     return str(cls.model_fields["kind"].default)
@@ -71,19 +96,19 @@ def kind_of(cls: type[Settings]) -> str:
 @functools.cache
 def owners(cls: type[Settings], path: tuple[str, ...]) -> tuple[type[Settings], ...]:
     """The classes that declare the last key of a dotted path, e.g. ("method", "rank") -> Lora, Dora, Galore, …"""
-    found: tuple[type[Settings], ...] = (cls,)
+    level: tuple[type[Settings], ...] = (cls,)
     for key in path[:-1]:
-        found = tuple(member for owner in found for member in groups(owner, key))
-    return tuple(owner for owner in found if path[-1] in owner.model_fields)
+        level = tuple(member for owner in level for member in groups(owner, key))
+    return tuple(owner for owner in level if path[-1] in owner.model_fields)
 
 
 def json_schema(cls: type[Settings]) -> dict[str, Any]:
     """The class's JSON Schema with the field docs as descriptions.
 
-    A union may also be written as a word (`method = "lora"`), which the schema says too.
+    A union may also be written as a word (`method = "lora"`), so the schema accepts text in its place.
     """
     schema = cls.model_json_schema()
-    classes = {cls.__name__: cls} | {found.__name__: found for found in _reachable(cls)}
+    classes = {cls.__name__: cls} | {member.__name__: member for member in _reachable(cls)}
     for name, table in {cls.__name__: schema, **schema.get("$defs", {})}.items():
         for field, doc in field_docs(classes[name]).items():
             table["properties"][field]["description"] = doc
@@ -95,5 +120,6 @@ def json_schema(cls: type[Settings]) -> dict[str, Any]:
 
 
 def _reachable(cls: type[Settings]) -> set[type[Settings]]:
+    """The settings classes inside a class, at any depth."""
     direct = {member for name in cls.model_fields for member in groups(cls, name)}
     return direct.union(*(_reachable(member) for member in direct)) if direct else direct

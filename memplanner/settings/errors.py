@@ -38,9 +38,9 @@ def problems_of(
 ) -> list[Problem]:
     """One Problem per pydantic error.
 
-    place: from a key's path to (where, key) for the Problem, so that a value typed as a flag is reported as the flag.
+    place: a function from a key's path to the Problem's (where, key): a value typed as a flag is the flag's problem.
     """
-    found = []
+    problems = []
     for detail in error.errors(include_url=False):
         path, owner = _path(detail["loc"], cls)
         if detail["type"] in ("union_tag_invalid", "union_tag_not_found", "extra_forbidden"):
@@ -48,8 +48,8 @@ def problems_of(
         else:
             message, hint = _value_problem(detail, path, owner)
         where, key = place(path)
-        found.append(Problem(where=where, key=key, message=message, hint=hint))
-    return found
+        problems.append(Problem(where=where, key=key, message=message, hint=hint))
+    return problems
 
 
 def _path(loc: tuple[int | str, ...], cls: type[Settings]) -> tuple[tuple[str, ...], type[Settings] | None]:
@@ -73,6 +73,7 @@ def _path(loc: tuple[int | str, ...], cls: type[Settings]) -> tuple[tuple[str, .
 
 
 def _name_problem(detail: ErrorDetails, path: tuple[str, ...], owner: type[Settings] | None) -> tuple[str, str]:
+    """(message, hint) where a key or a kind is not one of those that there are."""
     known = choices(owner, path[-1]) if owner is not None and path[-1] in owner.model_fields else ()
     if detail["type"] == "extra_forbidden":
         close = difflib.get_close_matches(path[-1].replace("-", "_"), list(owner.model_fields) if owner else [], n=1)
@@ -85,6 +86,7 @@ def _name_problem(detail: ErrorDetails, path: tuple[str, ...], owner: type[Setti
 
 
 def _value_problem(detail: ErrorDetails, path: tuple[str, ...], owner: type[Settings] | None) -> tuple[str, str]:
+    """(message, hint) where a value has the wrong type, or lies outside of what is accepted."""
     value, context = detail["input"], detail.get("ctx", {})
     match detail["type"]:
         case "value_error":

@@ -12,18 +12,21 @@ works as typed. Intrusion orders them by what the user pays:
 6  other data: shorter sequences.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memplanner.errors import UserError
-from memplanner.plan.sources import merge
+from memplanner.plan.flags import Value, command_words
+from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
+from memplanner.timeline import passes
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
 
-Flags = Mapping[str, str | bool]
+Flags = Mapping[str, Value]
 SHOWN = 6
 
 
@@ -40,10 +43,7 @@ class Change:
     @property
     def typed(self) -> str:
         """The flags as they are typed."""
-        return " ".join(
-            f"{flag} {value}" if isinstance(value, str) else flag if value else f"--no-{flag.removeprefix('--')}"
-            for flag, value in self.flags.items()
-        )
+        return shlex.join(command_words(self.flags))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ def single_changes(
         change = Change(
             flags=flags, effect=effect, intrusion=intrusion, saved_bytes=saved, device_bytes=changed.device_bytes
         )
-        if changed.verdict == "does-not-fit" or (strict and changed.verdict == "tight"):
+        if not passes(changed.verdict, strict=strict):
             if family not in others or others[family].saved_bytes < saved:
                 others[family] = change
         else:

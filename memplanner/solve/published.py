@@ -10,7 +10,8 @@ from pydantic import Field, ValidationError
 from memplanner.catalogue import stems
 from memplanner.errors import UserError
 from memplanner.files.parse import parse_toml, read_text
-from memplanner.plan.sources import find_source, merge
+from memplanner.plan.merge import merge
+from memplanner.plan.sources import find_source
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of

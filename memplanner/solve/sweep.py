@@ -1,23 +1,21 @@
 """Every combination of some settings, predicted: which fit, and which of those leave nothing to be gained for free."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
 from memplanner.errors import Problem, UserError
-from memplanner.plan.flags import BY_FLAG, OPTIONS
-from memplanner.plan.sources import merge
+from memplanner.plan import moment_width
+from memplanner.plan.flags import MODEL, Value, useful
+from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
-from memplanner.settings.describe import kind_of, owners
-from memplanner.timeline import Phase, Verdict
+from memplanner.timeline import Phase, Verdict, passes
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
 
-MODEL: Final = "model"
-"""The axis of models, which is no flag."""
 MOST: Final = 1_000_000
 """Combinations that one sweep may have."""
 _DEVICE_AXES: Final = {"--gpu": "device", "--budget": "budget", "--headroom": "headroom"}
@@ -25,12 +23,13 @@ _DEVICE_AXES: Final = {"--gpu": "device", "--budget": "budget", "--headroom": "h
 _SHARED: Final = {"--batch-size": 1, "--seq-len": 1} | dict.fromkeys(_DEVICE_AXES, 2)
 """How much of a prediction the values of an axis have in common."""
 
-Value = str | bool
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """A setting and the values it takes, as they are typed; True and False for a switch. name: a flag, or MODEL."""
+    """A setting and the values it takes, as they are typed; True and False for a switch.
+
+    name: a flag, or MODEL, the axis of models.
+    """
 
     name: str
     values: tuple[Value, ...]
@@ -69,7 +68,7 @@ class Point:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     """points: in the order of the axes' values, the last axis fastest. skipped: why combinations are no plans, and how
-    many each. plan: the one that the axes are laid over.
+    many each.
     """
 
     axes: tuple[Axis, ...]
@@ -82,8 +81,7 @@ class Sweep:
         More is better in a rank, a batch or a sequence, in the bits of AdamW's moments; less in checkpointing. Methods,
         cards and whatever else has no order are not held against each other.
         """
-        refused = ("does-not-fit", "tight") if strict else ("does-not-fit",)
-        fitting = [point for point in self.points if point.verdict not in refused]
+        fitting = [point for point in self.points if passes(point.verdict, strict=strict)]
         worths = [_worth(axis) for axis in self.axes]
         ordered = [i for i, of in enumerate(worths) if of is not None]
         groups: dict[tuple[Value, ...], list[tuple[tuple[float, ...], Point]]] = {}
@@ -104,22 +102,21 @@ def _less_recomputed(text: str) -> float:
     return {"none": float("inf"), "full": 1.0}.get(text) or float(text.removeprefix("every-"))
 
 
-def _moment_bits(text: str) -> float:
-    """Of AdamW's kinds, the one with moments in 8 bits is worth less."""
-    return 8.0 if text == "adamw-8bit" else 32.0
-
-
 def _worth(axis: Axis) -> Callable[[str], float] | None:
     """What makes a value of the axis better than another; None where nothing does."""
-    if axis.name == "--optimizer" and all(str(value).startswith("adamw") for value in axis.values):
-        return _moment_bits
+    if axis.name == "--optimizer":
+        return _moments if all(moment_width.worth_of(str(value)) is not None for value in axis.values) else None
     return _WORTH.get(axis.name)
+
+
+def _moments(word: str) -> float:
+    return moment_width.worth_of(word) or 0.0
 
 
 _WORTH: Final[dict[str, Callable[[str], float]]] = {
     "--rank": _number,
     "--projection-rank": _number,
-    "--optimizer-bits": _number,
+    moment_width.FLAG: _number,
     "--batch-size": _number,
     "--seq-len": _number,
     "--checkpointing": _less_recomputed,
@@ -149,7 +146,7 @@ def sweep(
 
     A combination that is no plan (full training at a batch that per-layer updates forbid) is counted and left out; a
     value that none accepts is a UserError, as is a sweep without any plan. A method without ranks stands once, whatever
-    the ranks. where: what the base is called in messages. advance: told of every combination done.
+    the ranks. where: what the base is called in messages. advance: called with 1 for every combination done.
     """
     total = 1
     for axis in axes:
@@ -159,7 +156,7 @@ def sweep(
     # The step is walked once for all devices, and for most sizes: these vary fastest here, whatever their place.
     plans = _Plans(base, where)
     order = sorted(range(len(axes)), key=lambda i: _SHARED.get(axes[i].name, 0))
-    found: dict[tuple[int, ...], Point] = {}
+    points: dict[tuple[int, ...], Point] = {}
     worked: set[tuple[int, Value]] = set()
     first: dict[tuple[int, Value], UserError] = {}
     skipped: Counter[str] = Counter()
@@ -173,7 +170,7 @@ def sweep(
         if values not in seen:
             seen.add(values)
             try:
-                found[tuple(at[i] for i in range(len(axes)))] = _point(predict(plans.plan(typed)), typed, values)
+                points[tuple(at[i] for i in range(len(axes)))] = _point(predict(plans.plan(typed)), typed, values)
             except UserError as error:
                 skipped[error.problems[0].message] += 1
                 why.update((str(problem), problem) for problem in error.problems)
@@ -185,9 +182,9 @@ def sweep(
     never = [key for i, axis in enumerate(axes) for key in ((i, v) for v in axis.values) if key not in worked]
     if problems := {str(p): p for key in never if key in first for p in first[key].problems}:
         raise UserError(*problems.values())
-    if not found:
+    if not points:
         raise UserError(*why.values())
-    return Sweep(axes=tuple(axes), points=tuple(found[key] for key in sorted(found)), skipped=dict(skipped))
+    return Sweep(axes=tuple(axes), points=tuple(points[key] for key in sorted(points)), skipped=dict(skipped))
 
 
 def _typed(
@@ -195,13 +192,8 @@ def _typed(
 ) -> dict[str, Value]:
     """The flags of one combination, without those that a method among several has no use for."""
     typed = {**flags, **{axis.name: value for axis, value in zip(axes, chosen, strict=True)}}
-    if any(axis.name == "--method" for axis in axes):
-        for option in OPTIONS:
-            if option.flag in typed and len(option.path) > 1 and option.path[0] == "method":
-                having = [kind_of(cls) for cls in owners(TrainingPlan, option.path)]
-                if typed["--method"] not in having:
-                    del typed[option.flag]
-    return typed
+    several = any(axis.name == "--method" for axis in axes)
+    return useful(typed, str(typed["--method"])) if several else typed
 
 
 class _Plans:
@@ -243,66 +235,3 @@ def _point(estimate: "Estimate", typed: Mapping[str, Value], values: tuple[Value
         peak_phase=estimate.peak_phase,
         trainable=estimate.num_trainable,
     )
-
-
-_STEP: Final = ("...", "…", "..")
-
-
-def values_of(name: str, text: str) -> tuple[str, ...]:
-    """The values in a typed list: "8,16", "1..16", "128..1024..128", "8,16,…,1024" (doubling, where the second is
-    twice the first; else in equal steps). UserError where it is none.
-    """
-    integer = name in BY_FLAG and BY_FLAG[name].values == "integer"
-    words = [word.strip() for word in text.split(",")]
-    found: list[str] = []
-    for at, word in enumerate(words):
-        if word in _STEP:
-            found += _continued(name, text, words, at)
-        elif integer and ".." in word:
-            found += _range(name, word)
-        elif word:
-            found.append(word)
-    if not found:
-        raise UserError(Problem(where=name, key="", message=f"{text!r} names no value"))
-    return tuple(dict.fromkeys(found))
-
-
-def _numbers(name: str, words: Sequence[str]) -> list[int]:
-    numbers = [BY_FLAG[name].read(word) for word in words]
-    problems = [number for number in numbers if isinstance(number, Problem)]
-    if problems:
-        raise UserError(*problems)
-    return numbers
-
-
-def _range(name: str, word: str) -> list[str]:
-    bounds = _numbers(name, word.split(".."))
-    if len(bounds) not in (2, 3) or bounds[0] > bounds[1] or (len(bounds) == 3 and bounds[2] < 1):
-        message = f"{word!r} is no range"
-        raise UserError(Problem(where=name, key="", message=message, hint="such as 1..16 or 128..1024..128"))
-    step = bounds[2] if len(bounds) == 3 else 1
-    _bounded(name, (bounds[1] - bounds[0]) // step)
-    return [str(number) for number in range(bounds[0], bounds[1] + 1, step)]
-
-
-def _continued(name: str, text: str, words: Sequence[str], at: int) -> Iterator[str]:
-    """What "…" stands for in "8,16,…,1024"."""
-    hint = "such as 8,16,…,1024 (doubling) or 4,8,12,…,64 (in equal steps)"
-    if name not in BY_FLAG or BY_FLAG[name].values != "integer" or at < 2 or at + 1 >= len(words):
-        message = f"{text!r}: '…' stands between two whole numbers and a last one"
-        raise UserError(Problem(where=name, key="", message=message, hint=hint))
-    before = _numbers(name, [w for w in words[:at] if w not in _STEP])
-    (last,) = _numbers(name, words[at + 1 : at + 2])
-    first, second = before[-2], before[-1]
-    doubling = second == 2 * first and (len(before) < 3 or first == 2 * before[-3])
-    if second <= first:
-        raise UserError(Problem(where=name, key="", message=f"{text!r}: {second} is not above {first}", hint=hint))
-    _bounded(name, 0 if doubling else (last - second) // (second - first))
-    number = second
-    while (number := number * 2 if doubling else number + second - first) < last:
-        yield str(number)
-
-
-def _bounded(name: str, count: int) -> None:
-    if count > MOST:
-        raise UserError(Problem(where=name, key="", message=f"{count:,} values are more than {MOST:,}"))

@@ -108,7 +108,7 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
 
 def rule_of(plan: TrainingPlan) -> UpdateRule:
     """How the plan's parameters are updated; UnsupportedError where no library does that."""
-    rule = plan.method.rule(plan.optimizer)
+    rule = plan.method.rule(plan.optimizer, numerics_of(plan).weights)
     if plan.step.keep_gradients and rule.replaces_gradients:
         message = (
             "galore_torch's 8-bit AdamW puts the projected gradient in the gradient's place, and the next backward "

@@ -11,8 +11,9 @@ from pydantic import Field, ValidationError
 
 from memplanner.catalogue import stems
 from memplanner.errors import Problem, UserError
-from memplanner.files.parse import parse_toml, read_text, wrong
-from memplanner.plan.sources import merge
+from memplanner.files.parse import file_error, parse_toml, read_text
+from memplanner.plan.merge import merge
+from memplanner.plan.overlay import overlay
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of, show, suggest
@@ -66,7 +67,7 @@ def load_suite(name: str, root: Path) -> list[Case]:
     if not path.exists():
         bundled = stems("suites", ".toml")
         if name not in bundled:
-            raise wrong("--suite", f"no file or bundled suite is called {show(name)}", suggest(name, bundled))
+            raise file_error("--suite", f"no file or bundled suite is called {show(name)}", suggest(name, bundled))
         path = bundled[name]
     try:
         suite = Suite.model_validate(parse_toml(read_text(path), path))
@@ -96,7 +97,7 @@ def load_suite(name: str, root: Path) -> list[Case]:
                 steps=group.steps,
             )
             if len(cases) > MOST_CASES:
-                raise wrong(path, f"is more than {MOST_CASES} plans")
+                raise file_error(path, f"is more than {MOST_CASES} plans")
     if problems:
         raise UserError(*problems)
     return list(cases.values())
@@ -106,9 +107,9 @@ def _combinations(common: Mapping[str, Any], group: Group, path: Path) -> Iterat
     """(label, table) of every point of the group's grid."""
     for key, values in group.grid.items():
         if not values:
-            raise wrong(path, f"group {group.name}: grid {key!r} has no values")
+            raise file_error(path, f"group {group.name}: grid {key!r} has no values")
     for point in itertools.product(*group.grid.values()):
-        table = _laid_over(_laid_over({}, common), group.plan)
+        table = overlay(common, group.plan)
         for key, value in zip(group.grid, point, strict=True):
             *parents, last = key.split(".")
             at = table
@@ -118,18 +119,6 @@ def _combinations(common: Mapping[str, Any], group: Group, path: Path) -> Iterat
             at[last] = value
         label = "-".join(filter(None, (_label(k, v) for k, v in zip(group.grid, point, strict=True))))
         yield label, table
-
-
-def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = {k: _laid_over(v, {}) if isinstance(v, Mapping) else v for k, v in base.items()}
-    for key, value in over.items():
-        old = merged.get(key)
-        if isinstance(value, Mapping):
-            kept = old if isinstance(old, Mapping) and value.get("kind", old.get("kind")) == old.get("kind") else {}
-            merged[key] = _laid_over(kept, value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def _label(key: str, value: Any) -> str:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from memplanner.catalogue import find_model
-from memplanner.files.parse import wrong
-from memplanner.plan.sources import merge
+from memplanner.files.parse import file_error
+from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.report.phrases import device_word
 from memplanner.settings.errors import show
@@ -47,7 +47,7 @@ def _write(path: Path, text: str) -> None:
         draft.replace(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise wrong(show(str(path)), f"cannot be written: {reason}") from None
+        raise file_error(show(str(path)), f"cannot be written: {reason}") from None
 
 
 def save_report(svg: str, markdown: str, stem: Path) -> tuple[Path, Path]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from memplanner.errors import UserError
-from memplanner.plan.sources import merge
+from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Predictor
 from memplanner.solve import largest as solve_largest

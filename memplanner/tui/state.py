@@ -7,17 +7,16 @@ from pathlib import Path
 
 from memplanner.catalogue import all_gpus, all_models, key
 from memplanner.errors import Problem, UserError
-from memplanner.plan.flags import BY_FLAG, OPTIMIZERS, OPTIONS
-from memplanner.plan.sources import Source, find_source, merge
+from memplanner.plan import moment_width
+from memplanner.plan.flags import BY_FLAG, MODEL, OPTIONS, Value, command_words, has_use, useful
+from memplanner.plan.merge import merge
+from memplanner.plan.sources import Source, find_source
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor, longest_sequence, widest_rank
 from memplanner.report.phrases import device_word
-from memplanner.settings.describe import choices, kind_of, owners
+from memplanner.settings.base import Settings
+from memplanner.settings.describe import word_for
 
-MODEL = "model"
-"""The model's name among the flags: it is typed without one."""
-
-Value = str | bool
 Flags = dict[str, Value]
 
 FIELDS: tuple[str, ...] = (MODEL, *(option.flag for option in OPTIONS))
@@ -25,8 +24,7 @@ _STEPS = {"--rank": 2, "--projection-rank": 2, "--seq-len": 2, "--batch-size": 1
 """Fields that keys move: by factors of two, or by ones."""
 _WORDS = {
     "--checkpointing": ("none", "every-2", "every-4", "full"),
-    "--optimizer": OPTIMIZERS,
-    "--optimizer-bits": ("8", "16", "32"),
+    moment_width.FLAG: tuple(map(str, moment_width.TABLES)),
 }
 
 
@@ -69,8 +67,7 @@ def options_for(name: str) -> tuple[Choice, ...]:
         return tuple(Choice(value=g.id, about=f"{g.name}, {g.total.bytes / (1 << 30):.1f} GiB") for g in all_gpus())
     if is_switch(name) or is_number(name):
         return ()
-    words = _WORDS.get(name) or choices(owners(TrainingPlan, BY_FLAG[name].path)[0], BY_FLAG[name].path[-1])
-    return tuple(Choice(value=word) for word in words)
+    return tuple(Choice(value=word) for word in _WORDS.get(name) or BY_FLAG[name].words)
 
 
 def value_in(plan: TrainingPlan, name: str) -> str:
@@ -79,38 +76,26 @@ def value_in(plan: TrainingPlan, name: str) -> str:
         return plan.model
     if name == "--gpu":
         return device_word(plan)
-    if name == "--optimizer":
-        fused = plan.optimizer.kind == "adamw" and plan.optimizer.implementation == "fused"
-        return "adamw-fused" if fused else plan.optimizer.kind
-    if name == "--optimizer-bits":
-        return _bits(plan)
-    found: object = plan
-    for part in BY_FLAG[name].path:
-        found = getattr(found, part, None)
-    if name in ("--method", "--loss"):
-        return str(getattr(found, "kind", ""))
-    if isinstance(found, bool):
-        return "on" if found else "off"
-    if isinstance(found, tuple):
-        return ",".join(map(str, found))
-    return "" if found is None else str(found)
-
-
-def _bits(plan: TrainingPlan) -> str:
-    if plan.optimizer.kind == "adamw-8bit":
-        return "8"
-    if plan.optimizer.kind != "adamw":
-        return ""
-    return {"bf16": "16", "fp32": "32"}.get(plan.optimizer.state_dtype, "")
+    if name == moment_width.FLAG:
+        return moment_width.bits_of(plan.optimizer)
+    option = BY_FLAG[name]
+    value: object = plan
+    for part in option.path:
+        value = getattr(value, part, None)
+    if isinstance(value, Settings):
+        return word_for(option.owner, option.path[-1], value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def applies(plan: TrainingPlan, name: str) -> bool:
     """Whether the plan's method and optimizer have such a setting."""
-    if name == "--optimizer-bits":
-        return plan.optimizer.kind in ("adamw", "adamw-8bit")
-    if name in BY_FLAG and BY_FLAG[name].path[0] == "method" and len(BY_FLAG[name].path) > 1:
-        return plan.method.kind in [kind_of(cls) for cls in owners(TrainingPlan, BY_FLAG[name].path)]
-    return True
+    if name == moment_width.FLAG:
+        return plan.optimizer.kind in moment_width.KINDS
+    return name == MODEL or has_use(name, plan.method.kind)
 
 
 def ceiling(plan: TrainingPlan, name: str, root: Path) -> int:
@@ -126,11 +111,12 @@ def ceiling(plan: TrainingPlan, name: str, root: Path) -> int:
 class PlanState:
     """The plan being edited. `estimate` is of the last plan without problems; `problems` are the present ones by field.
 
-    source: the table under everything. words: what names it on a command line. root: where relative model paths start.
+    source: the table under everything. plan_file: what --plan names it by, "" where nothing has to.
+    root: where relative model paths start.
     """
 
     source: Source
-    words: tuple[str, ...] = ()
+    plan_file: str = ""
     flags: Flags = field(default_factory=dict)
     estimate: Estimate = field(init=False)
     problems: dict[str, Problem] = field(default_factory=dict)
@@ -183,18 +169,11 @@ class PlanState:
 
     def _dropping(self, changes: Mapping[str, Value]) -> Flags:
         """The flags so far, without those that the new method or optimizer has no use for."""
-        kept = dict(self.flags)
-        kind = changes.get("--method")
-        if kind is not None and kind in choices(TrainingPlan, "method"):
-            for option in OPTIONS:
-                if option.path[0] == "method" and len(option.path) > 1:
-                    having = [kind_of(cls) for cls in owners(TrainingPlan, option.path)]
-                    if kind not in having:
-                        kept.pop(option.flag, None)
-        if "--optimizer" in changes:
-            kept.pop("--optimizer-bits", None)
-        if "--optimizer-bits" in changes:
-            kept.pop("--optimizer", None)
+        method = changes.get("--method")
+        known = method in BY_FLAG["--method"].words
+        kept = useful(self.flags, str(method)) if known else dict(self.flags)
+        for flag in changes:
+            kept.pop(moment_width.RIVALS.get(flag, ""), None)
         return kept
 
     def reset(self, name: str) -> None:
@@ -271,16 +250,9 @@ class PlanState:
     @property
     def command(self) -> str:
         """The command line that asks `check` about this plan."""
-        words = ["memplanner", "check"]
-        if MODEL in self.flags:
-            words.append(str(self.flags[MODEL]))
-        words += self.words
-        for flag, value in self.flags.items():
-            if isinstance(value, bool):
-                words.append(flag if value else f"--no-{flag.removeprefix('--')}")
-            elif flag != MODEL:
-                words += [flag, value]
-        return shlex.join(words)
+        plan_file = {"--plan": self.plan_file} if self.plan_file else {}
+        typed = {MODEL: self.flags[MODEL]} if MODEL in self.flags else {}
+        return shlex.join(["memplanner", "check", *command_words({**typed, **plan_file, **self.flags})])
 
 
 def start(root: Path, *, plan_file: str = "", model: str = "", flags: Mapping[str, Value] | None = None) -> PlanState:
@@ -290,4 +262,4 @@ def start(root: Path, *, plan_file: str = "", model: str = "", flags: Mapping[st
         source = Source(table=source.table, label=source.label, root=root)
     typed: Flags = {MODEL: model} if model else {}
     named = plan_file or source.label.removeprefix("bundled plan ") * source.label.startswith("bundled plan ")
-    return PlanState(source=source, words=("--plan", named) if named else (), flags={**typed, **(flags or {})})
+    return PlanState(source=source, plan_file=named, flags={**typed, **(flags or {})})

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from memplanner.catalogue import stems
 from memplanner.errors import UserError
-from memplanner.files.parse import parse_json, read_text, wrong
+from memplanner.files.parse import file_error, parse_json, read_text
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
 from memplanner.settings.base import Settings
@@ -102,7 +102,7 @@ def validate_published(path: Path) -> Validation:
     found = Validation()
     rows = load_published(path)
     if not rows:
-        raise wrong(path, "has no rows")
+        raise file_error(path, "has no rows")
     with tempfile.TemporaryDirectory() as scratch:
         for row in rows:
             try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memplanner.catalogue import find_model
 from memplanner.errors import UserError
-from memplanner.files.parse import wrong
+from memplanner.files.parse import file_error
 from memplanner.measurement import Measurement, load_measurement
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
@@ -25,12 +25,12 @@ def records_in(words: Iterable[str], root: Path) -> list[Path]:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*.json") if not p.name.startswith("."))
             if not inside:
-                raise wrong(path, "holds no records (*.json)")
+                raise file_error(path, "holds no records (*.json)")
             found += inside
         elif path.is_file():
             found.append(path)
         else:
-            raise wrong(path, "no such file or directory")
+            raise file_error(path, "no such file or directory")
     return found
 
 

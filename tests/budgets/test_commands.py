@@ -105,23 +105,23 @@ def test_a_plan_that_is_gone_is_a_note(ask: Ask, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("check", "--locked"), "--locked: goes with --all"),
-        (("check", "--tolerance", "3%"), "--tolerance: goes with --all"),
-        (("check", "--all", "--tolerance", "3%"), "--tolerance: goes with --locked"),
+        (("check", "--locked"), "memplanner check: --locked requires --all"),
+        (("check", "--tolerance", "3%"), "memplanner check: --tolerance requires --all"),
+        (("check", "--all", "--tolerance", "3%"), "memplanner check: --tolerance requires --locked"),
         (("check", "--all", "--locked", "--tolerance", "3"), "--tolerance: '3' is not a share such as '95%'"),
-        (("check", "llama-1b", "--all"), "--all: checks named plans, and takes no MODEL"),
+        (("check", "llama-1b", "--all"), "--all: cannot be combined with MODEL: it checks named plans"),
         (("check", "--all", "--rank", "8x"), "--rank: '8x' is not a whole number"),
         (("check",), "memplanner.toml: holds several plans: a, b (name one with --plan, or check them all with --all)"),
         (("check", "--plan", "c"), "--plan: no file or plan is called 'c'"),
         (("check", "--all", "--plan", "nosuch.toml"), "--plan: no file or plan is called 'nosuch.toml'"),
         (("lock", "--plan", "llama-7b-galore-c4"), "holds no named plans"),
-        (("lock", "--plan", "a"), "--plan: 'a' is one plan, and all of a file's are asked for (leave it out)"),
-        (("check", "--all", "--plan", "a"), "--plan: 'a' is one plan, and all of a file's are asked for"),
+        (("lock", "--plan", "a"), "--plan: 'a' is one plan, where all of a file's are wanted (leave it out)"),
+        (("check", "--all", "--plan", "a"), "--plan: 'a' is one plan, where all of a file's are wanted"),
         (("diff", "a", "nosuch"), "memplanner diff: no file or plan is called 'nosuch'"),
         (("diff", "a", "b", "--tolerance", "x"), "--tolerance: 'x' is not a share such as '95%'"),
         (("diff", "--upload-pack=x:memplanner.toml", "a"), "the following arguments are required: B"),
         (("diff", "nosuch:memplanner.toml", "a"), "nosuch:memplanner.toml: git has no such file"),
-        (("diff", "HEAD:/etc/passwd", "a"), "HEAD:/etc/passwd: is no file, plan or REVISION:FILE"),
+        (("diff", "HEAD:/etc/passwd", "a"), "HEAD:/etc/passwd: is not a file, plan or REVISION:FILE"),
     ],
 )
 def test_wrong_questions(ask: Ask, words: tuple[str, ...], said: str) -> None:
@@ -254,7 +254,7 @@ def test_a_lock_is_not_written_through_a_link(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "memplanner.lock.json").symlink_to(outside)
     code, _, err = ask("lock")
     assert (code, outside.read_text(encoding="utf-8")) == (2, "kept")
-    assert "is not a file of its own, and is not written through" in err
+    assert "is a link or not a regular file, and is not overwritten" in err
 
 
 @pytest.mark.parametrize("name", ["memplanner.toml", "memplanner.lock.json"])

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from memplanner.budgets.check import named_plans
 from memplanner.catalogue import model_inside
 from memplanner.errors import UserError
-from memplanner.files.sandbox import inside
-from memplanner.plan.named import laid_over, line_of
-from memplanner.plan.sources import load_plan
+from memplanner.files.lines import line_of
+from memplanner.files.sandbox import resolve_inside
+from memplanner.plan.load import load_plan
+from memplanner.plan.overlay import overlay
 
 SHARED = """
 model = "llama-60m"
@@ -89,14 +90,14 @@ def test_one_of_them_by_name(tmp_path: Path) -> None:
     [
         ("plans = 3", "memplanner.toml: plans: 3 is not a table of plans by name"),
         ("[plans]", "memplanner.toml: plans: {} is not a table of plans by name"),
-        ('[plans."a b"]', "memplanner.toml: plans: 'a b' is no name for a plan (names are up to 64 letters"),
-        ('[plans."::error::x"]', "memplanner.toml: plans: '::error::x' is no name for a plan"),
+        ('[plans."a b"]', "memplanner.toml: plans: 'a b' is not a name for a plan (names are up to 64 letters"),
+        ('[plans."::error::x"]', "memplanner.toml: plans: '::error::x' is not a name for a plan"),
         ("plans.a = 4", "memplanner.toml: plans.a: 4 is not a table of settings"),
         ("[plans.a]\nrnk = 3", "memplanner.toml: plans.a: rnk: unknown key"),
         ("[plans.a]\nmodel = 'lama-60m'", None),
         (
             "from = 'x.yml'\n[plans.a]",
-            "memplanner.toml: from: is a plan's own to say, not all plans' (under [plans.NAME])",
+            "memplanner.toml: from: is a setting of one plan, not of all (under [plans.NAME])",
         ),
         ("[plans.a]\nbudget = '0%'", "memplanner.toml: plans.a: budget: '0%' is no memory at all"),
         ("[plans.a]\nbudget = '0 GiB'", "memplanner.toml: plans.a: budget: '0 GiB' is no memory at all"),
@@ -137,13 +138,13 @@ def test_links_are_followed_before_a_path_is_judged(tmp_path: Path) -> None:
     (top / "below").mkdir()
     (top / "link").symlink_to(outside)
     with pytest.raises(UserError, match="leads out of the repository"):
-        inside(top / "below", "../link/config.json", where="x", key="model")
+        resolve_inside(top / "below", "../link/config.json", where="x", key="model")
     (top / "model").mkdir()
     (top / "model" / "config.json").symlink_to(outside / "config.json")
     with pytest.raises(UserError, match=r"'model/config\.json' leads out of the repository"):
         model_inside(top, "model", where="x")
     model_inside(top, "llama-7b", where="x")
-    assert inside(top / "below", "../own.json", where="x", key="model") == top / "below" / ".." / "own.json"
+    assert resolve_inside(top / "below", "../own.json", where="x", key="model") == top / "below" / ".." / "own.json"
 
 
 def test_lines() -> None:
@@ -192,5 +193,5 @@ def test_a_settings_place_is_where_its_value_comes_from(tmp_path: Path) -> None:
 
 def test_laying_a_table_over_another_changes_neither() -> None:
     base, over = {"a": {"b": 1}, "method": {"kind": "lora", "rank": 8}}, {"a": {"c": 2}, "method": {"kind": "full"}}
-    assert laid_over(base, over) == {"a": {"b": 1, "c": 2}, "method": {"kind": "full"}}
+    assert overlay(base, over) == {"a": {"b": 1, "c": 2}, "method": {"kind": "full"}}
     assert (base["a"], over["a"]) == ({"b": 1}, {"c": 2})

@@ -105,4 +105,4 @@ def test_ranks_by_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     _, text, _ = run(capsys, "fit", *LORA, "--gpu", "301MB", "--evidence", str(path))
     assert f'  [method.rank_pattern]\n  "q_proj" = {ranks["q_proj"]}\n' in text
     code, _, err = run(capsys, "fit", *LORA, "--evidence", str(path), "--maximize", "seq-len")
-    assert (code, err) == (2, "memplanner: --evidence: is for ranks, not for seq-len\n")
+    assert (code, err) == (2, "memplanner: memplanner fit: --evidence requires --maximize rank\n")

@@ -94,7 +94,9 @@ def test_a_mappings_own_settings_win_then_those_merged_first(tmp_path: Path, lin
 
 
 def test_merging_what_is_no_mapping(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"not valid YAML at line \d+, column 1: merges no mapping"):
+    with pytest.raises(
+        UserError, match=r"not valid YAML at line \d+, column 1: << merges something that is not a mapping"
+    ):
         read(tmp_path, f"{AXOLOTL}<<: 3\n")
 
 

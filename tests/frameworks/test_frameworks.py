@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from memplanner.errors import UserError
 from memplanner.frameworks import Foreign, read_framework
-from memplanner.plan.sources import load_plan, merge
+from memplanner.plan.load import load_plan
+from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 
@@ -256,7 +257,7 @@ def test_every_key_is_accounted_for_once_and_the_plan_can_be_predicted(tmp_path:
         ("model_name_or_path: x\nfinetuning_type: freeze", "finetuning_type: 'freeze' is not modelled"),
         ("peft_type: IA3", "peft_type: 'IA3' is not modelled (LORA is)"),
         ("optim: galore_adamw\noptim_args: rank=0", "optim_args: rank='0' is not a whole number above zero"),
-        ("colour: blue", "is no config that is known (known: Axolotl (base_model)"),
+        ("colour: blue", "is not a config of a known framework (known: Axolotl (base_model)"),
         ("- a\n- b", "holds ['a', 'b'], not a mapping of settings"),
         ("1: 2", "has the key 1, which is not text"),
         ("a: [", "not valid YAML at line 1, column 5"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memplanner.budgets.keywords import marked
+from memplanner.budgets.keywords import budget_request
 
 PLANS = """
 device = "rtx4090"
@@ -24,7 +24,7 @@ SMALL = 'model="llama-60m", method="lora", rank=8, gpu="rtx4090"'
 
 
 def device_bytes(**keywords: object) -> int:
-    return marked(keywords, Path(), where="test").estimate().device_bytes
+    return budget_request(keywords, Path(), where="test").estimate().device_bytes
 
 
 def write(pytester: pytest.Pytester, marks: str, body: str = "pass", arguments: str = "") -> None:

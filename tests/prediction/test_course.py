@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from memplanner.plan.sources import merge
+from memplanner.plan.merge import merge
 from memplanner.prediction import predict
 
 MODELS = ("llama-60m", "gpt2", "roberta-base", "qwen2.5-0.5b")

@@ -1,6 +1,6 @@
 """The changes that would make a plan fit."""
 
-from memplanner.plan.sources import merge
+from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.solve.changes import single_changes
 from tests.fakes import fake_predict

@@ -4,7 +4,7 @@ import pytest
 
 from memplanner.errors import UserError
 from memplanner.measurement import WeightEvidence
-from memplanner.plan.sources import merge
+from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Predictor
 from memplanner.solve.ranks import ranks_by_evidence

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memplanner.cli.typed_values import values_of
 from memplanner.errors import UserError
-from memplanner.plan.sources import merge
+from memplanner.plan.merge import merge
 from memplanner.prediction import Predictor, predict
-from memplanner.solve.sweep import Axis, Sweep, sweep, values_of
+from memplanner.solve.sweep import Axis, Sweep, sweep
 
 BASE = {"model": "llama-60m"}
 

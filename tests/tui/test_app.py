@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, TabbedContent
 
 from memplanner.measurement import load_measurement
-from memplanner.plan.sources import load_plan
+from memplanner.plan.load import load_plan
 from memplanner.tui.app import MemplannerApp
 from memplanner.tui.screens.timeline import TimelinePane
 from memplanner.tui.widgets.ask import Ask

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from memplanner.cli.main import main
-from memplanner.plan.sources import load_plan
+from memplanner.plan.flags import Value
+from memplanner.plan.load import load_plan
 from memplanner.tui.export import plan_table, save_plan
-from memplanner.tui.state import FIELDS, PlanState, Value, applies, options_for, start, value_in
+from memplanner.tui.state import FIELDS, PlanState, applies, options_for, start, value_in
 
 CHANGES: list[dict[str, Value]] = [
     {},

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from memplanner.components.optimizers.update import Optimizer, UpdateRule
-from memplanner.program.shapes import Shape
+from memplanner.program.shapes import Dtype, Shape
 from memplanner.settings.base import Settings
 from memplanner.tape.engine import Tensor
 
@@ -31,8 +31,11 @@ class Method(Settings):
         """Whether a parameter outside the linear layers learns, by its path inside its block."""
         raise NotImplementedError
 
-    def rule(self, optimizer: Optimizer) -> UpdateRule:
-        """How the optimizer updates what this method trains; UserError where no library has the pair."""
+    def rule(self, optimizer: Optimizer, weights: Dtype) -> UpdateRule:
+        """How the optimizer updates what this method trains; UnsupportedError where no library has the pair.
+
+        weights: the type of the model's weights.
+        """
         return optimizer
 
     def default_targets(self, family: Any) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from memplanner.components.optimizers.update import (
     no_such_pair,
     stand_in,
 )
-from memplanner.program.shapes import FP32, Shape
+from memplanner.program.shapes import FP32, Dtype, Shape
 from memplanner.tape.engine import Param, Tape, Tensor
 from memplanner.tape.projection import Projection
 
@@ -50,12 +50,11 @@ class Galore(LowRank):
         """Everything learns."""
         return True
 
-    def rule(self, optimizer: Optimizer) -> UpdateRule:
+    def rule(self, optimizer: Optimizer, weights: Dtype) -> UpdateRule:
         """galore_torch's optimizers. Its 8-bit one passes percentile_clipping=100 by position where bitsandbytes now
         expects max_unorm, so that it keeps the norms of the updates.
         """
-        as_coded = self.accounting == "as-coded"
-        return galore_rule(optimizer, self.label, keeps_norms=as_coded, pins_singular_vectors=as_coded)
+        return galore_rule(optimizer, weights, self.label, self.accounting == "as-coded")
 
     @property
     def refreshes(self) -> bool:
@@ -74,37 +73,31 @@ class Galore(LowRank):
 
 
 @singledispatch
-def galore_rule(
-    optimizer: Optimizer, method: str, *, keeps_norms: bool | None = None, pins_singular_vectors: bool = False
-) -> UpdateRule:
+def galore_rule(optimizer: Optimizer, weights: Dtype, method: str, as_coded: bool | None = None) -> UpdateRule:
     """galore_torch's form of the optimizer.
 
-    method: its name, for a refusal. keeps_norms: whether the 8-bit one keeps the norms of its updates; None: what the
-    optimizer's settings say. pins_singular_vectors: in an fp32 run no cast copies the projector out of the singular
-    vectors, so that it keeps the storage of all of them.
+    weights: their type. method: its name, for a refusal. as_coded: in an fp32 run no cast copies the projector out of
+    the singular vectors, so that it keeps the storage of all of them; and the 8-bit optimizer keeps the norms of its
+    updates. None: neither, unless the optimizer's settings say so.
     """
     raise no_such_pair(method, optimizer, AVAILABLE)
 
 
 @galore_rule.register
-def _adamw(
-    optimizer: AdamW, method: str, *, keeps_norms: bool | None = None, pins_singular_vectors: bool = False
-) -> UpdateRule:
+def _adamw(optimizer: AdamW, weights: Dtype, method: str, as_coded: bool | None = None) -> UpdateRule:
     if optimizer.implementation == "fused":
         raise no_such_pair(method, optimizer, AVAILABLE, "its AdamW is a loop over the parameters")
-    if optimizer.state_dtype != "param":
+    if optimizer.moments_dtype(weights) is not weights:
         raise no_such_pair(method, optimizer, AVAILABLE, "its moments are of the parameter's type")
-    return GaloreAdamW(pins_singular_vectors=pins_singular_vectors)
+    return GaloreAdamW(pins_singular_vectors=bool(as_coded))
 
 
 @galore_rule.register
-def _adamw8bit(
-    optimizer: AdamW8bit, method: str, *, keeps_norms: bool | None = None, pins_singular_vectors: bool = False
-) -> UpdateRule:
+def _adamw8bit(optimizer: AdamW8bit, weights: Dtype, method: str, as_coded: bool | None = None) -> UpdateRule:
     if optimizer.format != "bitsandbytes":
         raise no_such_pair(method, optimizer, AVAILABLE)
-    moments = optimizer if keeps_norms is None else optimizer.model_copy(update={"update_norms": keeps_norms})
-    return GaloreAdamW8bit(moments=moments, pins_singular_vectors=pins_singular_vectors)
+    moments = optimizer if as_coded is None else optimizer.model_copy(update={"update_norms": as_coded})
+    return GaloreAdamW8bit(moments=moments, pins_singular_vectors=bool(as_coded))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,13 +68,13 @@ class GradNormLorp(LowRank):
         """Every refresh_interval steps."""
         return True
 
-    def rule(self, optimizer: Optimizer) -> UpdateRule:
+    def rule(self, optimizer: Optimizer, weights: Dtype) -> UpdateRule:
         """memplanner.gradnormlorp's optimizer, the authors', or galore_torch's over DoRA's factors."""
         if self.implementation == "reparameterised":
             return gradnormlorp_rule(optimizer)
         if self.is_bare:
-            return authors_rule(optimizer, low_rank=self.implementation == "low-rank-weight-norm-adamw")
-        return galore_rule(optimizer, "GradNormLoRP over DoRA")
+            return authors_rule(optimizer, weights, low_rank=self.implementation == "low-rank-weight-norm-adamw")
+        return galore_rule(optimizer, weights, "GradNormLoRP over DoRA")
 
     def trains(self, ctx: Context, path: str) -> bool:
         """What is not targeted learns in pre-training."""

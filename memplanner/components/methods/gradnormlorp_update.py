@@ -16,7 +16,7 @@ from memplanner.components.optimizers.update import (
     stand_in,
     unequal,
 )
-from memplanner.program.shapes import UINT8, Shape
+from memplanner.program.shapes import UINT8, Dtype, Shape
 from memplanner.tape.engine import Param, Tape
 from memplanner.tape.projection import Projection
 
@@ -111,14 +111,14 @@ class GradNormLorpAdamW(UpdateRule):
 
 
 @singledispatch
-def authors_rule(optimizer: Optimizer, *, low_rank: bool) -> UpdateRule:
-    """LowRankWeightNormAdamW (low_rank) or WeightNormGaLoreAdamW."""
+def authors_rule(optimizer: Optimizer, weights: Dtype, *, low_rank: bool) -> UpdateRule:
+    """LowRankWeightNormAdamW (low_rank) or WeightNormGaLoreAdamW. weights: their type."""
     raise no_such_pair(METHOD, optimizer, AUTHORS)
 
 
 @authors_rule.register
-def _authors_adamw(optimizer: AdamW, *, low_rank: bool) -> UpdateRule:
-    if optimizer.implementation == "fused" or optimizer.state_dtype != "param":
+def _authors_adamw(optimizer: AdamW, weights: Dtype, *, low_rank: bool) -> UpdateRule:
+    if optimizer.implementation == "fused" or optimizer.moments_dtype(weights) is not weights:
         raise no_such_pair(METHOD, optimizer, AUTHORS)
     return WeightNormAdamW(low_rank=low_rank, pins_singular_vectors=True)
 

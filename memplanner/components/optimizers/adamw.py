@@ -12,6 +12,7 @@ class AdamW(Optimizer):
     """torch.optim.AdamW (or Adam): two moments per trained element."""
 
     label: ClassVar[str] = "AdamW"
+    words: ClassVar = {"adamw": {"implementation": "foreach"}, "adamw-fused": {"implementation": "fused"}}
     kind: Literal["adamw"] = "adamw"
     implementation: Literal["foreach", "fused", "for-loop"] = "foreach"
     """"foreach" is PyTorch's own default on CUDA and makes a temporary per parameter at the step."""

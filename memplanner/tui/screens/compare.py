@@ -10,13 +10,11 @@ from textual.message import Message
 from textual.widgets import DataTable, Static
 
 from memplanner.catalogue import all_gpus
-from memplanner.components.methods.low_rank import LowRank
 from memplanner.errors import UserError
-from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import VERDICT_WORDS, device_word
-from memplanner.settings.describe import choices
+from memplanner.solve.compare import at_equal_ranks, common_rank
 from memplanner.tui.drawing import Ink
 from memplanner.tui.state import Flags, PlanState
 from memplanner.tui.widgets.table import Table, right
@@ -73,8 +71,7 @@ class ComparePane(Vertical):
 
         self._flags.clear()
         plan = self.state.plan
-        rank = "rank 8" if plan.method.kind == "full" else f"rank {plan.method.rank}"
-        heading = f"Methods at {rank}, everything else equal (Enter takes one over)"
+        heading = f"Methods at rank {common_rank(plan)}, everything else equal (Enter takes one over)"
         self.query_one("#methods-heading", Static).update(heading)
         for table, lines in (("#methods", self._methods()), ("#cards", self._cards())):
             rows = self.query_one(table, DataTable)
@@ -89,12 +86,8 @@ class ComparePane(Vertical):
                 await asyncio.sleep(0.001)
 
     def _methods(self) -> Iterator[tuple[str, Flags, list[Text]]]:
-        plan = self.state.plan
-        rank = str(LowRank().rank if plan.method.kind == "full" else plan.method.rank)
-        for method in choices(TrainingPlan, "method"):
-            flags: Flags = {"--method": method}
-            if method != "full":
-                flags["--rank"] = rank
+        for flags in at_equal_ranks(self.state.plan):
+            method = str(flags["--method"])
             yield method, flags, self._cells(flags, self._method_cells, method)
 
     def _cards(self) -> Iterator[tuple[str, Flags, list[Text]]]:

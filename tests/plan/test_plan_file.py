@@ -15,7 +15,9 @@ from memplanner.components.optimizers.adamw import AdamW
 from memplanner.components.optimizers.adamw8bit import AdamW8bit
 from memplanner.errors import UserError
 from memplanner.plan.flags import OPTIONS
-from memplanner.plan.sources import DEFAULT_PLAN, load_plan, merge
+from memplanner.plan.load import load_plan
+from memplanner.plan.merge import merge
+from memplanner.plan.sources import DEFAULT_PLAN
 from memplanner.plan.training_plan import GpuDevice, SizeDevice, TrainingPlan
 
 

@@ -1,0 +1,27 @@
+"""Training methods side by side: the flags that lay each over a plan, everything else equal."""
+
+from collections.abc import Iterator, Sequence
+
+from memplanner.components.methods.low_rank import LowRank
+from memplanner.plan.flags import Value, has_use
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.settings.describe import choices
+
+METHODS = choices(TrainingPlan, "method")
+
+
+def common_rank(plan: TrainingPlan) -> int:
+    """The plan's own rank; where its method has none, the one that methods begin with."""
+    return int(getattr(plan.method, "rank", LowRank().rank))
+
+
+def at_equal_ranks(
+    plan: TrainingPlan, methods: Sequence[str] = METHODS, ranks: Sequence[int] = ()
+) -> Iterator[dict[str, Value]]:
+    """The flags of each method at each rank; a method without ranks stands once. ranks: none for the plan's own."""
+    for method in methods:
+        if not has_use("--rank", method):
+            yield {"--method": method}
+            continue
+        for rank in ranks or (common_rank(plan),):
+            yield {"--method": method, "--rank": str(rank)}
