@@ -1,6 +1,5 @@
-"""Small models and real text."""
+"""Small models, and batches for them."""
 
-import pydoc_data.topics
 from collections.abc import Callable
 from typing import Any
 
@@ -63,10 +62,3 @@ def batch_for(model: Any, size: int = 4, seq: int = 32) -> dict[str, torch.Tenso
     if "SequenceClassification" in type(model).__name__:
         return {"input_ids": tokens, "labels": torch.arange(size) % 2}
     return {"input_ids": tokens, "labels": tokens}
-
-
-@pytest.fixture(scope="session")
-def text() -> torch.Tensor:
-    """Python's own documentation, as bytes: half a megabyte of English."""
-    joined = "\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
-    return torch.tensor(list(joined.encode("ascii", "replace")))
