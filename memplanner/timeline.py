@@ -24,6 +24,11 @@ CATEGORIES: tuple[Category, ...] = get_args(Category)
 Verdict = Literal["fits", "tight", "does-not-fit"]
 
 
+def passes(verdict: Verdict, *, strict: bool = False) -> bool:
+    """Whether a plan with this verdict counts as one that fits; strict: a tight fit does not."""
+    return verdict == "fits" or (verdict == "tight" and not strict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorRow:
     """A tensor, or `count` equal ones, in the ledger.

@@ -18,6 +18,7 @@ from memplanner.plan.named import PLANS, NamedTable, line_of
 from memplanner.plan.sources import find_named, merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor
+from memplanner.timeline import passes
 from memplanner.units import MAX_BYTES, format_bytes
 
 TOLERANCE: Final = 0.01
@@ -72,7 +73,7 @@ class Checked:
     @property
     def over_budget(self) -> bool:
         """Whether it does not fit (strict: or is tight)."""
-        return self.estimate.verdict in (("does-not-fit", "tight") if self.strict else ("does-not-fit",))
+        return not passes(self.estimate.verdict, strict=self.strict)
 
     @property
     def is_unlocked(self) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from memplanner.errors import UserError
 from memplanner.plan.sources import merge
 from memplanner.plan.training_plan import TrainingPlan
+from memplanner.timeline import passes
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
@@ -75,12 +76,11 @@ def single_changes(
         change = Change(
             flags=flags, effect=effect, intrusion=intrusion, saved_bytes=saved, device_bytes=changed.device_bytes
         )
-        if changed.verdict == "does-not-fit" or (strict and changed.verdict == "tight"):
-            if family not in others or others[family].saved_bytes < saved:
-                others[family] = change
-        else:
+        if passes(changed.verdict, strict=strict):
             fitting.append(change)
             found_family.add(family)
+        elif family not in others or others[family].saved_bytes < saved:
+            others[family] = change
     fitting.sort(key=lambda change: (change.intrusion, -change.saved_bytes))
     most = sorted(others.values(), key=lambda change: -change.saved_bytes)
     return Changes(fitting=tuple(fitting[:SHOWN]), others=() if fitting else tuple(most[:SHOWN]))

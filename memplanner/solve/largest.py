@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from memplanner.plan.sources import merge
 from memplanner.plan.training_plan import TrainingPlan
+from memplanner.timeline import passes
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
@@ -48,13 +49,12 @@ def largest(
     if axis == "seq-len":  # the longest decides; an ordinary batch may be longer than what is tried
         table["step"]["typical_seq_len"] = None
     top = min(CEILINGS[axis], ceiling or CEILINGS[axis])
-    refused = ("does-not-fit", "tight") if strict else ("does-not-fit",)
     tried: dict[int, Estimate] = {}
 
     def fits(value: int) -> bool:
         if value not in tried:
             tried[value] = predict(merge(table, {f"--{axis}": str(value)}, where="plan"))
-        return tried[value].verdict not in refused
+        return passes(tried[value].verdict, strict=strict)
 
     low, high = 0, 1
     while high <= top and fits(high):

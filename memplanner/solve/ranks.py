@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from memplanner.errors import Problem, UserError
 from memplanner.measurement import WeightEvidence
 from memplanner.plan.training_plan import TrainingPlan
+from memplanner.timeline import passes
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
@@ -52,7 +53,6 @@ def ranks_by_evidence(
     """
     if plan.method.kind == "full":
         raise _wrong("full training has no rank", "add --method lora, dora, galore or gradnormlorp")
-    refused = ("does-not-fit", "tight") if strict else ("does-not-fit",)
 
     def predicted(ranks: Mapping[str, int]) -> "Estimate":
         lowest = min(ranks.values())
@@ -65,7 +65,7 @@ def ranks_by_evidence(
         raise _wrong("none of the record's weights is one that the plan's method acts on")
     ranks = {module.name: min(module.shares) for module in modules}
     best = predicted(ranks)
-    if best.verdict in refused:
+    if not passes(best.verdict, strict=strict):
         raise _wrong(f"not even rank {min(ranks.values())} fits")
     open_ = {module.name: module for module in modules}
     while open_:
@@ -74,13 +74,13 @@ def ranks_by_evidence(
             break
         _, name, rank = max(steps)
         tried = predicted({**ranks, name: rank})
-        if tried.verdict in refused:
+        if not passes(tried.verdict, strict=strict):
             del open_[name]
         else:
             ranks[name], best = rank, tried
     uniform = 0
     for rank in sorted(set.intersection(*(set(module.shares) for module in modules))):
-        if predicted({module.name: rank for module in modules}).verdict not in refused:
+        if passes(predicted({module.name: rank for module in modules}).verdict, strict=strict):
             uniform = rank
     everywhere = {module.name: uniform for module in modules}
     return Ranks(

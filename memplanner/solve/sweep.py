@@ -11,7 +11,7 @@ from memplanner.plan.flags import BY_FLAG, OPTIONS
 from memplanner.plan.sources import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.describe import kind_of, owners
-from memplanner.timeline import Phase, Verdict
+from memplanner.timeline import Phase, Verdict, passes
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
@@ -76,14 +76,17 @@ class Sweep:
     points: tuple[Point, ...]
     skipped: Mapping[str, int]
 
+    def fitting(self, *, strict: bool = False) -> list[Point]:
+        """Points that fit; strict: a tight fit is none."""
+        return [point for point in self.points if passes(point.verdict, strict=strict)]
+
     def frontier(self, *, strict: bool = False) -> tuple[Point, ...]:
         """Points that fit and that no other beats: as good in every ordered axis, and better in one.
 
         More is better in a rank, a batch or a sequence, in the bits of AdamW's moments; less in checkpointing. Methods,
         cards and whatever else has no order are not held against each other.
         """
-        refused = ("does-not-fit", "tight") if strict else ("does-not-fit",)
-        fitting = [point for point in self.points if point.verdict not in refused]
+        fitting = self.fitting(strict=strict)
         worths = [_worth(axis) for axis in self.axes]
         ordered = [i for i, of in enumerate(worths) if of is not None]
         groups: dict[tuple[Value, ...], list[tuple[tuple[float, ...], Point]]] = {}
