@@ -9,13 +9,15 @@ from memplanner.components.methods.low_rank import LowRank
 from memplanner.errors import Problem, UserError
 from memplanner.plan.sources import merge
 from memplanner.plan.training_plan import TrainingPlan
+from memplanner.report.compare_text import Comparison
 from memplanner.report.terminal import Page
+from memplanner.report.writers import COMPARE
 from memplanner.settings.describe import choices
 from memplanner.settings.errors import show, suggest
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
-    add_plan_arguments(parser, described=described)
+    add_plan_arguments(parser, described=described, formats=COMPARE.formats)
     methods = ",".join(choices(TrainingPlan, "method"))
     parser.add_argument("--methods", default=methods, metavar="A,B", help=f"which methods (default: {methods})")
     parser.add_argument("--ranks", default="", metavar="N,N", help="which ranks (default: the plan's)")
@@ -27,15 +29,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     methods, ranks = _methods(args.methods), _ranks(args.ranks)
     found = loaded(args, root)
     estimates = [predict(plan, root=found.root) for plan in plans(found.plan, methods, ranks)]
-    if args.format == "json":
-        from memplanner.report.as_json import compare_object, dump
-
-        return Answer(text=dump(compare_object(estimates)))
-    from memplanner.report.compare_text import compare_markdown, compare_text
-
-    if args.format == "markdown":
-        return Answer(text=compare_markdown(estimates, label=found.label))
-    return Answer(text=compare_text(estimates, page, label=found.label))
+    return Answer(text=COMPARE.write(args.format, Comparison(estimates=estimates, label=found.label), page))
 
 
 def plans(base: TrainingPlan, methods: tuple[str, ...], ranks: tuple[str, ...]) -> list[TrainingPlan]:

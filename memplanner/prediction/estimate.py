@@ -12,7 +12,7 @@ from memplanner.components.architectures.registry import Family, read_config
 from memplanner.components.context import AUXILIARY
 from memplanner.errors import Problem, UserError
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
-from memplanner.prediction.margin import Margin, in_words, margin_of
+from memplanner.prediction.margin import Margin, margin_of
 from memplanner.program.liveness import Moment, Replay
 from memplanner.program.shapes import Shape
 from memplanner.step.walk import Walk, walk
@@ -143,6 +143,11 @@ class Estimate:
         return self.limit_bytes - self.device_bytes
 
     @property
+    def tensor_room_bytes(self) -> int:
+        """What the limit leaves for live tensors: less the context and what the allocator holds beside them."""
+        return self.limit_bytes - (self.device_bytes - self.allocated_bytes)
+
+    @property
     def error_margin_bytes(self) -> int:
         """How far the estimate may be off."""
         return round(self.device_bytes * self.margin.share)
@@ -151,11 +156,6 @@ class Estimate:
     def margin(self) -> Margin:
         """How far device has been off for this kind of plan."""
         return margin_of(self.plan)
-
-    @property
-    def margin_words(self) -> str:
-        """The same, as a sentence."""
-        return in_words(self.margin)
 
     @property
     def is_hopeless(self) -> bool:
@@ -201,6 +201,16 @@ class Estimate:
         return {c: sums[c] for c in _PERSISTENT}
 
     @cached_property
+    def workspace_bytes(self) -> int:
+        """cuBLAS's workspaces, which are there from the forward pass on, and on CUDA alone."""
+        return self.walked.held.by_category["workspaces"]
+
+    def phase_peaks(self, *, workspaces: bool = True) -> dict[Phase, int]:
+        """The peak of every phase; workspaces=False: as a backend other than CUDA has it, without cuBLAS's."""
+        absent = 0 if workspaces else self.workspace_bytes
+        return {phase.name: phase.peak_bytes - (absent if phase.name != "load" else 0) for phase in self.phases}
+
+    @cached_property
     def num_parameters(self) -> int:
         """All parameters, adapters included; a quantised weight counts its elements."""
         return sum(
@@ -214,40 +224,42 @@ class Estimate:
         """Parameters that learn."""
         return _num_trainable(self.walked.tape)
 
-    def curve(self) -> tuple[tuple[Phase, int], ...]:
-        """Live bytes over the step: (phase, bytes) at the peak and the end of each stretch, in order."""
-        base = self.walked.held.total
-        points: list[tuple[Phase, int]] = [("load", self.phases[0].peak_bytes)]
-        for piece in self.replay.pieces:
-            points.append((piece.phase, base + piece.live_before))
-            points.append((piece.phase, base + piece.peak))
-            points.append((piece.phase, base + piece.live_after))
-        return tuple(points)
+    def timeline(self, columns: int | None = None) -> tuple[tuple[Phase, int, Moment | None], ...]:
+        """The step in order: (phase, live bytes, when). The moment is None where nothing but the weights is there.
 
-    def course(self, columns: int) -> tuple[tuple[Phase, int, Moment | None], ...]:
-        """The step in at most so many stretches, each inside one phase: (phase, the most bytes in it, when).
-
-        The moment is None where nothing but the weights is there.
+        columns: in at most so many stretches, each inside one phase, with the most that is alive in it. Without: at the
+        beginning, the peak and the end of every piece of the log.
         """
         base, weights = self.walked.held.total, self.phases[0].peak_bytes
+        if columns is not None:
+            return self._stretches(columns, base, weights)
+        points: list[tuple[Phase, int, Moment | None]] = [("load", weights, None)]
+        for number, piece in enumerate(self.replay.pieces):
+            end = Moment(number, piece.end - piece.start, piece.reps - 1)
+            points.append((piece.phase, base + piece.live_before, Moment(number, 0, 0)))
+            points.append((piece.phase, base + piece.peak, piece.peak_at))
+            points.append((piece.phase, base + piece.live_after, end))
+        return tuple(points)
+
+    def _stretches(self, columns: int, base: int, weights: int) -> tuple[tuple[Phase, int, Moment | None], ...]:
         moments: dict[Phase, list[tuple[int, Moment]]] = {}
         for phase, moment, size in self.replay.course():
             moments.setdefault(phase, []).append((base + size, moment))
         least = max(min(9, columns // (1 + len(moments))), 1)  # room for a phase's name
         spare = max(columns - least * (1 + len(moments)), 0)
         total = sum(map(len, moments.values()))
-        found: list[tuple[Phase, int, Moment | None]] = [("load", weights, None)] * least
+        highest: list[tuple[Phase, int, Moment | None]] = [("load", weights, None)] * least
         for phase, inside in moments.items():
             stretches = least + spare * len(inside) // total
             for n in range(stretches):
                 start = n * len(inside) // stretches
                 part = inside[start : max((n + 1) * len(inside) // stretches, start + 1)]
-                size, moment = max(part, key=lambda found: found[0])
-                found.append((phase, size, moment))
-        return tuple(found)
+                size, moment = max(part, key=lambda point: point[0])
+                highest.append((phase, size, moment))
+        return tuple(highest)
 
     def by_category(self, moment: Moment | None) -> dict[Category, int]:
-        """Bytes alive at a moment of `course` by category."""
+        """Bytes alive at a moment of the timeline by category."""
         held = self.walked.held.by_category
         sums = Counter(held if moment is not None else {c: held[c] for c in ("parameters", "adapters")})
         tape = self.walked.tape
@@ -256,7 +268,7 @@ class Estimate:
         return {c: sums[c] for c in CATEGORIES}
 
     def rows_at(self, moment: Moment | None) -> tuple[TensorRow, ...]:
-        """Tensors alive at a moment of `course`, largest first; None: once the weights are loaded."""
+        """Tensors alive at a moment of the timeline, largest first; None: once the weights are loaded."""
         return tuple(sorted(self._rows_at(moment), key=lambda r: (-r.bytes, r.name)))
 
     def _rows_at(self, moment: Moment | None) -> list[TensorRow]:

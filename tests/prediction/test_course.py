@@ -24,7 +24,7 @@ def test_every_moment_is_accounted_for(model: str, method: str, step: dict[str, 
     if method != "full":
         flags["--rank"] = "16"
     estimate = predict(merge({"model": model}, flags, where="test"))
-    course = estimate.course(60)
+    course = estimate.timeline(60)
     assert len(course) <= 60
     seen: dict[str, int] = {}
     for phase, size, moment in course:
