@@ -120,13 +120,14 @@ def _judge(chosen: BudgetRequest, item: pytest.Item) -> Checked:
 def failure(checked: Checked) -> str:
     """What a test says whose plan does not fit: the complaint, the breakdown, and the difference to the lock."""
     from memplanner.errors import printable
-    from memplanner.report.check_text import breakdown
     from memplanner.report.growth_phrases import complaints, explanation, headline
+    from memplanner.report.pictures import breakdown
     from memplanner.report.terminal import Page
 
     grown = checked.growth is not None and checked.growth.rows
     lines = [headline(checked), *complaints(checked), *(explanation(checked) if grown else ())]
-    return "\n".join([*map(printable, lines), *breakdown(checked.estimate, Page(width=80))])
+    page = Page(width=80)
+    return "\n".join([*map(printable, lines), page.write(breakdown(checked.estimate, page.width)).rstrip("\n")])
 
 
 class MemoryPlan:

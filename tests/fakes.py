@@ -11,6 +11,7 @@ import pytest
 from memplanner.catalogue import GpuProfile, find_gpu, find_model
 from memplanner.notes import Note, RankAboveMatrix, UnmatchedTargets
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
+from memplanner.prediction.margin import Margin
 from memplanner.timeline import Category, Phase, PhasePeak, TensorRow, Verdict
 from memplanner.units import GIB, MIB, parse_size
 
@@ -50,6 +51,20 @@ ROWS = (
     ),
 )
 
+MARGIN = Margin(kind="such plans", share=0.01, runs=3)
+
+
+class FakeTimeline:
+    def points(self, columns: int | None = None) -> tuple[tuple[Phase, int, int], ...]:
+        """The moments are the bytes themselves."""
+        rising: list[tuple[Phase, int]] = [("forward", 12 * GIB + i * (GIB // 8)) for i in range(25)]
+        falling: list[tuple[Phase, int]] = [("backward", 16 * GIB - i * (GIB // 8)) for i in range(25)]
+        points: list[tuple[Phase, int]] = [("load", 12 * GIB), *rising, *falling, ("update", 13 * GIB)]
+        return tuple((phase, size, size) for phase, size in points)
+
+    def by_category(self, moment: int) -> dict[Category, int]:
+        return {"parameters": 12 * GIB, "activations": moment - 12 * GIB}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FakeEstimate:
@@ -71,7 +86,7 @@ class FakeEstimate:
     expandable_saving_bytes: int = 0
     returns_segments: bool = False
     error_margin_bytes: int = 100 * MIB
-    margin_words: str = "with such plans, device has been off by at most 1%"
+    margin: Margin = MARGIN
     context_bytes: int = 700 * MIB
     num_parameters: int = 6_738_415_616
     num_trainable: int = 1_000_000
@@ -98,10 +113,11 @@ class FakeEstimate:
     def margin_bytes(self) -> int:
         return self.limit_bytes - self.device_bytes
 
-    def curve(self) -> tuple[tuple[Phase, int], ...]:
-        rising: list[tuple[Phase, int]] = [("forward", 12 * GIB + i * (3 * GIB // 50)) for i in range(50)]
-        falling: list[tuple[Phase, int]] = [("backward", 16 * GIB - i * (3 * GIB // 60)) for i in range(60)]
-        return (("load", 0), ("load", 12 * GIB), *rising, *falling, ("update", 13 * GIB), ("steady", 12 * GIB))
+    @property
+    def tensor_room_bytes(self) -> int:
+        return self.limit_bytes - (self.device_bytes - self.allocated_bytes)
+
+    timeline: FakeTimeline = field(default_factory=FakeTimeline)
 
 
 def fake_predict(plan: TrainingPlan, *, root: Path = Path()) -> FakeEstimate:

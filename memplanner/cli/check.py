@@ -2,27 +2,26 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memplanner.cli.argument_types import share
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
-from memplanner.cli.plan_arguments import FORMATS, add_plan_arguments, loaded, typed_flags
+from memplanner.cli.plan_arguments import add_plan_arguments, loaded, typed_flags
 from memplanner.errors import Problem, UserError
+from memplanner.report.check_text import PlanAnswer
 from memplanner.report.terminal import Page
+from memplanner.report.writers import BUDGETS, CHECK, PROBLEMS
 from memplanner.timeline import passes
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans
     from memplanner.plan.load import LoadedPlan
 
-FOR_CI = ("github", "junit", "sarif")
-
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
-    add_plan_arguments(parser, described=described, formats=(*FORMATS, *FOR_CI, "auto"))
+    add_plan_arguments(parser, described=described, formats=(*BUDGETS.formats, "auto"))
     parser.add_argument("--strict", action="store_true", help="a tight fit counts as not fitting (exit code 1)")
     several = parser.add_argument_group("all plans", "the [plans.NAME] tables of memplanner.toml or of --plan FILE")
     several.add_argument("--all", action="store_true", help="check each of them against its budget")
@@ -42,9 +41,9 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     try:
         return _checked(args, page, root)
     except UserError as error:
-        if args.format not in _NO_ANSWER:
+        if args.format not in PROBLEMS.formats:
             raise
-        text = _NO_ANSWER[args.format](error.problems)
+        text = PROBLEMS.write(args.format, error.problems, page)
         return Answer(text=text, code=ExitCode.USAGE_ERROR, problems=error.problems)
 
 
@@ -61,27 +60,17 @@ def _one(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import predict
 
     found = loaded(args, root)
-    if args.format in FOR_CI:
+    if args.format not in CHECK.formats:
         return _for_ci(args, found, page)
     estimate = predict(found.plan, root=found.root)
     code = ExitCode.OK if passes(estimate.verdict, strict=args.strict) else ExitCode.DOES_NOT_FIT
-    if args.format == "json":
-        from memplanner.report.as_json import dump, estimate_object, foreign_object
-
-        extra = {} if found.foreign is None else {"from": foreign_object(found.foreign)}
-        return Answer(text=dump(estimate_object(estimate) | extra), code=code)
     changes = None
-    if code != ExitCode.OK:
+    if code != ExitCode.OK and args.format != "json":
         from memplanner.solve.changes import single_changes
 
         changes = single_changes(estimate, lambda plan: predict(plan, root=found.root), strict=args.strict)
-    if args.format == "markdown":
-        from memplanner.report.markdown import check_markdown
-
-        return Answer(text=check_markdown(estimate, changes, label=found.label, foreign=found.foreign), code=code)
-    from memplanner.report.check_text import check_text
-
-    return Answer(text=check_text(estimate, changes, page, label=found.label, foreign=found.foreign), code=code)
+    answer = PlanAnswer(estimate=estimate, label=found.label, changes=changes, foreign=found.foreign)
+    return Answer(text=CHECK.write(args.format, answer, page), code=code)
 
 
 def _for_ci(args: argparse.Namespace, found: "LoadedPlan", page: Page) -> Answer:
@@ -121,77 +110,4 @@ def _all(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
 def _answer(found: "CheckedPlans", form: str, page: Page) -> Answer:
     code = ExitCode.DOES_NOT_FIT if found.failed else ExitCode.OK
-    return Answer(text=_WRITERS[form](found, page), code=code)
-
-
-def _text(found: "CheckedPlans", page: Page) -> str:
-    from memplanner.report.budgets_text import budgets_text
-
-    return budgets_text(found, page)
-
-
-def _markdown(found: "CheckedPlans", page: Page) -> str:
-    from memplanner.report.budgets_text import budgets_markdown
-
-    return budgets_markdown(found)
-
-
-def _json(found: "CheckedPlans", page: Page) -> str:
-    from memplanner.report.as_json import budgets_object, dump
-
-    return dump(budgets_object(found))
-
-
-def _github(found: "CheckedPlans", page: Page) -> str:
-    from memplanner.report.github import github
-
-    return github(found, _text(found, page))
-
-
-def _junit(found: "CheckedPlans", page: Page) -> str:
-    from memplanner.report.junit import junit
-
-    return junit(found)
-
-
-def _sarif(found: "CheckedPlans", page: Page) -> str:
-    from memplanner.report.as_json import dump
-    from memplanner.report.sarif import sarif
-
-    return dump(sarif(found))
-
-
-def _markdown_of(problems: Sequence[Problem]) -> str:
-    from memplanner.report.markdown import problems_markdown
-
-    return problems_markdown(problems)
-
-
-def _junit_of(problems: Sequence[Problem]) -> str:
-    from memplanner.report.junit import junit_of_problems
-
-    return junit_of_problems(problems)
-
-
-def _sarif_of(problems: Sequence[Problem]) -> str:
-    from memplanner.report.as_json import dump
-    from memplanner.report.sarif import sarif_of_problems
-
-    return dump(sarif_of_problems(problems))
-
-
-_NO_ANSWER: dict[str, Callable[[Sequence[Problem]], str]] = {
-    "markdown": _markdown_of,
-    "junit": _junit_of,
-    "sarif": _sarif_of,
-}
-"""Formats that other programs read from a file: a usage error is written there as well as to stderr."""
-
-_WRITERS: dict[str, Callable[["CheckedPlans", Page], str]] = {
-    "text": _text,
-    "markdown": _markdown,
-    "json": _json,
-    "github": _github,
-    "junit": _junit,
-    "sarif": _sarif,
-}
+    return Answer(text=BUDGETS.write(form, found, page), code=code)

@@ -9,14 +9,16 @@ from memplanner.cli.plan_arguments import add_plan_arguments, loaded
 from memplanner.errors import Problem, UserError
 from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
+from memplanner.report.compare_text import Comparison
 from memplanner.report.terminal import Page
+from memplanner.report.writers import COMPARE
 from memplanner.settings.describe import choices
 from memplanner.settings.errors import show, suggest
 from memplanner.solve.compare import at_equal_ranks
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
-    add_plan_arguments(parser, described=described)
+    add_plan_arguments(parser, described=described, formats=COMPARE.formats)
     methods = ",".join(choices(TrainingPlan, "method"))
     parser.add_argument("--methods", default=methods, metavar="A,B", help=f"which methods (default: {methods})")
     ranks = integers("--ranks", f"a rank from 1 to {1 << 20}", least=1, most=1 << 20)
@@ -31,15 +33,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     table = found.plan.model_dump(mode="json")
     plans = [merge(table, flags, where="plan") for flags in at_equal_ranks(found.plan, methods, args.ranks)]
     estimates = [predict(plan, root=found.root) for plan in plans]
-    if args.format == "json":
-        from memplanner.report.as_json import compare_object, dump
-
-        return Answer(text=dump(compare_object(estimates)))
-    from memplanner.report.compare_text import compare_markdown, compare_text
-
-    if args.format == "markdown":
-        return Answer(text=compare_markdown(estimates, label=found.label))
-    return Answer(text=compare_text(estimates, page, label=found.label))
+    return Answer(text=COMPARE.write(args.format, Comparison(estimates=estimates, label=found.label), page))
 
 
 def _methods(text: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from memplanner.cli.argument_types import share
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.report.terminal import Page
+from memplanner.report.writers import DIFF
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
@@ -23,7 +24,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=("text", "json", "markdown"),
+        choices=DIFF.formats,
         default="text",
         help="how the answer is written (default: text)",
     )
@@ -35,11 +36,4 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     found = differences(args.before, args.after, root)
     grown = args.tolerance is not None and any(growth.share > args.tolerance for growth in found)
     code = ExitCode.DOES_NOT_FIT if grown else ExitCode.OK
-    if args.format == "json":
-        from memplanner.report.as_json import diff_object, dump
-
-        return Answer(text=dump(diff_object(found)), code=code)
-    from memplanner.report.budgets_text import diff_markdown, diff_text
-
-    text = diff_markdown(found) if args.format == "markdown" else diff_text(found, page)
-    return Answer(text=text, code=code)
+    return Answer(text=DIFF.write(args.format, found, page), code=code)

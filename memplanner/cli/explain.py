@@ -6,11 +6,13 @@ from pathlib import Path
 from memplanner.cli.argument_types import integer
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded
+from memplanner.report.explain_text import Explanation
 from memplanner.report.terminal import Page
+from memplanner.report.writers import EXPLAIN
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
-    add_plan_arguments(parser, described=described, formats=("text", "json"))
+    add_plan_arguments(parser, described=described, formats=EXPLAIN.formats)
     parser.add_argument(
         "--top",
         default=15,
@@ -25,10 +27,5 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
     found = loaded(args, root)
     estimate = predict(found.plan, root=found.root)
-    if args.format == "json":
-        from memplanner.report.as_json import dump, explain_object
-
-        return Answer(text=dump(explain_object(estimate)))
-    from memplanner.report.explain_text import explain_text
-
-    return Answer(text=explain_text(estimate, page, label=found.label, top=args.top))
+    answer = Explanation(estimate=estimate, label=found.label, top=args.top)
+    return Answer(text=EXPLAIN.write(args.format, answer, page))

@@ -10,11 +10,13 @@ from memplanner.cli.plan_arguments import add_plan_arguments, loaded, typed_flag
 from memplanner.errors import Problem, UserError
 from memplanner.plan.flags import MODEL, command_words
 from memplanner.plan.load import LoadedPlan
+from memplanner.report.fit_text import FitAnswer
 from memplanner.report.terminal import Page
+from memplanner.report.writers import FIT, RANKS
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
-    add_plan_arguments(parser, described=described)
+    add_plan_arguments(parser, described=described, formats=FIT.formats)
     parser.add_argument(
         "--maximize",
         default="rank",
@@ -46,23 +48,14 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     ceiling = ceilings[args.maximize](plan, root=found.root) if args.maximize in ceilings else None
     result = largest(plan, args.maximize, lambda p: predict(p, root=found.root), ceiling=ceiling, strict=args.strict)
     code = ExitCode.OK if result.value else ExitCode.DOES_NOT_FIT
-    if args.format == "json":
-        from memplanner.report.as_json import dump, fit_object
-
-        return Answer(text=dump(fit_object(result)), code=code)
-    from memplanner.report.fit_text import fit_markdown, fit_text
-
-    command = _command(args, result.value)
-    if args.format == "markdown":
-        return Answer(text=fit_markdown(result, label=found.label, command=command), code=code)
-    return Answer(text=fit_text(result, page, label=found.label, command=command), code=code)
+    answer = FitAnswer(largest=result, label=found.label, command=_command(args, result.value))
+    return Answer(text=FIT.write(args.format, answer, page), code=code)
 
 
 def _by_module(args: argparse.Namespace, page: Page, root: Path, found: LoadedPlan) -> Answer:
     from memplanner.measurement import load_measurement
     from memplanner.prediction import Predictor
-    from memplanner.report import ranks_text as report
-    from memplanner.report.as_json import dump
+    from memplanner.report.ranks_text import RanksAnswer
     from memplanner.solve.ranks import ranks_by_evidence
 
     if args.maximize != "rank":
@@ -72,11 +65,7 @@ def _by_module(args: argparse.Namespace, page: Page, root: Path, found: LoadedPl
         hint = "memplanner profile --rank-evidence records it"
         raise UserError(Problem(where=args.evidence, key="rank_evidence", message="is empty", hint=hint))
     ranks = ranks_by_evidence(found.plan, record.rank_evidence, Predictor(found.root), strict=args.strict)
-    if args.format == "json":
-        return Answer(text=dump(report.ranks_object(ranks)))
-    if args.format == "markdown":
-        return Answer(text=report.ranks_markdown(ranks, label=found.label))
-    return Answer(text=report.ranks_text(ranks, page, label=found.label))
+    return Answer(text=RANKS.write(args.format, RanksAnswer(ranks=ranks, label=found.label), page))
 
 
 def _command(args: argparse.Namespace, value: int) -> str:

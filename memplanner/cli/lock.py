@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from memplanner.cli.main import Answer
-from memplanner.report.terminal import Page, wrap
+from memplanner.report.layout import paragraph
+from memplanner.report.terminal import Page
 from memplanner.units import format_bytes
 
 
@@ -32,4 +33,4 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     except OSError as error:
         raise file_error(path, f"cannot be written: {error.strerror}") from None
     each = ", ".join(f"{name} {format_bytes(estimate.device_bytes)}" for name, estimate in estimates.items())
-    return Answer(text="\n".join(wrap(f"Locked in {path}: {each}", page.width, rest="  ")) + "\n")
+    return Answer(text=page.write(paragraph(f"Locked in {path}: {each}", page.width, rest="  ")))

@@ -5,17 +5,16 @@ from pathlib import Path
 
 from memplanner.cli.main import Answer
 from memplanner.report.terminal import Page
+from memplanner.report.writers import PAPER
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="how the answer is written")
+    parser.add_argument("--format", choices=PAPER.formats, default="text", help="how the answer is written")
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import predict
-    from memplanner.report.as_json import dump
-    from memplanner.report.paper_text import paper_object, paper_text
     from memplanner.solve.published import compute, papers
 
     found = [(paper, [compute(figure, predict) for figure in paper.figure]) for paper in papers()]
-    return Answer(text=dump(paper_object(found)) if args.format == "json" else paper_text(found, page))
+    return Answer(text=PAPER.write(args.format, found, page))

@@ -8,10 +8,8 @@ from memplanner.errors import Problem, UserError
 from memplanner.plan.flags import OPTIONS
 from memplanner.plan.load import LoadedPlan, load_plan
 
-FORMATS = ("text", "json", "markdown")
 
-
-def add_plan_arguments(parser: argparse.ArgumentParser, *, described: bool, formats: tuple[str, ...] = FORMATS) -> None:
+def add_plan_arguments(parser: argparse.ArgumentParser, *, described: bool, formats: tuple[str, ...]) -> None:
     """MODEL, one flag per field of the plan, --plan and --format. A flag that is not typed leaves no trace."""
     parser.add_argument(
         "model", nargs="?", default="", metavar="MODEL", help="a bundled model's name, or the path of a config.json"

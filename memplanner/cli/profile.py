@@ -3,7 +3,6 @@
 import argparse
 import gc
 import itertools
-import json
 import re
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from memplanner.errors import Problem, UserError, printable
 from memplanner.plan.load import LoadedPlan, load_plan
 from memplanner.plan.sources import own_names
 from memplanner.report.terminal import Page
+from memplanner.report.writers import PROFILE, SUITE
 
 if TYPE_CHECKING:
     from memplanner.measurement import Backend, Measurement
@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
     run.add_argument("--out", default="", metavar="DIR", help="where records go, a JSON file each")
     run.add_argument("--time-limit", default="", metavar="TIME", help="with --suite: stop after 90s, 9m or 1.5h")
     run.add_argument("--again", action="store_true", help="with --suite: run what has a record already as well")
-    run.add_argument("--format", choices=("text", "json"), default="text", help="how the answer is written")
+    run.add_argument("--format", choices=PROFILE.formats, default="text", help="how the answer is written")
     add_plan_flags(parser, described=described)
 
 
@@ -148,13 +148,14 @@ def _free_name(folder: Path, name: str, plan: Any, device: "Backend", entry: str
 
 def _answer(record: "Measurement", args: argparse.Namespace, page: Page, *, root: Path, label: str) -> Answer:
     code = ExitCode.OK if record.outcome.status == "completed" else ExitCode.DOES_NOT_FIT
-    if args.format == "json":
-        return Answer(text=record.dump(), code=code)
     from memplanner.prediction import predict
-    from memplanner.report.profile_text import profile_text
+    from memplanner.report.profile_text import RunAnswer
 
-    estimate = None if record.plan is None else predict(record.plan, root=root)
-    return Answer(text=profile_text(record, estimate, page, label=label), code=code)
+    estimate = None
+    if record.plan is not None and args.format != "json":
+        estimate = predict(record.plan, root=root)
+    answer = RunAnswer(record=record, estimate=estimate, label=label)
+    return Answer(text=PROFILE.write(args.format, answer, page), code=code)
 
 
 def _run_entry(args: argparse.Namespace, page: Page, root: Path) -> Answer:
@@ -185,7 +186,7 @@ def _run_suite(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
 
 def _run_all(cases: "list[Case]", args: argparse.Namespace, page: Page, out: Path, device: "Backend") -> Answer:
-    from memplanner.report.profile_text import suite_text
+    from memplanner.report.profile_text import SuiteAnswer
     from memplanner.suite.runner import run_cases
 
     seconds = _seconds(args.time_limit) if args.time_limit else None
@@ -200,9 +201,8 @@ def _run_all(cases: "list[Case]", args: argparse.Namespace, page: Page, out: Pat
     failed = any(record.outcome.status not in ("completed", "out-of-memory") for record in records)
     left = sum(event.what == "left" for event in done)
     code = ExitCode.DOES_NOT_FIT if failed or left else ExitCode.OK
-    if args.format == "json":
-        return Answer(text=json.dumps([json.loads(record.dump()) for record in records], indent=1) + "\n", code=code)
-    return Answer(text=suite_text(records, page, left=left, out=str(out) if args.out else ""), code=code)
+    answer = SuiteAnswer(records=records, left=left, out=str(out) if args.out else "")
+    return Answer(text=SUITE.write(args.format, answer, page), code=code)
 
 
 def _so_far(done: "list[Progress]", total: int) -> str:

@@ -15,14 +15,14 @@ from memplanner.cli.typed_values import values_of
 from memplanner.errors import Problem, UserError
 from memplanner.plan.flags import BY_FLAG, MODEL
 from memplanner.plan.sources import find_source
+from memplanner.report.sweep_text import SweepAnswer
 from memplanner.report.terminal import Page
+from memplanner.report.writers import SWEEP
 from memplanner.settings.errors import show, suggest
-from memplanner.timeline import passes
 
 if TYPE_CHECKING:
     from memplanner.solve.sweep import Axis
 
-FORMATS = ("text", "csv", "json", "svg", "markdown")
 SINGLE = ("--target-modules",)
 """Flags whose commas belong to one value."""
 PATIENCE_S = 1.0
@@ -30,7 +30,7 @@ PATIENCE_S = 1.0
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
-    add_plan_arguments(parser, described=described, formats=FORMATS)
+    add_plan_arguments(parser, described=described, formats=SWEEP.formats)
     parser.epilog = (
         "Any flag of the plan takes several values: --rank 8,16,…,1024 doubles, --batch-size 1..16 counts, "
         "--gpu rtx4090,rtx3090 lists; so does MODEL."
@@ -65,23 +65,9 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
             where=source.label,
             advance=advance,
         )
-    fits = any(passes(point.verdict, strict=args.strict) for point in found.points)
-    code = ExitCode.OK if fits else ExitCode.DOES_NOT_FIT
-    from memplanner.report import sweep_text as report
-
-    if args.format == "json":
-        return Answer(text=report.sweep_json(found, strict=args.strict), code=code)
-    if args.format == "csv":
-        return Answer(text=report.sweep_csv(found), code=code)
-    if args.format == "svg":
-        from memplanner.report.sweep_svg import sweep_svg
-
-        return Answer(text=sweep_svg(found), code=code)
-    if args.format == "markdown":
-        text = report.sweep_markdown(found, label=source.label, show=args.show, strict=args.strict)
-        return Answer(text=text, code=code)
-    text = report.sweep_text(found, page, label=source.label, show=args.show, strict=args.strict)
-    return Answer(text=text, code=code)
+    code = ExitCode.OK if found.fitting(strict=args.strict) else ExitCode.DOES_NOT_FIT
+    answer = SweepAnswer(sweep=found, label=source.label, show=args.show, strict=args.strict)
+    return Answer(text=SWEEP.write(args.format, answer, page), code=code)
 
 
 def _axes(

@@ -9,6 +9,8 @@ from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.errors import Problem, UserError
 from memplanner.report.terminal import Page
+from memplanner.report.validate_report import ValidationAnswer
+from memplanner.report.writers import VALIDATE
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
@@ -31,7 +33,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
         metavar="SHARE",
         help="exit code 1 where an allocated peak is off by more (default: 2%%)",
     )
-    parser.add_argument("--format", choices=("text", "json", "markdown"), default="text", help="how it is written")
+    parser.add_argument("--format", choices=VALIDATE.formats, default="text", help="how it is written")
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
@@ -62,10 +64,5 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     else:
         found = merged([*([validate_records(paths)] if paths else []), *map(validate_published, published)])
     code = ExitCode.DOES_NOT_FIT if found.beyond(tolerance) or not found.rows else ExitCode.OK
-    from memplanner.report import validate_report as report
-
-    if args.format == "json":
-        return Answer(text=report.validate_json(found, tolerance=tolerance), code=code)
-    if args.format == "markdown":
-        return Answer(text=report.validate_markdown(found, tolerance=tolerance), code=code)
-    return Answer(text=report.validate_text(found, page, tolerance=tolerance), code=code)
+    answer = ValidationAnswer(validation=found, tolerance=tolerance)
+    return Answer(text=VALIDATE.write(args.format, answer, page), code=code)

@@ -12,10 +12,10 @@ from memplanner.components.architectures.registry import Family, read_config
 from memplanner.errors import Problem, UserError
 from memplanner.notes import Note, TypicalBatch
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
-from memplanner.prediction.margin import Margin, in_words, margin_of
+from memplanner.prediction.margin import Margin, margin_of
 from memplanner.prediction.timeline import Timeline
 from memplanner.prediction.verdict import device_total, limit_of, verdict_of
-from memplanner.program.liveness import Liveness, Moment, StretchBytes
+from memplanner.program.liveness import Liveness, Moment, PhaseBytes
 from memplanner.program.program import PersistentTensor, StepProgram
 from memplanner.program.shapes import UINT8, Shape
 from memplanner.step.assemble import assemble
@@ -141,6 +141,11 @@ class Estimate:
         return self.limit_bytes - self.device_bytes
 
     @property
+    def tensor_room_bytes(self) -> int:
+        """What the limit leaves for live tensors: less the context and what the allocator holds beside them."""
+        return self.limit_bytes - (self.device_bytes - self.allocated_bytes)
+
+    @property
     def error_margin_bytes(self) -> int:
         """How far the estimate may be off."""
         return round(self.device_bytes * self.margin.share)
@@ -149,11 +154,6 @@ class Estimate:
     def margin(self) -> Margin:
         """How far device has been off for this kind of plan."""
         return margin_of(self.plan)
-
-    @property
-    def margin_words(self) -> str:
-        """The same, as a sentence."""
-        return in_words(self.margin)
 
     @property
     def is_hopeless(self) -> bool:
@@ -177,22 +177,6 @@ class Estimate:
         """Questions to the step's timeline."""
         return Timeline(program=self.program, liveness=self.liveness)
 
-    def curve(self) -> tuple[tuple[Phase, int], ...]:
-        """See Timeline.curve."""
-        return self.timeline.curve()
-
-    def course(self, columns: int) -> tuple[tuple[Phase, int, Moment | None], ...]:
-        """See Timeline.in_columns."""
-        return self.timeline.in_columns(columns)
-
-    def by_category(self, moment: Moment | None) -> dict[Category, int]:
-        """See Timeline.by_category."""
-        return self.timeline.by_category(moment)
-
-    def rows_at(self, moment: Moment | None) -> tuple[TensorRow, ...]:
-        """See Timeline.rows_at."""
-        return self.timeline.rows_at(moment)
-
     @cached_property
     def rows(self) -> tuple[TensorRow, ...]:
         """Tensors alive at the peak, largest first; their bytes sum to allocated_bytes."""
@@ -215,8 +199,13 @@ class Estimate:
 
     @property
     def workspace_bytes(self) -> int:
-        """cuBLAS's workspaces, inside the allocator."""
+        """cuBLAS's workspaces, which are there from the forward pass on, and on CUDA alone."""
         return self.program.persistent.by_category["workspaces"]
+
+    def phase_peaks(self, *, workspaces: bool = True) -> dict[Phase, int]:
+        """The peak of every phase; workspaces=False: as a backend other than CUDA has it, without cuBLAS's."""
+        absent = 0 if workspaces else self.workspace_bytes
+        return {phase.name: phase.peak_bytes - (absent if phase.name != "load" else 0) for phase in self.phases}
 
     @property
     def num_parameters(self) -> int:
@@ -374,7 +363,7 @@ def _phases(plan: TrainingPlan, program: StepProgram, liveness: Liveness) -> lis
     return phases
 
 
-def _over(program: StepProgram, phase: StretchBytes, name: Phase) -> PhasePeak:
+def _over(program: StepProgram, phase: PhaseBytes, name: Phase) -> PhasePeak:
     """A phase's bytes with what is there throughout the step."""
     base = program.persistent.total
     return PhasePeak(name=name, peak_bytes=base + phase.peak, end_bytes=base + phase.end)

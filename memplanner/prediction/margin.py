@@ -41,12 +41,3 @@ def margin_of(plan: TrainingPlan) -> Margin:
     """The plan's margin; its `runs` are zero where its kind has not been measured."""
     kind = kind_of_plan(plan)
     return _BY_KIND.get(kind) or Margin(kind, WIDEST, 0)
-
-
-def in_words(margin: Margin) -> str:
-    """One sentence for people."""
-    if margin.runs == 0:
-        widest = f"the widest error of other plans, {margin.share:.1%}"
-        return f"no run of {margin.kind} has been measured on a GPU: {widest}, is taken as the margin"
-    runs = "run" if margin.runs == 1 else "runs"
-    return f"with {margin.kind}, device has been off by at most {margin.share:.1%} ({margin.runs} measured {runs})"

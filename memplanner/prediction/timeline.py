@@ -1,6 +1,7 @@
 """Questions to a step's timeline: what is alive at a moment, by category and by tensor, and the step as a curve."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,34 +28,35 @@ class Timeline:
         sums = self.program.persistent.by_category
         return sum(sums[category] for category in _LOADED)
 
-    def in_columns(self, columns: int) -> tuple[tuple[Phase, int, Moment | None], ...]:
-        """The step in at most so many stretches, each inside one phase: (phase, the most bytes in it, when)."""
+    def points(self, columns: int | None = None) -> tuple[tuple[Phase, int, Moment | None], ...]:
+        """The step in order: (phase, live bytes, when).
+
+        columns: in at most so many stretches, each inside one phase, with the most that is alive in it. Without: at the
+        beginning, the highest moment and the end of each stretch of events that blocks repeat, or that lies between.
+        """
         base = self.program.persistent.total
+        if columns is not None:
+            return tuple(self._highest(columns, base))
+        turning = ((phase, base + size, moment) for phase, moment, size in self.liveness.turning_points())
+        return (("load", self.loaded_bytes, None), *turning)
+
+    def _highest(self, columns: int, base: int) -> Iterator[tuple[Phase, int, Moment | None]]:
+        """The highest moment in each of the columns; every phase has a readable stretch of them."""
         moments: dict[Phase, list[tuple[int, Moment]]] = {}
         for phase, moment, size in self.liveness.moments():
             moments.setdefault(phase, []).append((base + size, moment))
         least = max(min(9, columns // (1 + len(moments))), 1)  # room for a phase's name
         spare = max(columns - least * (1 + len(moments)), 0)
         total = sum(map(len, moments.values()))
-        stretches: list[tuple[Phase, int, Moment | None]] = [("load", self.loaded_bytes, None)] * least
+        for _ in range(least):
+            yield "load", self.loaded_bytes, None
         for phase, inside in moments.items():
             count = least + spare * len(inside) // total
             for n in range(count):
                 start = n * len(inside) // count
                 part = inside[start : max((n + 1) * len(inside) // count, start + 1)]
                 size, moment = max(part, key=lambda point: point[0])
-                stretches.append((phase, size, moment))
-        return tuple(stretches)
-
-    def curve(self) -> tuple[tuple[Phase, int], ...]:
-        """Live bytes over the step: (phase, bytes) at the start, the highest moment and the end of each stretch of
-        events that blocks repeat, or that lies between them.
-        """
-        base = self.program.persistent.total
-        points: list[tuple[Phase, int]] = [("load", self.loaded_bytes)]
-        for stretch in self.liveness.stretches():
-            points += [(stretch.name, base + size) for size in (stretch.start, stretch.peak, stretch.end)]
-        return tuple(points)
+                yield phase, size, moment
 
     def by_category(self, moment: Moment | None) -> dict[Category, int]:
         """Bytes alive at a moment."""

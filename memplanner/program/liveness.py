@@ -19,13 +19,12 @@ class Moment(NamedTuple):
     position: int
 
 
-class StretchBytes(NamedTuple):
-    """Bytes over what is there throughout the step: before a stretch of it, at the most, when that is first so, and
-    after.
+class PhaseBytes(NamedTuple):
+    """Bytes over what is there throughout the step: the most in a phase, what its end leaves, and when the most is
+    first there.
     """
 
     name: Phase
-    start: int
     peak: int
     end: int
     moment: Moment
@@ -47,17 +46,20 @@ class Liveness:
         self._skip = skip
         self.phases = tuple(self._phases())
 
-    def stretches(self) -> Iterator[StretchBytes]:
-        """Every span of the decoded program in order."""
-        for name, start, peak, end, number, time, position in self._measured():
-            yield StretchBytes(name, start, peak, end, Moment(number, time, position))
+    def turning_points(self) -> Iterator[tuple[Phase, Moment, int]]:
+        """The first, the highest and the last moment of every span of the decoded program, with their live bytes."""
+        for phase, before, top, after, *place in self._measured():
+            span = self._spans[place[0]]
+            yield phase, Moment(place[0], 0, 0), before
+            yield phase, Moment(*place), top
+            yield phase, Moment(place[0], span.times - 1, len(span.tensors)), after
 
-    def _phases(self) -> Iterator[StretchBytes]:
+    def _phases(self) -> Iterator[PhaseBytes]:
         """Spans of the same phase that follow each other are one."""
         for name, group in groupby(self._measured(), key=itemgetter(0)):
             spans = list(group)
             _, _, peak, _, *place = max(spans, key=itemgetter(2))
-            yield StretchBytes(name, spans[0][1], peak, spans[-1][3], Moment(*place))
+            yield PhaseBytes(name, peak, spans[-1][3], Moment(*place))
 
     def _measured(self) -> Iterator[tuple[Phase, int, int, int, int, int, int]]:
         """Every span: its phase, live bytes before, at the most and after, and where that is first so. A span that is

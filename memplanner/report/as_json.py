@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from memplanner.budgets.growth import Growth
     from memplanner.frameworks import Foreign
     from memplanner.prediction.estimate import Estimate
-    from memplanner.solve.largest import Largest
+    from memplanner.report.check_text import PlanAnswer
+    from memplanner.report.compare_text import Comparison
+    from memplanner.report.explain_text import Explanation
+    from memplanner.report.fit_text import FitAnswer
+    from memplanner.report.terminal import Page
 
 PERSISTENT = ("parameters", "adapters", "gradients", "optimizer_state", "projectors")
 
@@ -42,9 +46,16 @@ def estimate_object(estimate: "Estimate") -> dict[str, Any]:
     }
 
 
-def explain_object(estimate: "Estimate") -> dict[str, Any]:
-    """The object of `explain --format json`: every row alive at the peak and the curve."""
-    return {
+def check_json(answer: "PlanAnswer", page: "Page") -> str:
+    """The answer of `check --format json`."""
+    extra = {} if answer.foreign is None else {"from": foreign_object(answer.foreign)}
+    return dump(estimate_object(answer.estimate) | extra)
+
+
+def explain_json(answer: "Explanation", page: "Page") -> str:
+    """The answer of `explain --format json`: every row alive at the peak and the curve."""
+    estimate = answer.estimate
+    value = {
         "schema": "memplanner/explanation/1",
         "allocated_bytes": estimate.allocated_bytes,
         "peak_phase": estimate.peak_phase,
@@ -62,14 +73,16 @@ def explain_object(estimate: "Estimate") -> dict[str, Any]:
             }
             for row in estimate.rows
         ],
-        "curve": [{"phase": phase, "bytes": size} for phase, size in estimate.curve()],
+        "curve": [{"phase": phase, "bytes": size} for phase, size, _ in estimate.timeline.points()],
         "plan": estimate.plan.model_dump(mode="json"),
     }
+    return dump(value)
 
 
-def fit_object(found: "Largest") -> dict[str, Any]:
-    """The object of `fit --format json`. value: 0 where nothing fits; next: one unit more, null at the ceiling."""
-    return {
+def fit_json(answer: "FitAnswer", page: "Page") -> str:
+    """The answer of `fit --format json`. value: 0 where nothing fits; next: one unit more, null at the ceiling."""
+    found = answer.largest
+    value = {
         "schema": "memplanner/fit/1",
         "axis": found.axis,
         "value": found.value,
@@ -77,11 +90,13 @@ def fit_object(found: "Largest") -> dict[str, Any]:
         "estimate": estimate_object(found.estimate),
         "next": None if found.above is None else estimate_object(found.above),
     }
+    return dump(value)
 
 
-def compare_object(estimates: Sequence["Estimate"]) -> dict[str, Any]:
-    """The object of `compare --format json`."""
-    return {"schema": "memplanner/comparison/1", "estimates": [estimate_object(estimate) for estimate in estimates]}
+def compare_json(answer: "Comparison", page: "Page") -> str:
+    """The answer of `compare --format json`."""
+    estimates = [estimate_object(estimate) for estimate in answer.estimates]
+    return dump({"schema": "memplanner/comparison/1", "estimates": estimates})
 
 
 def foreign_object(foreign: "Foreign") -> dict[str, Any]:
@@ -116,9 +131,9 @@ def growth_object(growth: "Growth") -> dict[str, Any]:
     }
 
 
-def budgets_object(found: "CheckedPlans") -> dict[str, Any]:
-    """The object of `check --all --format json`."""
-    return {
+def budgets_json(found: "CheckedPlans", page: "Page") -> str:
+    """The answer of `check --all --format json`."""
+    value = {
         "schema": "memplanner/budgets/1",
         "ok": not found.failed,
         "plans": [
@@ -137,13 +152,19 @@ def budgets_object(found: "CheckedPlans") -> dict[str, Any]:
         ],
         "gone": list(found.gone),
     }
+    return dump(value)
 
 
-def diff_object(found: Sequence["Growth"]) -> dict[str, Any]:
-    """The object of `diff --format json`."""
-    return {"schema": "memplanner/diff/1", "plans": [growth_object(growth) for growth in found]}
+def diff_json(found: Sequence["Growth"], page: "Page") -> str:
+    """The answer of `diff --format json`."""
+    return dump({"schema": "memplanner/diff/1", "plans": [growth_object(growth) for growth in found]})
 
 
 def dump(value: dict[str, Any]) -> str:
     """The object as indented JSON text, in which GitHub's runner finds no command (report.github)."""
     return json.dumps(value, indent=2).replace("##[", "#\\u0023[") + "\n"
+
+
+def indented_json(value: Any) -> str:
+    """What is long, as JSON text."""
+    return json.dumps(value, indent=1) + "\n"

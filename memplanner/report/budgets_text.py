@@ -14,14 +14,14 @@ from memplanner.report.growth_phrases import (
     state_words,
     summary_words,
 )
+from memplanner.report.layout import BLANK, Column, Line, Span, heading, paragraph, section, table
 from memplanner.report.markdown import escape, markdown_table
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.terminal import Cell, Column, Page, heading, table, wrap
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import Checked, CheckedPlans
     from memplanner.budgets.growth import Growth
-
+    from memplanner.report.terminal import Page
 
 _MOST_NOTES: Final = 100
 
@@ -46,25 +46,22 @@ def _notes(found: "CheckedPlans") -> list[str]:
     return [*notes[:_MOST_NOTES], *more]
 
 
-def budgets_text(found: "CheckedPlans", page: Page) -> str:
+def budgets_text(found: "CheckedPlans", page: "Page") -> str:
     """The table, then why what fails does."""
     first = summary_words(len(found.failed), len(found.plans)).upper()
     colour = VERDICT_COLOURS["does-not-fit" if found.failed else "fits"]
     rows = [
-        [Cell(text=text, colour=_colour(c) if i == 1 else "", bold=i == 2) for i, text in enumerate(_shown(c, found))]
+        [Span(text, _colour(c) if i == 1 else "", bold=i == 2) for i, text in enumerate(_shown(c, found))]
         for c in found.plans
     ]
     columns = [Column(title=title, right=2 <= i <= 5, shrinks=i == 0) for i, title in enumerate(_titles(found))]
     columns[-1] = Column(title="GPU")
-    lines = [page.paint(first, colour, bold=True), "", *table(page, columns, rows)]
+    lines: list[Line] = [(Span(first, colour, bold=True),), BLANK, *table(columns, rows, page.width)]
     for checked in found.failed:
-        lines += heading(page, f"{checked.named.name}: {state_words(checked)}")
+        lines += heading(f"{checked.named.name}: {state_words(checked)}")
         for text in (*complaints(checked), *explanation(checked)):
-            lines += wrap(text, page.width, first="  ", rest="    ")
-    notes = _notes(found)
-    if notes:
-        lines += [*heading(page, "Notes"), *(x for n in notes for x in wrap(n, page.width, first="  - ", rest="    "))]
-    return "\n".join(lines) + "\n"
+            lines += paragraph(text, page.width, first="  ", rest="    ")
+    return page.write([*lines, *section("Notes", _notes(found), page.width)])
 
 
 def _titles(found: "CheckedPlans") -> tuple[str, ...]:
@@ -76,7 +73,7 @@ def _shown(checked: "Checked", found: "CheckedPlans") -> tuple[str, ...]:
     return cells if found.lock is not None else (*cells[:5], cells[6])
 
 
-def budgets_markdown(found: "CheckedPlans") -> str:
+def budgets_markdown(found: "CheckedPlans", page: "Page") -> str:
     """The same for a pull request."""
     lines = [f"**{escape(summary_words(len(found.failed), len(found.plans)))}**", ""]
     rows = [[escape(text) for text in _shown(checked, found)] for checked in found.plans]
@@ -89,26 +86,28 @@ def budgets_markdown(found: "CheckedPlans") -> str:
     return "\n".join(lines) + "\n"
 
 
-def diff_text(found: Sequence["Growth"], page: Page) -> str:
+def diff_text(found: Sequence["Growth"], page: "Page") -> str:
     """Each plan's growth and its rows."""
-    lines: list[str] = []
+    lines: list[Line] = []
     for growth in found:
-        title = wrap(f"{growth.name}: {growth_words(growth)}", page.width, rest="  ")
-        lines += ["", *(page.paint(line, bold=True) for line in title)]
-        for row in growth.rows:
-            lines += wrap(row_words(row, growth), page.width, first="  ", rest="    ")
-        if growth.changes and not growth.rows:
-            changes = ", ".join(map(change_words, growth.changes))
-            lines += wrap(f"no byte moved by {changes}", page.width, first="  ", rest="    ")
-    return "\n".join(lines[1:] or ["No plans in either"]) + "\n"
+        title = f"{growth.name}: {growth_words(growth)}"
+        lines += [BLANK, *paragraph(title, page.width, rest="  ", bold=True)]
+        for text in _moved(growth):
+            lines += paragraph(text, page.width, first="  ", rest="    ")
+    return page.write(lines[1:] or [(Span("No plans in either"),)])
 
 
-def diff_markdown(found: Sequence["Growth"]) -> str:
+def _moved(growth: "Growth") -> list[str]:
+    """What moved a plan's bytes, or that nothing of what has changed did."""
+    if growth.changes and not growth.rows:
+        return [f"no byte moved by {', '.join(map(change_words, growth.changes))}"]
+    return [row_words(row, growth) for row in growth.rows]
+
+
+def diff_markdown(found: Sequence["Growth"], page: "Page") -> str:
     """The same as Markdown."""
     lines: list[str] = []
     for growth in found:
         lines += ["", f"**{escape(growth.name)}**: {escape(growth_words(growth))}", ""]
-        lines += [f"- {escape(row_words(row, growth))}" for row in growth.rows]
-        if growth.changes and not growth.rows:
-            lines += [f"- no byte moved by {escape(', '.join(map(change_words, growth.changes)))}"]
+        lines += [f"- {escape(text)}" for text in _moved(growth)]
     return "\n".join(lines[1:] or ["No plans in either"]) + "\n"

@@ -1,10 +1,11 @@
 """The tables of `memplanner gpus` and `memplanner models`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from memplanner.catalogue import GpuProfile, ModelProfile
-from memplanner.report.terminal import Column, Page, table, wrap
+from memplanner.report.as_json import dump
+from memplanner.report.layout import BLANK, Column, paragraph, table
+from memplanner.report.terminal import Page
 from memplanner.units import format_bytes, format_count
 
 
@@ -22,16 +23,16 @@ def gpus_text(gpus: Sequence[GpuProfile], page: Page) -> str:
         for gpu in gpus
     ]
     note = "Total is what PyTorch reports, the most a process can get; ~ marks a figure that is not measured."
-    return "\n".join([*table(page, columns, rows, indent=0), "", *wrap(note, page.width)]) + "\n"
+    return page.write([*table(columns, rows, page.width, indent=0), BLANK, *paragraph(note, page.width)])
 
 
 def _figure(num_bytes: int, estimated: bool) -> str:
     return f"{'~' if estimated else ''}{format_bytes(num_bytes)}"
 
 
-def gpus_object(gpus: Sequence[GpuProfile]) -> dict[str, Any]:
+def gpus_json(gpus: Sequence[GpuProfile], page: Page) -> str:
     """The cards, every figure with its source."""
-    return {"schema": "memplanner/gpus/1", "gpus": [gpu.model_dump(mode="json") for gpu in gpus]}
+    return dump({"schema": "memplanner/gpus/1", "gpus": [gpu.model_dump(mode="json") for gpu in gpus]})
 
 
 def models_text(models: Sequence[ModelProfile], page: Page) -> str:
@@ -52,16 +53,13 @@ def models_text(models: Sequence[ModelProfile], page: Page) -> str:
         for model in models
     ]
     note = "Any Hugging Face config.json of these families works too: memplanner check path/to/config.json"
-    return "\n".join([*table(page, columns, rows, indent=0), "", *wrap(note, page.width)]) + "\n"
+    return page.write([*table(columns, rows, page.width, indent=0), BLANK, *paragraph(note, page.width)])
 
 
-def models_object(models: Sequence[ModelProfile]) -> dict[str, Any]:
+def models_json(models: Sequence[ModelProfile], page: Page) -> str:
     """The bundled models, without their configs."""
     fields = {"id", "name", "aliases", "parameters", "source"}
-    return {
-        "schema": "memplanner/models/1",
-        "models": [
-            model.model_dump(mode="json", include=fields) | {"family": model.config.get("model_type")}
-            for model in models
-        ],
-    }
+    listed = [
+        model.model_dump(mode="json", include=fields) | {"family": model.config.get("model_type")} for model in models
+    ]
+    return dump({"schema": "memplanner/models/1", "models": listed})

@@ -1,19 +1,30 @@
 """`memplanner compare`: one line per method and rank, everything else equal."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplanner.report.check_text import of_plan
+from memplanner.report.layout import Column, Line, Span, heading, section, table_that_fits
 from memplanner.report.markdown import escape, markdown_table
 from memplanner.report.notes import note_sentences
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import VERDICT_WORDS, device_word, plan_words
-from memplanner.report.terminal import Cell, Column, Page, heading, table, wrap
 from memplanner.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
+    from memplanner.report.terminal import Page
 
 TITLES = ("Method", "Rank", "", "Device", "Allocated", "Peak in", "Trained", "Weights", "Gradients", "Optimizer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What `compare` has to say of one plan under several methods; `label` says where the plan came from."""
+
+    estimates: Sequence["Estimate"]
+    label: str
 
 
 def rows_of(estimates: Sequence["Estimate"]) -> list[tuple[str, ...]]:
@@ -38,40 +49,32 @@ def rows_of(estimates: Sequence["Estimate"]) -> list[tuple[str, ...]]:
     return rows
 
 
-def compare_text(estimates: Sequence["Estimate"], page: Page, *, label: str) -> str:
+def compare_text(answer: Comparison, page: "Page") -> str:
     """The table under one line that says what was held equal."""
+    estimates, width = answer.estimates, page.width
     first = estimates[0]
-    lines = [
-        *wrap(f"Equal for all: {plan_words(first.plan, method=False)}", page.width, rest="  "),
-        *wrap(f"Plan: {label}.", page.width, rest="  "),
-        *heading(page, f"On {device_word(first.plan)}, {format_bytes(first.limit_bytes)}"),
-        *_table(estimates, page),
-    ]
     notes = dict.fromkeys(note for estimate in estimates for note in note_sentences(estimate.notes))
-    if notes:
-        lines += [*heading(page, "Notes")]
-        lines += [line for note in notes for line in wrap(note, page.width, first="  - ", rest="    ")]
-    return "\n".join(lines) + "\n"
+    return page.write(
+        [
+            *of_plan(f"Equal for all: {plan_words(first.plan, method=False)}", answer.label, width),
+            *heading(f"On {device_word(first.plan)}, {format_bytes(first.limit_bytes)}"),
+            *_table(estimates, width),
+            *section("Notes", list(notes), width),
+        ]
+    )
 
 
-def _table(estimates: Sequence["Estimate"], page: Page) -> list[str]:
-    """As many of the columns, from the left, as the page has room for."""
+def _table(estimates: Sequence["Estimate"], width: int) -> list[Line]:
     columns = [Column(title=title, right=i not in (0, 2, 5), shrinks=i == 0) for i, title in enumerate(TITLES)]
     cells = [
-        [
-            Cell(text=text, colour=VERDICT_COLOURS[estimate.verdict] if i == 2 else "", bold=i == 3)
-            for i, text in enumerate(row)
-        ]
+        [Span(text, VERDICT_COLOURS[estimate.verdict] if i == 2 else "", bold=i == 3) for i, text in enumerate(row)]
         for estimate, row in zip(estimates, rows_of(estimates), strict=True)
     ]
-    shown = len(TITLES)
-    unbounded = Page(width=1000)
-    while shown > 4 and max(map(len, table(unbounded, columns[:shown], [row[:shown] for row in cells]))) > page.width:
-        shown -= 1
-    return table(page, columns[:shown], [row[:shown] for row in cells])
+    return table_that_fits(columns, cells, width, least=4)
 
 
-def compare_markdown(estimates: Sequence["Estimate"], *, label: str) -> str:
+def compare_markdown(answer: Comparison, page: "Page") -> str:
     """The same table as Markdown."""
-    lines = [f"Equal for all: {escape(plan_words(estimates[0].plan, method=False))}. Plan: {escape(label)}.", ""]
-    return "\n".join(lines + markdown_table(TITLES, rows_of(estimates))) + "\n"
+    equal = escape(plan_words(answer.estimates[0].plan, method=False))
+    lines = [f"Equal for all: {equal}. Plan: {escape(answer.label)}.", ""]
+    return "\n".join(lines + markdown_table(TITLES, rows_of(answer.estimates))) + "\n"

@@ -1,21 +1,33 @@
 """`memplanner fit`: the largest value that fits, what it needs, and what one more would."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memplanner.errors import printable
+from memplanner.report.check_text import of_plan
+from memplanner.report.layout import Column, Span, heading, paragraph, section, table
 from memplanner.report.markdown import escape, markdown_table
 from memplanner.report.notes import note_sentences
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.phrases import PHASE_WORDS, VERDICT_WORDS, device_word, plan_words
-from memplanner.report.terminal import Cell, Column, Page, heading, table, wrap
+from memplanner.report.phrases import PHASE_WORDS, VERDICT_WORDS, device_word, margin_words, plan_words
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
+    from memplanner.report.terminal import Page
     from memplanner.solve.largest import Largest
 
 NAMES = {"rank": "rank", "batch-size": "batch size", "seq-len": "sequence length"}
 TITLES = ("", "", "Device", "To spare", "Allocated", "Peak in")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitAnswer:
+    """What `fit` has to say; `label` says where the plan came from, `command` how to see the largest one whole."""
+
+    largest: "Largest"
+    label: str
+    command: str
 
 
 def headline(found: "Largest") -> str:
@@ -47,34 +59,34 @@ def _rows(found: "Largest") -> list[tuple["Estimate", tuple[str, ...]]]:
     ]
 
 
-def fit_text(found: "Largest", page: Page, *, label: str, command: str) -> str:
+def fit_text(answer: FitAnswer, page: "Page") -> str:
     """The whole answer for people."""
+    found, width = answer.largest, page.width
     estimate = found.estimate
-    colour = VERDICT_COLOURS[estimate.verdict]
     rows = [
-        [Cell(text=text, colour=VERDICT_COLOURS[e.verdict] if i == 1 else "") for i, text in enumerate(row)]
+        [Span(text, VERDICT_COLOURS[e.verdict] if i == 1 else "") for i, text in enumerate(row)]
         for e, row in _rows(found)
     ]
-    lines = [
-        *(page.paint(line, colour, bold=True) for line in wrap(headline(found), page.width, rest="  ")),
-        *wrap(plan_words(estimate.plan), page.width, rest="  "),
-        *wrap(f"Plan: {label}.", page.width, rest="  "),
-        *heading(page, f"On {device_word(estimate.plan)}, {format_bytes(estimate.limit_bytes)}"),
-        *table(page, [Column(title=t, right=i in (2, 3, 4), shrinks=i == 5) for i, t in enumerate(TITLES)], rows),
-    ]
-    if found.value:
-        lines += [*heading(page, "See it whole"), f"  {printable(command)}"]
-    notes = (*note_sentences(estimate.notes), f"{estimate.margin_words}.")
-    lines += heading(page, "Notes")
-    lines += [line for note in notes for line in wrap(note, page.width, first="  - ", rest="    ")]
-    return "\n".join(lines) + "\n"
+    columns = [Column(title=title, right=i in (2, 3, 4), shrinks=i == 5) for i, title in enumerate(TITLES)]
+    command = [*heading("See it whole"), (Span(f"  {printable(answer.command)}"),)] if found.value else []
+    return page.write(
+        [
+            *paragraph(headline(found), width, rest="  ", colour=VERDICT_COLOURS[estimate.verdict], bold=True),
+            *of_plan(plan_words(estimate.plan), answer.label, width),
+            *heading(f"On {device_word(estimate.plan)}, {format_bytes(estimate.limit_bytes)}"),
+            *table(columns, rows, width),
+            *command,
+            *section("Notes", [*note_sentences(estimate.notes), f"{margin_words(estimate.margin)}."], width),
+        ]
+    )
 
 
-def fit_markdown(found: "Largest", *, label: str, command: str) -> str:
+def fit_markdown(answer: FitAnswer, page: "Page") -> str:
     """The same as Markdown."""
+    found = answer.largest
     lines = [f"**{escape(headline(found))}**", "", escape(plan_words(found.estimate.plan)), ""]
     lines += markdown_table(TITLES, [row for _, row in _rows(found)], right_from=2)
-    lines += ["", f"Plan: {escape(label)}."]
+    lines += ["", f"Plan: {escape(answer.label)}."]
     if found.value:
-        lines += ["", f"    {printable(command)}"]
+        lines += ["", f"    {printable(answer.command)}"]
     return "\n".join(lines) + "\n"

@@ -8,15 +8,17 @@ import secrets
 from typing import TYPE_CHECKING
 
 from memplanner.errors import printable
+from memplanner.report.budgets_text import budgets_text
 from memplanner.report.growth_phrases import complaints, explanation, headline
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans
+    from memplanner.report.terminal import Page
 
 
-def github(found: "CheckedPlans", text: str) -> str:
+def github(found: "CheckedPlans", page: "Page") -> str:
     """An annotation for each failing plan and each tight one; and the report for people, its commands switched off."""
-    lines = [quiet(text)]
+    lines = [quiet(budgets_text(found, page))]
     for checked in found.plans:
         if checked.ok and checked.estimate.verdict != "tight":
             continue

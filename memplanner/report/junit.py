@@ -9,9 +9,10 @@ from memplanner.report.growth_phrases import complaints, explanation, headline
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans
+    from memplanner.report.terminal import Page
 
 
-def junit(found: "CheckedPlans") -> str:
+def junit(found: "CheckedPlans", page: "Page") -> str:
     """A suite with a case a plan. Control characters, which XML cannot hold, are written as escapes."""
     suites, suite = _suite(tests=len(found.plans), failures=len(found.failed), errors=0)
     for checked in found.plans:
@@ -32,7 +33,7 @@ def junit(found: "CheckedPlans") -> str:
     return _text(suites)
 
 
-def junit_of_problems(problems: Sequence[Problem]) -> str:
+def junit_of_problems(problems: Sequence[Problem], page: "Page") -> str:
     """A suite of one case in error: the question was wrong."""
     suites, suite = _suite(tests=1, failures=0, errors=1)
     case = ET.SubElement(suite, "testcase", {"name": "plans", "classname": "memplanner", "time": "0"})

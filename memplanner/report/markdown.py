@@ -5,15 +5,12 @@ from typing import TYPE_CHECKING
 
 from memplanner.errors import Problem, printable
 from memplanner.report.notes import note_sentences
-from memplanner.report.phrases import PHASE_WORDS, how_read, plan_words, share, verdict_line
-from memplanner.timeline import CATEGORIES
+from memplanner.report.phrases import PHASE_WORDS, how_read, largest_first, plan_words, share, verdict_line
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
-    from memplanner.frameworks import Foreign
-    from memplanner.prediction.estimate import Estimate
-    from memplanner.solve.changes import Changes
-
+    from memplanner.report.check_text import PlanAnswer
+    from memplanner.report.terminal import Page
 
 _JOINER = "\u2060"
 """Has no width, and lets no word reach across."""
@@ -33,46 +30,35 @@ def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, righ
     return [f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows)]
 
 
-def problems_markdown(problems: Sequence[Problem]) -> str:
+def problems_markdown(problems: Sequence[Problem], page: "Page") -> str:
     """Why there is no answer."""
     lines = ["**memplanner has no answer: the question was wrong**", ""]
     return "\n".join([*lines, *(f"- {escape(str(problem))}" for problem in problems)]) + "\n"
 
 
-def check_markdown(
-    estimate: "Estimate", changes: "Changes | None", *, label: str, foreign: "Foreign | None" = None
-) -> str:
+def check_markdown(answer: "PlanAnswer", page: "Page") -> str:
     """`check --format markdown`."""
+    estimate, changes = answer.estimate, answer.changes
     lines = [f"**{escape(verdict_line(estimate))}**", "", escape(plan_words(estimate.plan)), ""]
-    lines += markdown_table(
-        ("Peak", "Bytes", ""),
-        (
-            ("allocated", str(estimate.allocated_bytes), format_bytes(estimate.allocated_bytes)),
-            ("fragmentation", str(estimate.fragmentation_bytes), format_bytes(estimate.fragmentation_bytes)),
-            ("reserved", str(estimate.reserved_bytes), format_bytes(estimate.reserved_bytes)),
-            ("context", str(estimate.context_bytes), format_bytes(estimate.context_bytes)),
-            ("device", str(estimate.device_bytes), format_bytes(estimate.device_bytes)),
-            ("limit", str(estimate.limit_bytes), format_bytes(estimate.limit_bytes)),
-            ("margin", str(estimate.margin_bytes), format_bytes(estimate.margin_bytes)),
-        ),
-    )
-    present = [(c, estimate.at_peak[c]) for c in CATEGORIES if estimate.at_peak.get(c)]
+    names = ("allocated", "fragmentation", "reserved", "context", "device", "limit", "margin")
+    sizes = [(name, getattr(estimate, f"{name}_bytes")) for name in names]
+    lines += markdown_table(("Peak", "Bytes", ""), [(name, str(size), format_bytes(size)) for name, size in sizes])
     lines += ["", f"Alive at the peak, in {PHASE_WORDS[estimate.peak_phase]}:", ""]
     lines += markdown_table(
         ("Category", "Bytes", "", "Share"),
         [
             (c.replace("_", " "), str(size), format_bytes(size), share(size, estimate.allocated_bytes))
-            for c, size in sorted(present, key=lambda item: -item[1])
+            for c, size in largest_first(estimate.at_peak)
         ],
     )
     if changes is not None and (shown := changes.fitting or changes.others):
         lines += ["", "Any one of these makes it fit:" if changes.fitting else "These save most, none is enough:", ""]
         lines += [f"- `{c.typed}` saves {format_bytes(c.saved_bytes)}: {c.effect}" for c in shown]
-    for title, told in how_read(foreign).items() if foreign is not None else ():
-        lines += ["", f"{escape(title)}:", "", *(f"- {escape(text)}" for text in told)]
+    for title, texts in how_read(answer.foreign).items() if answer.foreign is not None else ():
+        lines += ["", f"{escape(title)}:", "", *(f"- {escape(text)}" for text in texts)]
     lines += [
         "",
         *(f"- {escape(note)}" for note in note_sentences(estimate.notes)),
         f"- Modelled: {escape(estimate.implementation)}.",
     ]
-    return "\n".join([*lines, f"- Plan: {escape(label)}."]) + "\n"
+    return "\n".join([*lines, f"- Plan: {escape(answer.label)}."]) + "\n"

@@ -1,11 +1,12 @@
 """`memplanner paper`: published beside computed, with base and unit, and why a figure cannot be reproduced."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from memplanner.report.as_json import dump
+from memplanner.report.layout import BLANK, Line, heading, paragraph
 from memplanner.report.palette import MUTED
 from memplanner.report.phrases import VERDICT_WORDS
-from memplanner.report.terminal import Page, heading, wrap
+from memplanner.report.terminal import Page
 from memplanner.solve.published import Computed, Paper
 from memplanner.units import GIB, format_bytes
 
@@ -21,25 +22,24 @@ QUANTITY_WORDS = {
 
 def paper_text(papers: Sequence[tuple[Paper, Sequence[Computed]]], page: Page) -> str:
     """One block per paper; one entry per figure."""
-    lines = wrap(
+    lines = paragraph(
         "Published figures beside what the model computes. GB is 10^9 bytes, GiB 2^30; papers print G for either.",
         page.width,
     )
     for paper, figures in papers:
-        lines += [*heading(page, paper.title), *wrap(paper.about, page.width, first="  ", rest="  ")]
+        lines += [*heading(paper.title), *paragraph(paper.about, page.width, first="  ", rest="  ")]
         for computed in figures:
-            lines += ["", *_entry(computed, page)]
-    return "\n".join(lines) + "\n"
+            lines += [BLANK, *_entry(computed, page.width)]
+    return page.write(lines)
 
 
-def _entry(computed: Computed, page: Page) -> list[str]:
-    figure = computed.figure
-    lines = wrap(figure.claim, page.width, first="  ", rest="  ")
-    lines += wrap(figure.published, page.width, first="    published  ", rest="               ")
-    lines += wrap(answer(computed), page.width, first="    computed   ", rest="               ")
+def _entry(computed: Computed, width: int) -> list[Line]:
+    figure, rest = computed.figure, " " * 15
+    lines = paragraph(figure.claim, width, first="  ", rest="  ")
+    lines += paragraph(figure.published, width, first="    published  ", rest=rest)
+    lines += paragraph(answer(computed), width, first="    computed   ", rest=rest)
     if figure.note:
-        note = wrap(figure.note, page.width, first="    note       ", rest="               ")
-        lines += [page.paint(line, MUTED) for line in note]
+        lines += paragraph(figure.note, width, first="    note       ", rest=rest, colour=MUTED)
     return lines
 
 
@@ -58,9 +58,9 @@ def answer(computed: Computed) -> str:
     return f"{verdict}{size}, {words}"
 
 
-def paper_object(papers: Sequence[tuple[Paper, Sequence[Computed]]]) -> dict[str, Any]:
+def paper_json(papers: Sequence[tuple[Paper, Sequence[Computed]]], page: Page) -> str:
     """The object of `paper --format json`."""
-    return {
+    value = {
         "schema": "memplanner/paper/1",
         "papers": [
             {
@@ -81,3 +81,4 @@ def paper_object(papers: Sequence[tuple[Paper, Sequence[Computed]]]) -> dict[str
             for paper, figures in papers
         ],
     }
+    return dump(value)

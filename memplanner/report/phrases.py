@@ -1,13 +1,16 @@
 """Phrases that several reports share."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
+from memplanner.timeline import CATEGORIES, Category
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
     from memplanner.frameworks import Foreign
     from memplanner.prediction.estimate import Estimate
+    from memplanner.prediction.margin import Margin
 
 VERDICT_WORDS = {"fits": "FITS", "tight": "TIGHT", "does-not-fit": "DOES NOT FIT"}
 
@@ -31,14 +34,25 @@ def verdict_line(estimate: "Estimate") -> str:
     """One line: the verdict, what is needed, what there is, and the difference."""
     plan = estimate.plan
     device = f"a {plan.device.memory} device" if isinstance(plan.device, SizeDevice) else plan.device.name
-    limit = format_bytes(estimate.limit_bytes)
+    limit = ""
     if estimate.limit_bytes < estimate.total_bytes:
-        limit += " budget" if plan.budget is not None else " left by the headroom"
-    margin = format_bytes(abs(estimate.margin_bytes))
-    rest = f"{margin} to spare" if estimate.margin_bytes >= 0 else f"{margin} too much"
-    if estimate.verdict == "tight":
-        rest += f" (±{format_bytes(estimate.error_margin_bytes)})"
-    return f"{VERDICT_WORDS[estimate.verdict]}: {format_bytes(estimate.device_bytes)} of {limit} on {device}, {rest}"
+        limit = " budget" if plan.budget is not None else " left by the headroom"
+    return f"{need_words(estimate)}{limit} on {device}, {spare_words(estimate)}"
+
+
+def need_words(estimate: "Estimate") -> str:
+    """The verdict, and what is needed of what there is."""
+    need, limit = format_bytes(estimate.device_bytes), format_bytes(estimate.limit_bytes)
+    return f"{VERDICT_WORDS[estimate.verdict]}: {need} of {limit}"
+
+
+def spare_words(estimate: "Estimate", *, shares: bool = False) -> str:
+    """What is left under the limit, or how far beyond it the plan is; shares: also as a share of the limit."""
+    size, part = abs(estimate.margin_bytes), share(abs(estimate.margin_bytes), estimate.limit_bytes)
+    if estimate.margin_bytes < 0:
+        return f"{format_bytes(size)} too much" + (f", {part} over" if shares else "")
+    words = f"{format_bytes(size)} to spare" + (f", {part}" if shares else "")
+    return f"{words} (±{format_bytes(estimate.error_margin_bytes)})" if estimate.verdict == "tight" else words
 
 
 def method_words(plan: TrainingPlan) -> str:
@@ -88,9 +102,23 @@ def plan_words(plan: TrainingPlan, *, method: bool = True) -> str:
     return " · ".join(words)
 
 
+def largest_first(sizes: Mapping[Category, int]) -> list[tuple[Category, int]]:
+    """The categories of which there is anything, and how much."""
+    return sorted(((c, sizes[c]) for c in CATEGORIES if sizes.get(c)), key=lambda item: -item[1])
+
+
 def share(part: int, whole: int) -> str:
     """A percentage with one decimal; "–" of nothing."""
     return f"{100 * part / whole:.1f}%" if whole else "–"
+
+
+def margin_words(margin: "Margin") -> str:
+    """How far device may be off, in one sentence."""
+    if margin.runs == 0:
+        widest = f"the widest error of other plans, {margin.share:.1%}"
+        return f"no run of {margin.kind} has been measured on a GPU: {widest}, is taken as the margin"
+    runs = "run" if margin.runs == 1 else "runs"
+    return f"with {margin.kind}, device has been off by at most {margin.share:.1%} ({margin.runs} measured {runs})"
 
 
 def how_read(foreign: "Foreign") -> dict[str, list[str]]:

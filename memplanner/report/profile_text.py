@@ -1,18 +1,23 @@
 """`memplanner profile` for people: what was measured, laid over what was predicted."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplanner.report.as_json import indented_json
+from memplanner.report.check_text import of_plan
+from memplanner.report.layout import BLANK, Column, Line, Span, heading, paragraph, section, table
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import PHASE_WORDS, plan_words
-from memplanner.report.terminal import Cell, Column, Page, heading, table, wrap
 from memplanner.timeline import CATEGORIES, Category, Phase
 from memplanner.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from memplanner.measurement import Measurement, PhaseRecord
     from memplanner.prediction.estimate import Estimate
+    from memplanner.report.terminal import Page
 
 WHERE = {"fake": "on fake tensors", "cpu": "on the CPU", "cuda": "on CUDA"}
 _ENDINGS = {
@@ -23,21 +28,45 @@ _ENDINGS = {
 }
 
 
-def profile_text(record: "Measurement", estimate: "Estimate | None", page: Page, *, label: str) -> str:
-    """The whole report of one run. `estimate` is the plan's prediction, where there is a plan."""
-    lines = [*_verdict(record, page)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunAnswer:
+    """What `profile` has to say of one run. `estimate` is the plan's prediction, where there is a plan; `label` says
+    where the plan came from.
+    """
+
+    record: "Measurement"
+    estimate: "Estimate | None"
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteAnswer:
+    """What `profile` has to say of several. left: how many were not begun; out: where the records are, or ""."""
+
+    records: "Sequence[Measurement]"
+    left: int
+    out: str
+
+
+def profile_json(answer: RunAnswer, page: "Page") -> str:
+    """The record as it is kept."""
+    return answer.record.dump()
+
+
+def profile_text(answer: RunAnswer, page: "Page") -> str:
+    """The whole report of one run."""
+    record, estimate, width = answer.record, answer.estimate, page.width
+    lines = _verdict(record, width)
     if record.plan is not None:
-        lines += wrap(plan_words(record.plan), page.width, rest="  ")
-    lines += wrap(f"{'Plan' if record.plan is not None else 'Of'}: {label}.", page.width, rest="  ")
+        lines += of_plan(plan_words(record.plan), answer.label, width)
+    else:
+        lines += paragraph(f"Of: {answer.label}.", width, rest="  ")
     if record.phases:
-        absent = _absent(record, estimate)
-        lines += _phases(record, estimate, absent, page)
-        lines += _at_peak(record, estimate, page)
-    lines += _notes(record, estimate, page)
-    return "\n".join(lines) + "\n"
+        lines += [*_phases(record, estimate, width), *_at_peak(record, estimate, width)]
+    return page.write([*lines, *section("Notes", _notes(record, estimate), width)])
 
 
-def _verdict(record: "Measurement", page: Page) -> list[str]:
+def _verdict(record: "Measurement", width: int) -> list[Line]:
     where = record.environment.gpu or WHERE[record.backend]
     text = f"{_ENDINGS[record.outcome.status]} {'on ' if record.environment.gpu else ''}{where}"
     peak = record.peak
@@ -48,41 +77,30 @@ def _verdict(record: "Measurement", page: Page) -> list[str]:
     if record.outcome.message:
         text += f": {record.outcome.message}"
     colour = VERDICT_COLOURS["fits" if record.outcome.status == "completed" else "does-not-fit"]
-    return [page.paint(line, colour, bold=True) for line in wrap(text, page.width, rest="  ")]
+    return paragraph(text, width, rest="  ", colour=colour, bold=True)
 
 
-def _absent(record: "Measurement", estimate: "Estimate | None") -> int:
-    """Bytes of the prediction that this backend does not have: cuBLAS workspaces, without CUDA."""
-    if estimate is None or record.backend == "cuda":
-        return 0
-    return estimate.workspace_bytes
-
-
-def _phases(record: "Measurement", estimate: "Estimate | None", absent: int, page: Page) -> list[str]:
-    predicted = {} if estimate is None else {p.name: p.peak_bytes for p in estimate.phases}
+def _phases(record: "Measurement", estimate: "Estimate | None", width: int) -> list[Line]:
+    predicted = {} if estimate is None else estimate.phase_peaks(workspaces=record.backend == "cuda")
     timed = any(p.seconds is not None for p in record.phases)
     reserved = any(p.reserved_bytes is not None for p in record.phases)
     columns = [Column(title="Peak of"), Column(title="Measured", right=True)]
     if predicted:
         columns += [Column(title="Predicted", right=True), Column(title="Error", right=True)]
     columns += [Column(title="Reserved", right=True)] * reserved + [Column(title="Time", right=True)] * timed
-    rows = [_phase_row(p, predicted, absent, reserved=reserved, timed=timed) for p in record.phases]
+    rows = [_phase_row(p, predicted, reserved=reserved, timed=timed) for p in record.phases]
     if all(p.name != "forward" for p in record.phases):  # an entry point's model does not say where its loss begins
         rows = [["forward and loss" if row[0] == "loss" else row[0], *row[1:]] for row in rows]
-    return [*heading(page, "Phases"), *table(page, columns, rows)]
+    return [*heading("Phases"), *table(columns, rows, width)]
 
 
 def _phase_row(
-    phase: "PhaseRecord", predicted: Mapping[Phase, int], absent: int, *, reserved: bool, timed: bool
-) -> list[str | Cell]:
-    row: list[str | Cell] = [PHASE_WORDS[phase.name], Cell(text=format_bytes(phase.peak_bytes), bold=True)]
+    phase: "PhaseRecord", predicted: Mapping[Phase, int], *, reserved: bool, timed: bool
+) -> list[str | Span]:
+    row: list[str | Span] = [PHASE_WORDS[phase.name], Span(format_bytes(phase.peak_bytes), bold=True)]
     if predicted:
         expected = predicted.get(phase.name)
-        if expected is None:
-            row += ["–", "–"]
-        else:
-            expected -= absent if phase.name != "load" else 0
-            row += [format_bytes(expected), _error(expected, phase.peak_bytes)]
+        row += ["–", "–"] if expected is None else [format_bytes(expected), _error(expected, phase.peak_bytes)]
     if reserved:
         row.append("–" if phase.reserved_bytes is None else format_bytes(phase.reserved_bytes))
     if timed:
@@ -94,7 +112,7 @@ def _error(predicted: int, measured: int) -> str:
     return f"{(predicted - measured) / measured:+.2%}" if measured else "–"
 
 
-def _at_peak(record: "Measurement", estimate: "Estimate | None", page: Page) -> list[str]:
+def _at_peak(record: "Measurement", estimate: "Estimate | None", width: int) -> list[Line]:
     peak = record.peak
     if peak is None or not peak.at_peak:
         return []
@@ -109,10 +127,10 @@ def _at_peak(record: "Measurement", estimate: "Estimate | None", page: Page) -> 
             rows.append([*row, format_bytes(expected)] if predicted else row)
     columns = [Column(title="Alive at the peak"), Column(title="Measured", right=True)]
     columns += [Column(title="Predicted", right=True)] * bool(predicted)
-    return ["", *table(page, columns, rows)]
+    return [BLANK, *table(columns, rows, width)]
 
 
-def _notes(record: "Measurement", estimate: "Estimate | None", page: Page) -> list[str]:
+def _notes(record: "Measurement", estimate: "Estimate | None") -> list[str]:
     notes = []
     if record.num_parameters:
         notes.append(f"{format_count(record.num_parameters)} parameters, {format_count(record.num_trainable)} trained")
@@ -125,15 +143,13 @@ def _notes(record: "Measurement", estimate: "Estimate | None", page: Page) -> li
         notes.append(text)
     if record.context_bytes is not None:
         notes.append(f"{format_bytes(record.context_bytes)} outside the allocator (CUDA context, loaded kernels)")
-    if record.phases and _absent(record, estimate):
+    if record.phases and record.backend != "cuda" and estimate is not None and estimate.workspace_bytes:
         notes.append("the predictions here leave out cuBLAS's workspaces, which only CUDA has")
     if record.backend == "cpu" and record.plan is not None and record.phases:
         notes.append("some CPU kernels keep other tensors than CUDA's: --device fake follows CUDA")
     if record.rank_evidence:
         notes.append(_evidence(record))
-    if not notes:
-        return []
-    return [*heading(page, "Notes"), *(line for n in notes for line in wrap(n, page.width, first="  - ", rest="    "))]
+    return notes
 
 
 def _evidence(record: "Measurement") -> str:
@@ -147,15 +163,34 @@ def _evidence(record: "Measurement") -> str:
     return f"gradient energy held, median of {len(record.rank_evidence)} weights: {shown}"
 
 
-def suite_text(records: "Sequence[Measurement]", page: Page, *, left: int, out: str) -> str:
+def suite_json(answer: SuiteAnswer, page: "Page") -> str:
+    """The records as they are kept, in a list."""
+    return indented_json([json.loads(record.dump()) for record in answer.records])
+
+
+def suite_text(answer: SuiteAnswer, page: "Page") -> str:
     """One line per record, what kept the others from completing, and how many there are of each ending."""
-    rows: list[list[str | Cell]] = []
+    records, width = answer.records, page.width
+    lines = _suite_table(records, width) if records else []
+    stopped = [record for record in records if record.outcome.status != "completed"]
+    lines += heading("Not completed") if stopped else []
+    for record in stopped:
+        lines += paragraph(f"{record.id}: {record.outcome.message}", width, first="  ", rest="    ")
+    counts = Counter(_status(record) for record in records)
+    ended = ", ".join(f"{count} {status}" for status, count in counts.items()) or "Nothing ran"
+    ended += f", {answer.left} left for another run" if answer.left else ""
+    lines += [BLANK, *paragraph(f"{ended}.", width)]
+    return page.write([*lines, *(paragraph(f"Records in {answer.out}.", width) if answer.out else ())])
+
+
+def _suite_table(records: "Sequence[Measurement]", width: int) -> list[Line]:
+    rows: list[list[str | Span]] = []
     for record in records:
         peak = record.peak if record.outcome.status == "completed" else None
         rows.append(
             [
-                Cell(text=record.id),
-                Cell(text="–" if peak is None else format_bytes(peak.peak_bytes), bold=True),
+                record.id,
+                Span("–" if peak is None else format_bytes(peak.peak_bytes), bold=True),
                 "–" if peak is None else "refresh" if peak.name == "refresh" else PHASE_WORDS[peak.name],
                 "–" if record.step_seconds is None else f"{record.step_seconds:.3g} s",
                 _status(record) if peak is None else "",
@@ -168,18 +203,7 @@ def suite_text(records: "Sequence[Measurement]", page: Page, *, left: int, out: 
         Column(title="Step", right=True),
         Column(),
     )
-    lines = table(page, columns, rows, indent=0) if rows else []
-    stopped = [record for record in records if record.outcome.status != "completed"]
-    if stopped:
-        lines += heading(page, "Not completed")
-        for record in stopped:
-            lines += wrap(f"{record.id}: {record.outcome.message}", page.width, first="  ", rest="    ")
-    counts = Counter(_status(record) for record in records)
-    ended = ", ".join(f"{count} {status}" for status, count in counts.items())
-    lines += ["", *wrap(f"{ended or 'Nothing ran'}{f', {left} left for another run' if left else ''}.", page.width)]
-    if out:
-        lines += wrap(f"Records in {out}.", page.width)
-    return "\n".join(lines) + "\n"
+    return table(columns, rows, width, indent=0)
 
 
 def _status(record: "Measurement") -> str:

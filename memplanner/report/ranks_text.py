@@ -1,18 +1,28 @@
 """`memplanner fit --evidence`: a rank per module, and what it holds of the gradients."""
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memplanner.errors import printable
-from memplanner.report.as_json import estimate_object
-from memplanner.report.check_text import verdict
+from memplanner.report.as_json import dump, estimate_object
+from memplanner.report.check_text import opening
+from memplanner.report.layout import BLANK, Column, Span, heading, paragraph, table
 from memplanner.report.markdown import escape, markdown_table
-from memplanner.report.phrases import plan_words, verdict_line
-from memplanner.report.terminal import Column, Page, heading, table, wrap
+from memplanner.report.phrases import verdict_line
 
 if TYPE_CHECKING:
+    from memplanner.report.terminal import Page
     from memplanner.solve.ranks import Ranks
 
 TITLES = ("Module", "Weights", "Rank", "Holds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RanksAnswer:
+    """What `fit --evidence` has to say; `label` says where the plan came from."""
+
+    ranks: "Ranks"
+    label: str
 
 
 def _rows(found: "Ranks") -> list[tuple[str, ...]]:
@@ -39,34 +49,36 @@ def settings(found: "Ranks") -> list[str]:
     return [printable(line) for line in lines]
 
 
-def ranks_text(found: "Ranks", page: Page, *, label: str) -> str:
+def ranks_text(answer: RanksAnswer, page: "Page") -> str:
     """The whole answer for people."""
+    found, width = answer.ranks, page.width
     columns = [Column(title=title, right=i > 0) for i, title in enumerate(TITLES)]
-    lines = [
-        *verdict(found.estimate, page),
-        *wrap(plan_words(found.estimate.plan), page.width, rest="  "),
-        *wrap(f"Plan: {label}.", page.width, rest="  "),
-        *heading(page, "Ranks by module"),
-        *table(page, columns, _rows(found)),
-        "",
-        *wrap(_summary(found), page.width),
-        *heading(page, "In the plan's file"),
-        *(f"  {line}".rstrip() for line in settings(found)),
-    ]
-    return "\n".join(lines) + "\n"
+    return page.write(
+        [
+            *opening(found.estimate, answer.label, width),
+            *heading("Ranks by module"),
+            *table(columns, _rows(found), width),
+            BLANK,
+            *paragraph(_summary(found), width),
+            *heading("In the plan's file"),
+            *((Span(f"  {line}"),) for line in settings(found)),
+        ]
+    )
 
 
-def ranks_markdown(found: "Ranks", *, label: str) -> str:
+def ranks_markdown(answer: RanksAnswer, page: "Page") -> str:
     """The same as Markdown."""
+    found = answer.ranks
     rows = [[escape(cell) for cell in row] for row in _rows(found)]
-    lines = [f"**{escape(verdict_line(found.estimate))}**", "", f"Plan: {escape(label)}.", ""]
+    lines = [f"**{escape(verdict_line(found.estimate))}**", "", f"Plan: {escape(answer.label)}.", ""]
     lines += [*markdown_table(TITLES, rows), "", escape(_summary(found)), ""]
     return "\n".join([*lines, *(f"    {line}".rstrip() for line in settings(found))]) + "\n"
 
 
-def ranks_object(found: "Ranks") -> dict[str, Any]:
+def ranks_json(answer: RanksAnswer, page: "Page") -> str:
     """The object of `fit --evidence --format json`."""
-    return {
+    found = answer.ranks
+    value = {
         "schema": "memplanner/ranks/1",
         "share": found.share,
         "uniform": {"rank": found.uniform, "share": found.uniform_share},
@@ -76,3 +88,4 @@ def ranks_object(found: "Ranks") -> dict[str, Any]:
         ],
         "estimate": estimate_object(found.estimate),
     }
+    return dump(value)

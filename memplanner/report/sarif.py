@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from memplanner.errors import Problem, printable
+from memplanner.report.as_json import dump
 from memplanner.report.growth_phrases import complaints, explanation, headline
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import Checked, CheckedPlans
+    from memplanner.report.terminal import Page
 
 RULES = {
     "over-budget": (
@@ -32,20 +34,20 @@ RULES = {
 """What each rule means, and what to do about it."""
 
 
-def sarif(found: "CheckedPlans") -> dict[str, Any]:
-    """The log's object: a result for each plan that fails or is tight, at the line that makes it."""
+def sarif(found: "CheckedPlans", page: "Page") -> str:
+    """The log: a result for each plan that fails or is tight, at the line that makes it."""
     told = [checked for checked in found.plans if not checked.ok or checked.estimate.verdict == "tight"]
     return _log({"results": [_result(checked) for checked in told]})
 
 
-def sarif_of_problems(problems: Sequence[Problem]) -> dict[str, Any]:
-    """The log's object where the question was wrong: nothing was looked at, and why."""
+def sarif_of_problems(problems: Sequence[Problem], page: "Page") -> str:
+    """The log where the question was wrong: nothing was looked at, and why."""
     told = [{"level": "error", "message": {"text": str(problem)}} for problem in problems]
     invocation = {"executionSuccessful": False, "exitCode": 2, "toolConfigurationNotifications": told}
     return _log({"invocations": [invocation], "results": []})
 
 
-def _log(run: dict[str, Any]) -> dict[str, Any]:
+def _log(run: dict[str, Any]) -> str:
     driver = {
         "name": "memplanner",
         "version": version("memplanner"),
@@ -60,11 +62,12 @@ def _log(run: dict[str, Any]) -> dict[str, Any]:
             for rule, (meaning, remedy) in RULES.items()
         ],
     }
-    return {
+    log = {
         "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
         "version": "2.1.0",
         "runs": [{"tool": {"driver": driver}, **run}],
     }
+    return dump(log)
 
 
 def _rule(checked: "Checked") -> str:

@@ -1,59 +1,78 @@
 """`memplanner sweep --format svg`: device memory over the numeric axis with the most values, a line per combination."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memplanner.errors import Problem, UserError
 from memplanner.report.svg import Line, line_chart
-from memplanner.report.sweep_text import axis_title, headline, value_text
+from memplanner.report.sweep_text import SweepAnswer, axis_title, headline, value_text
 
 if TYPE_CHECKING:
     from memplanner.plan.flags import Value
-    from memplanner.solve.sweep import Sweep
+    from memplanner.report.terminal import Page
+    from memplanner.solve.sweep import Axis, Sweep
 
 LINES = 16
 """Lines that one picture can hold."""
 DEVICES = ("--gpu", "--budget", "--headroom")
 
 
-def sweep_svg(found: "Sweep") -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Roles:
+    """Places of a sweep's axes: the one that is drawn across, those of devices, and the others, a line each."""
+
+    across: int
+    devices: tuple[int, ...]
+    others: tuple[int, ...]
+
+
+def sweep_svg(answer: SweepAnswer, page: "Page") -> str:
     """The picture. Hollow dots stand for what is needed at least. UserError where no axis is numeric."""
-    numeric = [i for i, axis in enumerate(found.axes) if all(isinstance(v, str) and v.isdigit() for v in axis.values)]
+    found = answer.sweep
+    roles = _roles(found.axes)
+    lines = _lines(found, roles)
+    count = len(lines)
+    shown = lines if count <= LINES else [lines[i * (count - 1) // (LINES - 1)] for i in range(LINES)]
+    title = f"Device memory: {headline(found)}"
+    if len(shown) < count:
+        title += f" ({len(shown)} of {count} lines drawn)"
+    return line_chart(title, axis_title(found.axes[roles.across]), shown, _limits(found, roles))
+
+
+def _roles(axes: "Sequence[Axis]") -> _Roles:
+    numeric = [i for i, axis in enumerate(axes) if all(isinstance(v, str) and v.isdigit() for v in axis.values)]
     if not numeric:
         message = "a picture needs an axis of numbers"
         raise UserError(Problem(where="--format", key="", message=message, hint="such as --rank 8,16,…,1024"))
-    across = max(numeric, key=lambda i: len(found.axes[i].values))
-    device = [i for i, axis in enumerate(found.axes) if axis.name in DEVICES]
+    across = max(numeric, key=lambda i: len(axes[i].values))
+    devices = tuple(i for i, axis in enumerate(axes) if axis.name in DEVICES)
+    others = tuple(i for i in range(len(axes)) if i != across and i not in devices)
+    return _Roles(across=across, devices=devices, others=others)
+
+
+def _lines(found: "Sweep", roles: _Roles) -> list[Line]:
+    """A line for each combination of the other axes; of several cards the one with the most to say."""
     series: dict[tuple[Value, ...], dict[float, tuple[int, bool]]] = {}
-    limits: dict[tuple[Value, ...], int] = {}
     for point in found.points:
-        limits[tuple(point.values[i] for i in device)] = point.limit_bytes
-        if point.values[across] == "":
+        if point.values[roles.across] == "":
             continue
-        rest = tuple(v for i, v in enumerate(point.values) if i != across and i not in device)
-        at = series.setdefault(rest, {})
-        x = float(point.values[across])
-        # of several cards the one with the most to say
-        if x not in at or (at[x][1] and point.device_bytes is not None):
-            at[x] = (point.least_device_bytes, point.device_bytes is None)
-    names = [axis for i, axis in enumerate(found.axes) if i != across and i not in device]
-    keys = list(series)
-    shown = keys if len(keys) <= LINES else [keys[i * (len(keys) - 1) // (LINES - 1)] for i in range(LINES)]
-    title = f"Device memory: {headline(found)}"
-    if len(shown) < len(keys):
-        title += f" ({len(shown)} of {len(keys)} lines drawn)"
-    return line_chart(
-        title,
-        axis_title(found.axes[across]),
-        [
-            Line(
-                name=", ".join(
-                    f"{axis_title(axis).lower()} {value_text(value)}" for axis, value in zip(names, key, strict=True)
-                )
-                or "device",
-                points=tuple((x, size) for x, (size, _) in sorted(series[key].items())),
-                open_ended=frozenset(x for x, (_, least) in series[key].items() if least),
-            )
-            for key in shown
-        ],
-        [(", ".join(value_text(v) for v in key) or "limit", size) for key, size in limits.items()],
-    )
+        sizes = series.setdefault(tuple(point.values[i] for i in roles.others), {})
+        x = float(point.values[roles.across])
+        if x not in sizes or (sizes[x][1] and point.device_bytes is not None):
+            sizes[x] = (point.least_device_bytes, point.device_bytes is None)
+    names = [axis_title(found.axes[i]).lower() for i in roles.others]
+    return [
+        Line(
+            name=", ".join(f"{name} {value_text(v)}" for name, v in zip(names, values, strict=True)) or "device",
+            points=tuple((x, size) for x, (size, _) in sorted(sizes.items())),
+            open_ended=frozenset(x for x, (_, least) in sizes.items() if least),
+        )
+        for values, sizes in series.items()
+    ]
+
+
+def _limits(found: "Sweep", roles: _Roles) -> list[tuple[str, int]]:
+    """The limit of each device."""
+    limits = {tuple(point.values[i] for i in roles.devices): point.limit_bytes for point in found.points}
+    return [(", ".join(map(value_text, values)) or "limit", size) for values, size in limits.items()]

@@ -2,24 +2,48 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplanner.report.as_json import indented_json
+from memplanner.report.layout import BLANK, Column, Line, Span, paragraph, section, table_that_fits
 from memplanner.report.markdown import escape, markdown_table
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import PHASE_WORDS, VERDICT_WORDS
-from memplanner.report.terminal import Cell, Column, Page, heading, table, text_width, wrap
-from memplanner.timeline import passes
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
+    from memplanner.report.terminal import Page
     from memplanner.solve.sweep import Axis, Point, Sweep
 
 SHOWN = 40
 """Lines up to which text shows all plans by default, and more than which it never shows of the frontier."""
 AFTER = ("", "Device", "To spare", "Allocated", "Peak in")
 ABOUT_FRONTIER = "none of them has more of one setting without less of another"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepAnswer:
+    """What `sweep` has to say; `label` says where the plan came from that the axes are laid over. show: which plans
+    text and Markdown list; strict: a tight fit is none.
+    """
+
+    sweep: "Sweep"
+    label: str
+    show: str | None = None
+    strict: bool = False
+
+    def chosen(self) -> tuple[Sequence["Point"], str]:
+        """The points to list, and the heading over them."""
+        points = self.sweep.points
+        show = self.show or ("all" if len(points) <= SHOWN else "frontier")
+        if show == "all":
+            return points, "All plans"
+        if show == "fits":
+            return self.sweep.fitting(strict=self.strict), "Plans that fit"
+        frontier = self.sweep.frontier(strict=self.strict)
+        return frontier, f"The frontier: {len(frontier):,} that fit; {ABOUT_FRONTIER}"
 
 
 def axis_title(axis: "Axis") -> str:
@@ -35,21 +59,10 @@ def value_text(value: str | bool) -> str:
 
 def headline(found: "Sweep") -> str:
     """How many there are and how many fit."""
-    fits = sum(point.verdict != "does-not-fit" for point in found.points)
+    fits = len(found.fitting())
     tight = sum(point.verdict == "tight" for point in found.points)
     plans = "plan fits" if len(found.points) == 1 else f"of {len(found.points):,} plans fit"
     return f"{fits:,} {plans}" + (f", {tight:,} of them tight" if tight else "")
-
-
-def chosen(found: "Sweep", show: str | None, *, strict: bool) -> tuple[Sequence["Point"], str]:
-    """The points to list, and the heading over them."""
-    show = show or ("all" if len(found.points) <= SHOWN else "frontier")
-    if show == "all":
-        return found.points, "All plans"
-    if show == "fits":
-        return [point for point in found.points if passes(point.verdict, strict=strict)], "Plans that fit"
-    frontier = found.frontier(strict=strict)
-    return frontier, f"The frontier: {len(frontier):,} that fit; {ABOUT_FRONTIER}"
 
 
 def rows_of(points: Sequence["Point"]) -> list[tuple[str, ...]]:
@@ -75,40 +88,39 @@ def notes_of(found: "Sweep", listed: Sequence["Point"]) -> list[str]:
     return notes
 
 
-def sweep_text(found: "Sweep", page: Page, *, label: str, show: str | None, strict: bool) -> str:
+def sweep_text(answer: SweepAnswer, page: "Page") -> str:
     """The answer for people."""
-    points, title = chosen(found, show, strict=strict)
-    listed = points if show else points[:SHOWN]
-    lines = [
-        page.paint(headline(found).upper(), bold=True),
-        *wrap(f"Plan: {label}.", page.width, rest="  "),
-        "",
-        *(page.paint(line, bold=True) for line in wrap(title, page.width)),
-        *(_table(found, listed, page) if listed else ["  none"]),
-    ]
+    found, width = answer.sweep, page.width
+    points, title = answer.chosen()
+    listed = points if answer.show else points[:SHOWN]
     notes = notes_of(found, listed)
     if len(points) > len(listed):
         notes.insert(0, f"{len(points) - len(listed):,} more: --show frontier lists them, --format csv has all")
-    if notes:
-        lines += heading(page, "Notes")
-        lines += [line for note in notes for line in wrap(note, page.width, first="  - ", rest="    ")]
-    return "\n".join(lines) + "\n"
+    return page.write(
+        [
+            (Span(headline(found).upper(), bold=True),),
+            *paragraph(f"Plan: {answer.label}.", width, rest="  "),
+            BLANK,
+            *paragraph(title, width, bold=True),
+            *(_table(found, listed, width) if listed else [(Span("  none"),)]),
+            *section("Notes", notes, width),
+        ]
+    )
 
 
-def _table(found: "Sweep", points: Sequence["Point"], page: Page) -> list[str]:
-    """As many of the columns, from the left, as the page has room for; the axes, verdict and device always."""
+def _table(found: "Sweep", points: Sequence["Point"], width: int) -> list[Line]:
+    """The axes, verdict and device always; of the rest as much as there is room for."""
     n = len(found.axes)
-    titles = [*(axis_title(axis) for axis in found.axes), *AFTER]
-    columns = [Column(title=t, right=i not in (n, n + 4) and _right(found, i)) for i, t in enumerate(titles)]
+    columns = [Column(title=t, right=i not in (n, n + 4) and _right(found, i)) for i, t in enumerate(_titles(found))]
     rows = [
-        [Cell(text=text, colour=VERDICT_COLOURS[point.verdict] if i == n else "") for i, text in enumerate(row)]
+        [Span(text, VERDICT_COLOURS[point.verdict] if i == n else "") for i, text in enumerate(row)]
         for point, row in zip(points, rows_of(points), strict=True)
     ]
-    wide = Page(width=10_000)
-    shown = len(titles)
-    while shown > n + 2 and max(map(text_width, table(wide, columns[:shown], [r[:shown] for r in rows]))) > page.width:
-        shown -= 1
-    return table(page, columns[:shown], [row[:shown] for row in rows])
+    return table_that_fits(columns, rows, width, least=n + 2)
+
+
+def _titles(found: "Sweep") -> list[str]:
+    return [*(axis_title(axis) for axis in found.axes), *AFTER]
 
 
 def _right(found: "Sweep", column: int) -> bool:
@@ -118,14 +130,14 @@ def _right(found: "Sweep", column: int) -> bool:
     return all(isinstance(v, str) and v.isdigit() for v in found.axes[column].values)
 
 
-def sweep_markdown(found: "Sweep", *, label: str, show: str | None, strict: bool) -> str:
+def sweep_markdown(answer: SweepAnswer, page: "Page") -> str:
     """The same as Markdown."""
-    points, title = chosen(found, show, strict=strict)
-    listed = points if show else points[:SHOWN]
+    found = answer.sweep
+    points, title = answer.chosen()
+    listed = points if answer.show else points[:SHOWN]
     rows = [[escape(text) for text in row] for row in rows_of(listed)]
-    titles = [*(axis_title(axis) for axis in found.axes), *AFTER]
-    lines = [f"**{headline(found)}**", "", f"Plan: {escape(label)}. {escape(title)}.", ""]
-    lines += markdown_table(titles, rows, right_from=len(found.axes) + 1)
+    lines = [f"**{headline(found)}**", "", f"Plan: {escape(answer.label)}. {escape(title)}.", ""]
+    lines += markdown_table(_titles(found), rows, right_from=len(found.axes) + 1)
     return "\n".join([*lines, "", *(f"- {escape(note)}" for note in notes_of(found, listed))]).rstrip() + "\n"
 
 
@@ -150,9 +162,9 @@ def _record(found: "Sweep", point: "Point") -> dict[str, str | int | bool | None
     }
 
 
-def sweep_csv(found: "Sweep") -> str:
+def sweep_csv(answer: SweepAnswer, page: "Page") -> str:
     """Every point, a line each. Empty cells are null in JSON: what was not worked out, or a setting there is not."""
-    out = io.StringIO()
+    found, out = answer.sweep, io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     records = [_record(found, point) for point in found.points]
     writer.writerow(records[0] if records else [*(_key(axis) for axis in found.axes)])
@@ -160,13 +172,14 @@ def sweep_csv(found: "Sweep") -> str:
     return out.getvalue()
 
 
-def sweep_json(found: "Sweep", *, strict: bool) -> str:
+def sweep_json(answer: SweepAnswer, page: "Page") -> str:
     """Every point, which are on the frontier, and what was left out."""
-    best = {id(point) for point in found.frontier(strict=strict)}
+    found = answer.sweep
+    best = {id(point) for point in found.frontier(strict=answer.strict)}
     value = {
         "schema": "memplanner/sweep/1",
         "axes": [{"name": _key(axis), "values": list(axis.values)} for axis in found.axes],
         "points": [{**_record(found, point), "frontier": id(point) in best} for point in found.points],
         "skipped": [{"reason": reason, "count": count} for reason, count in found.skipped.items()],
     }
-    return json.dumps(value, indent=1) + "\n"
+    return indented_json(value)

@@ -1,16 +1,18 @@
 """`memplanner validate`: errors by group, the worst rows, what was left out; as text, Markdown or JSON."""
 
-import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from memplanner.report.as_json import indented_json
+from memplanner.report.layout import Column, Line, Span, heading, paragraph, section, table
 from memplanner.report.markdown import escape
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.terminal import Cell, Column, Page, heading, table, wrap
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
+    from memplanner.report.terminal import Page
     from memplanner.validation.rows import Row, Summary, Validation
 
 SCHEMA = "memplanner/validation/1"
@@ -24,26 +26,41 @@ def percent(error: float, *, signed: bool = True) -> str:
     return f"{error:+.2%}" if signed else f"{error:.2%}"
 
 
-def validate_text(found: "Validation", page: Page, *, tolerance: float) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationAnswer:
+    """What `validate` has to say. tolerance: the share by which an allocated peak may be off."""
+
+    validation: "Validation"
+    tolerance: float
+
+
+def validate_text(answer: ValidationAnswer, page: "Page") -> str:
     """The whole report."""
+    found, tolerance, width = answer.validation, answer.tolerance, page.width
     beyond = found.beyond(tolerance)
-    runs = len({row.id for row in found.rows})
-    word = "WITHIN" if not beyond else "BEYOND"
     colour = VERDICT_COLOURS["fits" if not beyond else "does-not-fit"]
     worst = max((abs(r.error) for r in found.rows if r.metric == "allocated"), default=0.0)
-    first = f"{word} {tolerance:.2%} of the allocated peak: {_counted(runs, 'run')}, "
-    first += f"{_counted(len(found.rows), 'figure')}, worst {worst:.2%}, {_counted(len(found.false_fits), 'false fit')}"
-    lines = [page.paint(line, colour, bold=True) for line in wrap(first, page.width, rest="  ")]
-    lines += _groups(found, page)
-    lines += _worst(found, page)
-    lines += _named(page, "Left out", [f"{s.id}: {s.reason}" for s in found.skipped])
+    first = f"{'WITHIN' if not beyond else 'BEYOND'} {tolerance:.2%} of the allocated peak: {_runs(found)}, "
+    first += f"worst {worst:.2%}, {_counted(len(found.false_fits), 'false fit')}"
     texts: dict[str, list[str]] = {}
     for assumption in found.assumptions:
         texts.setdefault(assumption.text, []).append(assumption.id)
-    lines += _named(page, "Assumed", [f"{text} ({_counted(len(ids))})" for text, ids in texts.items()])
-    lines += _named(page, "Predicted to fit, ran out of memory", found.false_fits)
-    lines += _named(page, "Predicted not to fit, did", found.false_alarms)
-    return "\n".join(lines) + "\n"
+    return page.write(
+        [
+            *paragraph(first, width, rest="  ", colour=colour, bold=True),
+            *_groups(found, width),
+            *_worst(found, width),
+            *section("Left out", [f"{s.id}: {s.reason}" for s in found.skipped], width),
+            *section("Assumed", [f"{text} ({_counted(len(ids))})" for text, ids in texts.items()], width),
+            *section("Predicted to fit, ran out of memory", found.false_fits, width),
+            *section("Predicted not to fit, did", found.false_alarms, width),
+        ]
+    )
+
+
+def _runs(found: "Validation") -> str:
+    """How much was compared."""
+    return f"{_counted(len({row.id for row in found.rows}), 'run')}, {_counted(len(found.rows), 'figure')}"
 
 
 def _counted(count: int, what: str = "run") -> str:
@@ -55,8 +72,8 @@ def _shortened(name: str, width: int = 36) -> str:
     return name if len(name) <= width else f"{name[:5]}…{name[6 - width :]}"
 
 
-def _groups(found: "Validation", page: Page) -> list[str]:
-    lines: list[str] = []
+def _groups(found: "Validation", width: int) -> list[Line]:
+    lines: list[Line] = []
     groups: dict[str, list[tuple[str, Summary]]] = {}
     for name, summary in found.groups().items():
         where, _, metric = name.rpartition(" · ")
@@ -67,13 +84,13 @@ def _groups(found: "Validation", page: Page) -> list[str]:
         columns = [Column(title="Figure", shrinks=True), Column(title="Runs", right=True)]
         columns += [Column(title=t, right=True) for t in ("Median", "95%", "Worst")]
         columns += [Column(title=t, right=True) for t in ("Peer's median", "worst")] if peers else []
-        lines += [*heading(page, where), *table(page, columns, rows)]
+        lines += [*heading(where), *table(columns, rows, width)]
     return lines
 
 
-def _group_row(metric: str, s: "Summary", *, peers: bool) -> list[str | Cell]:
-    row: list[str | Cell] = [metric, str(s.count), percent(s.median, signed=False), percent(s.p95, signed=False)]
-    row.append(Cell(text=percent(s.worst), bold=metric == "allocated"))
+def _group_row(metric: str, s: "Summary", *, peers: bool) -> list[str | Span]:
+    row: list[str | Span] = [metric, str(s.count), percent(s.median, signed=False), percent(s.p95, signed=False)]
+    row.append(Span(percent(s.worst), bold=metric == "allocated"))
     if peers:
         none = s.peer_median is None or s.peer_worst is None
         row += (
@@ -87,7 +104,7 @@ def worst_rows(rows: "Sequence[Row]", count: int = WORST) -> "list[Row]":
     return sorted((r for r in rows if r.error), key=lambda row: -abs(row.error))[:count]
 
 
-def _worst(found: "Validation", page: Page) -> list[str]:
+def _worst(found: "Validation", width: int) -> list[Line]:
     rows = [
         (_shortened(r.id), r.metric, format_bytes(r.predicted_bytes), format_bytes(r.measured_bytes), percent(r.error))
         for r in worst_rows(found.rows)
@@ -99,21 +116,16 @@ def _worst(found: "Validation", page: Page) -> list[str]:
         Column(title="Figure"),
         *(Column(title=t, right=True) for t in ("Predicted", "Measured", "Error")),
     )
-    return [*heading(page, "Furthest off"), *table(page, columns, rows)]
+    return [*heading("Furthest off"), *table(columns, rows, width)]
 
 
-def _named(page: Page, title: str, texts: Sequence[str]) -> list[str]:
-    if not texts:
-        return []
-    return [*heading(page, title), *(line for t in texts for line in wrap(t, page.width, first="  - ", rest="    "))]
-
-
-def validate_object(found: "Validation", *, tolerance: float) -> dict[str, Any]:
+def validate_json(answer: ValidationAnswer, page: "Page") -> str:
     """The JSON answer; its names are fixed."""
-    return {
+    found = answer.validation
+    value = {
         "schema": SCHEMA,
-        "tolerance": tolerance,
-        "within_tolerance": not found.beyond(tolerance),
+        "tolerance": answer.tolerance,
+        "within_tolerance": not found.beyond(answer.tolerance),
         "rows": [
             {
                 "id": r.id,
@@ -139,6 +151,7 @@ def validate_object(found: "Validation", *, tolerance: float) -> dict[str, Any]:
             "false_alarms": len(found.false_alarms),
         },
     }
+    return indented_json(value)
 
 
 def _summary(s: "Summary") -> dict[str, Any]:
@@ -157,17 +170,12 @@ def _finite(error: float) -> float | None:
     return None if math.isinf(error) else error
 
 
-def validate_json(found: "Validation", *, tolerance: float) -> str:
-    """As JSON."""
-    return json.dumps(validate_object(found, tolerance=tolerance), indent=1) + "\n"
-
-
-def validate_markdown(found: "Validation", *, tolerance: float) -> str:
+def validate_markdown(answer: ValidationAnswer, page: "Page") -> str:
     """As Markdown, for a job's summary."""
-    runs = len({row.id for row in found.rows})
-    state = "within" if not found.beyond(tolerance) else "**beyond**"
+    found = answer.validation
+    state = "within" if not found.beyond(answer.tolerance) else "**beyond**"
     lines = [
-        f"Allocated peaks are {state} {tolerance:.2%}: {_counted(runs, 'run')}, {_counted(len(found.rows), 'figure')}, "
+        f"Allocated peaks are {state} {answer.tolerance:.2%}: {_runs(found)}, "
         f"{_counted(len(found.false_fits), 'false fit')}.",
         "",
         "| group | figure | runs | mean | median | 95% | worst | peer's median | peer's worst |",

@@ -75,12 +75,11 @@ def single_changes(
         change = Change(
             flags=flags, effect=effect, intrusion=intrusion, saved_bytes=saved, device_bytes=changed.device_bytes
         )
-        if not passes(changed.verdict, strict=strict):
-            if family not in others or others[family].saved_bytes < saved:
-                others[family] = change
-        else:
+        if passes(changed.verdict, strict=strict):
             fitting.append(change)
             found_family.add(family)
+        elif family not in others or others[family].saved_bytes < saved:
+            others[family] = change
     fitting.sort(key=lambda change: (change.intrusion, -change.saved_bytes))
     most = sorted(others.values(), key=lambda change: -change.saved_bytes)
     return Changes(fitting=tuple(fitting[:SHOWN]), others=() if fitting else tuple(most[:SHOWN]))

@@ -75,13 +75,17 @@ class Sweep:
     points: tuple[Point, ...]
     skipped: Mapping[str, int]
 
+    def fitting(self, *, strict: bool = False) -> list[Point]:
+        """Points that fit; strict: a tight fit is none."""
+        return [point for point in self.points if passes(point.verdict, strict=strict)]
+
     def frontier(self, *, strict: bool = False) -> tuple[Point, ...]:
         """Points that fit and that no other beats: as good in every ordered axis, and better in one.
 
         More is better in a rank, a batch or a sequence, in the bits of AdamW's moments; less in checkpointing. Methods,
         cards and whatever else has no order are not held against each other.
         """
-        fitting = [point for point in self.points if passes(point.verdict, strict=strict)]
+        fitting = self.fitting(strict=strict)
         worths = [_worth(axis) for axis in self.axes]
         ordered = [i for i, of in enumerate(worths) if of is not None]
         groups: dict[tuple[Value, ...], list[tuple[tuple[float, ...], Point]]] = {}

@@ -15,15 +15,18 @@ from textual.widgets import TabbedContent, TabPane
 from textual.worker import get_current_worker
 
 from memplanner.errors import UserError, printable
-from memplanner.report.markdown import check_markdown
+from memplanner.report.check_text import PlanAnswer
 from memplanner.report.phrases import device_word
+from memplanner.report.terminal import Page
+from memplanner.report.writers import CHECK
 from memplanner.tui.background import beside
-from memplanner.tui.drawing import Ink
 from memplanner.tui.export import can_be_saved, save_plan, save_report
 from memplanner.tui.jobs import ways_to_fit
+from memplanner.tui.paint import Ink
 from memplanner.tui.screens.compare import ComparePane, Load
 from memplanner.tui.screens.frontier import FrontierPane
 from memplanner.tui.screens.measured import MeasuredPane
+from memplanner.tui.screens.pane import Pane
 from memplanner.tui.screens.plan import PlanPane
 from memplanner.tui.screens.timeline import Course, TimelinePane
 from memplanner.tui.state import Choice, Flags, PlanState, about, applies, options_for, title_of
@@ -92,7 +95,7 @@ class MemplannerApp(App[None]):
         self.pane.show()
 
     @property
-    def pane(self) -> PlanPane | TimelinePane | ComparePane | FrontierPane | MeasuredPane:
+    def pane(self) -> Pane:
         """The active tab's content."""
         active = self.query_one(TabbedContent).active or "plan"
         return self.query_one(f"#{active}-pane")  # type: ignore[return-value]
@@ -272,7 +275,8 @@ class MemplannerApp(App[None]):
         """The screen as SVG and the report as Markdown, beside each other."""
         plan = self.state.plan
         svg = self.export_screenshot(title=printable(f"memplanner: {plan.model} on {device_word(plan)}"))
-        markdown = check_markdown(self.state.estimate, None, label=self.state.source.label)
+        answer = PlanAnswer(estimate=self.state.estimate, label=self.state.source.label)
+        markdown = CHECK.write("markdown", answer, Page())
         try:
             paths = save_report(svg, markdown, Path("memplanner-report"))
         except UserError as error:

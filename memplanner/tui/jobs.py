@@ -10,7 +10,7 @@ from memplanner.prediction import Predictor
 from memplanner.solve import largest as solve_largest
 from memplanner.solve.changes import single_changes
 from memplanner.solve.sweep import Axis, Sweep, sweep
-from memplanner.timeline import Verdict
+from memplanner.timeline import Verdict, passes
 from memplanner.tui.state import Choice, Flags, ceiling, title_of
 from memplanner.units import format_bytes
 
@@ -40,7 +40,7 @@ def ways_to_fit(tell: Callable[[tuple[Choice, Flags]], None], plan: TrainingPlan
     """Single changes that make the plan fit, and the largest rank, batch and sequence that the card holds."""
     predictor = Predictor(root)
     estimate = predictor(plan)
-    if estimate.verdict == "does-not-fit":
+    if not passes(estimate.verdict):
         changes = single_changes(estimate, predictor)
         for change in changes.fitting or changes.others:
             verb = "then it fits" if changes.fitting else "not enough"

@@ -18,6 +18,7 @@ from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of
+from memplanner.timeline import passes
 from memplanner.validation.rows import Assumption, Row, Skipped, Validation
 
 Bytes = Annotated[int, Field(ge=0)]
@@ -116,7 +117,7 @@ def validate_published(path: Path) -> Validation:
                 continue
             found.assumptions += [Assumption(id=row.id, text=text) for text in assumptions]
             found.rows += compared(row, estimate)
-            if estimate.verdict == "does-not-fit":
+            if not passes(estimate.verdict):
                 found.false_alarms.append(row.id)
     return found
 

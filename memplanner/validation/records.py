@@ -11,7 +11,7 @@ from memplanner.files.parse import file_error
 from memplanner.measurement import Measurement, load_measurement
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
-from memplanner.timeline import CATEGORIES
+from memplanner.timeline import CATEGORIES, passes
 from memplanner.validation.rows import Row, Skipped, Validation
 
 _NAMES = {category: category.replace("_", " ") for category in CATEGORIES}
@@ -60,7 +60,7 @@ def compare_record(found: Validation, record: Measurement, scratch: Path) -> Non
         return
     ran_out = record.outcome.status == "out-of-memory"
     if record.backend == "cuda" and (ran_out or record.environment.memory_fraction is not None):
-        fits = estimate.verdict != "does-not-fit"
+        fits = passes(estimate.verdict)
         if ran_out and fits:
             found.false_fits.append(record.id)
         if not ran_out and not fits:
@@ -91,17 +91,12 @@ def compared(record: Measurement, estimate: Estimate) -> list[Row]:
     """Allocated peak, phases, categories at the peak, what a step keeps, reserved and device."""
     assert record.plan is not None
     on_cuda = record.backend == "cuda"
-    absent = 0 if on_cuda else estimate.workspace_bytes
+    predicted = estimate.phase_peaks(workspaces=on_cuda)
     figures: list[tuple[str, int, int | None]] = []
     peak = record.peak
     assert peak is not None
-    figures.append(("allocated", estimate.allocated_bytes - absent, peak.peak_bytes))
-    predicted = {phase.name: phase for phase in estimate.phases}
-    figures += [
-        (p.name, predicted[p.name].peak_bytes - (absent if p.name != "load" else 0), p.peak_bytes)
-        for p in record.phases
-        if p.name in predicted
-    ]
+    figures.append(("allocated", predicted[estimate.peak_phase], peak.peak_bytes))
+    figures += [(p.name, predicted[p.name], p.peak_bytes) for p in record.phases if p.name in predicted]
     if peak.at_peak and estimate.peak_phase == peak.name:
         figures += [
             (f"{_NAMES[c]} at peak", estimate.at_peak[c], peak.at_peak.get(c, 0))

@@ -35,7 +35,7 @@ def rows(estimate: Estimate) -> list[str]:
 
 def timeline(estimate: Estimate) -> list[str]:
     """The most bytes in each stretch of the step."""
-    return [f"{phase} {size}" for phase, size, _ in estimate.course(COLUMNS)]
+    return [f"{phase} {size}" for phase, size, _ in estimate.timeline.points(COLUMNS)]
 
 
 def notes(estimate: Estimate) -> list[str]:

@@ -24,11 +24,11 @@ def test_every_moment_is_accounted_for(model: str, method: str, step: dict[str, 
     if method != "full":
         flags["--rank"] = "16"
     estimate = predict(merge({"model": model}, flags, where="test"))
-    course = estimate.course(60)
+    course = estimate.timeline.points(60)
     assert len(course) <= 60
     seen: dict[str, int] = {}
     for phase, size, moment in course:
-        assert sum(estimate.by_category(moment).values()) == size
+        assert sum(estimate.timeline.by_category(moment).values()) == size
         seen[phase] = max(seen.get(phase, 0), size)
     assert max(seen.values()) == estimate.allocated_bytes
     peaks: dict[str, int] = {phase.name: phase.peak_bytes for phase in estimate.phases}
@@ -38,5 +38,5 @@ def test_every_moment_is_accounted_for(model: str, method: str, step: dict[str, 
             assert size == peaks[name], name
     phases = [phase for phase, _, _ in course]
     assert phases == sorted(phases, key=list(dict.fromkeys(phases)).index)
-    rows = estimate.rows_at(course[len(course) // 2][2])
+    rows = estimate.timeline.rows_at(course[len(course) // 2][2])
     assert sum(row.bytes for row in rows) == course[len(course) // 2][1]

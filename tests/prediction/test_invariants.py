@@ -315,7 +315,7 @@ def test_nothing_is_negative(fields: Fields) -> None:
     assert all(row.bytes > 0 and row.count > 0 for row in found.rows)
     assert all(total >= 0 for total in found.at_peak.values())
     assert all(total >= 0 for total in found.persistent.values())
-    assert all(live > 0 for _, live in found.curve())
+    assert all(live > 0 for _, live, _ in found.timeline.points())
     assert 0 < found.num_trainable <= found.num_parameters
 
 
@@ -392,15 +392,15 @@ def test_phases_come_in_order(fields: Fields) -> None:
 @given(plans())
 def test_the_curve_passes_through_the_phases(fields: Fields) -> None:
     found = estimate(fields)
-    curve = found.curve()
-    order = [PHASES.index(name) for name, _ in curve]
+    curve = found.timeline.points()
+    order = [PHASES.index(name) for name, _, _ in curve]
     assert order == sorted(order)
     for phase in found.phases:
-        points = [live for name, live in curve if name == phase.name]
+        points = [live for name, live, _ in curve if name == phase.name]
         if points and phase.name not in ("refresh", "steady") and found.peak_phase != "refresh":
             assert max(points) == phase.peak_bytes
     if found.peak_phase != "refresh":
-        assert max(live for _, live in curve) == found.allocated_bytes
+        assert max(live for _, live, _ in curve) == found.allocated_bytes
 
 
 @every_plan

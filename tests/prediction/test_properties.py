@@ -111,7 +111,7 @@ def test_every_byte_is_accounted_for(plan: TrainingPlan) -> None:
     if not plan.step.per_layer_updates:
         trained = [p for p in estimate.program.persistent if p.trainable]
         assert estimate.persistent["gradients"] == sum(p.num_bytes for p in trained)
-    peak = max(value for _, value in estimate.curve())
+    peak = max(value for _, value, _ in estimate.timeline.points())
     assert peak == max(p.peak_bytes for p in estimate.phases) or estimate.peak_phase != "refresh"
 
 

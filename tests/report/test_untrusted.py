@@ -19,6 +19,7 @@ from memplanner.report.markdown import problems_markdown
 from memplanner.report.sarif import sarif, sarif_of_problems
 from memplanner.report.terminal import Page
 
+PAGE = Page()
 ESTIMATE = predict(TrainingPlan(model="llama-7b"))
 NASTY = "a\n::error file=x::forged\r\n##[error]forged\x1b[31m\x00\u2028|<b>`]]>&\u202e\ud800,b:c%0A@someone"
 TEXTS = st.text(
@@ -54,7 +55,7 @@ def commands(log: str) -> list[str]:
 @example(name=NASTY)
 def test_no_name_forges_an_annotation(name: str) -> None:
     checked = found(name)
-    log = github(checked, budgets_text(checked, Page()))
+    log = github(checked, PAGE)
     (only,) = commands(log)
     assert only.startswith("::error title=Memory budget%3A ")
     assert only.count("::") == 2 + only.partition("::error")[2].partition("::")[2].count("::")
@@ -84,7 +85,7 @@ def test_lines_for_people_are_inert(text: str) -> None:
 @given(name=TEXTS)
 @example(name=NASTY)
 def test_xml_stays_well_formed(name: str) -> None:
-    text = junit(found(name))
+    text = junit(found(name), PAGE)
     root = ET.fromstring(text.encode("utf-8"))
     (case,) = root.iter("testcase")
     assert [child.tag for child in case] == ["properties", "failure"]
@@ -94,7 +95,7 @@ def test_xml_stays_well_formed(name: str) -> None:
 @given(name=TEXTS)
 @example(name=NASTY)
 def test_sarif_is_json_with_one_result(name: str) -> None:
-    (run,) = json.loads(json.dumps(sarif(found(name))))["runs"]
+    (run,) = json.loads(sarif(found(name), PAGE))["runs"]
     (result,) = run["results"]
     assert result["ruleId"] == "over-budget"
     assert result["message"]["text"].encode("utf-8")
@@ -104,7 +105,7 @@ def test_sarif_is_json_with_one_result(name: str) -> None:
 @given(name=TEXTS)
 @example(name=NASTY)
 def test_markdown_holds_no_markup_of_the_names(name: str) -> None:
-    text = budgets_markdown(found(name))
+    text = budgets_markdown(found(name), PAGE)
     bare = re.sub(r"\\.", "", text)
     assert not re.search(r"[<>`@]|\]\(", bare)
     table = [line for line in text.splitlines() if line.startswith("|")]
@@ -117,11 +118,11 @@ def test_markdown_holds_no_markup_of_the_names(name: str) -> None:
 @example(text=NASTY)
 def test_what_is_wrong_with_a_question_is_no_markup_either(text: str) -> None:
     problems = (Problem(where=text, key=text, message=text, hint=text), Problem(where="x", key="", message=text))
-    (case,) = ET.fromstring(junit_of_problems(problems).encode("utf-8")).iter("testcase")
+    (case,) = ET.fromstring(junit_of_problems(problems, PAGE).encode("utf-8")).iter("testcase")
     assert [child.tag for child in case] == ["error"]
-    (run,) = json.loads(json.dumps(sarif_of_problems(problems)))["runs"]
+    (run,) = json.loads(sarif_of_problems(problems, PAGE))["runs"]
     assert len(run["invocations"][0]["toolConfigurationNotifications"]) == 2
-    markdown = problems_markdown(problems)
+    markdown = problems_markdown(problems, PAGE)
     assert not re.search(r"[<>`@]|\]\(", re.sub(r"\\.", "", markdown))
     assert len(markdown.splitlines()) == 4
 
@@ -129,5 +130,5 @@ def test_what_is_wrong_with_a_question_is_no_markup_either(text: str) -> None:
 @settings(deadline=None, derandomize=True)
 @given(name=TEXTS)
 def test_text_drives_no_terminal(name: str) -> None:
-    text = budgets_text(found(name), Page())
+    text = budgets_text(found(name), PAGE)
     assert all(c == "\n" or c.isprintable() for c in text)

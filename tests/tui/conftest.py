@@ -42,9 +42,16 @@ def _begin(
     return thread
 
 
+@pytest.fixture
+def laid_out() -> None:
+    """For tests that press and click at random: every key finds a screen that has been laid out, as a person's does."""
+
+
 @pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_waiting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Textual takes the interface to be done when its process is idle for a while; here when the event loop is."""
+    if "laid_out" in request.fixturenames:
+        return
     for module in ("pilot", "app"):
         monkeypatch.setattr(f"textual.{module}.wait_for_idle", _until_nothing_is_ready)
 

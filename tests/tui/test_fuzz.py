@@ -20,6 +20,7 @@ PASTED = ("8", "llama-1b", "[red]x[/]", "\x1b]0;evil\x07\n\n", "24GiB\n", "９" 
 SIZES = ((80, 24), (160, 50), (100, 30), (40, 10), (12, 4))
 
 
+@pytest.mark.usefixtures("laid_out")
 @pytest.mark.parametrize("seed", range(6))
 def test_random_keys(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

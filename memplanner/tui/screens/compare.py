@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
-from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import DataTable, Static
 
@@ -15,7 +14,7 @@ from memplanner.prediction import Estimate
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import VERDICT_WORDS, device_word
 from memplanner.solve.compare import at_equal_ranks, common_rank
-from memplanner.tui.drawing import Ink
+from memplanner.tui.screens.pane import Pane
 from memplanner.tui.state import Flags, PlanState
 from memplanner.tui.widgets.table import Table, right
 from memplanner.units import format_bytes, format_count
@@ -29,19 +28,13 @@ class Load(Message):
         self.flags = flags
 
 
-class ComparePane(Vertical):
+class ComparePane(Pane):
     """The third tab."""
 
     def __init__(self, state: PlanState) -> None:
-        super().__init__(id="compare-pane")
-        self.state = state
+        super().__init__(state, "compare-pane")
         self._flags: dict[str, Flags] = {}
         self._shown: object = None
-
-    @property
-    def ink(self) -> Ink:
-        """How the app draws at present."""
-        return self.app.ink  # type: ignore[attr-defined, no-any-return]
 
     def compose(self) -> ComposeResult:
         """Two tables."""

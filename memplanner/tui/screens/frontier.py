@@ -6,7 +6,6 @@ from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Vertical
 from textual.widgets import DataTable, ProgressBar, Static
 from textual.worker import get_current_worker
 
@@ -14,9 +13,9 @@ from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import VERDICT_WORDS, device_word
 from memplanner.solve.sweep import Axis, Point, Sweep
 from memplanner.tui.background import beside
-from memplanner.tui.drawing import Ink
 from memplanner.tui.jobs import combinations
 from memplanner.tui.screens.compare import Load
+from memplanner.tui.screens.pane import Pane
 from memplanner.tui.state import PlanState, value_in
 from memplanner.tui.widgets.table import Table, right
 from memplanner.units import format_bytes
@@ -26,7 +25,7 @@ BATCHES = 7
 """Batch sizes by factors of two."""
 
 
-class FrontierPane(Vertical):
+class FrontierPane(Pane):
     """The fourth tab."""
 
     BINDINGS = [
@@ -35,19 +34,13 @@ class FrontierPane(Vertical):
     ]
 
     def __init__(self, state: PlanState) -> None:
-        super().__init__(id="frontier-pane")
-        self.state = state
+        super().__init__(state, "frontier-pane")
         self.found: Sweep | None = None
         self.everything = False
         self.sorted_by = 2
         self.falling = True
         self._points: dict[str, Point] = {}
         self._shown: object = None
-
-    @property
-    def ink(self) -> Ink:
-        """How the app draws at present."""
-        return self.app.ink  # type: ignore[attr-defined, no-any-return]
 
     def compose(self) -> ComposeResult:
         """A heading, the progress, the table."""
@@ -117,7 +110,7 @@ class FrontierPane(Vertical):
             return
         self.query_one("#frontier-progress").display = False
         frontier = found.frontier()
-        fitting = [point for point in found.points if point.verdict != "does-not-fit"]
+        fitting = found.fitting()
         points = fitting if self.everything else list(frontier)
         device = device_word(self.state.plan)
         what = f"All {len(points)} that fit {device}" if self.everything else f"The frontier on {device}: {len(points)}"

@@ -11,18 +11,18 @@ from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.widgets import DataTable, Static
 from textual.worker import get_current_worker
 
 from memplanner.errors import UserError, printable
 from memplanner.measurement import Backend, Measurement, load_measurement
+from memplanner.report.layout import fit, pad
 from memplanner.report.palette import ACCENT, MUTED
 from memplanner.report.phrases import PHASE_WORDS, device_word, method_words
-from memplanner.report.terminal import fit, pad
 from memplanner.suite.definition import Case
 from memplanner.suite.runner import run_cases
-from memplanner.tui.drawing import Ink
+from memplanner.tui.screens.pane import Pane
 from memplanner.tui.state import Choice, PlanState
 from memplanner.tui.widgets.ask import Ask
 from memplanner.tui.widgets.table import Table, right
@@ -39,7 +39,7 @@ RUN_WIDTH = 32
 """Of a run's name in the table; below it stands in full."""
 
 
-class MeasuredPane(Vertical):
+class MeasuredPane(Pane):
     """The fifth tab. folder: where records are read from and, with `keep`, written to."""
 
     BINDINGS = [
@@ -48,8 +48,7 @@ class MeasuredPane(Vertical):
     ]
 
     def __init__(self, state: PlanState, folder: Path | None) -> None:
-        super().__init__(id="measured-pane")
-        self.state = state
+        super().__init__(state, "measured-pane")
         self.folder = folder
         self.records: list[Measurement] = []
         self.unreadable: list[str] = []
@@ -57,11 +56,6 @@ class MeasuredPane(Vertical):
         self.began = 0.0
         self._stop = False
         self._loaded = False
-
-    @property
-    def ink(self) -> Ink:
-        """How the app draws at present."""
-        return self.app.ink  # type: ignore[attr-defined, no-any-return]
 
     def compose(self) -> ComposeResult:
         """What goes on, the runs, the chosen run's figures."""

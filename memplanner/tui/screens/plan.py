@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical
+from textual.containers import Vertical
 from textual.events import Resize
 from textual.worker import Worker, get_current_worker
 
 from memplanner.prediction import Estimate
+from memplanner.report.layout import BLANK, Line
 from memplanner.report.phrases import device_word
+from memplanner.report.pictures import Bar, bar_chart, breakdown_bars, device_bar, short_verdict
 from memplanner.tui.background import beside
-from memplanner.tui.drawing import Bar, Ink, bar_chart, breakdown, device_bar, verdict
 from memplanner.tui.jobs import columns
+from memplanner.tui.screens.pane import Pane
 from memplanner.tui.state import PlanState, value_in
 from memplanner.tui.widgets.fields import Field, FieldList
 from memplanner.tui.widgets.picture import Picture
@@ -23,17 +25,19 @@ PAUSE_S = 0.12
 """Seconds after the last change before the chart's other columns are worked out, and between showing some."""
 
 
-class PlanPane(Horizontal):
+class PlanPane(Pane):
     """The first tab."""
 
+    DEFAULT_CSS = "PlanPane { layout: horizontal; }"
+
     def __init__(self, state: PlanState) -> None:
-        super().__init__(id="plan-pane")
-        self.state = state
+        super().__init__(state, "plan-pane")
         self._bars: list[Bar] = []
         self._axis = "--rank"
         self._room = self._rows = 0
         self._answering = self._replaying = False
-        self._said: tuple[Text, Text] = (Text(), Text())
+        self._verdict: list[Line] = [BLANK]
+        self._bar: list[Line] = [BLANK]
 
     def compose(self) -> ComposeResult:
         """Fields; verdict, bar, breakdown, chart."""
@@ -52,11 +56,6 @@ class PlanPane(Horizontal):
         """Draw for the new size."""
         self.call_after_refresh(self.show)
 
-    @property
-    def ink(self) -> Ink:
-        """How the app draws at present."""
-        return self.app.ink  # type: ignore[attr-defined, no-any-return]
-
     def show(self) -> None:
         """Draw the fields at once, what comes of them after that, and the chart's other columns last."""
         self.query_one(FieldList).redraw()
@@ -72,26 +71,26 @@ class PlanPane(Horizontal):
         if not height:
             return
         if estimate.is_replayed:
-            self._said = verdict(estimate, width, self.ink), device_bar(estimate, width, self.ink)
+            self._verdict, self._bar = short_verdict(estimate, width), device_bar(estimate, width)
         elif not self._replaying:
             self._replaying = True
             self._replay(estimate)
-        head, bar = (said.copy() for said in self._said)
-        if not estimate.is_replayed:  # what was said of the plan before, for a blink
-            head.stylize("dim")
-            bar.stylize("dim")
+        head, bar = self.ink.paint(self._verdict), self.ink.paint(self._bar)
         if self.state.problems:
-            head = head.split("\n")[0].append("\n(of the last plan without problems)", "italic")
-            head.stylize("dim")
-        used = 2 + str(bar).count("\n") + 1 + 2  # the verdict, the bar, two blank lines
+            head = [head[0], Text("(of the last plan without problems)", "italic")]
+        for line in () if estimate.is_replayed else (*head, *bar):  # those of the plan before, for a blink
+            line.stylize("dim")
+        for line in head if self.state.problems else ():
+            line.stylize("dim")
+        used = 2 + len(bar) + 2  # the verdict, the bar, two blank lines
         chart = min(max((height - used) * 2 // 5, 7), 18)
         present = sum(1 for size in estimate.at_peak.values() if size)
         self._rows = max(present, self._rows if height == self._room else 0)  # from plan to plan nothing moves up
         self._room = height
         rows = min(max(height - used - chart - 1, 3), self._rows)
-        self._put("#verdict", list(head.split("\n")))
-        self._put("#bar", list(bar.split("\n")))
-        sizes = breakdown(estimate, width, self.ink, rows=rows).split("\n")
+        self._put("#verdict", head)
+        self._put("#bar", bar)
+        sizes = self.ink.paint(breakdown_bars(estimate, width, rows=rows))
         self._put("#breakdown", [*sizes, *[Text()] * (rows + 1 - len(sizes))])
         self._chart_size = (width, max(height - used - rows - 1, 5))
         if estimate.is_replayed:
@@ -134,8 +133,8 @@ class PlanPane(Horizontal):
         title = f"Device memory by {name}, {device_word(plan)}'s limit"
         width, height = self._chart_size
         now = value_in(plan, self._axis)
-        chart = bar_chart(title, self._bars, estimate.limit_bytes, now, width, height, self.ink)
-        self._put("#chart", chart)
+        chart = bar_chart(title, self._bars, estimate.limit_bytes, now, width, height)
+        self._put("#chart", self.ink.paint(chart))
 
     def _put(self, where: str, lines: Sequence[Text]) -> None:
         for place in self.query(where).results(Picture):  # none, once the app is closing

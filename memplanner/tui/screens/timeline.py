@@ -6,17 +6,19 @@ from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 
-from memplanner.program.liveness import Moment
+from memplanner.report.layout import Span
 from memplanner.report.phrases import PHASE_WORDS
-from memplanner.timeline import CATEGORIES, Category, Phase
-from memplanner.tui.drawing import Column, Ink, course, tensors
+from memplanner.report.pictures import AXIS, Stretch, step_picture, stretches, tensor_rows
+from memplanner.timeline import CATEGORIES, Category
+from memplanner.tui.screens.pane import Pane
 from memplanner.tui.state import PlanState
 from memplanner.tui.widgets.picture import Picture
 from memplanner.units import format_bytes
 
-AXIS = 8
+MOST_ROWS = 60
+"""Tensors that are listed at a moment."""
 
 
 class Course(Picture, can_focus=True):
@@ -41,7 +43,8 @@ class Course(Picture, can_focus=True):
         """The columns at this size."""
         pane = self.pane
         width, height = self.size
-        self.update(course(pane.drawn, pane.room, pane.cursor, width, height, pane.ink, base=pane.base))
+        lines = step_picture(pane.drawn, pane.room, width, height, cursor=pane.cursor, base=pane.base)
+        self.update(pane.ink.paint(lines))
 
     def on_click(self, event: events.Click) -> None:
         """A click sets the cursor."""
@@ -62,14 +65,12 @@ class Course(Picture, can_focus=True):
         self.draw()
 
 
-class TimelinePane(Vertical):
+class TimelinePane(Pane):
     """The second tab."""
 
     def __init__(self, state: PlanState) -> None:
-        super().__init__(id="timeline-pane")
-        self.state = state
-        self.columns: list[Column] = []
-        self.moments: list[tuple[Phase, int, Moment | None]] = []
+        super().__init__(state, "timeline-pane")
+        self.steps: tuple[Stretch, ...] = ()
         self.cursor = 0
         self.room = 0
         self.zoomed = False
@@ -80,7 +81,7 @@ class TimelinePane(Vertical):
         """By category the bytes that are there throughout, from the forward pass on, where one looks at the rest."""
         if not self.zoomed:
             return {}
-        stepping = [column.by_category for column in self.columns if column.phase != "load"]
+        stepping = [step.by_category for step in self.steps if step.phase != "load"]
         return {c: min(sizes[c] for sizes in stepping) for c in CATEGORIES}
 
     @property
@@ -89,18 +90,13 @@ class TimelinePane(Vertical):
         return sum(self.constant.values())
 
     @property
-    def drawn(self) -> list[Column]:
-        """The columns without them."""
+    def drawn(self) -> list[Stretch]:
+        """The stretches without them."""
         constant = self.constant
         return [
-            replace(column, by_category={c: max(n - constant.get(c, 0), 0) for c, n in column.by_category.items()})
-            for column in self.columns
+            replace(step, by_category={c: max(n - constant.get(c, 0), 0) for c, n in step.by_category.items()})
+            for step in self.steps
         ]
-
-    @property
-    def ink(self) -> Ink:
-        """How the app draws at present."""
-        return self.app.ink  # type: ignore[attr-defined, no-any-return]
 
     def compose(self) -> ComposeResult:
         """The picture, what is alive at the cursor."""
@@ -124,29 +120,28 @@ class TimelinePane(Vertical):
         if seen == self._seen:
             return
         self._seen = seen
-        self.moments = list(estimate.course(width))
-        self.columns = [
-            Column(phase=phase, size=size, by_category=estimate.by_category(moment))
-            for phase, size, moment in self.moments
-        ]
-        self.room = estimate.limit_bytes - (estimate.device_bytes - estimate.allocated_bytes)
+        self.steps = stretches(estimate, width)
+        self.room = estimate.tensor_room_bytes
         self.to_peak()
 
     def to_peak(self) -> None:
         """The cursor to the highest column."""
-        sizes = [column.size for column in self.columns]
+        sizes = [step.size for step in self.steps]
         self.move_to(sizes.index(max(sizes)) if sizes else 0)
 
     def move_to(self, column: int) -> None:
         """The cursor to a column; what is alive there below."""
-        if not self.columns:
+        if not self.steps:
             return
-        self.cursor = max(0, min(column, len(self.columns) - 1))
-        phase, size, moment = self.moments[self.cursor]
-        rows = self.state.estimate.rows_at(moment)
+        self.cursor = max(0, min(column, len(self.steps) - 1))
+        step = self.steps[self.cursor]
+        rows = self.state.estimate.timeline.rows_at(step.moment)
         width = max(self.query_one("#alive-scroll").size.width - 2, 20)
-        words = f"{format_bytes(size)} alive in {PHASE_WORDS[phase]}: {len(rows)} rows, largest first"
+        words = f"{format_bytes(step.size)} alive in {PHASE_WORDS[step.phase]}: {len(rows)} rows, largest first"
+        lines = tensor_rows(rows[:MOST_ROWS], step.size, width)
+        if len(rows) > MOST_ROWS:
+            lines.append((Span(f"{len(rows) - MOST_ROWS} smaller ones more"),))
         self.query_one("#moment", Picture).update([Text(words)])
-        self.query_one("#alive", Picture).update(tensors(rows, width, self.ink))
+        self.query_one("#alive", Picture).update(self.ink.paint(lines))
         self.query_one("#alive-scroll").scroll_home(animate=False)
         self.query_one(Course).draw()

@@ -9,8 +9,8 @@ from textual.message import Message
 from textual.widget import Widget
 
 from memplanner.errors import printable
+from memplanner.report.layout import fit, pad, wrap
 from memplanner.report.palette import BAD, MUTED
-from memplanner.report.terminal import fit, pad, wrap
 from memplanner.tui.state import FIELDS, PlanState, applies, is_switch, options_for, title_of
 
 NAME_WIDTH = 18
