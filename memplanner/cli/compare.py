@@ -2,11 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memplanner.cli.argument_types import integers
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded
-from memplanner.errors import Problem, UserError
+from memplanner.errors import Problem, UnsupportedError, UserError
 from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.report.compare_text import Comparison
@@ -15,6 +16,9 @@ from memplanner.report.writers import COMPARE
 from memplanner.settings.describe import choices
 from memplanner.settings.errors import show, suggest
 from memplanner.solve.compare import at_equal_ranks
+
+if TYPE_CHECKING:
+    from memplanner.prediction import Estimate
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
@@ -31,9 +35,19 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     methods = _methods(args.methods)
     found = loaded(args, root)
     table = found.plan.model_dump(mode="json")
-    plans = [merge(table, flags, where="plan") for flags in at_equal_ranks(found.plan, methods, args.ranks)]
-    estimates = [predict(plan, root=found.root) for plan in plans]
-    return Answer(text=COMPARE.write(args.format, Comparison(estimates=estimates, label=found.label), page))
+    estimates: list[Estimate] = []
+    refused: dict[str, UnsupportedError] = {}
+    for flags in at_equal_ranks(found.plan, methods, args.ranks):
+        plan = merge(table, flags, where="plan")
+        try:
+            estimates.append(predict(plan, root=found.root))
+        except UnsupportedError as error:  # of this method; the others are compared without it
+            refused[plan.method.kind] = error
+    if not estimates:
+        raise next(iter(refused.values()))
+    left_out = {method: error.problems[0].message for method, error in refused.items()}
+    answer = Comparison(estimates=estimates, label=found.label, left_out=left_out)
+    return Answer(text=COMPARE.write(args.format, answer, page))
 
 
 def _methods(text: str) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     plan = found.plan
     if args.evidence:
         return _by_module(args, page, root, found)
-    if args.maximize == "rank" and plan.method.kind == "full":
+    if args.maximize == "rank" and plan.method.chosen_rank is None:
         message = "full training has no rank"
         hint = "add --method lora, dora, galore or gradnormlorp"
         raise UserError(Problem(where="--maximize", key="", message=message, hint=hint))

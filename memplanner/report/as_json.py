@@ -96,7 +96,8 @@ def fit_json(answer: "FitAnswer", page: "Page") -> str:
 def compare_json(answer: "Comparison", page: "Page") -> str:
     """The answer of `compare --format json`."""
     estimates = [estimate_object(estimate) for estimate in answer.estimates]
-    return dump({"schema": "memplanner/comparison/1", "estimates": estimates})
+    left_out = [{"method": method, "reason": why} for method, why in answer.left_out.items()]
+    return dump({"schema": "memplanner/comparison/1", "estimates": estimates, "left_out": left_out})
 
 
 def foreign_object(foreign: "Foreign") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`memplanner compare`: one line per method and rank, everything else equal."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memplanner.report.check_text import of_plan
@@ -21,10 +21,19 @@ TITLES = ("Method", "Rank", "", "Device", "Allocated", "Peak in", "Trained", "We
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What `compare` has to say of one plan under several methods; `label` says where the plan came from."""
+    """What `compare` has to say of one plan under several methods.
+
+    label: where the plan came from. left_out: methods that no library combines with the plan's optimizer, and why.
+    """
 
     estimates: Sequence["Estimate"]
     label: str
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def remarks(self) -> list[str]:
+        """A sentence for each method that is left out."""
+        return [f"{method} is left out: {why}" for method, why in self.left_out.items()]
 
 
 def rows_of(estimates: Sequence["Estimate"]) -> list[tuple[str, ...]]:
@@ -35,7 +44,7 @@ def rows_of(estimates: Sequence["Estimate"]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 method.kind,
-                "–" if method.kind == "full" else str(method.rank),
+                "–" if method.chosen_rank is None else str(method.chosen_rank),
                 VERDICT_WORDS[estimate.verdict].lower(),
                 format_bytes(estimate.device_bytes),
                 format_bytes(estimate.allocated_bytes),
@@ -59,7 +68,7 @@ def compare_text(answer: Comparison, page: "Page") -> str:
             *of_plan(f"Equal for all: {plan_words(first.plan, method=False)}", answer.label, width),
             *heading(f"On {device_word(first.plan)}, {format_bytes(first.limit_bytes)}"),
             *_table(estimates, width),
-            *section("Notes", list(notes), width),
+            *section("Notes", [*answer.remarks, *notes], width),
         ]
     )
 
@@ -77,4 +86,8 @@ def compare_markdown(answer: Comparison, page: "Page") -> str:
     """The same table as Markdown."""
     equal = escape(plan_words(answer.estimates[0].plan, method=False))
     lines = [f"Equal for all: {equal}. Plan: {escape(answer.label)}.", ""]
-    return "\n".join(lines + markdown_table(TITLES, rows_of(answer.estimates))) + "\n"
+    remarks = [f"- {escape(remark)}" for remark in answer.remarks]
+    return (
+        "\n".join([*lines, *markdown_table(TITLES, rows_of(answer.estimates)), *([""] if remarks else []), *remarks])
+        + "\n"
+    )

@@ -57,13 +57,7 @@ def spare_words(estimate: "Estimate", *, shares: bool = False) -> str:
 
 def method_words(plan: TrainingPlan) -> str:
     """The method with its ranks: "gradnormlorp rank 128, projection rank 4"."""
-    method = plan.method
-    words: str = method.kind
-    if method.kind != "full":
-        words += f" rank {method.rank}"
-    if method.kind == "gradnormlorp":
-        words += f", projection rank {method.projection_rank}"
-    return words
+    return plan.method.describe()
 
 
 def optimizer_words(plan: TrainingPlan) -> str:

@@ -42,10 +42,9 @@ def _summary(found: "Ranks") -> str:
 def settings(found: "Ranks") -> list[str]:
     """The lines of a plan file."""
     method = found.estimate.plan.method
-    assert method.kind != "full"
-    lines = ["[method]", f'kind = "{method.kind}"', f"rank = {method.rank}"]
-    if method.rank_pattern:
-        lines += ["", "[method.rank_pattern]", *(f'"{name}" = {rank}' for name, rank in method.rank_pattern.items())]
+    lines = ["[method]", f'kind = "{method.kind}"', f"rank = {method.chosen_rank}"]
+    if method.ranks_by_name:
+        lines += ["", "[method.rank_pattern]", *(f'"{name}" = {rank}' for name, rank in method.ranks_by_name.items())]
     return [printable(line) for line in lines]
 
 

@@ -12,7 +12,7 @@ METHODS = choices(TrainingPlan, "method")
 
 def common_rank(plan: TrainingPlan) -> int:
     """The plan's own rank; where its method has none, the one that methods begin with."""
-    return int(getattr(plan.method, "rank", LowRank().rank))
+    return LowRank.model_fields["rank"].default if plan.method.chosen_rank is None else plan.method.chosen_rank
 
 
 def at_equal_ranks(

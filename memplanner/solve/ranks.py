@@ -51,7 +51,7 @@ def ranks_by_evidence(
     Greedy on concave shares: what it leaves is less than one step of one module. UserError where the method has no
     ranks, no weight of the evidence is one it acts on, or not even the smallest ranks fit.
     """
-    if plan.method.kind == "full":
+    if plan.method.chosen_rank is None:
         raise _wrong("full training has no rank", "add --method lora, dora, galore or gradnormlorp")
 
     def predicted(ranks: Mapping[str, int]) -> "Estimate":

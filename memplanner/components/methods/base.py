@@ -16,12 +16,10 @@ class Method(Settings):
     """A training method. The defaults are those of a method without rank that leaves updates to the optimizer.
 
     label: its name for people. freezes_base: whether the base weights are frozen, so that they may be quantised.
-    has_rank: whether there is a rank to choose.
     """
 
     label: ClassVar[str]
     freezes_base: ClassVar[bool] = False
-    has_rank: ClassVar[bool] = False
 
     def linear(self, ctx: "Context", spec: "LinearSpec", x: Tensor, out_shape: Shape) -> Tensor:
         """What a linear layer is under this method; out_shape: of its output."""
@@ -42,6 +40,16 @@ class Method(Settings):
         """The linear modules that the method acts on where none are named; family: architectures.registry.Family."""
         targets: tuple[str, ...] = family.block_targets
         return targets
+
+    @property
+    def chosen_rank(self) -> int | None:
+        """The rank; None where there is none to choose."""
+        return None
+
+    def describe(self) -> str:
+        """The word that selects it, with its ranks."""
+        kind = str(self.model_dump()["kind"])
+        return kind if self.chosen_rank is None else f"{kind} rank {self.chosen_rank}"
 
     @property
     def copies_head(self) -> bool:

@@ -43,6 +43,10 @@ class GradNormLorp(LowRank):
     """"reparameterised" is the method as its equations say; the others are paths of the authors' public code:
     LowRankWeightNormAdamW and WeightNormGaLoreAdamW on bare weights, and peft's DoRA under GaLoreAdamW."""
 
+    def describe(self) -> str:
+        """With the projection's rank."""
+        return f"{super().describe()}, projection rank {self.projection_rank}"
+
     @property
     def blocks_only(self) -> bool:
         """Without names, or for all-linear: the blocks' layers alone."""

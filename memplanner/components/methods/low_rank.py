@@ -1,7 +1,7 @@
 """Fields and rules that the low-rank methods share."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -30,8 +30,6 @@ def ends_in(path: str, name: str) -> bool:
 
 class LowRank(Method):
     """What every method with a rank and target modules has."""
-
-    has_rank: ClassVar[bool] = True
 
     rank: Rank = 8
     """Inner rank of the adapter or projection."""
@@ -74,6 +72,11 @@ class LowRank(Method):
     def rank_is_capped(self) -> bool:
         """Whether a rank above a matrix's smaller side comes to that side; an adapter is as large as it is told."""
         return False
+
+    @property
+    def chosen_rank(self) -> int:
+        """The rank."""
+        return self.rank
 
     @property
     def named_targets(self) -> tuple[str, ...]:

@@ -66,8 +66,8 @@ class FrontierPane(Pane):
         """Around the present plan: what its method has, up to what makes sense."""
         plan, state = self.state.plan, self.state
         axes = []
-        if plan.method.kind != "full":
-            ranks = {1 << n for n in range(2, 21) if 1 << n <= state.ceiling("--rank")} | {plan.method.rank}
+        if plan.method.chosen_rank is not None:
+            ranks = {1 << n for n in range(2, 21) if 1 << n <= state.ceiling("--rank")} | {plan.method.chosen_rank}
             axes.append(Axis(name="--rank", values=tuple(map(str, sorted(ranks)))))
         batches = {1 << n for n in range(BATCHES)} | {plan.step.batch_size}
         axes.append(Axis(name="--batch-size", values=tuple(map(str, sorted(batches)))))
