@@ -2,11 +2,11 @@
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from memplanner.frozen import Frozen
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
+class Problem(Frozen):
     """One thing wrong with what the user asked.
 
     where: the file, flag or environment the value came from.

@@ -1,17 +1,15 @@
 """What an answer remarks on beside its figures: kinds of notes with their numbers, which report/ puts into words."""
 
-from dataclasses import dataclass
+from memplanner.frozen import Frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OtherKernel:
+class OtherKernel(Frozen):
     """PyTorch's scaled_dot_product_attention runs another kernel than flash: "efficient" or "math"."""
 
     kernel: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankAboveMatrix:
+class RankAboveMatrix(Frozen):
     """A rank is above the smaller side of a matrix that it is for; is_capped: and comes to that side."""
 
     rank: int
@@ -19,15 +17,13 @@ class RankAboveMatrix:
     is_capped: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnmatchedTargets:
+class UnmatchedTargets(Frozen):
     """target_modules names modules that the model does not have."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TypicalBatch:
+class TypicalBatch(Frozen):
     """What a batch of the typical length allocates at its peak."""
 
     seq_len: int

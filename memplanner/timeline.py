@@ -1,7 +1,8 @@
 """The vocabulary in which predictions, traces and measurements are all written: phases, categories, tensor rows."""
 
-from dataclasses import dataclass
 from typing import Literal, get_args
+
+from memplanner.frozen import Frozen
 
 Phase = Literal["load", "forward", "loss", "backward", "update", "refresh", "steady"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -29,8 +30,7 @@ def passes(verdict: Verdict, *, strict: bool = False) -> bool:
     return verdict == "fits" or (verdict == "tight" and not strict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorRow:
+class TensorRow(Frozen):
     """A tensor, or `count` equal ones, in the ledger.
 
     bytes: what the rows hold in the caching allocator: each tensor rounded up to its 512-byte blocks, times count.
@@ -50,8 +50,7 @@ class TensorRow:
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhasePeak:
+class PhasePeak(Frozen):
     """The most that is allocated at any moment of a phase, and what is left allocated at its end. In bytes."""
 
     name: Phase

@@ -2,7 +2,7 @@
 
 import tempfile
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
@@ -72,7 +72,7 @@ def _renamed(error: UserError, place: str, shown: str) -> UserError:
     """The error with `place`, which the user never typed, as `shown`, which the user did."""
     return UserError(
         *(
-            replace(p, where=p.where.replace(place, shown), message=p.message.replace(place, shown))
+            p.replaced(where=p.where.replace(place, shown), message=p.message.replace(place, shown))
             for p in error.problems
         )
     )

@@ -6,12 +6,12 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
 from memplanner.cli.exit_code import ExitCode
 from memplanner.errors import Problem, UserError, nearest
+from memplanner.frozen import Frozen
 from memplanner.report.terminal import Page, page_for
 
 COMMANDS = {
@@ -36,8 +36,7 @@ _MOST_TOLD = 50
 """Problems that are told of one question."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Frozen):
     """What a command has to say on stdout, and the exit code. problems: what is wrong with the question, for stderr."""
 
     text: str
@@ -153,7 +152,7 @@ def _answer(words: list[str], page: Page, root: Path) -> Answer:
         raise UserError(*(_unknown(parser, word) for word in unknown))
     answer = command.run(args, page, root)
     return (
-        replace(answer, text=_inert(answer.text)) if getattr(args, "format", "text") in ("text", "markdown") else answer
+        answer.replaced(text=_inert(answer.text)) if getattr(args, "format", "text") in ("text", "markdown") else answer
     )
 
 

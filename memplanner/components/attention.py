@@ -1,8 +1,8 @@
 """Which attention kernel runs for a plan's word, and the mask that transformers makes for it."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplanner.frozen import Frozen
 from memplanner.program.shapes import BF16, BOOL, FP32, SCALAR, Dtype, Shape
 from memplanner.tape.attention import Kernel
 from memplanner.tape.engine import Tensor
@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from memplanner.components.context import Context
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attention:
+class Attention(Frozen):
     """An attention implementation on a card.
 
     kind: the plan's word. compute_capability: the card's, for CUDA. padding: batches are padded, so that there is a

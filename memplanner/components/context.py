@@ -8,6 +8,7 @@ from typing import Any
 from memplanner.components.attention import Attention
 from memplanner.components.methods.base import Method
 from memplanner.components.quantization.base import Quantization
+from memplanner.frozen import Frozen
 from memplanner.notes import Note, OtherKernel
 from memplanner.program.shapes import Dtype, Shape
 from memplanner.tape import nn, ops
@@ -17,8 +18,7 @@ from memplanner.tape.projection import Projection
 from memplanner.timeline import Category
 
 
-@dataclass(frozen=True, slots=True)
-class LinearSpec:
+class LinearSpec(Frozen, kw_only=False):
     """A linear module: path inside its block, e.g. "self_attn.q_proj", and its sizes."""
 
     path: str
@@ -45,8 +45,7 @@ class LinearSpec:
         return Shape(**{self.labels[0]: self.out_features})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Numerics:
+class Numerics(Frozen):
     """The types that a step computes in.
 
     weights: of the model's weights. autocast: that autocast runs matrix products in, None without it. compute: of

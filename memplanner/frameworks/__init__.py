@@ -4,7 +4,6 @@ Every key of a file is accounted for: nothing is left out silently.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +14,7 @@ from memplanner.frameworks import axolotl, llama_factory, peft_adapter, training
 from memplanner.frameworks.config_file import read_config
 from memplanner.frameworks.keys import Keys
 from memplanner.frameworks.reader import Reader
+from memplanner.frozen import Frozen
 
 __all__ = ["Foreign", "is_config", "read_framework"]
 
@@ -22,8 +22,7 @@ READERS: Final[tuple[Reader, ...]] = (peft_adapter, axolotl, llama_factory, trai
 """In the order in which they are asked whether a config is theirs: the surest first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Foreign:
+class Foreign(Frozen):
     """A config as a plan's raw table, and what became of its keys.
 
     used: key → the setting it came to. assumed: what the config does not say and was taken for it. not_modelled: what

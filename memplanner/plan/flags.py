@@ -6,10 +6,10 @@ The field's annotation gives the values, its docstring the help; nothing is said
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from memplanner.errors import Problem
+from memplanner.frozen import Frozen
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.base import Settings
 from memplanner.settings.describe import choices, field_docs, kind_of, owners, words
@@ -23,8 +23,7 @@ Value = str | bool
 """What is typed: a text, or True and False for a switch."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(Frozen):
     """A flag and the field it sets.
 
     path: the field, from TrainingPlan down, e.g. ("method", "rank").

@@ -1,12 +1,12 @@
 """The plan a command works on, from what was typed and the files around it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplanner.catalogue import model_inside
 from memplanner.files.sandbox import refuse_link_in_ci, running_in_ci
+from memplanner.frozen import Frozen
 from memplanner.plan.merge import merge
 from memplanner.plan.sources import Source, find_source
 from memplanner.plan.training_plan import TrainingPlan
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from memplanner.frameworks import Foreign
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedPlan:
+class LoadedPlan(Frozen):
     """A valid plan, where it came from, and the directory that its model path starts from.
 
     path: the user's file, where it came from one, and name: its name there, where it has one. foreign: another

@@ -7,13 +7,13 @@ settings.
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import Table
 from memplanner.files.sandbox import resolve_inside
+from memplanner.frozen import Frozen
 from memplanner.plan.overlay import overlay
 from memplanner.settings.errors import show
 
@@ -28,8 +28,7 @@ NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", re.ASCII)
 """What a plan may be called."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedTable:
+class NamedTable(Frozen):
     """A plan's raw settings. foreign: the config it starts from."""
 
     name: str

@@ -1,12 +1,12 @@
 """Finds the table of settings that a plan is made of: a file's, a named plan's, or a bundled one."""
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from memplanner.catalogue import stems
 from memplanner.files.parse import Table, file_error, read_table
 from memplanner.files.sandbox import resolve_inside
+from memplanner.frozen import Frozen
 from memplanner.plan.named import PLANS, NamedTable, named_tables
 from memplanner.settings.errors import show, suggest
 
@@ -15,8 +15,7 @@ OWN_FILES: Final = ("memplanner.toml", "pyproject.toml")
 """Where a repository keeps its plans; the first that has any is read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(Frozen):
     """A table of plan settings and where it was found.
 
     label: what error messages and the narration call it.
@@ -49,7 +48,7 @@ def find_source(root: Path, plan_file: str = "", *, default: bool = True) -> Sou
     if PLANS not in source.table:
         return source
     if not default:
-        return replace(source, table={key: value for key, value in source.table.items() if key != PLANS})
+        return source.replaced(table={key: value for key, value in source.table.items() if key != PLANS})
     names = ", ".join(plan.name for plan in source.plans)
     hint = "name one with --plan, or check them all with --all"
     raise file_error(source.label, f"holds several plans: {names}", hint)
@@ -89,7 +88,7 @@ def _own(root: Path) -> Source | None:
         return _read(path)
     if project.is_file():
         source = _read(project)
-        return source and replace(source, label=f"{project} [tool.memplanner]")
+        return source and source.replaced(label=f"{project} [tool.memplanner]")
     return None
 
 
@@ -106,7 +105,7 @@ def _asked_for(root: Path, name: str) -> Source:
     own = _own(root)
     named = {plan.name: plan for plan in own.plans} if own is not None else {}
     if own is not None and name in named:
-        return replace(own, table=named[name].table, label=named[name].label, name=name)
+        return own.replaced(table=named[name].table, label=named[name].label, name=name)
     bundled = stems("plans", ".toml")
     if name in bundled:
         return _bundled(name, root)

@@ -1,7 +1,6 @@
 """predict(plan): what a training step needs, when and why, and whether the device has it."""
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from memplanner.allocator.simulation import AllocatorSimulation
 from memplanner.catalogue import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
 from memplanner.components.architectures.registry import Family, read_config
 from memplanner.errors import Problem, UserError
+from memplanner.frozen import Frozen
 from memplanner.notes import Note, TypicalBatch
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.prediction.margin import Margin, margin_of
@@ -32,8 +32,7 @@ DEFAULT_WORKSPACE_BYTES = 8_519_680
 _PERSISTENT: tuple[Category, ...] = ("parameters", "adapters", "gradients", "optimizer_state", "projectors")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
+class Estimate(Frozen):
     """The answer to a plan. Peaks are maxima over time; `rows` and `at_peak` are what is alive at that moment."""
 
     plan: TrainingPlan
@@ -41,12 +40,12 @@ class Estimate:
     model: ModelProfile
     phases: tuple[PhasePeak, ...]
     """In the order of a step; "refresh" only where a subspace is recomputed."""
-    program: StepProgram = field(repr=False)
-    simulation: AllocatorSimulation = field(repr=False, compare=False)
+    program: StepProgram
+    simulation: AllocatorSimulation
     implementation: str = IMPLEMENTATION
     notes: tuple[Note, ...] = ()
-    peak_moment: Moment | None = field(repr=False, default=None)
-    liveness: Liveness = field(repr=False)
+    peak_moment: Moment | None = None
+    liveness: Liveness
 
     @cached_property
     def peak(self) -> PhasePeak:
@@ -294,7 +293,7 @@ def predict(
     if typical is None:
         return longest
     note = TypicalBatch(seq_len=typical, allocated_bytes=at(typical).allocated_bytes)
-    return replace(longest, notes=(*longest.notes, note))
+    return longest.replaced(notes=(*longest.notes, note))
 
 
 def longest_sequence(plan: TrainingPlan, *, root: Path = Path()) -> int | None:

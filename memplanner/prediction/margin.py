@@ -4,14 +4,13 @@ The shares are the worst errors of `memplanner validate` over the published runs
 a percent; a test holds them to that. A kind that nobody has measured gets the widest of them.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
+from memplanner.frozen import Frozen
 from memplanner.plan.training_plan import TrainingPlan
 
 
-@dataclass(frozen=True, slots=True)
-class Margin:
+class Margin(Frozen, kw_only=False):
     """A share of the device bytes, and how many measured runs it rests on."""
 
     kind: str

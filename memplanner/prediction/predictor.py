@@ -1,7 +1,6 @@
 """predict, for many plans that are much alike."""
 
 from collections import deque
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +61,7 @@ class Predictor:
         for known, bytes_known, same, estimate in reversed(self._recent):  # the likeliest first
             if known == around and same == step:
                 if bytes_known == workspace:
-                    return replace(estimate, plan=plan, gpu=gpu)
+                    return estimate.replaced(plan=plan, gpu=gpu)
                 known_step = estimate.program, estimate.notes
         if plan.step.typical_seq_len is not None:  # a note tells of a second step there
             estimate = predict(plan, root=self.root, simulation=self._simulation)

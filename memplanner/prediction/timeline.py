@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
+from memplanner.frozen import Frozen
 from memplanner.program.liveness import Liveness, Moment
 from memplanner.program.program import StepProgram
 from memplanner.timeline import CATEGORIES, Category, Phase, TensorRow
@@ -13,8 +13,7 @@ _LOADED: tuple[Category, ...] = ("parameters", "adapters")
 """What is there once the model is loaded."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timeline:
+class Timeline(Frozen):
     """One step. liveness: of the step whose peak is the higher, with or without a refresh of the projections. Where a
     moment is asked for, None stands for the time when the weights are loaded and nothing has happened yet.
     """

@@ -6,12 +6,12 @@ freed. A stretch that happens several times in a row is written once, and each t
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby, pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
+from memplanner.frozen import Frozen
 from memplanner.program.program import Carried, Repeat, Structure
 from memplanner.program.stretch import Stretch
 from memplanner.timeline import Phase
@@ -40,8 +40,7 @@ class Span(NamedTuple):
         return Stretch(events, self.times, self.step)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decoded:
+class Decoded(Frozen):
     """A program's structure, spelled out. bits: of a copy's number."""
 
     bits: int

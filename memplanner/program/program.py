@@ -7,10 +7,10 @@ from a batch size and a sequence length (program.symbolic); a program always has
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
+from memplanner.frozen import Frozen
 from memplanner.program.shapes import Dtype, Shape
 from memplanner.program.symbolic import resolved
 from memplanner.timeline import Category, Phase
@@ -71,8 +71,7 @@ class PersistentTensor(NamedTuple):
         return (self.stands_for or self.shape).numel * self.copies if self.role == "weight" else 0
 
 
-@dataclass(frozen=True, eq=False)
-class Persistent:
+class Persistent(Frozen, eq=False, kw_only=False):
     """All that outlives a step, summed up once for the programs of other sizes that share it. Equal to itself alone."""
 
     tensors: tuple[PersistentTensor, ...] = ()
@@ -148,8 +147,7 @@ class Structure(NamedTuple):
     copies: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StepProgram:
+class StepProgram(Frozen, eq=False):
     """One training step. Equal to itself alone.
 
     sizes: what the caching allocator hands out for one copy of each tensor, in bytes. structure.phases: each with the
@@ -175,7 +173,7 @@ class StepProgram:
     def with_workspaces(self, workspace: PersistentTensor | None) -> "StepProgram":
         """The same step on a card with other cuBLAS workspaces; None: without any."""
         kept = tuple(t for t in self.persistent if t.category != "workspaces")
-        return replace(self, persistent=Persistent(kept if workspace is None else (*kept, workspace)))
+        return self.replaced(persistent=Persistent(kept if workspace is None else (*kept, workspace)))
 
     def phases_of(self, index: int) -> tuple[Phase, Phase]:
         """The phases in which a tensor is first made and first freed; "steady" for what is not freed."""

@@ -1,14 +1,13 @@
 """A step program for all batch sizes and sequence lengths that need the same tensors in the same order."""
 
-from dataclasses import dataclass, replace
 from functools import cached_property
 
+from memplanner.frozen import Frozen
 from memplanner.program.program import StepProgram
 from memplanner.program.symbolic import Arithmetic
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SymbolicProgram:
+class SymbolicProgram(Frozen, eq=False):
     """A program whose sizes and shapes were computed from the inputs of an arithmetic.
 
     program: as it was written; its dimensions and sizes are program.symbolic.SymInts of the arithmetic, or numbers.
@@ -32,4 +31,4 @@ class SymbolicProgram:
         values = self.arithmetic.run(*inputs)
         if values is None:
             return None
-        return replace(self.program, sizes=[values[place] for place in places], symbols=values)
+        return self.program.replaced(sizes=[values[place] for place in places], symbols=values)

@@ -1,8 +1,8 @@
 """`memplanner check` for people: the verdict first, then why."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplanner.frozen import Frozen
 from memplanner.report.layout import (
     Column,
     Line,
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from memplanner.solve.changes import Changes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanAnswer:
+class PlanAnswer(Frozen):
     """What `check` has to say of one plan. `changes` is given where the plan does not fit; `label` says where the plan
     came from, and `foreign` how another framework's config was read.
     """

@@ -1,9 +1,10 @@
 """`memplanner compare`: one line per method and rank, everything else equal."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from memplanner.frozen import Frozen
 from memplanner.report.check_text import of_plan
 from memplanner.report.layout import Column, Line, Span, heading, section, table_that_fits
 from memplanner.report.markdown import escape, markdown_table
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 TITLES = ("Method", "Rank", "", "Device", "Allocated", "Peak in", "Trained", "Weights", "Gradients", "Optimizer")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(Frozen):
     """What `compare` has to say of one plan under several methods.
 
     label: where the plan came from. left_out: methods that no library combines with the plan's optimizer, and why.
@@ -28,7 +28,7 @@ class Comparison:
 
     estimates: Sequence["Estimate"]
     label: str
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = MappingProxyType({})
 
     @property
     def remarks(self) -> list[str]:

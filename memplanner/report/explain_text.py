@@ -1,8 +1,8 @@
 """`memplanner explain` for people: the picture of the step, then the largest tensors at its peak, each with its why."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplanner.frozen import Frozen
 from memplanner.report.check_text import opening
 from memplanner.report.layout import BLANK, Column, Line, Span, bullets, heading, paragraph, table
 from memplanner.report.notes import note_sentences
@@ -18,8 +18,7 @@ HEIGHT = 15
 """Lines of the picture, with its axis and its legend."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Explanation(Frozen):
     """What `explain` has to say; `top` is how many tensors are listed."""
 
     estimate: "Estimate"

@@ -1,9 +1,9 @@
 """`memplanner fit`: the largest value that fits, what it needs, and what one more would."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memplanner.errors import printable
+from memplanner.frozen import Frozen
 from memplanner.report.check_text import of_plan
 from memplanner.report.layout import Column, Span, heading, paragraph, section, table
 from memplanner.report.markdown import escape, markdown_table
@@ -21,8 +21,7 @@ NAMES = {"rank": "rank", "batch-size": "batch size", "seq-len": "sequence length
 TITLES = ("", "", "Device", "To spare", "Allocated", "Peak in")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitAnswer:
+class FitAnswer(Frozen):
     """What `fit` has to say; `label` says where the plan came from, `command` how to see the largest one whole."""
 
     largest: "Largest"

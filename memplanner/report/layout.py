@@ -6,12 +6,12 @@ interface paints the same lines. Written by hand because importing rich costs as
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple, TypeAlias
 
 from memplanner.errors import printable
+from memplanner.frozen import Frozen
 
 
 class Span(NamedTuple):
@@ -115,8 +115,7 @@ def section(title: str, texts: Sequence[str], width: int) -> list[Line]:
     return [*heading(title), *bullets(texts, width)] if texts else []
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class Column(Frozen):
     """A table's column. `shrinks`: gives way, with an ellipsis, where the page is too narrow."""
 
     title: str = ""

@@ -4,11 +4,11 @@ Text and screen draw the same ones, so that they cannot disagree. Nothing here p
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from memplanner.errors import printable
+from memplanner.frozen import Frozen
 from memplanner.report.layout import (
     BLANK,
     Column,
@@ -132,8 +132,7 @@ def breakdown_bars(estimate: "Estimate", width: int, *, rows: int = len(CATEGORI
     return lines
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
+class Bar(Frozen):
     """A column of the chart: its name, bytes (None: not known yet) and verdict."""
 
     name: str
@@ -178,8 +177,7 @@ def _gib(size: int) -> str:
     return f"{size / (1 << 30):.1f}G"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class Stretch(Frozen):
     """A stretch of the step: its phase, and its highest moment with what is alive then, by category."""
 
     phase: Phase
@@ -196,8 +194,7 @@ def stretches(estimate: "Estimate", columns: int) -> tuple[Stretch, ...]:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Scale:
+class _Scale(Frozen):
     """What a row of a step's picture stands for: the bytes below it, those it is high, its rows, that of the limit."""
 
     base: int

@@ -3,9 +3,9 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplanner.frozen import Frozen
 from memplanner.report.as_json import indented_json
 from memplanner.report.check_text import of_plan
 from memplanner.report.layout import BLANK, Column, Line, Span, heading, paragraph, section, table
@@ -28,8 +28,7 @@ _ENDINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunAnswer:
+class RunAnswer(Frozen):
     """What `profile` has to say of one run. `estimate` is the plan's prediction, where there is a plan; `label` says
     where the plan came from.
     """
@@ -39,8 +38,7 @@ class RunAnswer:
     label: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SuiteAnswer:
+class SuiteAnswer(Frozen):
     """What `profile` has to say of several. left: how many were not begun; out: where the records are, or ""."""
 
     records: "Sequence[Measurement]"

@@ -1,9 +1,9 @@
 """`memplanner fit --evidence`: a rank per module, and what it holds of the gradients."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memplanner.errors import printable
+from memplanner.frozen import Frozen
 from memplanner.report.as_json import dump, estimate_object
 from memplanner.report.check_text import opening
 from memplanner.report.layout import BLANK, Column, Span, heading, paragraph, table
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 TITLES = ("Module", "Weights", "Rank", "Holds")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RanksAnswer:
+class RanksAnswer(Frozen):
     """What `fit --evidence` has to say; `label` says where the plan came from."""
 
     ranks: "Ranks"

@@ -1,10 +1,10 @@
 """A line chart as SVG: values over one axis, limits as dashed lines. Text is escaped; nothing in it is interpreted."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from memplanner.errors import printable
+from memplanner.frozen import Frozen
 from memplanner.units import GIB
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333", "#999999")
@@ -14,8 +14,7 @@ INK, RULE, LIMIT = "#333333", "#DDDDDD", "#B00020"
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 760, 420, 64, 40, 200, 52
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(Frozen):
     """Points (x, bytes) in ascending order; `open_ended`: bytes that are only known to be at least that."""
 
     name: str
@@ -28,8 +27,7 @@ def text(x: float, y: float, content: str, anchor: str = "start", colour: str = 
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(printable(content))}</text>'
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Frame:
+class _Frame(Frozen):
     """Where values stand in the picture. places: of every x a share of the width; top: the bytes at its upper end."""
 
     places: Mapping[float, float]

@@ -1,10 +1,10 @@
 """`memplanner sweep --format svg`: device memory over the numeric axis with the most values, a line per combination."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memplanner.errors import Problem, UserError
+from memplanner.frozen import Frozen
 from memplanner.report.svg import Line, line_chart
 from memplanner.report.sweep_text import SweepAnswer, axis_title, headline, value_text
 
@@ -18,8 +18,7 @@ LINES = 16
 DEVICES = ("--gpu", "--budget", "--headroom")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Roles:
+class _Roles(Frozen):
     """Places of a sweep's axes: the one that is drawn across, those of devices, and the others, a line each."""
 
     across: int

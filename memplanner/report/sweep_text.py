@@ -3,9 +3,9 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplanner.frozen import Frozen
 from memplanner.report.as_json import indented_json
 from memplanner.report.layout import BLANK, Column, Line, Span, paragraph, section, table_that_fits
 from memplanner.report.markdown import escape, markdown_table
@@ -23,8 +23,7 @@ AFTER = ("", "Device", "To spare", "Allocated", "Peak in")
 ABOUT_FRONTIER = "none of them has more of one setting without less of another"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepAnswer:
+class SweepAnswer(Frozen):
     """What `sweep` has to say; `label` says where the plan came from that the axes are laid over. show: which plans
     text and Markdown list; strict: a tight fit is none.
     """

@@ -2,17 +2,16 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal, TextIO
 
+from memplanner.frozen import Frozen
 from memplanner.report.layout import Line, Span
 
 Depth = Literal["none", "256", "truecolor"]
 MIN_WIDTH, MAX_WIDTH = 60, 120
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class Page(Frozen):
     """How wide lines may be and how colours are written."""
 
     width: int = 80

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from memplanner.frozen import Frozen
 from memplanner.report.as_json import indented_json
 from memplanner.report.layout import Column, Line, Span, heading, paragraph, section, table
 from memplanner.report.markdown import escape
@@ -26,8 +26,7 @@ def percent(error: float, *, signed: bool = True) -> str:
     return f"{error:+.2%}" if signed else f"{error:.2%}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValidationAnswer:
+class ValidationAnswer(Frozen):
     """What `validate` has to say. tolerance: the share by which an allocated peak may be off."""
 
     validation: "Validation"

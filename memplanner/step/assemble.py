@@ -1,6 +1,5 @@
 """From a plan to the parts of its training step, resolved once; whatever can be wrong with a plan is said here."""
 
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from memplanner.components.architectures.registry import Family
@@ -13,6 +12,7 @@ from memplanner.components.optimizers.update import UpdateRule
 from memplanner.components.quantization import QUANTIZATIONS
 from memplanner.components.quantization.base import Quantization
 from memplanner.errors import Problem, UnsupportedError, UserError
+from memplanner.frozen import Frozen
 from memplanner.notes import Note, UnmatchedTargets
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.program.shapes import BF16, FP16, FP32, Dtype
@@ -38,8 +38,7 @@ class RunsModel(Protocol):
         """The forward pass, from the inputs to the loss."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Step:
+class Step(Frozen, eq=False):
     """A plan's training step, resolved: every part answers for itself.
 
     accumulates: gradients of earlier micro-batches are there when a step begins. keeps_outputs: until when the loop

@@ -3,9 +3,9 @@
 Shapes: heads (batch, heads, seq, dim), kv_heads (batch, kv_heads, seq, dim), scores (batch, heads, seq, seq).
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from memplanner.frozen import Frozen
 from memplanner.program.shapes import BOOL, FP32, INT64, SCALAR, Dtype, Shape
 from memplanner.tape import ops
 from memplanner.tape.engine import Node, Tape, Tensor
@@ -17,8 +17,7 @@ value's (GPT-2) or left (BERT). Under autocast softmax always runs in fp32."""
 Kernel = Literal["eager", "flash", "efficient", "math"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heads:
+class Heads(Frozen):
     """The shapes of one attention layer."""
 
     batch: int

@@ -1,12 +1,10 @@
 """A gradient that is projected before it is used: the shapes of what is left, and of the projectors."""
 
-from dataclasses import dataclass
-
+from memplanner.frozen import Frozen
 from memplanner.program.shapes import Shape
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Projection:
+class Projection(Frozen):
     """How a matrix's gradient is projected: from its shorter side only (GaLore's "std"), or from both.
 
     rank: what is left of a projected side. A rank above the smaller side is that side: the SVD has no more.

@@ -3,17 +3,15 @@
 Modelled implementation: transformers' modeling_bert.py and modeling_roberta.py.
 """
 
-from dataclasses import dataclass
-
 from memplanner.components.context import Context, LinearSpec
+from memplanner.frozen import Frozen
 from memplanner.program.shapes import INT64, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BertConfig:
+class BertConfig(Frozen):
     """The fields of config.json that decide the tensors. pooler: BERT's head sits on a pooler, RoBERTa's is its own."""
 
     hidden: int

@@ -3,18 +3,16 @@
 Modelled implementation: transformers' modeling_gpt2.py. Its linear layers are Conv1D, weights stored (in, out).
 """
 
-from dataclasses import dataclass
-
 from memplanner.components.architectures.common import head_weight, logits_of
 from memplanner.components.context import Context, LinearSpec
+from memplanner.frozen import Frozen
 from memplanner.program.shapes import INT64, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Param, Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpt2Config:
+class Gpt2Config(Frozen):
     """The fields of config.json that decide the tensors."""
 
     hidden: int

@@ -4,19 +4,18 @@ Modelled implementation: transformers' modeling_llama.py and its siblings. Lette
 f intermediate, h heads, g key/value heads, e head dim, v vocabulary.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from memplanner.components.architectures.common import head_weight, logits_of
 from memplanner.components.context import Context, LinearSpec
+from memplanner.frozen import Frozen
 from memplanner.program.shapes import FP32, INT64, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Param, Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LlamaConfig:
+class LlamaConfig(Frozen):
     """The fields of config.json that decide the tensors."""
 
     hidden: int

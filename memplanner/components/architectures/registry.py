@@ -1,7 +1,6 @@
 """config.json, as its publisher wrote it, to the one family that models it; every problem in one line."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from memplanner.components.architectures.bert import Bert, BertConfig
@@ -9,6 +8,7 @@ from memplanner.components.architectures.gpt2 import Gpt2, Gpt2Config
 from memplanner.components.architectures.llama import Llama, LlamaConfig
 from memplanner.components.context import Context
 from memplanner.errors import Problem, UserError, nearest
+from memplanner.frozen import Frozen
 from memplanner.tape.ops import KNOWN_ACTIVATIONS
 
 MAX_SIZE = 1 << 24
@@ -152,8 +152,7 @@ def _bert(f: Fields, model_type: str) -> BertConfig:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Frozen, kw_only=False):
     """A family of architectures: how its config is read and its forward pass written, the projections that methods
     take by default (peft's mapping, and every linear layer of the blocks), and the longest sequence, where positions
     are a table.

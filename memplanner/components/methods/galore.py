@@ -1,7 +1,6 @@
 """GaLore (arXiv 2403.03507; galore_torch): full training whose optimizer works in a projected gradient space."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import singledispatch
 from itertools import groupby
 from typing import Annotated, ClassVar, Literal
@@ -21,6 +20,7 @@ from memplanner.components.optimizers.update import (
     no_such_pair,
     stand_in,
 )
+from memplanner.frozen import Frozen
 from memplanner.program.shapes import FP32, Dtype, Shape
 from memplanner.tape.engine import Param, Tape, Tensor
 from memplanner.tape.projection import Projection
@@ -100,8 +100,7 @@ def _adamw8bit(optimizer: AdamW8bit, weights: Dtype, method: str, as_coded: bool
     return GaloreAdamW8bit(moments=moments, pins_singular_vectors=bool(as_coded))
 
 
-@dataclass(frozen=True, kw_only=True)
-class GaloreRule(UpdateRule):
+class GaloreRule(Frozen, UpdateRule):
     """What galore_torch's optimizers share: moments of the projected gradient's shape, and the projectors."""
 
     moments: Optimizer
@@ -131,11 +130,10 @@ class GaloreRule(UpdateRule):
             del diagonal, weighted
 
 
-@dataclass(frozen=True, kw_only=True)
 class GaloreAdamW(GaloreRule):
     """galore_torch/adamw.py."""
 
-    moments: Optimizer = field(default_factory=AdamW)
+    moments: Optimizer = AdamW()
 
     def step(self, tape: Tape, params: Sequence[Param]) -> None:
         """AdamW.step: one loop, whose variables hold the last parameter's projected gradient, denominator and update
@@ -160,7 +158,6 @@ class GaloreAdamW(GaloreRule):
         del grad, denominator, update
 
 
-@dataclass(frozen=True, kw_only=True)
 class GaloreAdamW8bit(GaloreRule):
     """galore_torch/adamw8bit.py: bitsandbytes' kernel updates a stand-in for the parameter."""
 

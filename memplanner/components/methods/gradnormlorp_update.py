@@ -1,7 +1,6 @@
 """GradNormLoRP's updates: memplanner.gradnormlorp's own optimizer, and the two that the authors published."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import singledispatch
 
 from memplanner.components.methods.galore import GaloreAdamW
@@ -16,6 +15,7 @@ from memplanner.components.optimizers.update import (
     stand_in,
     unequal,
 )
+from memplanner.frozen import Frozen
 from memplanner.program.shapes import UINT8, Dtype, Shape
 from memplanner.tape.engine import Param, Tape
 from memplanner.tape.projection import Projection
@@ -45,8 +45,7 @@ def _adamw8bit(optimizer: AdamW8bit) -> UpdateRule:
     return GradNormLorpAdamW(moments=optimizer)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GradNormLorpAdamW(UpdateRule):
+class GradNormLorpAdamW(Frozen, UpdateRule):
     """memplanner.gradnormlorp.GradNormLoRPAdamW: parameter by parameter, each done before the next begins. The update
     is added into a factor as a product, without a tensor of the factor's shape.
     """
@@ -123,7 +122,6 @@ def _authors_adamw(optimizer: AdamW, weights: Dtype, *, low_rank: bool) -> Updat
     return WeightNormAdamW(low_rank=low_rank, pins_singular_vectors=True)
 
 
-@dataclass(frozen=True, kw_only=True)
 class WeightNormAdamW(GaloreAdamW):
     """The authors' optimizers over bare weights: GaLore's loop, with the weight's direction v and its norms g beside
     every parameter, and what is kept for them.

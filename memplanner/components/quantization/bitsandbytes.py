@@ -1,9 +1,9 @@
 """Frozen base weights in bitsandbytes' 4-bit and 8-bit formats."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from memplanner.components.quantization.base import StoredTensor
+from memplanner.frozen import Frozen
 from memplanner.program.shapes import FP16, FP32, INT8, INT32, UINT8, Dtype, Shape
 from memplanner.tape import ops
 from memplanner.tape.engine import Node, Tape, Tensor
@@ -14,8 +14,7 @@ NESTED_BLOCK: Final = 256
 """Absmax values per second-level block under double quantisation."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Linear4bit:
+class Linear4bit(Frozen):
     """bitsandbytes.nn.Linear4bit with nf4. double_quantized: its scales are quantised as well (compress_statistics)."""
 
     clones_output: ClassVar[bool] = True
@@ -55,8 +54,7 @@ class Linear4bit:
         return ops.to(out, x.dtype, "output in the input's type")
 
 
-@dataclass(frozen=True, slots=True)
-class Linear8bit:
+class Linear8bit(Frozen, kw_only=False):
     """bitsandbytes.nn.Linear8bitLt with threshold 0."""
 
     clones_output: ClassVar[bool] = False

@@ -1,6 +1,5 @@
 """The step from left to right: what is alive when."""
 
-from dataclasses import replace
 
 from rich.text import Text
 from textual import events
@@ -94,7 +93,7 @@ class TimelinePane(Pane):
         """The stretches without them."""
         constant = self.constant
         return [
-            replace(step, by_category={c: max(n - constant.get(c, 0), 0) for c, n in step.by_category.items()})
+            step.replaced(by_category={c: max(n - constant.get(c, 0), 0) for c, n in step.by_category.items()})
             for step in self.steps
         ]
 
