@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplanner.components.methods.low_rank import LowRank
 from memplanner.report.check_text import of_plan
 from memplanner.report.layout import Column, Line, Span, heading, section, table_that_fits
 from memplanner.report.markdown import escape, markdown_table
@@ -35,7 +36,7 @@ def rows_of(estimates: Sequence["Estimate"]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 method.kind,
-                "–" if method.kind == "full" else str(method.rank),
+                str(method.rank) if isinstance(method, LowRank) else "–",
                 VERDICT_WORDS[estimate.verdict].lower(),
                 format_bytes(estimate.device_bytes),
                 format_bytes(estimate.allocated_bytes),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from memplanner.components.methods.low_rank import LowRank
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.timeline import CATEGORIES, Category
 from memplanner.units import format_bytes
@@ -59,7 +60,7 @@ def method_words(plan: TrainingPlan) -> str:
     """The method with its ranks: "gradnormlorp rank 128, projection rank 4"."""
     method = plan.method
     words: str = method.kind
-    if method.kind != "full":
+    if isinstance(method, LowRank):
         words += f" rank {method.rank}"
     if method.kind == "gradnormlorp":
         words += f", projection rank {method.projection_rank}"

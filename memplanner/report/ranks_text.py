@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplanner.components.methods.low_rank import LowRank
 from memplanner.errors import printable
 from memplanner.report.as_json import dump, estimate_object
 from memplanner.report.check_text import opening
@@ -42,7 +43,7 @@ def _summary(found: "Ranks") -> str:
 def settings(found: "Ranks") -> list[str]:
     """The lines of a plan file."""
     method = found.estimate.plan.method
-    assert method.kind != "full"
+    assert isinstance(method, LowRank)
     lines = ["[method]", f'kind = "{method.kind}"', f"rank = {method.rank}"]
     if method.rank_pattern:
         lines += ["", "[method.rank_pattern]", *(f'"{name}" = {rank}' for name, rank in method.rank_pattern.items())]

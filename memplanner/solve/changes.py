@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplanner.components.methods.low_rank import LowRank
 from memplanner.errors import UserError
 from memplanner.plan.flags import Value, command_words
 from memplanner.plan.merge import merge
@@ -132,19 +133,19 @@ def _storage(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
         yield "8-bit", 3, {"--optimizer": "adamw-8bit"}, "moments in 8 bits"
     if plan.precision in ("fp32", "bf16-mixed", "fp16-mixed"):
         yield "precision", 3, {"--precision": "bf16"}, "weights and arithmetic in bf16"
-    if plan.method.kind in ("lora", "dora") and plan.quantization in ("none", "int8"):
+    if plan.method.freezes_base and plan.quantization in ("none", "int8"):
         if plan.quantization == "none":
             yield "quantization", 3, {"--quantization": "int8"}, "frozen weights in 8 bits"
         yield "quantization", 3, {"--quantization": "nf4"}, "frozen weights in 4 bits"
 
 
 def _methods(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
-    if plan.method.kind != "full":
+    if isinstance(plan.method, LowRank):
         rank = plan.method.rank
         while (rank := rank // 2) >= 4:
             yield "rank", 4, {"--rank": str(rank)}, "a smaller rank"
-    if plan.method.kind in ("full", "galore", "gradnormlorp"):
-        rank = 8 if plan.method.kind == "full" else plan.method.rank
+    if not plan.method.freezes_base:
+        rank = plan.method.rank if isinstance(plan.method, LowRank) else 8
         for kind in ("gradnormlorp", "lora"):
             if kind != plan.method.kind:
                 yield kind, 5, {"--method": kind, "--rank": str(rank)}, f"train {kind} adapters of rank {rank} instead"

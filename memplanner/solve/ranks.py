@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from memplanner.errors import Problem, UserError
 from memplanner.measurement import WeightEvidence
+from memplanner.plan.flags import no_rank
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.timeline import passes
 
@@ -51,8 +52,8 @@ def ranks_by_evidence(
     Greedy on concave shares: what it leaves is less than one step of one module. UserError where the method has no
     ranks, no weight of the evidence is one it acts on, or not even the smallest ranks fit.
     """
-    if plan.method.kind == "full":
-        raise _wrong("full training has no rank", "add --method lora, dora, galore or gradnormlorp")
+    if not plan.method.has_rank:
+        raise _wrong(*no_rank(plan.method))
 
     def predicted(ranks: Mapping[str, int]) -> "Estimate":
         lowest = min(ranks.values())

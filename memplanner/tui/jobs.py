@@ -47,7 +47,7 @@ def ways_to_fit(tell: Callable[[tuple[Choice, Flags]], None], plan: TrainingPlan
             words = f"saves {format_bytes(change.saved_bytes)}, {verb}: {change.effect}"
             tell((Choice(value=change.typed, about=words), dict(change.flags)))
     for axis in solve_largest.AXES:
-        if axis == "rank" and plan.method.kind == "full":
+        if axis == "rank" and not plan.method.has_rank:
             continue
         flag = f"--{axis}"
         best = solve_largest.largest(plan, axis, predictor, ceiling=ceiling(plan, flag, root))

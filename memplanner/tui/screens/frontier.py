@@ -9,6 +9,7 @@ from textual.binding import Binding
 from textual.widgets import DataTable, ProgressBar, Static
 from textual.worker import get_current_worker
 
+from memplanner.components.methods.low_rank import LowRank
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import VERDICT_WORDS, device_word
 from memplanner.solve.sweep import Axis, Point, Sweep
@@ -66,7 +67,7 @@ class FrontierPane(Pane):
         """Around the present plan: what its method has, up to what makes sense."""
         plan, state = self.state.plan, self.state
         axes = []
-        if plan.method.kind != "full":
+        if isinstance(plan.method, LowRank):
             ranks = {1 << n for n in range(2, 21) if 1 << n <= state.ceiling("--rank")} | {plan.method.rank}
             axes.append(Axis(name="--rank", values=tuple(map(str, sorted(ranks)))))
         batches = {1 << n for n in range(BATCHES)} | {plan.step.batch_size}

@@ -112,7 +112,7 @@ class PlanPane(Pane):
     def _begin_chart(self) -> None:
         """Put up the columns with what is known of them, and have the others worked out."""
         state, plan = self.state, self.state.plan
-        self._axis = "--rank" if plan.method.kind != "full" else "--batch-size"
+        self._axis = "--rank" if plan.method.has_rank else "--batch-size"
         now = value_in(plan, self._axis)
         values = {1 << n for n in range(2, 21) if 1 << n <= state.ceiling(self._axis)}
         if self._axis == "--batch-size":
