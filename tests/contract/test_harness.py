@@ -18,6 +18,7 @@ from memplanner.harness.builders.optimizers import optimizers_for
 from memplanner.harness.errors import NotBuildableError
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
+from memplanner.settings.base import Settings
 from memplanner.settings.describe import kind_of
 from tests.contract.variants import LOSSES, METHOD_VARIANTS, METHODS, OPTIMIZER_VARIANTS, OPTIMIZERS, label
 from tests.harness.test_against_trace import FAMILIES as BY_FAMILY
@@ -46,11 +47,11 @@ NOT_BUILDABLE: Final[tuple[tuple[Conditions, Conditions, str], ...]] = (
     ({}, {"format": "torchao"}, "torchao is not used by this harness"),
 )
 """Pairs of settings that prediction answers for and this harness has no library for, with its reason."""
-LOSSES_NOT_BUILDABLE: Final = {
-    "chunked": "transformers has no such loss of its own",
-    "fused": "transformers has no such loss of its own",
+WITHOUT_TRACE: Final = {
+    ("loss", "chunked"): "transformers has no such loss of its own",
+    ("loss", "fused"): "transformers has no such loss of its own",
 }
-"""Kinds of losses that are in no trace either, since a trace is of what the harness builds."""
+"""Kinds that no trace holds, with the reason: a trace is of what the harness builds."""
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +107,8 @@ def refusal(answer: Callable[[TrainingPlan], Any], plan: TrainingPlan) -> str:
 @pytest.mark.parametrize("loss", [kind_of(cls) for cls in LOSSES])
 def test_every_loss_is_built_or_refused(loss: str, config: str) -> None:
     plan = TrainingPlan.model_validate({"model": config, "step": {"loss": loss, "seq_len": 16}})
-    if loss in LOSSES_NOT_BUILDABLE:
-        with pytest.raises(NotBuildableError, match=LOSSES_NOT_BUILDABLE[loss]):
+    if ("loss", loss) in WITHOUT_TRACE:
+        with pytest.raises(NotBuildableError, match=WITHOUT_TRACE["loss", loss]):
             build(plan)
     else:
         build(plan)
@@ -116,19 +117,19 @@ def test_every_loss_is_built_or_refused(loss: str, config: str) -> None:
 TRACED = [TrainingPlan.model_validate(case.values[1]) for case in (*BY_FAMILY, *REGIMES, *BY_METHOD)]
 
 
-@pytest.mark.parametrize("kind", [kind_of(cls) for cls in METHODS])
-def test_every_method_is_held_to_a_trace(kind: str) -> None:
-    assert kind in {plan.method.kind for plan in TRACED}
+KINDS: Final[dict[str, tuple[tuple[type[Settings], ...], set[str]]]] = {
+    "method": (METHODS, {plan.method.kind for plan in TRACED}),
+    "optimizer": (OPTIMIZERS, {plan.optimizer.kind for plan in TRACED}),
+    "loss": (LOSSES, {plan.step.loss.kind for plan in TRACED}),
+}
+"""Of each choice: what there is, and what is traced."""
 
 
-@pytest.mark.parametrize("kind", [kind_of(cls) for cls in OPTIMIZERS])
-def test_every_optimizer_is_held_to_a_trace(kind: str) -> None:
-    assert kind in {plan.optimizer.kind for plan in TRACED}
-
-
-@pytest.mark.parametrize("kind", [kind_of(cls) for cls in LOSSES])
-def test_every_loss_is_held_to_a_trace_or_cannot_be_built(kind: str) -> None:
-    assert kind in {plan.step.loss.kind for plan in TRACED} | set(LOSSES_NOT_BUILDABLE)
+@pytest.mark.parametrize("choice", KINDS)
+def test_every_kind_is_held_to_a_trace_or_says_why_not(choice: str) -> None:
+    classes, traced = KINDS[choice]
+    excused = {kind for of, kind in WITHOUT_TRACE if of == choice}
+    assert {kind_of(cls) for cls in classes} - traced == excused
 
 
 def test_every_family_is_held_to_a_trace() -> None:
