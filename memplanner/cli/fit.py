@@ -8,7 +8,7 @@ from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded, typed_flags
 from memplanner.errors import Problem, UserError
-from memplanner.plan.flags import MODEL, command_words
+from memplanner.plan.flags import MODEL, command_words, no_rank
 from memplanner.plan.load import LoadedPlan
 from memplanner.report.fit_text import FitAnswer
 from memplanner.report.terminal import Page
@@ -41,8 +41,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.evidence:
         return _by_module(args, page, root, found)
     if args.maximize == "rank" and plan.method.chosen_rank is None:
-        message = "full training has no rank"
-        hint = "add --method lora, dora, galore or gradnormlorp"
+        message, hint = no_rank(plan.method)
         raise UserError(Problem(where="--maximize", key="", message=message, hint=hint))
     ceilings = {"rank": widest_rank, "seq-len": longest_sequence}
     ceiling = ceilings[args.maximize](plan, root=found.root) if args.maximize in ceilings else None

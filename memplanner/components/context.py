@@ -141,6 +141,19 @@ class Context:
             )
         return found
 
+    def shared_param(
+        self, path: str, shape: Shape, *, dtype: Dtype, category: Category = "adapters", role: Role = "weight"
+    ) -> Param:
+        """A frozen tensor that the model has once, by its path from the model's root, whichever blocks use it. One that
+        learns would collect a gradient from every block, which repeated blocks do not model.
+        """
+        tape = self.tape
+        scope, copies = tape.scope, tape.current_copies
+        tape.scope, tape.current_copies = "", 1
+        param = self.param(path, shape, trainable=False, dtype=dtype, category=category, role=role)
+        tape.scope, tape.current_copies = scope, copies
+        return param
+
     # -- layers --------------------------------------------------------------------------------------------------
 
     def linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
@@ -213,7 +226,7 @@ class Context:
         """enable_input_require_grads: the embedding's output asks for a gradient of its own if it has none. The graph
         holds on to it, as to any leaf.
         """
-        if self.input_gradients and embeddings.node is None:
+        if self.input_gradients and self.tape.grad_enabled and embeddings.node is None:
             leaf = Param(
                 "embeddings",
                 embeddings.shape,

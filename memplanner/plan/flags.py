@@ -8,12 +8,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+from memplanner.components.methods.base import Method
 from memplanner.errors import Problem
 from memplanner.frozen import Frozen
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.base import Settings
 from memplanner.settings.describe import choices, field_docs, kind_of, owners, words
-from memplanner.settings.errors import show
+from memplanner.settings.errors import one_of, show
 
 _INTEGER = re.compile(r"[+-]?\d{1,30}", re.ASCII)
 
@@ -127,6 +128,11 @@ _EXTRA_HELP = {
 def has_use(flag: str, method: str) -> bool:
     """Whether a plan with this method has the setting that the flag sets."""
     return method in BY_FLAG[flag].methods
+
+
+def no_rank(method: Method) -> tuple[str, str]:
+    """That the method has no rank to choose, and which methods have one."""
+    return f"{method.label} has no rank", f"add --method {one_of(BY_FLAG['--rank'].methods)}"
 
 
 def useful(typed: Mapping[str, Value], method: str) -> dict[str, Value]:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from memplanner.components.losses.chunked import ChunkedCrossEntropy
 from memplanner.components.losses.cross_entropy import CrossEntropy
 from memplanner.components.losses.fused import FusedLinearCrossEntropy
+from memplanner.components.methods.base import Method as BaseMethod
 from memplanner.components.methods.dora import Dora
 from memplanner.components.methods.full import Full
 from memplanner.components.methods.galore import Galore
@@ -18,7 +19,8 @@ from memplanner.components.optimizers.adamw import AdamW
 from memplanner.components.optimizers.adamw8bit import AdamW8bit
 from memplanner.components.optimizers.sgd import Sgd
 from memplanner.settings.base import Settings
-from memplanner.settings.describe import expand
+from memplanner.settings.describe import expand, groups, kind_of
+from memplanner.settings.errors import one_of
 from memplanner.units import parse_share, parse_size
 
 
@@ -236,7 +238,9 @@ class TrainingPlan(Settings):
     @model_validator(mode="after")
     def _quantized_base_is_frozen(self) -> "TrainingPlan":
         if self.quantization != "none" and not self.method.freezes_base:
+            methods = groups(TrainingPlan, "method")
+            freezing = one_of(kind_of(cls) for cls in methods if issubclass(cls, BaseMethod) and cls.freezes_base)
             raise ValueError(
-                f"quantization {self.quantization!r} needs a frozen base: method lora or dora, not {self.method.kind!r}"
+                f"quantization {self.quantization!r} needs a frozen base: method {freezing}, not {self.method.kind!r}"
             )
         return self

@@ -33,6 +33,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return nearest(name, known) or (f"one of {', '.join(known)}" if known else "")
 
 
+def one_of(words: Iterable[str]) -> str:
+    """Words to choose from: "lora, dora or galore"."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def problems_of(
     error: ValidationError, cls: type[Settings], place: Callable[[tuple[str, ...]], tuple[str, str]]
 ) -> list[Problem]:

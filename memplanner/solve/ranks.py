@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from memplanner.errors import Problem, UserError
 from memplanner.measurement import WeightEvidence
+from memplanner.plan.flags import no_rank
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.timeline import passes
 
@@ -52,7 +53,7 @@ def ranks_by_evidence(
     ranks, no weight of the evidence is one it acts on, or not even the smallest ranks fit.
     """
     if plan.method.chosen_rank is None:
-        raise _wrong("full training has no rank", "add --method lora, dora, galore or gradnormlorp")
+        raise _wrong(*no_rank(plan.method))
 
     def predicted(ranks: Mapping[str, int]) -> "Estimate":
         lowest = min(ranks.values())

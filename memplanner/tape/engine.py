@@ -190,6 +190,7 @@ _RECOMPUTED = Node(lambda tape, node, grad, saved: (), (), None, None)
 class RepeatedBlocks:
     """Equal blocks, written once: log[start:end] forward and log[back_start:back_end] backward.
 
+    number: of these blocks, the same whenever the model is run again: the passes share weights, whose gradients meet.
     input, output: the hidden states that enter and leave the written block; the output of one block is the input of
     the next. input_saved: each block's graph keeps its input for backward. input_outlives: something outside the blocks
     keeps the input of the first one alive, while every further block frees its own, at the end of its forward or, if it
@@ -197,6 +198,7 @@ class RepeatedBlocks:
     where there is none.
     """
 
+    number: int
     times: int
     start: int
     input: int
@@ -209,15 +211,15 @@ class RepeatedBlocks:
     grad_input: int = -1
     grad_output: int = -1
 
-    def sections(self, number: int) -> Iterator[Repeat]:
-        """Forward and backward, as a program has them. number: of these blocks."""
+    def sections(self) -> Iterator[Repeat]:
+        """Forward and backward, as a program has them."""
         hidden = Carried(self.input, self.output, -1, self.input_outlives and not self.input_saved)
-        yield Repeat(self.start, self.end, self.times, number, carried=(hidden,))
+        yield Repeat(self.start, self.end, self.times, self.number, carried=(hidden,))
         if self.back_start >= 0:
             carried = [hidden._replace(freed_at_end=self.input_outlives and self.input_saved)]
             if self.grad_output >= 0:
                 carried.append(Carried(self.grad_input, self.grad_output, 1))
-            yield Repeat(self.back_start, self.back_end, self.times, number, descending=True, carried=tuple(carried))
+            yield Repeat(self.back_start, self.back_end, self.times, self.number, True, tuple(carried))
 
 
 @dataclass(slots=True, eq=False)
@@ -241,6 +243,10 @@ class Tape:
     collapse: bool = True
     first_apart: bool = False
     """Write the first block of a stack by itself: see BlocksDifferError."""
+    apart: dict[tuple[str, int], bool] = field(default_factory=dict)
+    """Which blocks have been written by themselves, by their stack and number."""
+    block_numbers: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Numbers of repeated blocks, by their stack and its first of them."""
     gradients_held: bool = False
     leaves: list[Any] = field(default_factory=list)
     """Leaves of the graph that are no weights of the model, with their gradients: both go with the graph."""
@@ -291,8 +297,10 @@ class Tape:
 
     @property
     def saves(self) -> bool:
-        """Whether operations keep tensors for backward here: not in a checkpointed call's first run."""
-        return self.frame is None or self.frame.recomputed is not None
+        """Whether operations keep tensors for backward here: not in a checkpointed call's first run, and not where
+        nothing enters the graph.
+        """
+        return self.grad_enabled and (self.frame is None or self.frame.recomputed is not None)
 
     def phase(self, name: Phase) -> None:
         """A phase begins here."""
@@ -448,8 +456,7 @@ class Tape:
         i = 0
         for width, reps in runs:
             left = reps
-            # What comes before the first gradient differs from what comes after, so it is walked by itself.
-            while left and (left == 1 or h.node is None or not self.collapse or (self.first_apart and i == 0)):
+            while left and (left == 1 or not self.collapse or self._is_apart(prefix, i, h)):
                 for j in range(i, i + width):
                     self.scope = f"{prefix}.{j}"
                     h = layer(j, h)
@@ -462,6 +469,18 @@ class Tape:
         self.scope = ""
         return h
 
+    def _is_apart(self, prefix: str, i: int, h: Tensor) -> bool:
+        """Whether block i, which h enters, is written by itself.
+
+        What comes before the first gradient differs from what comes after. A model that is run again is divided as it
+        was the first time, since a parameter stands for the blocks that were written together; a first run without
+        gradients leaves the first block apart, as a later run with gradients may need it.
+        """
+        if (prefix, i) not in self.apart:
+            before_gradients = h.node is None if self.grad_enabled else i == 0
+            self.apart[prefix, i] = before_gradients or (self.first_apart and i == 0)
+        return self.apart[prefix, i]
+
     def _repeat(
         self,
         prefix: str,
@@ -473,7 +492,8 @@ class Tape:
     ) -> Tensor:
         """Write `width` blocks for all `times` times that they come. entering: the hidden state, taken out."""
         h = out = entering.pop()
-        blocks = RepeatedBlocks(times=times, start=len(self.log), input=h.index)
+        number = self.block_numbers.setdefault((prefix, first), len(self.block_numbers))
+        blocks = RepeatedBlocks(number=number, times=times, start=len(self.log), input=h.index)
         self.current_copies = times
         self.nodes.append(blocks)
         mark = len(self.nodes)
@@ -491,7 +511,10 @@ class Tape:
         blocks.output = out.index
         self.current_copies = 1
         self.repeated.append(blocks)
-        self.nodes.append(blocks)
+        if len(self.nodes) == mark:  # nothing for backward to enter or leave
+            self.nodes.pop()
+        else:
+            self.nodes.append(blocks)
         return out
 
     def _is_saved(self, h: Tensor, mark: int) -> bool:
@@ -523,7 +546,7 @@ class Tape:
 
     def structure(self) -> Structure:
         """What has been written, without sizes."""
-        sections = (section for number, blocks in enumerate(self.repeated) for section in blocks.sections(number))
+        sections = (section for blocks in self.repeated for section in blocks.sections())
         return Structure(
             events=tuple(self.log),
             phases=tuple(self.phases),

@@ -1,5 +1,6 @@
 """A gradient that is projected before it is used: the shapes of what is left, and of the projectors."""
 
+from memplanner.errors import Problem, UnsupportedError
 from memplanner.frozen import Frozen
 from memplanner.program.shapes import Shape
 
@@ -15,7 +16,7 @@ class Projection(Frozen):
 
     def reduced(self, shape: Shape) -> Shape:
         """The shape of the projected gradient, and so of its moments, for a matrix (m, n)."""
-        m, n = shape.dims
+        m, n = _matrix(shape)
         first, second = shape.labels
         if self.two_sided:
             return Shape(**{f"r_{first}": self._left_of(m, shape), f"r_{second}": self._left_of(n, shape)})
@@ -25,7 +26,7 @@ class Projection(Frozen):
 
     def sides(self, shape: Shape) -> tuple[tuple[str, int], ...]:
         """The projected sides by name, with their lengths."""
-        m, n = shape.dims
+        m, n = _matrix(shape)
         if self.two_sided:
             return ("left", m), ("right", n)
         return (("right", n),) if m >= n else (("left", m),)
@@ -40,3 +41,13 @@ class Projection(Frozen):
 
     def _left_of(self, side: int, shape: Shape) -> int:
         return side if self.covers(side) else min(self.rank, *shape.dims)
+
+
+def _matrix(shape: Shape) -> tuple[int, int]:
+    """The sides of a matrix; UnsupportedError for any other weight: the libraries project matrices alone."""
+    if len(shape.dims) != 2:
+        sizes = " × ".join(f"{size} {label}" for size, label in zip(shape.dims, shape.labels, strict=True))
+        message = f"no library projects the gradient of a weight that is no matrix, as of {sizes}"
+        raise UnsupportedError(Problem(where="plan", key="method", message=message))
+    m, n = shape.dims
+    return m, n

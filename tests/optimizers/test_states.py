@@ -14,7 +14,7 @@ from memplanner.harness.builders.models import build
 from memplanner.harness.builders.optimizers import optimizer_of
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
-from memplanner.program.shapes import FP32, Shape
+from memplanner.program.shapes import BF16, FP32, Shape
 from memplanner.tape.engine import Param
 
 CONFIG = {
@@ -157,3 +157,23 @@ def test_galore(precision: str, rank: int, tmp_path: Path) -> None:
     persistent = predict(plan).persistent
     assert persistent["optimizer_state"] == sum(storages(moments).values())
     assert persistent["projectors"] == sum(storages(projectors).values())
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("shape", [(4, 72, 200), (2, 3, 5, 7), (8, 16, 31)], ids=str)
+@pytest.mark.parametrize(
+    ("optimizer", "host_step"), [*TORCH, ({"kind": "adamw-8bit", "update_norms": False}, True)], ids=str
+)
+def test_stacks_of_matrices(optimizer: Any, host_step: bool, shape: tuple[int, ...], dtype: str) -> None:
+    """Weights of more than two dimensions, such as (experts, out, in)."""
+    settings = TrainingPlan.model_validate({"optimizer": optimizer}).optimizer
+    if settings.kind == "adamw-8bit":
+        pytest.importorskip("bitsandbytes")
+    weight = torch.nn.Parameter(torch.randn(shape).to({"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]))
+    real = optimizer_of(settings, [{"params": [weight]}])
+    weight.grad = torch.randn_like(weight)
+    real.step()
+    labels = dict(zip("abcd", shape, strict=False))
+    param = Param("experts", Shape(**labels), {"fp32": FP32, "bf16": BF16}[dtype], count=1, trainable=True)
+    kept = (*settings.state(param), *(tensor for tensor, _ in settings.shared([param], per_layer=False)))
+    assert sum(t.shape.numel * t.dtype.size for t in kept) == state_bytes(real, host_step=host_step)

@@ -16,6 +16,7 @@ from memplanner.harness.builders.adapters import adapted
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.notices import recomputing
 from memplanner.plan.training_plan import TrainingPlan
+from memplanner.step.assemble import rule_of
 
 DTYPES = {
     "fp32": torch.float32,
@@ -28,9 +29,14 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
 
 
 def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> tuple[nn.Module, Family]:
-    """The plan's model with random weights on the device, adapters and checkpointing included."""
+    """The plan's model with random weights on the device, adapters and checkpointing included.
+
+    UnsupportedError where no library trains such a model with the plan's optimizer; NotBuildableError where this
+    harness has no builder for it.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    rule_of(plan)
     profile = find_model(plan.model, root)
     family, _ = read_config(profile.config, profile.name)
     fields = {k: v for k, v in profile.config.items() if k not in ("memplanner", "model_type", "architectures")}

@@ -1,6 +1,5 @@
 """The step from left to right: what is alive when."""
 
-
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
