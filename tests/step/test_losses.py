@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +74,7 @@ def write(tmp_path: Path) -> Write:
     def written(order: str, *, collapse: bool = True, **fields: Any) -> StepProgram:
         plan = TrainingPlan.model_validate({"model": str(path), "device": "24GiB", **fields})
         _, family, config = model_of(plan, Path())
-        step = replace(assemble(plan, family, config, compute_capability=8.0), loss=Passes(order))
+        step = assemble(plan, family, config, compute_capability=8.0).replaced(loss=Passes(order))
         return run(step, BATCH, SEQ, collapse=collapse)[0]
 
     return written
