@@ -1,7 +1,6 @@
 """Finds, loads and validates the files in profiles/: one card, one model or one plan per file."""
 
 import datetime
-import difflib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +173,8 @@ def _by_alias(wanted: str, kind: str, suffix: str, load: Callable[[Path], T]) ->
 def _nearest(name: str, known: list[str]) -> str:
     """Near names; compared as keys, so that "RTX 4091" finds "rtx4090"."""
     by_key = {key(spelling): spelling for spelling in reversed(known)}
+    import difflib  # for an error only
+
     close = difflib.get_close_matches(key(name), list(by_key), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(repr(by_key[match]) for match in close)}?" if close else ""
 

@@ -1,6 +1,5 @@
 """Errors meant for the user: one line each, naming the place, the key, the value and what to type instead."""
 
-import difflib
 from collections.abc import Iterable
 
 from memplanner.frozen import Frozen
@@ -46,5 +45,7 @@ def printable(text: str) -> str:
 
 def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     """A hint such as "did you mean 'rtx4090'?", or "" when nothing known is close to `name`."""
+    import difflib  # for an error only
+
     matches = difflib.get_close_matches(name.lower(), list(known), n=limit, cutoff=0.5)
     return f"did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from memplanner.components.attention import Attention
@@ -58,7 +57,6 @@ class Numerics(Frozen):
     norms: Dtype
 
 
-@dataclass(slots=True, kw_only=True)
 class Context:
     """The tape, and how this plan computes.
 
@@ -66,25 +64,32 @@ class Context:
     checkpointing, else N for blocks 0, N, 2N, … input_gradients: the embeddings' output asks for a gradient.
     """
 
-    tape: Tape
-    batch: int
-    seq: int
-    method: Method
-    numerics: Numerics
-    attention: Attention
-    quantization: Quantization | None
-    default_targets: tuple[str, ...]
-    checkpoint_every: int
-    input_gradients: bool
-    adapters_enabled: bool = True
-    notes: list[Note] = field(default_factory=list)
-    weight_dtype: Dtype = field(init=False)
-    autocast: Dtype | None = field(init=False)
-    norm_dtype: Dtype = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.weight_dtype, self.autocast = self.numerics.weights, self.numerics.autocast
-        self.norm_dtype = self.numerics.norms
+    def __init__(
+        self,
+        *,
+        tape: Tape,
+        batch: int,
+        seq: int,
+        method: Method,
+        numerics: Numerics,
+        attention: Attention,
+        quantization: Quantization | None,
+        default_targets: tuple[str, ...],
+        checkpoint_every: int,
+        input_gradients: bool,
+    ) -> None:
+        self.tape = tape
+        self.batch, self.seq = batch, seq
+        self.method = method
+        self.numerics = numerics
+        self.weight_dtype, self.autocast, self.norm_dtype = numerics.weights, numerics.autocast, numerics.norms
+        self.attention = attention
+        self.quantization = quantization
+        self.default_targets = default_targets
+        self.checkpoint_every = checkpoint_every
+        self.input_gradients = input_gradients
+        self.adapters_enabled = True
+        self.notes: list[Note] = []
 
     def kernel(self, heads: Heads) -> Kernel:
         """The attention kernel that runs on this device."""

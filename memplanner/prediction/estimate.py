@@ -7,7 +7,8 @@ from pathlib import Path
 from memplanner.allocator.reference import DeviceFullError
 from memplanner.allocator.simulation import AllocatorSimulation
 from memplanner.catalogue import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
-from memplanner.components.architectures.registry import Family, read_config
+from memplanner.components.architectures.family import Family
+from memplanner.components.architectures.registry import read_config
 from memplanner.errors import Problem, UserError
 from memplanner.frozen import Frozen
 from memplanner.notes import Note, TypicalBatch

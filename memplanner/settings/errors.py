@@ -1,6 +1,5 @@
 """pydantic's validation errors as Problems: the key as the file spells it, the value, the nearest right spelling."""
 
-import difflib
 import reprlib
 from collections.abc import Callable, Iterable
 from datetime import date, time
@@ -82,6 +81,8 @@ def _name_problem(detail: ErrorDetails, path: tuple[str, ...], owner: type[Setti
     """(message, hint) where a key or a kind is not one of those that there are."""
     known = choices(owner, path[-1]) if owner is not None and path[-1] in owner.model_fields else ()
     if detail["type"] == "extra_forbidden":
+        import difflib  # for an error only
+
         close = difflib.get_close_matches(path[-1].replace("-", "_"), list(owner.model_fields) if owner else [], n=1)
         names = ", ".join(owner.model_fields) if owner else ""
         return "unknown key", f"did you mean {close[0]!r}?" if close else f"known keys: {names}" if names else ""

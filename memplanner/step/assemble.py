@@ -2,7 +2,7 @@
 
 from typing import Final, Literal, Protocol
 
-from memplanner.components.architectures.registry import Family
+from memplanner.components.architectures.family import Family
 from memplanner.components.attention import Attention
 from memplanner.components.context import Context, Numerics
 from memplanner.components.losses.base import Batch, Losses

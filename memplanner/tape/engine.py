@@ -7,7 +7,6 @@ the log is marked: it stands for all of them (program.Repeat).
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from memplanner.program.program import Carried, Repeat, Structure, TensorInfo
@@ -186,7 +185,6 @@ _RECOMPUTED = Node(lambda tape, node, grad, saved: (), (), None, None)
 """The grad_fn of tensors made during a recomputation: only its presence matters."""
 
 
-@dataclass(slots=True)
 class RepeatedBlocks:
     """Equal blocks, written once: log[start:end] forward and log[back_start:back_end] backward.
 
@@ -198,18 +196,14 @@ class RepeatedBlocks:
     where there is none.
     """
 
-    number: int
-    times: int
-    start: int
-    input: int
-    end: int = -1
-    output: int = -1
-    input_saved: bool = False
-    input_outlives: bool = False
-    back_start: int = -1
-    back_end: int = -1
-    grad_input: int = -1
-    grad_output: int = -1
+    def __init__(self, *, number: int, times: int, start: int, input: int) -> None:  # noqa: A002  # a block's input
+        self.number = number
+        self.times = times
+        self.start, self.end = start, -1
+        self.back_start = self.back_end = -1
+        self.input, self.output = input, -1
+        self.input_saved = self.input_outlives = False
+        self.grad_input = self.grad_output = -1
 
     def sections(self) -> Iterator[Repeat]:
         """Forward and backward, as a program has them."""
@@ -222,36 +216,63 @@ class RepeatedBlocks:
             yield Repeat(self.back_start, self.back_end, self.times, self.number, True, tuple(carried))
 
 
-@dataclass(slots=True, eq=False)
 class Tape:
-    """A step being written down."""
+    """A step being written down.
 
-    sizes: list[int] = field(default_factory=list)
-    tensors: list[TensorInfo] = field(default_factory=list)
-    log: list[int] = field(default_factory=list)
-    nodes: list[Any] = field(default_factory=list)
-    repeated: list[RepeatedBlocks] = field(default_factory=list)
-    phases: list[tuple[Phase, int]] = field(default_factory=list)
-    params: dict[str, Param] = field(default_factory=dict)
-    autocast_cache: dict[str, Tensor] = field(default_factory=dict)
-    category: Category = "activations"
-    scope: str = ""
-    current_copies: int = 1
-    frame: Frame | None = None
-    grad_enabled: bool = True
-    on_gradient: Callable[["Tape", Param], None] | None = None
-    collapse: bool = True
-    first_apart: bool = False
-    """Write the first block of a stack by itself: see BlocksDifferError."""
-    apart: dict[tuple[str, int], bool] = field(default_factory=dict)
-    """Which blocks have been written by themselves, by their stack and number."""
-    block_numbers: dict[tuple[str, int], int] = field(default_factory=dict)
-    """Numbers of repeated blocks, by their stack and its first of them."""
-    gradients_held: bool = False
-    leaves: list[Any] = field(default_factory=list)
-    """Leaves of the graph that are no weights of the model, with their gradients: both go with the graph."""
-    refresh_only: set[int] = field(default_factory=set)
-    """Tensors of steps that compute projections anew, and of no others."""
+    collapse: write equal blocks once. first_apart: but the first block of a stack by itself; see BlocksDifferError.
+    gradients_held: there are gradients of earlier micro-batches, to which this one's are added.
+    """
+
+    __slots__ = (
+        "apart",
+        "autocast_cache",
+        "block_numbers",
+        "category",
+        "collapse",
+        "current_copies",
+        "first_apart",
+        "frame",
+        "grad_enabled",
+        "gradients_held",
+        "leaves",
+        "log",
+        "nodes",
+        "on_gradient",
+        "params",
+        "phases",
+        "refresh_only",
+        "repeated",
+        "scope",
+        "sizes",
+        "tensors",
+    )
+
+    def __init__(self, *, collapse: bool = True, gradients_held: bool = False, first_apart: bool = False) -> None:
+        self.collapse = collapse
+        self.gradients_held = gradients_held
+        self.first_apart = first_apart
+        self.sizes: list[int] = []
+        self.tensors: list[TensorInfo] = []
+        self.log: list[int] = []
+        self.nodes: list[Any] = []
+        self.repeated: list[RepeatedBlocks] = []
+        self.phases: list[tuple[Phase, int]] = []
+        self.params: dict[str, Param] = {}
+        self.autocast_cache: dict[str, Tensor] = {}
+        self.category: Category = "activations"
+        self.scope = ""
+        self.current_copies = 1
+        self.frame: Frame | None = None
+        self.grad_enabled = True
+        self.on_gradient: Callable[[Tape, Param], None] | None = None
+        self.apart: dict[tuple[str, int], bool] = {}
+        """Which blocks have been written by themselves, by their stack and number."""
+        self.block_numbers: dict[tuple[str, int], int] = {}
+        """Numbers of repeated blocks, by their stack and its first of them."""
+        self.leaves: list[Any] = []
+        """Leaves of the graph that are no weights of the model, with their gradients: both go with the graph."""
+        self.refresh_only: set[int] = set()
+        """Tensors of steps that compute projections anew, and of no others."""
 
     # -- tensors -------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 Modelled implementation: transformers' modeling_bert.py and modeling_roberta.py.
 """
 
+from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family
 from memplanner.components.context import Context, LinearSpec
 from memplanner.frozen import Frozen
 from memplanner.program.shapes import INT64, Shape
@@ -151,3 +152,32 @@ class Bert:
         mask = self.ctx.attention.mask(self.ctx, causal=False)
         hidden = self.ctx.layers("encoder.layer", self.c.num_layers, self.block, [embedding_output], mask)
         return hidden
+
+
+# -- config.json -------------------------------------------------------------------------------------------------------
+
+
+def _read(f: ConfigReader, model_type: str) -> BertConfig:
+    """config.json, as its publisher wrote it."""
+    hidden, heads = f.size("hidden_size"), f.size("num_attention_heads")
+    f.divides("num_attention_heads", heads, hidden, "hidden_size")
+    dropout = f.share("hidden_dropout_prob", 0.1)
+    labels = f.config.get("id2label")
+    return BertConfig(
+        hidden=hidden,
+        intermediate=f.size("intermediate_size"),
+        num_layers=f.size("num_hidden_layers", limit=MAX_LAYERS),
+        num_heads=heads,
+        vocab=f.size("vocab_size"),
+        positions=f.size("max_position_embeddings", default=512),
+        types=f.size("type_vocab_size", default=2),
+        num_labels=f.size("num_labels", default=len(labels) if isinstance(labels, dict) and labels else 2),
+        pooler=model_type == "bert",
+        activation=f.activation("hidden_act", "gelu"),
+        hidden_dropout=dropout,
+        attention_dropout=f.share("attention_probs_dropout_prob", 0.1),
+        classifier_dropout=f.share("classifier_dropout", dropout),
+    )
+
+
+FAMILY = Family("bert", _read, Bert, ("query", "value"), ("query", "key", "value", "dense"), classifier=True)

@@ -4,6 +4,7 @@ Modelled implementation: transformers' modeling_gpt2.py. Its linear layers are C
 """
 
 from memplanner.components.architectures.common import head_weight, logits_of
+from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family
 from memplanner.components.context import Context, LinearSpec
 from memplanner.frozen import Frozen
 from memplanner.program.shapes import INT64, Shape
@@ -111,3 +112,28 @@ class Gpt2:
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         return logits_of(self.ctx, hidden_states, self.head_weight())
+
+
+# -- config.json -------------------------------------------------------------------------------------------------------
+
+
+def _read(f: ConfigReader, model_type: str) -> Gpt2Config:
+    """config.json, as its publisher wrote it."""
+    hidden, heads = f.size("n_embd", "hidden_size"), f.size("n_head", "num_attention_heads")
+    f.divides("n_head", heads, hidden, "n_embd")
+    return Gpt2Config(
+        hidden=hidden,
+        intermediate=f.size("n_inner", default=4 * hidden),
+        num_layers=f.size("n_layer", "num_hidden_layers", limit=MAX_LAYERS),
+        num_heads=heads,
+        vocab=f.size("vocab_size"),
+        positions=f.size("n_positions", "max_position_embeddings", default=1024),
+        tied=f.flag("tie_word_embeddings", True),
+        activation=f.activation("activation_function", "gelu_new"),
+        attention_dropout=f.share("attn_pdrop", 0.1),
+        residual_dropout=f.share("resid_pdrop", 0.1),
+        embedding_dropout=f.share("embd_pdrop", 0.1),
+    )
+
+
+FAMILY = Family("gpt2", _read, Gpt2, ("c_attn",), ("c_attn", "c_proj", "c_fc"))

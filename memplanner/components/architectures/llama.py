@@ -7,6 +7,7 @@ f intermediate, h heads, g key/value heads, e head dim, v vocabulary.
 from typing import NamedTuple
 
 from memplanner.components.architectures.common import head_weight, logits_of
+from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family
 from memplanner.components.context import Context, LinearSpec
 from memplanner.frozen import Frozen
 from memplanner.program.shapes import FP32, INT64, Shape
@@ -171,3 +172,45 @@ class Llama:
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         return logits_of(self.ctx, hidden_states, self.head_weight())
+
+
+# -- config.json -------------------------------------------------------------------------------------------------------
+
+
+def _read(f: ConfigReader, model_type: str) -> LlamaConfig:
+    """config.json, as its publisher wrote it."""
+    hidden, heads = f.size("hidden_size"), f.size("num_attention_heads")
+    kv_heads = f.size("num_key_value_heads", default=heads)
+    if f.config.get("head_dim") is None and not f.problems:
+        f.divides("num_attention_heads", heads, hidden, "hidden_size")
+    head_dim = f.size("head_dim", default=max(1, hidden // heads))
+    f.divides("num_key_value_heads", kv_heads, heads, "num_attention_heads")
+    if head_dim % 2 and not f.problems:
+        f.problem("head_dim", f"{head_dim} is odd; rotary embeddings need an even one")
+    qwen2 = model_type == "qwen2"
+    bias = True if qwen2 else f.flag("attention_bias", False)
+    return LlamaConfig(
+        hidden=hidden,
+        intermediate=f.size("intermediate_size"),
+        num_layers=f.size("num_hidden_layers", limit=MAX_LAYERS),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab=f.size("vocab_size"),
+        tied=f.flag("tie_word_embeddings", False),
+        attention_bias=bias,
+        output_bias=bias and not qwen2,
+        mlp_bias=f.flag("mlp_bias", False),
+        qk_norm=model_type == "qwen3",
+        attention_dropout=f.share("attention_dropout", 0.0),
+        activation=f.activation("hidden_act", "silu"),
+    )
+
+
+FAMILY = Family(
+    "llama",
+    _read,
+    Llama,
+    ("q_proj", "v_proj"),
+    ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+)

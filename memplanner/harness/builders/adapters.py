@@ -5,7 +5,7 @@ from functools import singledispatch
 import torch
 from torch import nn
 
-from memplanner.components.architectures.registry import Family
+from memplanner.components.architectures.family import Family
 from memplanner.components.methods.dora import Dora
 from memplanner.components.methods.full import Full
 from memplanner.components.methods.galore import Galore

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from memplanner.catalogue import find_model
-from memplanner.components.architectures.registry import Family, read_config
+from memplanner.components.architectures.family import Family
+from memplanner.components.architectures.registry import read_config
 from memplanner.components.losses.cross_entropy import CrossEntropy
 from memplanner.harness.builders.adapters import adapted
 from memplanner.harness.errors import NotBuildableError

@@ -1,0 +1,109 @@
+"""What a family of architectures answers, and how its config.json is read: types and ranges checked, problems kept."""
+
+from collections.abc import Callable
+from typing import Any
+
+from memplanner.components.context import Context
+from memplanner.errors import Problem
+from memplanner.frozen import Frozen
+from memplanner.tape.ops import KNOWN_ACTIVATIONS
+
+MAX_SIZE = 1 << 24
+"""No published model has a dimension above this."""
+MAX_LAYERS = 512
+"""Published models have up to 126 (Llama 3.1 405B); each layer costs a prediction about a millisecond."""
+
+
+class ConfigReader:
+    """The config's fields, read with their types and ranges checked; problems are collected."""
+
+    def __init__(self, config: dict[str, Any], where: str) -> None:
+        self.config, self.where = config, where
+        self.problems: list[Problem] = []
+
+    def problem(self, key: str, message: str, hint: str = "") -> None:
+        self.problems.append(Problem(where=self.where, key=key, message=message, hint=hint))
+
+    def size(self, *keys: str, default: int | None = None, limit: int = MAX_SIZE) -> int:
+        """The first of the keys that is there, as a whole number from 1 to `limit`."""
+        for key in keys:
+            value = self.config.get(key)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                self.problem(key, f"{show_value(value)} is not a whole number")
+            elif not 1 <= value <= limit:
+                self.problem(key, f"{show_value(value)} is not between 1 and {limit}")
+            else:
+                return value
+            return 1
+        if default is None:
+            self.problem(keys[0], "missing")
+            return 1
+        return default
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.config.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            self.problem(key, f"{show_value(value)} is not true or false")
+            return default
+        return value
+
+    def share(self, key: str, default: float) -> float:
+        value = self.config.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            self.problem(key, f"{show_value(value)} is not a number from 0 to below 1")
+            return default
+        return float(value)
+
+    def activation(self, key: str, default: str) -> str:
+        value = self.config.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, str) or value not in KNOWN_ACTIVATIONS:
+            known = ", ".join(sorted(KNOWN_ACTIVATIONS))
+            self.problem(key, f"{show_value(value)} is not an activation that is modelled", f"modelled: {known}")
+            return default
+        return value
+
+    def divides(self, key: str, part: int, whole: int, whole_key: str) -> None:
+        if whole % part:
+            self.problem(key, f"{part} does not divide {whole_key} {whole}")
+
+
+def show_value(value: Any) -> str:
+    """A config's value for a message, cut to a readable length."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+class Family(Frozen, kw_only=False):
+    """A family of architectures: how its config is read and its forward pass written, the projections that methods
+    take by default (peft's mapping, and every linear layer of the blocks), and the longest sequence, where positions
+    are a table.
+    """
+
+    name: str
+    read: Callable[[ConfigReader, str], Any]
+    model: Callable[[Any, Context], Any]
+    lora_targets: tuple[str, ...]
+    block_targets: tuple[str, ...]
+    classifier: bool = False
+
+    def longest_sequence(self, config: Any) -> int | None:
+        """Tokens that the position table has room for; None where positions are rotary. RoBERTa's first two rows are
+        for padding.
+        """
+        positions: int | None = getattr(config, "positions", None)
+        if positions is not None and self.classifier and not config.pooler:
+            return positions - 2
+        return positions
+
+    def heads(self, config: Any) -> tuple[int, int]:
+        """Query heads per key/value head, and the width of a head."""
+        kv_heads = getattr(config, "num_kv_heads", config.num_heads)
+        return config.num_heads // kv_heads, getattr(config, "head_dim", config.hidden // config.num_heads)
