@@ -5,6 +5,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -98,7 +99,7 @@ class Job:
         found: dict[Category, list[torch.Tensor]] = {"parameters": [], "adapters": [], "gradients": []}
         found["optimizer_state"], found["projectors"] = [], []
         for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
-            found["adapters" if _is_adapter(name) else "parameters"].append(tensor)
+            found["adapters" if self._is_adapter(name) else "parameters"].append(tensor)
             found["parameters"] += _quantisation(tensor)
             if isinstance(tensor, nn.Parameter) and tensor.grad is not None:
                 found["gradients"].append(tensor.grad)
@@ -111,6 +112,22 @@ class Job:
             if isinstance(optimizer, GradNormLoRPAdamW):
                 found["optimizer_state"] += _tensors_in(optimizer._code_books)
         return found
+
+    def _is_adapter(self, name: str) -> bool:
+        """Whether a method has added the tensor of this name to the model."""
+        parts = name.split(".")
+        return ".lora_" in name or parts[-1] in _GRADNORMLORP or not self._added_by_peft.isdisjoint(parts)
+
+    @cached_property
+    def _added_by_peft(self) -> frozenset[str]:
+        """Names under which peft's layers keep what they add: every tuner lists its own. A head that is trained as a
+        copy lists the copy, but is no layer around another.
+        """
+        names: set[str] = set()
+        for module in (m for m in self.model.modules() if hasattr(m, "base_layer")):
+            listed = (*getattr(module, "adapter_layer_names", ()), *getattr(module, "other_param_names", ()))
+            names |= {name for name in listed if isinstance(getattr(module, name, None), nn.Module)}
+        return frozenset(names)
 
     def on_host(self) -> list[torch.Tensor]:
         """torch's optimizers keep their step counts on the host, unless fused."""
@@ -126,9 +143,8 @@ class Job:
 _PROJECTORS = ("left", "right", "projector")
 
 
-def _is_adapter(name: str) -> bool:
-    last = name.rpartition(".")[2]
-    return ".lora_" in name or last in ("factor_i", "factor_j", "magnitude", "row_squares")
+_GRADNORMLORP = ("factor_i", "factor_j", "magnitude", "row_squares")
+"""What memplanner.gradnormlorp adds to a layer."""
 
 
 def _on_host(optimizer: torch.optim.Optimizer, key: str) -> bool:

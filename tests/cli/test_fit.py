@@ -8,6 +8,8 @@ import pytest
 
 from memplanner.cli.main import main
 from memplanner.measurement import Environment, Measurement, Outcome, WeightEvidence, save_measurement
+from memplanner.plan.flags import BY_FLAG
+from memplanner.settings.errors import one_of
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -61,9 +63,8 @@ def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
 def test_full_training_has_no_rank(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "fit", "llama-7b", "--method", "full")
     assert (code, out) == (2, "")
-    assert err == (
-        "memplanner: --maximize: full training has no rank (add --method lora, dora, galore or gradnormlorp)\n"
-    )
+    hint = f"add --method {one_of(BY_FLAG['--rank'].methods)}"
+    assert err == f"memplanner: --maximize: full training has no rank ({hint})\n"
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
