@@ -1,7 +1,8 @@
 """From a log of births and deaths to what was alive when, by category. Knows neither torch nor devices.
 
-A block's address can be used again after it is freed: what an address stands for is asked at the marks, where the
-harness looks at the model, its gradients and the optimizer's states.
+An address can be used again after its block is freed, so it identifies a block only for a while. What the blocks alive
+at the end of a phase are is therefore recorded there, as a mark, where the harness can look at the model, its gradients
+and the optimizer's states.
 """
 
 from collections import Counter
@@ -18,23 +19,23 @@ class Event:
     address: int
     size: int
     category: Category = "temporaries"
-    """What is known of it at birth or soon after; marks may say more."""
+    """The category at birth; a later mark may replace it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The end of a phase: what the addresses alive there are."""
+    """The end of a phase, and what the addresses in use there stand for."""
 
     phase: Phase
     position: int
-    """Events so far."""
+    """Number of events before the end of the phase."""
     roles: Mapping[int, Category]
-    """Address → category, of whatever is not an activation or a temporary."""
+    """Address → category; what is missing is an activation or a temporary, as its birth says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One phase: the most alive within it, and what is alive at its end, in bytes and by category."""
+    """The peak and the end of one phase: bytes alive, in total and by category."""
 
     phase: Phase
     peak_bytes: int
@@ -51,7 +52,7 @@ class _Block:
 
 
 def read_history(initial: list[Event], events: list[Event], marks: list[Mark]) -> list[Reading]:
-    """One reading per mark; a phase runs from the mark before.
+    """One reading per mark; a phase runs from the previous mark to its own.
 
     initial: what was alive before the first event.
     """
