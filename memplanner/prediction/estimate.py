@@ -71,7 +71,7 @@ class Estimate:
         return self._wanted_bytes if self._squeezed_bytes is None else self._squeezed_bytes
 
     @property
-    def is_replayed(self) -> bool:
+    def is_simulated(self) -> bool:
         """Whether `reserved_bytes` is computed already; until then it costs a simulation of the allocator."""
         return "reserved_bytes" in self.__dict__
 
