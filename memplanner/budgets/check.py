@@ -164,13 +164,13 @@ def predicted(plans: tuple[NamedPlan, ...]) -> dict[str, Estimate]:
                 raise UserError(Problem(where="plan", key="", message=message))
             estimates[named.name] = estimate
         except UserError as error:
-            problems += error.problems if named.path is None else (_of(named, p) for p in error.problems)
+            problems += error.problems if named.path is None else (_placed(named, p) for p in error.problems)
     if problems:
         raise UserError(*problems)
     return estimates
 
 
-def _of(named: NamedPlan, problem: Problem) -> Problem:
+def _placed(named: NamedPlan, problem: Problem) -> Problem:
     """A problem that a prediction raised, placed at the file and table of its plan."""
     where = str(named.path) if named.alone else f"{named.path}: {PLANS}.{named.name}"
     message = problem.message if problem.where == "plan" else f"{problem.where}: {problem.message}"

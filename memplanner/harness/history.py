@@ -45,7 +45,7 @@ class Reading:
 
 
 @dataclass(slots=True)
-class _Block:
+class _LiveBlock:
     size: int
     category: Category
     gone: int = field(default=1 << 62)
@@ -56,9 +56,9 @@ def read_history(initial: list[Event], events: list[Event], marks: list[Mark]) -
 
     initial: what was alive before the first event.
     """
-    born: list[tuple[int, _Block]] = []
-    alive: dict[int, _Block] = {}
-    blocks = [_block(event) for event in initial]
+    born: list[tuple[int, _LiveBlock]] = []
+    alive: dict[int, _LiveBlock] = {}
+    blocks = [_live_block(event) for event in initial]
     for event, block in zip(initial, blocks, strict=True):
         alive[event.address] = block
     live = sum(block.size for block in blocks)
@@ -81,7 +81,7 @@ def read_history(initial: list[Event], events: list[Event], marks: list[Mark]) -
         while pending and pending[0].position <= position:
             close(position)
         if event.size:
-            block = alive[event.address] = _block(event)
+            block = alive[event.address] = _live_block(event)
             born.append((position, block))
             live += event.size
             if live > top:
@@ -106,11 +106,11 @@ def read_history(initial: list[Event], events: list[Event], marks: list[Mark]) -
     ]
 
 
-def _block(event: Event) -> _Block:
-    return _Block(event.size, event.category)
+def _live_block(event: Event) -> _LiveBlock:
+    return _LiveBlock(event.size, event.category)
 
 
-def _sums(blocks: list[tuple[int, _Block]], position: int) -> dict[Category, int]:
+def _sums(blocks: list[tuple[int, _LiveBlock]], position: int) -> dict[Category, int]:
     """Bytes by category of what is alive after the first `position` events."""
     sums: Counter[Category] = Counter()
     for birth, block in blocks:

@@ -226,7 +226,7 @@ def name_of(function: Callable[[], object]) -> str:
     return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 
-def _wrong(message: str, hint: str = "") -> UserError:
+def _entry_error(message: str, hint: str = "") -> UserError:
     return UserError(Problem(where="--entry", key="", message=message, hint=hint))
 
 
@@ -234,15 +234,15 @@ def _imported(entry: str, root: Path) -> Callable[[], object]:
     """The function that `package.module:function` names."""
     module_name, _, function_name = entry.partition(":")
     if not module_name or not function_name:
-        raise _wrong(f"{entry!r} is not package.module:function", "for example mytraining.setup:build")
+        raise _entry_error(f"{entry!r} is not package.module:function", "for example mytraining.setup:build")
     sys.path.insert(0, str(root.resolve()))  # for good: the function may import more when it is called
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise _wrong(f"{module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise _entry_error(f"{module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise _wrong(f"{module_name!r} has no function {function_name!r}")
+        raise _entry_error(f"{module_name!r} has no function {function_name!r}")
     return cast(Callable[[], object], function)
 
 
@@ -258,18 +258,20 @@ def job_of_entry(entry: str | Callable[[], object], root: Path, device: str) -> 
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        raise _wrong(f"{entry} failed: {type(error).__name__}: {error}") from error
+        raise _entry_error(f"{entry} failed: {type(error).__name__}: {error}") from error
     if not (isinstance(returned, tuple) and len(returned) == 3 and isinstance(returned[0], nn.Module)):
-        raise _wrong(f"{entry} returned {type(returned).__name__}, not (model, optimizer or None, batch)")
+        raise _entry_error(f"{entry} returned {type(returned).__name__}, not (model, optimizer or None, batch)")
     model, optimizer, batch = returned
     model.to(device)
     if optimizer is None:
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise _wrong(f"{entry} returned {type(optimizer).__name__} for the optimizer")
+        raise _entry_error(f"{entry} returned {type(optimizer).__name__} for the optimizer")
     fixed = _as_batch(batch)
     if fixed is None:
-        raise _wrong(f"{entry} returned {type(batch).__name__} for the batch, not tensors by name, in order, or one")
+        raise _entry_error(
+            f"{entry} returned {type(batch).__name__} for the batch, not tensors by name, in order, or one"
+        )
     tokens = fixed.get("input_ids")
 
     def again() -> Batch:

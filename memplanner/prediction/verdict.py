@@ -17,8 +17,8 @@ def device_total(plan: TrainingPlan, gpu: GpuProfile | None) -> int:
 
 def limit_of(plan: TrainingPlan, total: int) -> int:
     """The plan's limit on a device of `total` bytes: all of it less the headroom, and no more than the budget."""
-    limit = total - _of(plan.headroom, total)
-    return limit if plan.budget is None else min(limit, _of(plan.budget, total))
+    limit = total - _bytes_of(plan.headroom, total)
+    return limit if plan.budget is None else min(limit, _bytes_of(plan.budget, total))
 
 
 def verdict_of(spare_bytes: int, error_bytes: int) -> Verdict:
@@ -30,5 +30,5 @@ def verdict_of(spare_bytes: int, error_bytes: int) -> Verdict:
     return "tight" if spare_bytes < error_bytes else "fits"
 
 
-def _of(amount: str, total: int) -> int:
+def _bytes_of(amount: str, total: int) -> int:
     return round(parse_share(amount) * total) if amount.strip().endswith("%") else parse_size(amount)

@@ -52,7 +52,7 @@ def ranks_by_evidence(
     UserError where the method has no ranks, acts on no weight of the evidence, or does not fit at the smallest ranks.
     """
     if plan.method.kind == "full":
-        raise _wrong("full training has no rank", "add --method lora, dora, galore or gradnormlorp")
+        raise _evidence_error("full training has no rank", "add --method lora, dora, galore or gradnormlorp")
 
     def predicted(ranks: Mapping[str, int]) -> "Estimate":
         lowest = min(ranks.values())
@@ -62,11 +62,11 @@ def ranks_by_evidence(
 
     modules = [m for m in _modules(evidence) if _acted_on(plan, m, predict)]
     if not modules:
-        raise _wrong("none of the record's weights is one that the plan's method acts on")
+        raise _evidence_error("none of the record's weights is one that the plan's method acts on")
     ranks = {module.name: min(module.shares) for module in modules}
     best = predicted(ranks)
     if not passes(best.verdict, strict=strict):
-        raise _wrong(f"not even rank {min(ranks.values())} fits")
+        raise _evidence_error(f"not even rank {min(ranks.values())} fits")
     open_ = {module.name: module for module in modules}
     while open_:
         steps = [(gain, name, rank) for name, m in open_.items() for gain, rank in _next(m, ranks[name])]
@@ -132,5 +132,5 @@ def _share(modules: Sequence[Module], ranks: Mapping[str, int]) -> float:
     return sum(module.count * module.shares[ranks[module.name]] for module in modules) / total
 
 
-def _wrong(message: str, hint: str = "") -> UserError:
+def _evidence_error(message: str, hint: str = "") -> UserError:
     return UserError(Problem(where="--evidence", key="", message=message, hint=hint))
