@@ -18,7 +18,7 @@ import torch
 from memplanner.harness.builders.models import quiet_libraries
 from memplanner.harness.cpu import run_tracked
 from memplanner.harness.job import Job, job_of_plan
-from memplanner.harness.loop import Blind, run_step
+from memplanner.harness.loop import Untimed, run_step
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.units import format_bytes
 
@@ -42,7 +42,7 @@ def methods(rank: int) -> dict[str, dict[str, Any]]:
 
 def seconds(job: Job) -> float:
     begun = time.perf_counter()
-    run_step(job, Blind("cpu"))
+    run_step(job, Untimed("cpu"))
     return time.perf_counter() - begun
 
 

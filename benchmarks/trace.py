@@ -18,7 +18,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from memplanner.harness.builders.models import quiet_libraries
 from memplanner.harness.cpu import faking, run_tracked
 from memplanner.harness.job import job_of_plan
-from memplanner.harness.loop import Blind, run_step
+from memplanner.harness.loop import Untimed, run_step
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 
@@ -45,7 +45,7 @@ def mem_tracker(plan: TrainingPlan) -> tuple[float, int]:
                 for number in range(2):
                     if number:
                         tracker.reset_mod_stats()
-                    run_step(job, Blind("cpu"))
+                    run_step(job, Untimed("cpu"))
             seconds = time.perf_counter() - begun
             snapshot: Any = tracker.get_tracker_snapshot("peak")
             return seconds, max(int(sum_of(device)) for device in snapshot.values())

@@ -8,11 +8,11 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 FRESH = "spawn"
-"""How a process starts that inherits nothing."""
+"""The start method of a process that inherits nothing."""
 
 
 def quickest() -> str:
-    """How a process starts soonest here without inheriting this one's threads."""
+    """The fastest start method of this system that does not inherit the threads of this process."""
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else FRESH
 
 
@@ -21,35 +21,38 @@ def begin(
 ) -> BaseProcess:
     """Start the function in a process that ends with this one.
 
-    method: `quickest()` or FRESH. preloaded: modules that all processes of a fork server inherit; the first call says
-    which.
+    method: `quickest()` or FRESH. preloaded: modules that all processes of the fork server inherit; only the first
+    call, which starts the server, decides which.
     """
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(list(preloaded))
     process: BaseProcess = context.Process(target=function, args=tuple(arguments), daemon=True)
-    with _importable_main(), contextlib.redirect_stderr(sys.__stderr__):  # multiprocessing hands on its descriptor
+    with (
+        _without_main_module(),
+        contextlib.redirect_stderr(sys.__stderr__),
+    ):  # the child inherits sys.stderr's descriptor
         process.start()
     return process
 
 
 def end(process: BaseProcess) -> None:
-    """Kill the process if it runs, and see it off."""
+    """Kill the process if it still runs, and release what the system holds of it."""
     if process.is_alive():
         process.kill()
     process.join()
 
 
 @contextlib.contextmanager
-def _importable_main() -> Iterator[None]:
-    """multiprocessing would import the program's main module again in the child; there is nothing in it for it."""
+def _without_main_module() -> Iterator[None]:
+    """Keep multiprocessing from importing the program's main module in the child, which needs nothing from it."""
     main = sys.modules["__main__"]
-    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
     try:
         main.__spec__ = None
-        if "__file__" in kept:
+        if "__file__" in hidden:
             del main.__file__
         yield
     finally:
-        for name, value in kept.items():
+        for name, value in hidden.items():
             setattr(main, name, value)

@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Read the markers of the tests that a file or class holds; what is wrong with any is its collection's error."""
+    """Read the markers of the tests of a file or class; a wrong one makes the collection of that file or class fail."""
     report = yield
     nodes = report.result or []
     if any(_read_markers(node) for node in nodes if isinstance(node, pytest.Item)):
@@ -46,7 +46,7 @@ def pytest_make_collect_report(
 
 
 def _for_log(text: str) -> str:
-    """On GitHub Actions, text in which the runner finds no command."""
+    """The text, on GitHub Actions altered so that the runner finds no command in it."""
     if not os.environ.get("GITHUB_ACTIONS"):
         return text
     from memplanner.report.github import inert
@@ -55,12 +55,12 @@ def _for_log(text: str) -> str:
 
 
 def _failure(text: str) -> BaseException:
-    """A test's failure that shows its text alone."""
+    """A test's failure that is shown without a traceback."""
     return pytest.fail.Exception(_for_log(text), pytrace=False)
 
 
 def _items_in(node: pytest.Item | pytest.Collector) -> Iterator[pytest.Item]:
-    """The tests of a file's part: of a class, which is not collected after an error, those that it holds."""
+    """The test itself, or the tests of a class, which pytest would not collect after an error."""
     if isinstance(node, pytest.Item):
         yield node
     elif isinstance(node, pytest.Class):
@@ -69,7 +69,7 @@ def _items_in(node: pytest.Item | pytest.Collector) -> Iterator[pytest.Item]:
 
 
 def _read_markers(item: pytest.Item) -> list[str]:
-    """Keep the plans of a test's markers with it; what is wrong with them."""
+    """Store the plans of a test's markers in its stash; returns the problems of the markers."""
     marks = list(item.iter_markers_with_node(MARKER))
     if not marks:
         return []
@@ -77,33 +77,33 @@ def _read_markers(item: pytest.Item) -> list[str]:
     from memplanner.errors import UserError, printable
 
     problems: list[str] = []
-    found: list[BudgetRequest] = []
-    for node, mark in reversed(marks):  # the outermost first: what a class says, then what the test says
+    requests: list[BudgetRequest] = []
+    for node, mark in reversed(marks):  # a class's marker comes before its test's
         where = printable(f"{node.nodeid}: {MARKER}")
         if mark.args:
             problems.append(f'{where}: takes keywords only, such as plan="pretrain"')
             continue
         try:
-            found.append(budget_request(mark.kwargs, item.config.rootpath, where=where))
+            requests.append(budget_request(mark.kwargs, item.config.rootpath, where=where))
         except UserError as error:
             problems += map(str, error.problems)
-    item.stash[_MARKED] = found
+    item.stash[_MARKED] = requests
     return problems
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Hold a marked test's plans against their budgets, then run it."""
-    for chosen in item.stash.get(_MARKED, []):
-        _judge(chosen, item)
+    """Check a marked test's plans against their budgets, then run the test."""
+    for marked_plan in item.stash.get(_MARKED, []):
+        _judge(marked_plan, item)
     return (yield)
 
 
-def _judge(chosen: BudgetRequest, item: pytest.Item) -> Checked:
+def _judge(marked_plan: BudgetRequest, item: pytest.Item) -> Checked:
     from memplanner.errors import UserError
 
     try:
-        checked = chosen.check()
+        checked = marked_plan.check()
     except UserError as error:
         raise _failure(str(error)) from None
     estimate = checked.estimate
@@ -118,7 +118,7 @@ def _judge(chosen: BudgetRequest, item: pytest.Item) -> Checked:
 
 
 def failure(checked: Checked) -> str:
-    """What a test says whose plan does not fit: the complaint, the breakdown, and the difference to the lock."""
+    """The text of a test whose plan does not fit: the complaint, the difference to the lock, and the breakdown."""
     from memplanner.errors import printable
     from memplanner.report.growth_phrases import complaints, explanation, headline
     from memplanner.report.pictures import breakdown
@@ -131,21 +131,21 @@ def failure(checked: Checked) -> str:
 
 
 class MemoryPlan:
-    """The fixture `memory_plan`: plans said in keywords as the marker says them; without any, the test's own."""
+    """The fixture `memory_plan`: plans given by keywords as in the marker; without keywords, the test's marked plan."""
 
     def __init__(self, request: pytest.FixtureRequest) -> None:
         self._item: pytest.Item = request.node
         self._root = request.config.rootpath
 
     def predict(self, **keywords: Any) -> Estimate:
-        """What is predicted of the plan."""
-        return self.chosen(keywords).estimate()
+        """The plan's estimate."""
+        return self.requested(keywords).estimate()
 
     def assert_fits(self, **keywords: Any) -> Estimate:
-        """Fail the test where the plan does not fit its device and budget; else what is predicted of it."""
-        return _judge(self.chosen(keywords), self._item).estimate
+        """Fail the test if the plan does not fit its device and budget; otherwise return its estimate."""
+        return _judge(self.requested(keywords), self._item).estimate
 
-    def chosen(self, keywords: dict[str, Any]) -> BudgetRequest:
+    def requested(self, keywords: dict[str, Any]) -> BudgetRequest:
         """The plan of the keywords, or of the test's one marker."""
         from memplanner.budgets.keywords import budget_request
         from memplanner.errors import UserError
@@ -192,11 +192,11 @@ def measured_budget(request: pytest.FixtureRequest, memory_plan: MemoryPlan) -> 
                     raise _failure('measured_budget(entry, budget="600MiB"): an entry point needs a budget')
                 record, predicted = measure(None, backend, name=name, entry=entry, root=request.config.rootpath), None
             else:
-                chosen = memory_plan.chosen(keywords)
-                estimate = chosen.estimate()
+                requested_plan = memory_plan.requested(keywords)
+                estimate = requested_plan.estimate()
                 limit = estimate.limit_bytes if limit is None else limit
                 predicted = estimate.allocated_bytes
-                plan, root = estimate.plan, chosen.named.root
+                plan, root = estimate.plan, requested_plan.named.root
                 record = measure(plan, backend, name=name, root=root, needed_bytes=predicted)
         except UserError as error:
             raise _failure(str(blame("measured_budget", error))) from None

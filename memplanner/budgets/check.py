@@ -1,4 +1,4 @@
-"""The named plans of a repository, each held against its budget and against the lock."""
+"""Checks the named plans of a repository against their budgets and against the lock."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ TOLERANCE: Final = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedPlan:
-    """A valid plan. path: its file, as it was named, where it has one; alone: the file holds no other; foreign: the
-    config that it starts from.
+    """A valid plan. path: its file as the user named it, if any. alone: whether the file holds no other plan. foreign:
+    the other framework's config that it starts from, if any.
     """
 
     name: str
@@ -41,8 +41,8 @@ class NamedPlan:
     foreign: Foreign | None = None
 
     def place(self, key: str = "") -> tuple[Path | None, int]:
-        """The file and line (from 1) that set a key of the plan: in its own table, in the config that it starts from,
-        or in what the file says of all plans; else where the plan begins.
+        """The file and line (from 1) that set a key of the plan: in its own table, else in the config that it starts
+        from, else in the file's settings for all plans. A key that none of them sets is placed where the plan begins.
         """
         if self.path is None:
             return None, 1
@@ -62,7 +62,7 @@ class NamedPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A plan and what is said of it. locked: what the lock says it was; needs_lock: the lock is to be kept to."""
+    """A plan and the result of checking it. needs_lock: whether growth over the lock beyond `tolerance` fails."""
 
     named: NamedPlan
     estimate: Estimate
@@ -74,17 +74,17 @@ class Checked:
 
     @property
     def over_budget(self) -> bool:
-        """Whether it does not fit (strict: or is tight)."""
+        """Whether the plan does not fit, or with `strict` fits tightly."""
         return not passes(self.estimate.verdict, strict=self.strict)
 
     @property
     def is_unlocked(self) -> bool:
-        """Whether the lock, which is to be kept to, does not know the plan."""
+        """Whether the plan must be in the lock and is not."""
         return self.needs_lock and (self.growth is None or self.growth.before is None)
 
     @property
     def has_grown(self) -> bool:
-        """Whether it takes more than the lock and the tolerance allow."""
+        """Whether the plan takes more than the lock and the tolerance allow."""
         return self.needs_lock and self.growth is not None and self.growth.share > self.tolerance
 
     @property
@@ -100,7 +100,7 @@ class Checked:
 
     @cached_property
     def _place(self) -> tuple[Path | None, int]:
-        """Of the setting that has grown it most, else where the plan begins."""
+        """The place of the setting that has added most, or where the plan begins."""
         rows = self.growth.rows if self.growth is not None else ()
         key = next((row.causes[0][0].key for row in rows if row.bytes > 0 and row.causes), "")
         if not key and self.growth is not None:
@@ -109,13 +109,13 @@ class Checked:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is to be complained of."""
+        """Whether the plan passes."""
         return not (self.over_budget or self.is_unlocked or self.has_grown)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedPlans:
-    """All of a file's plans. gone: names that the lock has and the file has no more."""
+    """All of a file's plans. gone: names that are in the lock and no longer in the file."""
 
     plans: tuple[Checked, ...]
     lock: Lock | None = None
@@ -123,12 +123,12 @@ class CheckedPlans:
 
     @cached_property
     def failed(self) -> tuple[Checked, ...]:
-        """Those that make the build fail."""
+        """The plans that do not pass."""
         return tuple(checked for checked in self.plans if not checked.ok)
 
 
 def named_plans(root: Path, plan_file: str = "", flags: Mapping[str, Any] | None = None) -> tuple[NamedPlan, ...]:
-    """The plans of memplanner.toml, or of the file that is named, flags laid over each; UserError with all problems."""
+    """The plans of memplanner.toml or of another file, with the flags laid over each; UserError with every problem."""
     source, tables = find_named(root, plan_file)
     assert source.path is not None, "what comes with memplanner holds one plan a file"
     plans: list[NamedPlan] = []
@@ -137,7 +137,9 @@ def named_plans(root: Path, plan_file: str = "", flags: Mapping[str, Any] | None
         try:
             plans.append(_valid(named, source.root, source.path, flags or {}))
         except UserError as error:
-            problems.update((str(problem), problem) for problem in error.problems)  # a bad flag is told once
+            problems.update(
+                (str(problem), problem) for problem in error.problems
+            )  # a bad flag is reported once, not for every plan
     if problems:
         raise UserError(*problems.values())
     return tuple(plans)
@@ -150,7 +152,7 @@ def _valid(named: NamedTable, root: Path, path: Path, flags: Mapping[str, Any]) 
 
 
 def predicted(plans: tuple[NamedPlan, ...]) -> dict[str, Estimate]:
-    """An estimate of each; UserError with all that cannot be."""
+    """An estimate of each plan; UserError with the problems of all that cannot be predicted."""
     estimates: dict[str, Estimate] = {}
     problems: list[Problem] = []
     predictors: dict[Path, Predictor] = {}
@@ -162,32 +164,32 @@ def predicted(plans: tuple[NamedPlan, ...]) -> dict[str, Estimate]:
                 raise UserError(Problem(where="plan", key="", message=message))
             estimates[named.name] = estimate
         except UserError as error:
-            problems += error.problems if named.path is None else (_of(named, p) for p in error.problems)
+            problems += error.problems if named.path is None else (_placed(named, p) for p in error.problems)
     if problems:
         raise UserError(*problems)
     return estimates
 
 
-def _of(named: NamedPlan, problem: Problem) -> Problem:
-    """A problem that its prediction raised, with the plan's file as its place."""
+def _placed(named: NamedPlan, problem: Problem) -> Problem:
+    """A problem that a prediction raised, placed at the file and table of its plan."""
     where = str(named.path) if named.alone else f"{named.path}: {PLANS}.{named.name}"
     message = problem.message if problem.where == "plan" else f"{problem.where}: {problem.message}"
     return Problem(where=where, key=problem.key, message=message, hint=problem.hint)
 
 
-def kept_predictor(root: Path) -> Callable[[TrainingPlan], Estimate]:
-    """A Predictor of plans that a lock may have written: their models do not lead out of the repository either."""
+def confined_predictor(root: Path) -> Callable[[TrainingPlan], Estimate]:
+    """A Predictor that refuses models outside the repository, since a plan from a lock may be hostile."""
     predict = Predictor(root)
 
-    def kept(plan: TrainingPlan) -> Estimate:
+    def predict_inside(plan: TrainingPlan) -> Estimate:
         model_inside(root, plan.model, where=LOCK_FILE)
         return predict(plan)
 
-    return kept
+    return predict_inside
 
 
 def lock_beside(plans: tuple[NamedPlan, ...]) -> Path:
-    """Where the lock of a file's plans is kept."""
+    """The path of the lock that belongs to the plans' file."""
     path = plans[0].path
     assert path is not None, "named plans come from a file"
     return path.parent / LOCK_FILE
@@ -201,10 +203,10 @@ def check_plans(
     tolerance: float = TOLERANCE,
     strict: bool = False,
 ) -> CheckedPlans:
-    """Hold each plan against its budget and, where there is one, against the lock.
+    """Check each plan against its budget and, where there is a lock, against the lock.
 
-    lock_path: the lock, which need not be there. locked: it must, and growth beyond the tolerance fails, and so does a
-    plan that it does not know.
+    lock_path: where a lock may be. locked: whether it must exist and hold every plan; growth beyond the tolerance then
+    fails.
     """
     estimates = predicted(plans)
     if lock_path is not None:
@@ -215,13 +217,22 @@ def check_plans(
     checked = []
     for named in plans:
         estimate = estimates[named.name]
-        grown = None
+        change_since_lock = None
         if lock is not None:
             before = lock.plans.get(named.name)
             versions = (lock.memplanner, version("memplanner"))
-            grown = growth(named.name, before, snapshot(estimate), kept_predictor(named.root), versions=versions)
+            change_since_lock = growth(
+                named.name, before, snapshot(estimate), confined_predictor(named.root), versions=versions
+            )
         checked.append(
-            Checked(named=named, estimate=estimate, strict=strict, growth=grown, needs_lock=locked, tolerance=tolerance)
+            Checked(
+                named=named,
+                estimate=estimate,
+                strict=strict,
+                growth=change_since_lock,
+                needs_lock=locked,
+                tolerance=tolerance,
+            )
         )
     gone = tuple(name for name in lock.plans if name not in estimates) if lock is not None else ()
     return CheckedPlans(plans=tuple(checked), lock=lock, gone=gone)

@@ -1,4 +1,4 @@
-"""What two plan files, lock files, or revisions of either differ by: the work of `memplanner diff`."""
+"""How two plan files, lock files or git revisions of them differ: the work of `memplanner diff`."""
 
 import tempfile
 from contextlib import ExitStack, suppress
@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from typing import Final
 
-from memplanner.budgets.check import NamedPlan, kept_predictor, named_plans, predicted
+from memplanner.budgets.check import NamedPlan, confined_predictor, named_plans, predicted
 from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import Lock, Snapshot, lock_from, snapshot
 from memplanner.catalogue import is_bundled, model_inside
@@ -26,7 +26,9 @@ _MOST_FILES: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """Snapshots by name. root: where relative model paths start from. version: of what worked them out."""
+    """One side of the comparison. plans: by name. root: where relative model paths start. version: of the memplanner
+    that predicted them.
+    """
 
     plans: dict[str, Snapshot]
     root: Path
@@ -34,7 +36,7 @@ class Side:
 
 
 def differences(before: str, after: str, root: Path) -> tuple[Growth, ...]:
-    """What each plan of either side has grown by. Two single plans are compared whatever their names.
+    """How each plan of either side has grown. Two single plans are compared whatever their names.
 
     UserError where a side cannot be read, or is no plan.
     """
@@ -44,9 +46,9 @@ def differences(before: str, after: str, root: Path) -> tuple[Growth, ...]:
         if len(old.plans) == len(new.plans) == 1:
             ((old_name, was),), ((new_name, now),) = old.plans.items(), new.plans.items()
             name = new_name if old_name == new_name else f"{old_name} → {new_name}"
-            return (growth(name, was, now, kept_predictor(old.root), versions=versions),)
+            return (growth(name, was, now, confined_predictor(old.root), versions=versions),)
         names = dict.fromkeys([*new.plans, *old.plans])
-        predictor = kept_predictor(old.root)
+        predictor = confined_predictor(old.root)
         return tuple(growth(n, old.plans.get(n), new.plans.get(n), predictor, versions=versions) for n in names)
 
 
@@ -69,7 +71,7 @@ def _side(word: str, root: Path, scratch: ExitStack) -> Side:
 
 
 def _renamed(error: UserError, place: str, shown: str) -> UserError:
-    """The error with `place`, which the user never typed, as `shown`, which the user did."""
+    """The error with a place that the user never typed replaced by the words that the user did type."""
     return UserError(
         *(
             p.replaced(where=p.where.replace(place, shown), message=p.message.replace(place, shown))
@@ -115,7 +117,7 @@ def _exists(path: Path) -> bool:
 
 
 def _checked_out(word: str, root: Path, folder: Path) -> Path:
-    """A revision's file in a folder that stands for the repository, with the files that its plans name."""
+    """Write a revision's file, and the files that its plans name, into a folder that stands for the repository."""
     revision, _, name = word.partition(":")
     if not revision or revision.startswith("-") or not name or name.startswith("/"):
         raise file_error(word, "is not a file, plan or REVISION:FILE", "such as main:memplanner.toml")
@@ -143,7 +145,7 @@ def _written(folder: Path, name: str, data: bytes) -> Path:
 
 
 def _files_named_in(path: Path) -> list[str]:
-    """The models' and other frameworks' configs that a plan file names. Whatever is wrong with it, reading it tells."""
+    """The models' and other frameworks' configs that a plan file names. Errors in the file are left to its reader."""
     if path.suffix != ".toml":
         return []
     table = parse_toml(read_text(path), path)

@@ -1,4 +1,4 @@
-"""What two versions of a plan differ by: each part of the device memory, and the settings that moved it."""
+"""How two versions of a plan differ: in each part of the device memory, and in the settings that changed it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from memplanner.errors import UserError
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate
 
-_MOST_ALONE: Final = 32
-"""Changes that are each looked at alone; more are "several changes together"."""
+_MOST_SEPARATE: Final = 32
+"""The most changes whose effects are predicted one by one; more are not told apart."""
 _BY_MODULE: Final = "method.rank_pattern"
-"""A setting whose keys are modules and no settings: it changes as a whole."""
-_JUDGED: Final = ("budget", "headroom")
-"""Settings that change the limit, and no tensor."""
+"""A setting whose keys name modules, not settings: it changes as a whole."""
+_LIMITING: Final = ("budget", "headroom")
+"""Settings that change the limit and no tensor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A setting that is another one now. key: dotted, as a plan file has it; a group of another kind is one change."""
+class SettingChange:
+    """A setting that has changed. key: dotted, as in a plan file. A group whose kind has changed is one change."""
 
     key: str
     before: object
@@ -29,50 +29,50 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A part that takes more bytes, or less (below zero). causes: the changes that move it, each alone, by how much.
-
-    The causes' bytes need not add up to the row's: two settings together may take more than one after the other.
+class GrowthRow:
+    """A part of the memory and how many bytes more (below zero: fewer) it takes. causes: each change that affects the
+    part, with the bytes that it adds when it is made alone. These need not sum to the row's bytes, since two changes
+    together may add more than each alone.
     """
 
     part: str
     bytes: int
-    causes: tuple[tuple[Change, int], ...]
+    causes: tuple[tuple[SettingChange, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """From one snapshot of a plan to another. rows: what is not equal, the largest growth first; they sum to the whole.
+    """From one snapshot of a plan to another. rows: the parts that differ, largest growth first; they sum to the whole.
 
-    before, after: None where the plan is new, or gone. version: the versions of memplanner, where they differ.
+    before, after: None where the plan is new, or gone. version: both versions of memplanner, where they differ.
     """
 
     name: str
     before: Snapshot | None
     after: Snapshot | None
-    changes: tuple[Change, ...] = ()
-    rows: tuple[Row, ...] = ()
+    changes: tuple[SettingChange, ...] = ()
+    rows: tuple[GrowthRow, ...] = ()
     version: tuple[str, str] | None = None
 
     @property
     def bytes(self) -> int:
-        """How much more device memory it takes."""
+        """How much more device memory the plan takes; negative where it takes less."""
         before, after = (0 if side is None else side.device_bytes for side in (self.before, self.after))
         return after - before
 
     @property
     def share(self) -> float:
-        """The same, of what it was; 0 for a new plan."""
+        """The growth as a share of what the plan took before; 0 for a new plan."""
         return 0.0 if self.before is None else self.bytes / self.before.device_bytes
 
     @property
-    def limits(self) -> tuple[Change, ...]:
-        """The changes that move the limit and no tensor."""
-        return tuple(change for change in self.changes if change.key in _JUDGED)
+    def limits(self) -> tuple[SettingChange, ...]:
+        """The changes of the limit, which affect no tensor."""
+        return tuple(change for change in self.changes if change.key in _LIMITING)
 
     @property
     def phase_moved(self) -> bool:
-        """Whether the peak lies in another phase now."""
+        """Whether the peak has differing to another phase."""
         return self.before is not None and self.after is not None and self.before.peak_phase != self.after.peak_phase
 
 
@@ -84,31 +84,31 @@ def growth(
     *,
     versions: tuple[str, str] = ("", ""),
 ) -> Growth:
-    """What a plan has grown by. predict: for plans with one of several changes, to tell what each moves."""
+    """How a plan has grown. predict: called for the plan with each of several changes alone, to tell them apart."""
     version = versions if versions[0] != versions[1] else None
     if before is None or after is None:
         return Growth(name=name, before=before, after=after, version=version)
     changes = changes_between(before.plan, after.plan)
-    moved = {part: size - before.parts[part] for part, size in after.parts.items() if size != before.parts[part]}
-    several = 1 < len(changes) <= _MOST_ALONE
-    alone = {change.key: _moved_alone(before, change, predict) for change in changes} if several else {}
+    differing = {part: size - before.parts[part] for part, size in after.parts.items() if size != before.parts[part]}
+    several = 1 < len(changes) <= _MOST_SEPARATE
+    alone = {change.key: _effect_alone(before, change, predict) for change in changes} if several else {}
     rows = []
-    causes: tuple[tuple[Change, int], ...]
-    for part, size in moved.items():
-        if len(changes) == 1 and changes[0].key not in _JUDGED:
+    causes: tuple[tuple[SettingChange, int], ...]
+    for part, size in differing.items():
+        if len(changes) == 1 and changes[0].key not in _LIMITING:
             causes = ((changes[0], size),)
         else:
             causes = tuple(
                 (change, alone[change.key][part]) for change in changes if alone.get(change.key, {}).get(part)
             )
-        rows.append(Row(part=part, bytes=size, causes=tuple(sorted(causes, key=lambda cause: -abs(cause[1])))))
+        rows.append(GrowthRow(part=part, bytes=size, causes=tuple(sorted(causes, key=lambda cause: -abs(cause[1])))))
     rows.sort(key=lambda row: -row.bytes)
     return Growth(name=name, before=before, after=after, changes=changes, rows=tuple(rows), version=version)
 
 
-def changes_between(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> tuple[Change, ...]:
+def changes_between(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> tuple[SettingChange, ...]:
     """The settings that two plans' tables differ in, in the order of the second."""
-    changes: list[Change] = []
+    changes: list[SettingChange] = []
     for key in dict.fromkeys([*after, *before]):
         old, new = before.get(key), after.get(key)
         if old == new:
@@ -118,13 +118,15 @@ def changes_between(before: Mapping[str, Any], after: Mapping[str, Any], prefix:
         if alike and path != _BY_MODULE:
             changes += changes_between(old, new, f"{path}.")  # type: ignore[arg-type]  # alike: both are dicts
         else:
-            changes.append(Change(key=path, before=old, after=new))
+            changes.append(SettingChange(key=path, before=old, after=new))
     return tuple(changes)
 
 
-def _moved_alone(before: Snapshot, change: Change, predict: Callable[[TrainingPlan], Estimate]) -> Mapping[str, int]:
-    """What the change moves by itself, by part; nothing where the plan with it alone is none."""
-    if change.key in _JUDGED:
+def _effect_alone(
+    before: Snapshot, change: SettingChange, predict: Callable[[TrainingPlan], Estimate]
+) -> Mapping[str, int]:
+    """The bytes that the change adds by itself, by part; empty where the plan with this change alone is invalid."""
+    if change.key in _LIMITING:
         return {}
     table = _with(before.plan, change.key.split("."), change.after)
     try:

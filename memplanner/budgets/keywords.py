@@ -1,4 +1,4 @@
-"""A plan and its budget as a test's keywords: `plan="pretrain"`, or a model and fields named like the flags."""
+"""Reads a plan and its budget from a test's keywords: `plan="pretrain"`, or a model and fields named like flags."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ OWN: Final = ("plan", "model", "strict", "locked", "tolerance")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetRequest:
-    """A valid plan and how strictly it is held against its budget and its lock."""
+    """A valid plan, and how strictly it is checked against its budget and its lock."""
 
     named: NamedPlan
     strict: bool
@@ -30,12 +30,12 @@ class BudgetRequest:
     tolerance: float
 
     def estimate(self) -> Estimate:
-        """What is predicted; UserError where nothing can be."""
+        """The plan's estimate; UserError where it cannot be predicted."""
         (estimate,) = predicted((self.named,)).values()
         return estimate
 
     def check(self) -> Checked:
-        """Held against its budget and, where the plan has a name, the lock."""
+        """Check the plan against its budget and, where it has a name, against the lock."""
         path = None if self.named.alone else self.named.path
         lock_path = path.parent / LOCK_FILE if path is not None else None
         checked = check_plans(
@@ -45,10 +45,10 @@ class BudgetRequest:
 
 
 def budget_request(keywords: Mapping[str, Any], root: Path, *, where: str) -> BudgetRequest:
-    """The plan that keywords come to: `plan`, a file's or a name, or `model`; over it the fields named like the flags.
+    """The plan that keywords describe: `plan`, a file or a name, or else `model`, with fields named like flags over it.
 
-    strict: a tight fit is none. locked: growth over the lock beyond `tolerance` ("1%") fails. root: where plan files
-    and the lock are. where: who says so, in messages. UserError with every problem.
+    strict: a tight fit fails. locked: growth over the lock beyond `tolerance` ("1%") fails. root: where plan files and
+    the lock are. where: the place of the keywords in messages. UserError with every problem.
     """
     problems = []
     for name in keywords:
@@ -99,12 +99,12 @@ def budget_request(keywords: Mapping[str, Any], root: Path, *, where: str) -> Bu
 
 
 def _typed(value: Any) -> Any:
-    """A list of names as one would type it."""
+    """A list of names as a flag takes it."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def blame(where: str, error: UserError) -> UserError:
-    """The error with flags called by their keywords, and with `where`, whose keywords they are, as its place."""
+    """The error placed at `where`, with flags called by the keywords that the user wrote there."""
     return UserError(*(_blame(where, problem) for problem in error.problems))
 
 

@@ -1,4 +1,4 @@
-"""memplanner.lock.json: what every named plan needed when it was last agreed to, in bytes, and the plan itself."""
+"""memplanner.lock.json: the bytes that every named plan needed when the lock was written, and the plan itself."""
 
 import json
 from importlib.metadata import version
@@ -55,7 +55,7 @@ class Lock(Settings):
 
 
 def snapshot(estimate: Estimate) -> Snapshot:
-    """An estimate's numbers."""
+    """The numbers of an estimate that a lock keeps."""
     return Snapshot(
         verdict=estimate.verdict,
         device_bytes=estimate.device_bytes,
@@ -72,23 +72,23 @@ def snapshot(estimate: Estimate) -> Snapshot:
 
 
 def lock_of(estimates: dict[str, Estimate]) -> Lock:
-    """A lock of these plans, by name."""
+    """A lock of these plans, in the order of their names."""
     plans = {name: snapshot(estimates[name]) for name in sorted(estimates)}
     return Lock(schema=SCHEMA, memplanner=version("memplanner"), plans=plans)
 
 
 def lock_text(lock: Lock) -> str:
-    """The file's text: the same for the same plans, a line per number, so that a version control's diff can be read."""
+    """The file's text: equal for equal plans, with one number per line so that a version control's diff is readable."""
     return json.dumps(lock.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=True) + "\n"
 
 
 def read_lock(path: Path) -> Lock:
-    """The lock in a file; UserError where it is none."""
+    """The lock in a file; UserError where the file is no lock."""
     return lock_from(read_text(path), path)
 
 
 def lock_from(text: str, where: object) -> Lock:
-    """The lock that a text holds."""
+    """The lock in a text; UserError, placed at `where`, if it is no lock."""
     table = parse_json(text, where)
     schema = table.get("schema")
     if schema != SCHEMA:

@@ -1,4 +1,4 @@
-"""What GradNormLoRP has learned, as one safetensors file beside the untouched base model."""
+"""Saves what GradNormLoRP has learned as one safetensors file, and loads it onto an untouched base model."""
 
 import json
 from pathlib import Path
@@ -14,29 +14,30 @@ SCHEMA = "memplanner/gradnormlorp/1"
 
 
 def save_adapter(model: nn.Module, path: Path | str) -> None:
-    """Write every trained tensor, and W0 of layers that were folded, with what `load_adapter` needs to know.
+    """Write every trained tensor and the settings that `load_adapter` needs. Folding has changed W0: it is written too.
 
     ValueError where the model has no GradNormLoRP layer.
     """
     from safetensors.torch import save_file
 
-    found = dict(layers(model))
-    if not found:
+    adapted = dict(layers(model))
+    if not adapted:
         raise ValueError("the model has no GradNormLoRP layer")
     description = {
         "schema": SCHEMA,
         "layers": {
             name: {"rank": layer.rank, "scale": layer.scale, "norm": layer.norm, "num_folds": layer.num_folds}
-            for name, layer in found.items()
+            for name, layer in adapted.items()
         },
     }
     save_file(_tensors(model), path, metadata={"memplanner": json.dumps(description)})
 
 
 def load_adapter(model: nn.Module, path: Path | str) -> nn.Module:
-    """Put what `save_adapter` wrote onto its base model, in place; a plain model gets the layers first.
+    """Load what `save_adapter` wrote onto its base model, in place; a plain model is put under GradNormLoRP first.
 
-    ValueError where the file is not such a file, or its tensors are not this model's; the model is then unchanged.
+    ValueError where `save_adapter` did not write the file, or its tensors do not belong to this model, which then stays
+    unchanged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -50,10 +51,10 @@ def load_adapter(model: nn.Module, path: Path | str) -> nn.Module:
     _check(model, description, saved, path)
     if not any(layers(model)):
         _apply(model, description, saved)
-    own = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, tensor in saved.items():
-            own[name].copy_(tensor)
+            parameters[name].copy_(tensor)
     for name, layer in layers(model):
         layer.num_folds = description[name]["num_folds"]
         if layer.num_folds:
@@ -72,16 +73,16 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _description(path: Path | str, text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-        if found["schema"] == SCHEMA:
-            return dict(found["layers"])
+        table = json.loads(text)
+        if table["schema"] == SCHEMA:
+            return dict(table["layers"])
     except (ValueError, KeyError, TypeError):
         pass
     raise ValueError(f"{path} was not written by save_adapter ({SCHEMA})")
 
 
 def _check(model: nn.Module, description: dict[str, Any], saved: dict[str, Tensor], path: Path | str) -> None:
-    """Every tensor of the file has its place in the model, or would have once the layers are applied."""
+    """ValueError unless every tensor of the file matches a parameter that the model has, or gets with the layers."""
     present = dict(layers(model))
     shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
     for layer, about in description.items():

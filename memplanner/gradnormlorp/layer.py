@@ -16,11 +16,11 @@ from memplanner.gradnormlorp.norm import CHUNK_ROWS, adapted_row_squares, row_sq
 
 
 class GradNormLoRPLinear(nn.Module):
-    """Wraps a linear layer; right after wrapping the output is the wrapped layer's own (I is zero, mag is ‖W0‖).
+    """Wraps a linear layer. At first it computes the same as the wrapped layer, since I is zero and mag is ‖W0‖.
 
-    base: torch.nn.Linear, or transformers' Conv1D, whose weight is stored (n, m). It stays inside, frozen but for its
-    bias, and `merge` gives it back.
-    rank: k. scale: s. norm: whether the gradient flows through the weight norm ("exact") or takes it as a constant
+    base: torch.nn.Linear, or transformers' Conv1D, whose weight is stored (n, m). It stays inside with its weight
+    frozen, and `merge` returns it.
+    rank: k. scale: s. norm: whether the gradient flows through the weight norm ("exact") or treats it as a constant
     ("detached", as public code does). dtype: of I and J; None for the base's. The magnitude is always kept in float32
     (or float64): in bfloat16 a step smaller than 0.4% of it would round to nothing.
     """
@@ -48,9 +48,9 @@ class GradNormLoRPLinear(nn.Module):
         self.transposed = not isinstance(base, nn.Linear)
         base.weight.requires_grad_(False)  # type: ignore[operator,union-attr]
         weight = self.weight
-        made: dict[str, Any] = {"dtype": dtype or weight.dtype, "device": weight.device}
-        self.factor_i = nn.Parameter(torch.zeros(weight.shape[0], rank, **made))
-        self.factor_j = nn.Parameter(torch.empty(rank, weight.shape[1], **made))
+        placement: dict[str, Any] = {"dtype": dtype or weight.dtype, "device": weight.device}
+        self.factor_i = nn.Parameter(torch.zeros(weight.shape[0], rank, **placement))
+        self.factor_j = nn.Parameter(torch.empty(rank, weight.shape[1], **placement))
         self.register_buffer("row_squares", row_squares(weight.detach()))
         self.magnitude = nn.Parameter(self.row_squares.sqrt())
         self.reset_factors()
@@ -73,12 +73,12 @@ class GradNormLoRPLinear(nn.Module):
 
     @torch.no_grad()
     def reset_factors(self) -> None:
-        """I to zero, J uniform as torch.nn.Linear's weights are: I·J is zero."""
+        """Set I to zero and J as torch.nn.Linear initialises its weights, so that I·J is zero."""
         self.factor_i.zero_()
         nn.init.kaiming_uniform_(self.factor_j, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., n) to (..., m), without any (m, n) temporary."""
+        """Maps x (..., n) to (..., m) without making a temporary of W0's shape (m, n)."""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         dtype = x.dtype
@@ -93,7 +93,7 @@ class GradNormLoRPLinear(nn.Module):
         return out.view(*x.shape[:-1], out.shape[-1])
 
     def row_scale(self) -> Tensor:
-        """mag / ‖W0 + s·I·J‖ (m,), in the wide type."""
+        """mag / ‖W0 + s·I·J‖ (m,), in float32 (float64 for float64 weights)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.norm == "exact"):
             squares = adapted_row_squares(self.weight, self.row_squares, self.factor_i, self.factor_j, self.scale)
             norms = squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
@@ -101,7 +101,7 @@ class GradNormLoRPLinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> nn.Module:
-        """The base layer with the adapted weight in it, computed in the wide type, a few rows at a time."""
+        """Write the adapted weight into the base layer and return it; works a few rows at a time to save memory."""
         ratio = self.row_scale()
         for start in range(0, self.weight.shape[0], CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
@@ -110,8 +110,8 @@ class GradNormLoRPLinear(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Move I·J into W0 and begin a new I·J from zero: the layer computes the same (up to the rounding of W0's
-        type), and can from now on learn a further rank-k change.
+        """Add s·I·J to W0 and begin again with I·J zero. The layer computes the same up to the rounding of W0's type,
+        and can now learn a further change of rank k.
         """
         for start in range(0, self.weight.shape[0], CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
@@ -121,7 +121,7 @@ class GradNormLoRPLinear(nn.Module):
         self.num_folds += 1
 
     def refresh_row_squares(self) -> None:
-        """To be called when W0 itself has been changed."""
+        """Recompute ‖W0‖², which is stored: call it whenever W0 itself has changed."""
         self.row_squares.copy_(row_squares(self.weight.detach()))
 
     def _sum(self, rows: slice) -> Tensor:
@@ -131,7 +131,7 @@ class GradNormLoRPLinear(nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GradNormLoRPLinear":
-        """`.to(dtype)` would round the kept norms: take them anew from the weight as it is now."""
+        """Keep the norms and the magnitude wide: `.to(dtype)` would round them. The norms are recomputed from W0."""
         super()._apply(fn, recurse)
         dtype = wide(self.weight.dtype)
         if self.row_squares.dtype != dtype:
@@ -141,6 +141,6 @@ class GradNormLoRPLinear(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """What print(model) shows."""
+        """The part of print(model) that describes this layer."""
         m, n = self.weight.shape
         return f"in_features={n}, out_features={m}, rank={self.rank}, scale={self.scale}, norm={self.norm}"

@@ -1,4 +1,4 @@
-"""Applies GradNormLoRP to a model in place, and takes it off again."""
+"""Applies GradNormLoRP to a model in place, and removes it again."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -25,9 +25,9 @@ def apply_gradnormlorp(model: nn.Module, settings: GradNormLorp | None = None, *
     """Put the model's targeted linear layers under GradNormLoRP, in place, and return it.
 
     settings: ranks, targets, norm and types, by default rank 8 on every linear layer of the model's blocks.
-    `target_modules` are names as peft takes them: "all-linear", or the ends of module names. `rank_pattern` gives other
-    ranks to modules whose names end in its keys. With `train_rest` everything that is not targeted stays as trainable
-    as it is; without, it is frozen, but for a sequence classifier's head.
+    `target_modules` are names as in peft: "all-linear", or the ends of module names. `rank_pattern` gives other ranks
+    to modules whose names end in its keys. With `train_rest` everything that is not targeted stays as trainable as it
+    is; without it, everything else is frozen except a sequence classifier's head.
     scale: s, the factor of I·J.
     ValueError where nothing matches, or the model is under GradNormLoRP already.
     """
@@ -36,18 +36,18 @@ def apply_gradnormlorp(model: nn.Module, settings: GradNormLorp | None = None, *
         raise ValueError(f"implementation {settings.implementation!r} is other code; this is 'reparameterised'")
     if any(layers(model)):
         raise ValueError("the model is under GradNormLoRP already")
-    found = dict(_targets(model, settings.target_modules))
-    if not found:
+    targets = dict(_targets(model, settings.target_modules))
+    if not targets:
         names = sorted({name.rsplit(".", 1)[-1] for name, _ in _linears(model)})
         raise ValueError(f"target_modules {settings.target_modules} match no linear layer; there are: {names}")
     for target in settings.target_modules:
-        if target != "all-linear" and not any(ends_in(name, target) for name in found):
+        if target != "all-linear" and not any(ends_in(name, target) for name in targets):
             warnings.warn(f"target_modules {target!r} matches no linear layer; ignored", stacklevel=2)
     if not settings.train_rest:
         head = _classifier(model)
         for name, param in model.named_parameters():
             param.requires_grad_(head is not None and name.startswith(f"{head}."))
-    for name, base in found.items():
+    for name, base in targets.items():
         layer = GradNormLoRPLinear(
             base,
             rank=settings.rank_at(name),
@@ -60,10 +60,10 @@ def apply_gradnormlorp(model: nn.Module, settings: GradNormLorp | None = None, *
 
 
 def parameter_groups(model: nn.Module, settings: GradNormLorp) -> list[dict[str, Any]]:
-    """Two groups for GradNormLoRPAdamW: the factors, projected as the settings say, and all else that is trained."""
+    """Two groups for GradNormLoRPAdamW: the factors, with the settings' projection, and whatever else is trained."""
     factors = [p for _, layer in layers(model) for p in (layer.factor_i, layer.factor_j) if p.requires_grad]
-    known = {id(p) for p in factors}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    factor_ids = {id(p) for p in factors}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in factor_ids]
     projected = {
         "params": factors,
         "projection_rank": settings.projection_rank,
@@ -74,16 +74,16 @@ def parameter_groups(model: nn.Module, settings: GradNormLorp) -> list[dict[str,
 
 
 def merge_and_unload(model: nn.Module) -> nn.Module:
-    """The plain model again, the learned change in its weights, in place."""
+    """Turn the model back into a plain one, in place, with the learned change in its weights."""
     for name, layer in list(layers(model)):
         _replace(model, name, layer.merge())
     return model
 
 
 def fold(model: nn.Module, optimizer: GradNormLoRPAdamW | None = None) -> None:
-    """Move every I·J into its W0 and begin new factors; the optimizer forgets its moments and projectors of them.
+    """Add every s·I·J to its W0 and begin new factors, whose moments and projectors the optimizer then drops.
 
-    Without this, training never leaves a change of rank k; pre-training needs it.
+    Without folding the learned change never exceeds rank k, which is too little for pre-training.
     """
     for _, layer in layers(model):
         layer.fold()
@@ -107,7 +107,7 @@ def fold_every(steps: int, model: nn.Module, optimizer: GradNormLoRPAdamW) -> Re
 
 
 def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every linear layer but the output embedding, GPT-2's Conv1D among them."""
+    """Every linear layer except the output embedding; GPT-2's Conv1D is one."""
     getter: Any = getattr(model, "get_output_embeddings", None)
     output = getter() if getter is not None else None
     for name, module in model.named_modules():
@@ -116,13 +116,13 @@ def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _targets(model: nn.Module, wanted: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
-    """The linear layers that the names ask for; without names, or for "all-linear", those inside numbered blocks, and
-    all of them in a model without such.
+def _targets(model: nn.Module, targets: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+    """The linear layers that `targets` names. Without names, and for "all-linear", these are the layers inside numbered
+    blocks, or every layer of a model that has no such blocks.
     """
     linears = dict(_linears(model))
     in_blocks = {name: m for name, m in linears.items() if any(part.isdecimal() for part in name.split("."))}
-    every = "all-linear" in (names := tuple(wanted)) or not names
+    every = "all-linear" in (names := tuple(targets)) or not names
     for name, module in linears.items():
         if (every and name in (in_blocks or linears)) or any(ends_in(name, target) for target in names):
             yield name, module

@@ -21,7 +21,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def initialise(state: dict[str, Any], grad: Tensor, how: StateFormat) -> None:
     """Zero moments for gradients of this shape and type.
 
-    ValueError where the format cannot hold them: 8-bit moments want float32, bfloat16 or float16 gradients.
+    ValueError where the format cannot hold them: 8-bit moments need float32, bfloat16 or float16 gradients.
     """
     if how == "8-bit" and grad.numel() >= MIN_8BIT_NUMEL:
         if grad.dtype == torch.float64:
@@ -37,7 +37,7 @@ def initialise(state: dict[str, Any], grad: Tensor, how: StateFormat) -> None:
 
 
 def clear(state: dict[str, Any]) -> None:
-    """Begin anew, as at step zero."""
+    """Set the moments to zero and the step count with them, which bias correction depends on."""
     state["step"] = 0
     for name in ("exp_avg", "exp_avg_sq", "exp_avg_absmax", "exp_avg_sq_absmax"):
         if name in state:

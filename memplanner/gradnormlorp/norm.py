@@ -4,8 +4,8 @@ Letters: W0 (m, n) frozen, I (m, k), J (k, n), s the scale. Per row,
 
     ‖W0 + s·I·J‖² = ‖W0‖² + 2s·rowsum((W0·Jᵀ) ⊙ I) + s²·rowsum((I·(J·Jᵀ)) ⊙ I)
 
-so that the largest temporary is (m, k). All of it in float32 (float64 for float64 weights): the three terms can cancel,
-and the error is float32's rounding of the largest of them.
+so that the largest temporary is (m, k). Everything is computed in float32 (float64 for float64 weights), because the
+three terms can cancel: the error is the rounding of the largest of them.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 256
-"""Rows of a half-precision W0 that are cast to float32 at a time where the product cannot do it by itself."""
+"""Rows of a half-precision W0 that are cast to float32 at a time where the matrix product cannot widen by itself."""
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -23,13 +23,13 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def row_squares(weight: Tensor) -> Tensor:
-    """‖W0‖² of each row (m,), in the wide type."""
+    """‖W0‖² of each row (m,), in the type that `wide` gives."""
     dtype = wide(weight.dtype)
     return torch.cat([rows.to(dtype).square().sum(dim=1) for rows in weight.split(CHUNK_ROWS)])
 
 
 def cross_product(weight: Tensor, factor_j: Tensor) -> Tensor:
-    """W0·Jᵀ (m, k) in the wide type; W0 itself is never cast as a whole."""
+    """W0·Jᵀ (m, k) in the type that `wide` gives, without ever making a cast copy of the whole W0."""
     dtype = wide(weight.dtype)
     if weight.dtype == dtype:
         return weight @ factor_j.to(dtype).t()
@@ -51,7 +51,7 @@ def adapted_row_squares(weight: Tensor, squares: Tensor, factor_i: Tensor, facto
 
 
 class _AdaptedRowSquares(torch.autograd.Function):
-    """Keeps nothing but its inputs: backward takes W0·Jᵀ anew rather than hold (m, k) per layer through the step."""
+    """Saves its inputs alone: backward recomputes W0·Jᵀ, so that no (m, k) per layer is kept through the step."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, squares: Tensor, factor_i: Tensor, factor_j: Tensor, scale: float) -> Tensor:

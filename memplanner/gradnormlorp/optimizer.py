@@ -1,7 +1,7 @@
 """AdamW whose moments live in a projected space for the parameters that ask for it (arXiv 2412.19616, 2403.03507).
 
-Every `refresh_interval` steps the singular vectors of a factor's gradient are taken anew; the moments, and the update,
-live in the space they span.
+Every `refresh_interval` steps the leading singular vectors of a factor's gradient are recomputed; the moments and the
+update live in the space that they span.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,16 +17,16 @@ from memplanner.gradnormlorp.projector import Projector, Sides, subspace
 
 
 class GradNormLoRPAdamW(torch.optim.Optimizer):
-    """Adam with decoupled weight decay, its moments in a projected space for matrices of groups with a projection rank.
+    """AdamW whose moments live in a projected space for the matrices of groups that have a projection rank.
 
     Works with any parameters, not only GradNormLoRP's; every argument can differ by parameter group.
 
     lr: learning rate. betas, eps: Adam's. weight_decay: decoupled, param -= lr·weight_decay·param before the update.
-    projection_rank: r; None (the default) is plain AdamW. A side of a matrix no longer than r is left whole.
+    projection_rank: r; None (the default) is plain AdamW. A side of a matrix that is no longer than r is not projected.
     projection: "two-sided" (moments r×r) or "one-sided" (the shorter side only, GaLore's "std").
-    projection_scale: α, what a projected update is multiplied by; a parameter with no side projected takes plain steps.
+    projection_scale: α, which multiplies a projected update; a parameter with no projected side takes plain steps.
     refresh_interval: steps between two decompositions; the first step makes the first.
-    restart_moments: moments begin anew with each new subspace; public code keeps them.
+    restart_moments: whether moments start from zero with each new subspace; public code keeps them.
     state: format of the moments: "param" (the parameter's type), "fp32", "bf16" or "8-bit" (bitsandbytes, on CPU and
     CUDA; tensors under 4096 elements stay float32).
     ValueError for values outside their range.
@@ -63,7 +63,7 @@ class GradNormLoRPAdamW(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch.optim.Optimizer's; the group's values are checked."""
+        """Add a group as torch.optim.Optimizer does; ValueError for values outside their range."""
         _check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
@@ -81,9 +81,9 @@ class GradNormLoRPAdamW(torch.optim.Optimizer):
         return loss
 
     def update_in_backward(self) -> list[RemovableHandle]:
-        """From now on each parameter is updated inside the backward pass, as soon as its gradient is complete, and the
-        gradient freed. `step` then finds nothing to do, but learning-rate schedulers still want it called. Every
-        backward pass is a step: no gradient accumulation, no clipping. Removing the handles ends it.
+        """Update each parameter within the backward pass from now on, as soon as its gradient is complete, and free the
+        gradient. Every backward pass is then a step, so gradients can be neither accumulated nor clipped. `step` has
+        nothing left to do, but learning-rate schedulers still expect it to be called. Removing the handles ends this.
         """
         index = {id(p): i for i, group in enumerate(self.param_groups) for p in group["params"]}
 
@@ -95,13 +95,13 @@ class GradNormLoRPAdamW(torch.optim.Optimizer):
         return [p.register_post_accumulate_grad_hook(hook) for group in self.param_groups for p in group["params"]]
 
     def restart(self, params: Iterable[Tensor]) -> None:
-        """Forget what is kept for these parameters, as after a fold."""
+        """Drop the state of these parameters: after a fold its moments and subspaces describe factors that are gone."""
         for param in params:
             self.state.pop(param, None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch.optim.Optimizer's, but every tensor keeps its own type: torch would cast moments and projectors to
-        the parameter's.
+        """Load a state as torch.optim.Optimizer does, but keep the type of every tensor: torch would cast moments and
+        projectors to the parameter's type.
         """
         super().load_state_dict({**state_dict, "state": {}})
         saved = [key for group in state_dict["param_groups"] for key in group["params"]]
@@ -136,18 +136,21 @@ class GradNormLoRPAdamW(torch.optim.Optimizer):
         projector.add_back(param, update, group["lr"] * group["projection_scale"])
 
     def _projector(self, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Projector | None:
-        """The parameter's projector, taken anew where it is time; None where the parameter is not projected."""
+        """The parameter's projector, recomputed when the interval is over; None where the parameter is not projected.
+
+        state["taken"] counts the steps that the present subspace has served.
+        """
         rank = group["projection_rank"]
         if rank is None or grad.dim() != 2:
             return None
-        taken = state.get("taken")
-        if taken is None or taken >= group["refresh_interval"]:
-            found = subspace(grad, rank, group["projection"])
+        steps_since_refresh = state.get("taken")
+        if steps_since_refresh is None or steps_since_refresh >= group["refresh_interval"]:
+            projector = subspace(grad, rank, group["projection"])
             state["taken"] = 0
-            if found is not None and found.left is not None:
-                state["left"] = found.left
-            if found is not None and found.right is not None:
-                state["right"] = found.right
+            if projector is not None and projector.left is not None:
+                state["left"] = projector.left
+            if projector is not None and projector.right is not None:
+                state["right"] = projector.right
             if group["restart_moments"]:
                 moments.clear(state)
         state["taken"] += 1
@@ -162,10 +165,10 @@ class GradNormLoRPAdamW(torch.optim.Optimizer):
 
 
 def _check(group: dict[str, Any]) -> None:
-    """ValueError for a parameter group whose values cannot be."""
+    """ValueError for the first value of a parameter group that is outside its range."""
     beta1, beta2 = group["betas"]
     rank = group["projection_rank"]
-    wrong = {
+    violations = {
         "lr": group["lr"] < 0,
         "betas": not (0 <= beta1 < 1 and 0 <= beta2 < 1),
         "eps": group["eps"] < 0,
@@ -175,6 +178,6 @@ def _check(group: dict[str, Any]) -> None:
         "refresh_interval": group["refresh_interval"] < 1,
         "state": group["state"] not in ("param", "fp32", "bf16", "8-bit"),
     }
-    for name, is_wrong in wrong.items():
+    for name, is_wrong in violations.items():
         if is_wrong:
             raise ValueError(f"{name} {group[name]!r} cannot be")

@@ -1,7 +1,7 @@
 """Projection of a factor's gradient onto its leading singular vectors: R = Uᵀ·G·V, and back.
 
-Letters: G (m, n) the gradient of a trained factor, r the projection rank. A side no longer than r is left whole and
-stores nothing.
+Letters: G (m, n) the gradient of a trained factor, r the projection rank. A side that is no longer than r is not
+projected, and nothing is stored for it.
 """
 
 from typing import Literal
@@ -13,7 +13,7 @@ Sides = Literal["two-sided", "one-sided"]
 
 
 class Projector:
-    """left: U (m, r) or None where the left side is whole; right: V (n, r) or None likewise."""
+    """left: U (m, r), or None where the left side is not projected; right: V (n, r), or None likewise."""
 
     __slots__ = ("left", "right")
 
@@ -28,7 +28,7 @@ class Projector:
         return grad if self.right is None else grad @ self.right
 
     def add_back(self, param: Tensor, update: Tensor, alpha: float) -> None:
-        """param += alpha · U·N·Vᵀ, without a tensor of the parameter's shape."""
+        """param += alpha · U·update·Vᵀ, without making a tensor of the parameter's shape."""
         if self.left is None:
             assert self.right is not None, "nothing is projected"
             param.addmm_(update, self.right.t(), alpha=alpha)
@@ -39,7 +39,7 @@ class Projector:
 
 
 def sides_to_project(shape: torch.Size, rank: int, sides: Sides) -> tuple[bool, bool]:
-    """Which sides (left, right) of a matrix get a projector; one-sided takes the shorter side, as GaLore's "std"."""
+    """Which sides (left, right) of a matrix are projected; "one-sided" is the shorter one, as in GaLore's "std"."""
     m, n = shape
     if sides == "two-sided":
         return rank < m, rank < n
@@ -47,10 +47,10 @@ def sides_to_project(shape: torch.Size, rank: int, sides: Sides) -> tuple[bool, 
 
 
 def subspace(grad: Tensor, rank: int, sides: Sides) -> Projector | None:
-    """The projector onto the gradient's leading singular vectors; None where both sides stay whole.
+    """The projector onto the gradient's leading singular vectors; None where neither side is projected.
 
-    The decomposition is in float32 (float64 for float64); the vectors are stored in the gradient's type as tensors of
-    their own, so that the whole U and V can be freed.
+    The decomposition is in float32 (float64 for float64). The vectors are copied, in the gradient's type, so that the
+    whole U and V can be freed.
     """
     take_left, take_right = sides_to_project(grad.shape, rank, sides)
     if not (take_left or take_right):

@@ -20,8 +20,8 @@ from memplanner.harness.cuda_kernels import cuda_memory
 from memplanner.harness.history import Event, Mark, Reading, read_history
 from memplanner.harness.job import Batch, Job, job_of_plan
 from memplanner.harness.live_bytes import LiveBytes, addresses
-from memplanner.harness.loop import Blind, marking, run_step
-from memplanner.harness.run import Run
+from memplanner.harness.loop import Untimed, marking, run_step
+from memplanner.harness.run import RunResult
 from memplanner.measurement import Outcome
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.step.assemble import numerics_of
@@ -29,7 +29,7 @@ from memplanner.timeline import Category, Phase
 
 
 class Tracker:
-    """Watches a job with a dispatch mode; `readings` are of the last step."""
+    """Watches a job through a dispatch mode that sees every operation; `readings` are of the last step."""
 
     device = "cpu"
 
@@ -41,16 +41,16 @@ class Tracker:
         self.initial: list[Event] = []
         self.seconds: dict[Phase, float] = {}
         self.persistent: dict[Category, int] = {}
-        """Exact bytes of what a step leaves, and of the gradients at the end of backward."""
+        """Exact bytes by category of what outlives a step, and of the gradients, taken at the end of backward."""
         self.names = names
         self.phase: Phase = "forward"
         """The phase that is under way."""
-        self.closed = False
-        """Steps go unwatched meanwhile."""
+        self.paused = False
+        """While set, the ends of phases are ignored: `marking` still reports them during steps that are only timed."""
         self._since = 0.0
 
     def begin(self) -> None:
-        """A new step: forget the history of the one before."""
+        """Start a new step: what is alive now becomes the reading "load", and earlier events are dropped."""
         self.initial = self.meter.alive()
         self.meter.events = []
         self.meter.names = {} if self.names else None
@@ -59,36 +59,36 @@ class Tracker:
         self._since = time.perf_counter()
 
     def readings(self) -> list[Reading]:
-        """What the step took; the first, "load", is what was there before it."""
+        """One reading per phase of the step; the first, "load", is what was alive before it."""
         return read_history(self.initial, self.meter.events, self.marks)
 
     def watching(self) -> contextlib.AbstractContextManager[Any]:
-        """The dispatch mode."""
+        """The dispatch mode that counts storages."""
         return self.meter
 
-    def given(self, batch: Batch) -> None:
-        """Inputs count from here."""
+    def on_batch(self, batch: Batch) -> None:
+        """Count the batch's tensors as inputs, which no operation makes under the dispatch mode."""
         self.inputs = [t for t in batch.values() if isinstance(t, torch.Tensor)]
         for tensor in self.inputs:
             self.meter.track(tensor, "input")
 
-    def turn(self, phase: Phase) -> None:
-        """What is born from here on."""
+    def on_phase_begin(self, phase: Phase) -> None:
+        """The category of a tensor at birth depends on the phase."""
         self.phase = phase
         self.meter.in_forward = phase == "forward"
         self.meter.in_backward = phase == "backward"
 
     def recompute(self, *, begins: bool) -> None:
-        """Inside backward, a forward pass again."""
+        """Within backward a checkpointed forward pass is repeated: its tensors are activations."""
         self.meter.in_forward = begins
 
     def update(self, *, begins: bool) -> None:
-        """Inside backward, an optimizer's step: what it adds up are no gradients."""
+        """Within backward an optimizer steps: its additions are not the engine's sums of gradients."""
         self.meter.in_backward = not begins
 
-    def close(self, phase: Phase) -> None:
-        """Note what the tensors of this moment are."""
-        if self.closed:
+    def on_phase_end(self, phase: Phase) -> None:
+        """Record what every tensor alive now is: only now are gradients and states attached to the job."""
+        if self.paused:
             return
         now = time.perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
@@ -101,33 +101,38 @@ class Tracker:
             self.phase = "loss"
         self._since = time.perf_counter()
 
-    def forget(self, tensors: list[torch.Tensor]) -> None:
-        """Host tensors."""
+    def on_host(self, tensors: list[torch.Tensor]) -> None:
+        """Stop counting tensors that stay on the host when training runs on a GPU."""
         for tensor in tensors:
-            self.meter.forget(tensor)
+            self.meter.untrack(tensor)
 
-    def hold(self) -> None:
-        """Count what the job already has."""
+    def track_job(self) -> None:
+        """Count what the job already owns: it was made before the dispatch mode watched."""
         for tensors in self.job.tensors().values():
             for tensor in tensors:
                 self.meter.track(tensor, "held")
-        self.forget(self.job.on_host())
+        self.on_host(self.job.on_host())
 
     def _roles(self) -> dict[int, Category]:
         return {**addresses({"inputs": self.inputs}), **addresses(self.job.tensors())}
 
 
-def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = False) -> Run:
-    """Warm-up steps, timed steps that nothing watches, one followed step, and, where subspaces are recomputed, one
-    followed step that does. With no warm-up the optimizer makes its states from gradients that nobody computed.
+def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = False) -> RunResult:
+    """Runs warm-up steps, timed steps that nothing watches, one tracked step and, where the job recomputes subspaces,
+    one tracked step that does so. Without warm-up the optimizer still makes its states, from gradients that nobody
+    computed.
     """
     tracker = Tracker(job, names=names)
-    run = Run(warmup_steps=warmup, measured_steps=timed)
+    run = RunResult(warmup_steps=warmup, measured_steps=timed)
     recompute = (lambda: tracker.recompute(begins=True), lambda: tracker.recompute(begins=False))
     job.on_gradient.append(lambda p: tracker.meter.label(p.grad, "gradients") if p.grad is not None else None)
     update = (lambda: tracker.update(begins=True), lambda: tracker.update(begins=False))
-    with marking(lambda: tracker.close("forward"), recompute, update), _collecting_between_steps(), _without_waiting():
-        tracker.hold()
+    with (
+        marking(lambda: tracker.on_phase_end("forward"), recompute, update),
+        _collecting_between_steps(),
+        _without_waiting(),
+    ):
+        tracker.track_job()
         tracker.begin()
         run.readings["load"] = tracker.readings()[0]
         try:
@@ -142,7 +147,7 @@ def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = Fals
 
 @contextlib.contextmanager
 def _collecting_between_steps() -> Iterator[None]:
-    """What a cycle of Python objects holds must not depend on when the collector happens to run."""
+    """Switch the garbage collector off: when it runs must not decide how long cycles of objects keep tensors alive."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -154,7 +159,7 @@ def _collecting_between_steps() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_waiting() -> Iterator[None]:
-    """galore_torch's 8-bit step waits for the GPU, with an error where there is none."""
+    """Let torch.cuda.synchronize pass without a GPU: galore_torch's 8-bit step calls it, and it would raise."""
     if torch.cuda.is_available():
         yield
         return
@@ -162,23 +167,24 @@ def _without_waiting() -> Iterator[None]:
         yield
 
 
-def _steps(job: Job, run: Run, tracker: "Tracker", warmup: int, timed: int) -> None:
+def _steps(job: Job, run: RunResult, tracker: "Tracker", warmup: int, timed: int) -> None:
     if not warmup and job.stepped:
         with tracker.watching():
             job.make_states()
-            tracker.forget(job.on_host())
+            tracker.on_host(job.on_host())
+    # Optimizers that step within backward make their states there: they need one whole step.
     for _ in range(warmup or not job.stepped):
         run.note(run_step(job, tracker))
         gc.collect()
-    tracker.closed = True
-    spent = []
+    tracker.paused = True
+    durations = []
     for _ in range(timed):
-        begun = time.perf_counter()
-        run.note(run_step(job, Blind("cpu")))
-        spent.append(time.perf_counter() - begun)
-    tracker.closed = False
-    run.step_seconds = statistics.median(spent) if spent else None
-    tracker.hold()
+        start = time.perf_counter()
+        run.note(run_step(job, Untimed("cpu")))
+        durations.append(time.perf_counter() - start)
+    tracker.paused = False
+    run.step_seconds = statistics.median(durations) if durations else None
+    tracker.track_job()
     tracker.begin()
     run.note(run_step(job, tracker))
     run.readings.update({r.phase: r for r in tracker.readings() if r.phase != "load"})
@@ -187,9 +193,9 @@ def _steps(job: Job, run: Run, tracker: "Tracker", warmup: int, timed: int) -> N
         return
     job.refresh_next()
     tracker.begin()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     run.note(run_step(job, tracker))
-    run.refresh_seconds = time.perf_counter() - begun
+    run.refresh_seconds = time.perf_counter() - start
     job.refresh_no_more()
     last = {reading.phase: reading for reading in tracker.readings()}[job.updates_in]
     run.readings["refresh"] = dataclasses.replace(last, phase="refresh")
@@ -198,44 +204,44 @@ def _steps(job: Job, run: Run, tracker: "Tracker", warmup: int, timed: int) -> N
 
 def exact_bytes(tensors: dict[Category, list[torch.Tensor]]) -> dict[Category, int]:
     """Exact bytes by category, each storage once."""
-    found: dict[Category, int] = {}
+    sizes: dict[Category, int] = {}
     seen: set[int] = set()
     for category, members in tensors.items():
-        found[category] = 0
+        sizes[category] = 0
         for tensor in members:
             storage = tensor.untyped_storage()
             if storage._cdata not in seen:
                 seen.add(storage._cdata)
-                found[category] += storage.nbytes()
-    return found
+                sizes[category] += storage.nbytes()
+    return sizes
 
 
 def _log(tracker: Tracker) -> dict[Phase, list[tuple[int, str]]]:
-    """Births and deaths by phase, in words."""
+    """The births and deaths of every phase, each birth with a description of its tensor."""
     names = tracker.meter.names
     if names is None:
         return {}
     logs: dict[Phase, list[tuple[int, str]]] = {}
     start = 0
     for mark in tracker.marks:
-        found = logs.setdefault(mark.phase, [])
+        log = logs.setdefault(mark.phase, [])
         for i in range(start, mark.position):
             event = tracker.meter.events[i]
-            found.append((event.size, names.get(i, "temporary")) if event.size else (0, "free"))
+            log.append((event.size, names.get(i, "temporary")) if event.size else (0, "free"))
         start = mark.position
     return logs
 
 
 @contextlib.contextmanager
 def faking(plan: TrainingPlan, root: Path) -> Iterator[FakeTensorMode]:
-    """Fake tensors on which the plan's step allocates as it would on CUDA."""
+    """A mode of fake tensors within which the plan's step allocates as it would on CUDA."""
     mode = FakeTensorMode(allow_non_fake_inputs=False)
     with cuda_memory(kernel_of(plan, root)):
         yield mode
 
 
-def run_fake(plan: TrainingPlan, root: Path = Path(), *, names: bool = False) -> tuple[Job, Run]:
-    """The plan's step on fake tensors: exact live bytes, no data, no GPU."""
+def run_fake(plan: TrainingPlan, root: Path = Path(), *, names: bool = False) -> tuple[Job, RunResult]:
+    """Runs the plan's step on fake tensors, which gives exact live bytes without data and without a GPU."""
     with faking(plan, root) as mode:
         job = job_of_plan(plan, root, "cpu", fake_mode=mode)
         with mode:
@@ -243,7 +249,7 @@ def run_fake(plan: TrainingPlan, root: Path = Path(), *, names: bool = False) ->
 
 
 def kernel_of(plan: TrainingPlan, root: Path) -> str:
-    """The attention kernel that the analytic model takes for this plan on a card with all of them."""
+    """The attention kernel that the prediction chooses for this plan on a card that has every kernel."""
     profile = find_model(plan.model, root)
     family, config = read_config(profile.config, profile.name)
     numerics = numerics_of(plan)

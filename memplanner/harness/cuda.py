@@ -12,8 +12,8 @@ import torch
 from memplanner.harness.cpu import exact_bytes
 from memplanner.harness.history import Event, Mark, Reading, read_history
 from memplanner.harness.job import Batch, Job
-from memplanner.harness.loop import Blind, marking, run_step
-from memplanner.harness.run import Run
+from memplanner.harness.loop import Untimed, marking, run_step
+from memplanner.harness.run import RunResult
 from memplanner.measurement import Outcome
 from memplanner.program.program import round_to_block
 from memplanner.timeline import Category, Phase
@@ -29,29 +29,29 @@ class Statistics:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.run = Run()
+        self.run = RunResult()
         self.phase: Phase = "load"
         self._since = time.perf_counter()
 
     def begin(self) -> None:
-        """A new step."""
+        """Start a new step: the counters of the peak begin anew."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         self._since = time.perf_counter()
 
     def watching(self) -> contextlib.AbstractContextManager[Any]:
-        """The allocator counts by itself."""
+        """No mode is needed: the allocator counts by itself."""
         return contextlib.nullcontext()
 
-    def given(self, batch: Batch) -> None:
-        """They are in the counters."""
+    def on_batch(self, batch: Batch) -> None:
+        """Inputs are in the allocator's counters already."""
 
-    def turn(self, phase: Phase) -> None:
-        """Where the step is."""
+    def on_phase_begin(self, phase: Phase) -> None:
+        """Remember the phase, which an error for lack of memory is reported with."""
         self.phase = phase
 
-    def close(self, phase: Phase) -> None:
-        """Read the counters and begin anew."""
+    def on_phase_end(self, phase: Phase) -> None:
+        """Read the counters, then reset the peak for the next phase."""
         torch.cuda.synchronize()
         now = time.perf_counter()
         peak, end = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
@@ -67,11 +67,11 @@ class Statistics:
         torch.cuda.reset_peak_memory_stats()
         self._since = time.perf_counter()
 
-    def forget(self, tensors: list[torch.Tensor]) -> None:
-        """They are not on the device."""
+    def on_host(self, tensors: list[torch.Tensor]) -> None:
+        """Host tensors are in no counter of the device."""
 
 
-class History(Blind):
+class History(Untimed):
     """Follows one step through the allocator's history."""
 
     def __init__(self, job: Job) -> None:
@@ -81,18 +81,18 @@ class History(Blind):
         self.marks: list[Mark] = []
         self.initial = _active(torch.cuda.memory._snapshot(), self._roles())
 
-    def given(self, batch: Batch) -> None:
-        """What the inputs are."""
+    def on_batch(self, batch: Batch) -> None:
+        """Keep the inputs, to recognise their addresses at the end of each phase."""
         self.inputs = [t for t in batch.values() if isinstance(t, torch.Tensor)]
 
-    def close(self, phase: Phase) -> None:
-        """Note how many events there were, and what the addresses are."""
+    def on_phase_end(self, phase: Phase) -> None:
+        """Record how many events there were so far, and which category each address belongs to now."""
         self.marks.append(Mark(phase, len(_trace(torch.cuda.memory._snapshot())), self._roles()))
         if phase == "update":
             self.inputs = []
 
     def readings(self) -> list[Reading]:
-        """What was alive, by category."""
+        """One reading per phase: what was alive at its peak and at its end, by category."""
         trace = _trace(torch.cuda.memory._snapshot())
         in_forward = [True] * len(trace)
         start = 0
@@ -126,16 +126,16 @@ def events_of(trace: list[dict[str, Any]], in_forward: list[bool]) -> list[Event
 
 
 def _active(snapshot: dict[str, Any], roles: dict[int, Category]) -> list[Event]:
-    """What is allocated before the step; what belongs to nobody are the libraries' workspaces."""
-    found = []
+    """What is allocated before the step. Blocks that no tensor of the job uses are the libraries' workspaces."""
+    events = []
     for segment in snapshot["segments"]:
         address = segment["address"]
         for piece in segment["blocks"]:
             if piece["state"] == "active_allocated":
                 size = round_to_block(piece.get("requested_size", piece["size"]))
-                found.append(Event(address, size, roles.get(address, "workspaces")))
+                events.append(Event(address, size, roles.get(address, "workspaces")))
             address += piece["size"]
-    return found
+    return events
 
 
 def _trace(snapshot: dict[str, Any]) -> list[dict[str, Any]]:
@@ -143,9 +143,10 @@ def _trace(snapshot: dict[str, Any]) -> list[dict[str, Any]]:
     return traces[torch.cuda.current_device()]
 
 
-def run_on_cuda(job: Job, *, warmup: int = 2, timed: int = 3) -> Run:
-    """Warm-up steps, timed steps, one step read phase by phase, one that recomputes subspaces where the job has any,
-    and one whose allocations are followed. Running out of memory ends it and is its outcome.
+def run_on_cuda(job: Job, *, warmup: int = 2, timed: int = 3) -> RunResult:
+    """Runs warm-up steps, timed steps, one step whose counters are read at each phase, one that recomputes subspaces
+    where the job has any, and one whose every allocation is recorded. Running out of memory ends the run and becomes
+    its outcome.
     """
     watch = Statistics(job)
     run = watch.run
@@ -153,62 +154,63 @@ def run_on_cuda(job: Job, *, warmup: int = 2, timed: int = 3) -> Run:
     torch.cuda.synchronize()
     weights = torch.cuda.memory_allocated()
     run.readings["load"] = Reading(phase="load", peak_bytes=weights, end_bytes=weights, at_peak={}, at_end={})
-    following: list[Any] = [watch]
+    watcher: list[Any] = [watch]  # its one item is exchanged while `marking` keeps calling it
     nothing = (lambda: None, lambda: None)
-    with marking(lambda: following[0].close("forward"), nothing, nothing):
+    with marking(lambda: watcher[0].on_phase_end("forward"), nothing, nothing):
         try:
-            _steps(job, run, watch, following, warmup, timed)
+            _steps(job, run, watch, watcher, warmup, timed)
         except torch.OutOfMemoryError as error:
-            # The first sentence; the rest tells what to do about it.
+            # The first sentence says what happened; the others advise.
             message = str(error).splitlines()[0].split(". Of the allocated")[0]
             run.outcome = Outcome(status="out-of-memory", phase=watch.phase, message=message)
         finally:
             torch.cuda.memory._record_memory_history(enabled=None)
     if run.outcome.status == "completed":
-        _outside(run)
+        _measure_outside(run)
     return run
 
 
-def _steps(job: Job, run: Run, watch: Statistics, following: list[Any], warmup: int, timed: int) -> None:
+def _steps(job: Job, run: RunResult, watch: Statistics, watcher: list[Any], warmup: int, timed: int) -> None:
     for _ in range(warmup):
         run.note(run_step(job, watch))
-    following[0] = Blind("cuda")
-    spent = []
+    watcher[0] = Untimed("cuda")
+    durations = []
     for _ in range(timed):
         torch.cuda.synchronize()
-        begun = time.perf_counter()
-        run.note(run_step(job, Blind("cuda")))
+        start = time.perf_counter()
+        run.note(run_step(job, Untimed("cuda")))
         torch.cuda.synchronize()
-        spent.append(time.perf_counter() - begun)
-    run.step_seconds = statistics.median(spent) if spent else None
-    following[0] = watch
+        durations.append(time.perf_counter() - start)
+    run.step_seconds = statistics.median(durations) if durations else None
+    watcher[0] = watch
     watch.begin()
     run.note(run_step(job, watch))
     if job.refreshes:
+        # The refreshing step writes into the same dictionaries: keep the plain step's, and put its own beside them.
         plain = {name: dict(getattr(run, name)) for name in ("readings", "reserved", "device", "seconds")}
         job.refresh_next()
         watch.begin()
-        begun = time.perf_counter()
+        start = time.perf_counter()
         run.note(run_step(job, watch))
-        run.refresh_seconds = time.perf_counter() - begun
+        run.refresh_seconds = time.perf_counter() - start
         job.refresh_no_more()
         last = dataclasses.replace(run.readings[job.updates_in], phase="refresh")
-        at = {name: getattr(run, name)[job.updates_in] for name in ("reserved", "device", "seconds")}
+        refreshed = {name: getattr(run, name)[job.updates_in] for name in ("reserved", "device", "seconds")}
         run.readings = {**plain["readings"], "refresh": last}
-        run.reserved = {**plain["reserved"], "refresh": at["reserved"]}
-        run.device = {**plain["device"], "refresh": at["device"]}
-        run.seconds = {**plain["seconds"], "refresh": at["seconds"]}
+        run.reserved = {**plain["reserved"], "refresh": refreshed["reserved"]}
+        run.device = {**plain["device"], "refresh": refreshed["device"]}
+        run.seconds = {**plain["seconds"], "refresh": refreshed["seconds"]}
     torch.cuda.synchronize()
     torch.cuda.memory._record_memory_history(enabled="all", context=None, max_entries=HISTORY_ENTRIES)
-    following[0] = history = History(job)
+    watcher[0] = history = History(job)
     run.note(run_step(job, history))
     for reading in history.readings():
         counted = run.readings[reading.phase]
         run.readings[reading.phase] = dataclasses.replace(counted, at_peak=reading.at_peak, at_end=reading.at_end)
 
 
-def _outside(run: Run) -> None:
-    """What the device gave out beside the allocator, and what the libraries hold within it."""
+def _measure_outside(run: RunResult) -> None:
+    """Measure what the process uses outside the allocator, and what cuBLAS keeps within it as workspaces."""
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
     run.context_bytes = max(0, process_bytes(total - free) - torch.cuda.memory_reserved())
@@ -218,7 +220,7 @@ def _outside(run: Run) -> None:
 
 
 def process_bytes(otherwise: int) -> int:
-    """What NVML says this process holds of the device; `otherwise` where it does not say."""
+    """The device memory of this process by NVML; `otherwise` where NVML cannot tell."""
     try:
         import pynvml
 
@@ -233,7 +235,7 @@ def process_bytes(otherwise: int) -> int:
 
 
 def cap_memory(limit_bytes: int) -> float:
-    """Hold this process's allocator to a smaller card's bytes; the share of this card that this is."""
+    """Limit this process's allocator to `limit_bytes`; returns their share of this card's memory."""
     total = torch.cuda.mem_get_info()[1]
     share = min(1.0, limit_bytes / total)
     torch.cuda.set_per_process_memory_fraction(share)

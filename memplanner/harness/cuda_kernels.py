@@ -1,15 +1,14 @@
 """CUDA kernels re-enacted on fake CPU tensors: the same outputs, saved tensors and temporaries, no arithmetic.
 
-Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must follow CUDA. Each mapping:
+Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must follow CUDA. The differences:
 
 * flash attention: saves q, k, v, the output (laid out by token) and a float32 log-sum-exp; backward makes the three
   gradients, a float32 query accumulator and row sums, and expanded key/value gradients under grouped-query attention
   (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and mha_bwd);
-* memory-efficient attention: keys and values expanded first; log-sum-exp padded to 32 rows; a boolean mask becomes one
-  in the query's type for each layer
-  (cuda/attention.cu, cuda/attention_backward.cu);
+* memory-efficient attention: expands keys and values first, pads the log-sum-exp to 32 rows, and turns a boolean mask
+  into one of the query's type in each layer (cuda/attention.cu, cuda/attention_backward.cu);
 * dropout: native_dropout's mask of one byte per element (ATen/native/Dropout.cpp, is_fused_kernel_acceptable);
-* softmax of float16 into float32: no float32 copy of the input (ATen/native/SoftMax.cpp, half_to_float);
+* softmax of float16 into float32: makes no float32 copy of the input (ATen/native/SoftMax.cpp, half_to_float);
 * singular value decomposition: cuSOLVER destroys its input, so the gradient is copied in column-major order first
   (ATen/native/BatchLinearAlgebra.cpp, linalg_svd_out); its own workspace is in no source;
 * products of half matrices with a float32 result: cuBLAS makes them in one call, the CPU casts (torch.mm, out_dtype);
@@ -41,7 +40,7 @@ def _by_token(like: Tensor) -> Tensor:
 
 
 class FlashAttention(torch.autograd.Function):
-    """The flash kernel's memory."""
+    """Allocates and saves what the flash kernel does."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -67,7 +66,7 @@ class FlashAttention(torch.autograd.Function):
 
 
 class EfficientAttention(torch.autograd.Function):
-    """The memory-efficient kernel's memory; all three inputs have all heads."""
+    """Allocates and saves what the memory-efficient kernel does; keys and values come expanded to all heads."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -121,7 +120,7 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
 
 
 class _HalfToFloatSoftmax(torch.autograd.Function):
-    """softmax from float16 to float32 and back; backward's product with the output is CUDA's own temporary."""
+    """softmax from float16 to float32; in backward CUDA's kernel makes a temporary product of gradient and output."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -177,21 +176,21 @@ _cross_product = norm.cross_product
 
 
 def _whole_moments(name: str, g: Tensor, p: Tensor, *args: Any, max_unorm: float = 0.0, **kwargs: Any) -> None:
-    """bitsandbytes' update of moments that are not quantised: in place, but for the norm of a float32 copy of the
-    parameter, which it takes where a norm of updates is kept (functional.py, optimizer_update_32bit).
+    """bitsandbytes' update of moments that are not quantised. It works in place; only where a norm of updates is kept
+    does it copy the parameter to float32, to take the norm (functional.py, optimizer_update_32bit).
     """
     if max_unorm > 0:
         torch.norm(p.data.float())
 
 
 def _code_book(*_: Any, **__: Any) -> Tensor:
-    """bitsandbytes computes its code books on the host, number by number."""
+    """An empty code book: bitsandbytes computes the real one on the host, number by number."""
     return torch.empty(256, dtype=torch.float32)
 
 
 @contextlib.contextmanager
 def cuda_memory(attention: str) -> Iterator[None]:
-    """Within this context transformers' models on fake CPU tensors allocate as they do on CUDA.
+    """Within this context transformers' models on fake CPU tensors allocate as they would on CUDA.
 
     attention: the attention kernel, as memplanner.tape.attention names it: "eager", "flash", "efficient" or "math".
     """
@@ -210,12 +209,12 @@ def cuda_memory(attention: str) -> Iterator[None]:
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))
         patch(unittest.mock.patch.object(torch.linalg, "svd", _cuda_svd))
         patch(unittest.mock.patch.object(bitsandbytes.functional, "create_dynamic_map", _code_book))
-        patch(unittest.mock.patch.dict(bitsandbytes.functional.name2qmap, clear=True))  # where it keeps them
+        patch(unittest.mock.patch.dict(bitsandbytes.functional.name2qmap, clear=True))  # its cache of code books
         patch(unittest.mock.patch.object(bitsandbytes.functional, "optimizer_update_32bit", _whole_moments))
         patch(unittest.mock.patch.object(norm, "cross_product", _cuda_cross_product))
-        # Fake tensors count as "being traced", which makes transformers build masks that a real step skips.
+        # transformers takes fake tensors for tracing, and would build masks that a real step skips.
         patch(unittest.mock.patch.object(masks, "is_tracing", lambda *_: False))
-        # A mask that is given is needed: its values are not there to say otherwise.
+        # transformers skips a mask that masks nothing, which fake values cannot show: a mask that is given is used.
         skip = masks._ignore_bidirectional_mask_sdpa
         patch(unittest.mock.patch.object(masks, "fast_all", lambda *_: False))
         patch(

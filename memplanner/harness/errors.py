@@ -1,4 +1,4 @@
-"""What the harness says when it cannot."""
+"""The harness's own error."""
 
 
 class NotBuildableError(Exception):

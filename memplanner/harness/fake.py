@@ -14,7 +14,7 @@ from memplanner.timeline import Category, Phase, PhasePeak
 class Trace:
     """A traced step: each phase's peak and end, and exact bytes and counts of what a step leaves.
 
-    log: with logging on, (bytes, what) of every birth and death by phase.
+    log: by phase, (bytes, description) of every birth and death; empty unless it was asked for.
     """
 
     phases: tuple[PhasePeak, ...]
@@ -30,20 +30,20 @@ class Trace:
 
 
 def trace(plan: TrainingPlan, *, root: Path = Path(), log: bool = False) -> Trace:
-    """The plan's real modules and optimizer on fake tensors, after a step that made the optimizer's states."""
+    """Traces the plan's real modules and optimizer on fake tensors, once the optimizer has made its states."""
     quiet_libraries()
     job, run = run_fake(plan, root, names=log)
     total, trained = count_parameters(job.model)
     order: tuple[Phase, ...] = ("load", "forward", "loss", "backward", "update", "refresh", "steady")
-    found = [run.readings[name] for name in order if name in run.readings]
+    readings = [run.readings[name] for name in order if name in run.readings]
     return Trace(
         phases=tuple(
             PhasePeak(
                 name=r.phase, peak_bytes=r.end_bytes if r.phase == "steady" else r.peak_bytes, end_bytes=r.end_bytes
             )
-            for r in found
+            for r in readings
         ),
-        at_peak={r.phase: r.at_peak for r in found},
+        at_peak={r.phase: r.at_peak for r in readings},
         persistent=run.persistent,
         num_parameters=total,
         num_trainable=trained,

@@ -1,7 +1,8 @@
 """From a log of births and deaths to what was alive when, by category. Knows neither torch nor devices.
 
-A block's address can be used again after it is freed: what an address stands for is asked at the marks, where the
-harness looks at the model, its gradients and the optimizer's states.
+An address can be used again after its block is freed, so it identifies a block only for a while. What the blocks alive
+at the end of a phase are is therefore recorded there, as a mark, where the harness can look at the model, its gradients
+and the optimizer's states.
 """
 
 from collections import Counter
@@ -18,23 +19,23 @@ class Event:
     address: int
     size: int
     category: Category = "temporaries"
-    """What is known of it at birth or soon after; marks may say more."""
+    """The category at birth; a later mark may replace it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The end of a phase: what the addresses alive there are."""
+    """The end of a phase, and what the addresses in use there stand for."""
 
     phase: Phase
     position: int
-    """Events so far."""
+    """Number of events before the end of the phase."""
     roles: Mapping[int, Category]
-    """Address → category, of whatever is not an activation or a temporary."""
+    """Address → category; what is missing is an activation or a temporary, as its birth says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One phase: the most alive within it, and what is alive at its end, in bytes and by category."""
+    """The peak and the end of one phase: bytes alive, in total and by category."""
 
     phase: Phase
     peak_bytes: int
@@ -44,20 +45,20 @@ class Reading:
 
 
 @dataclass(slots=True)
-class _Block:
+class _LiveBlock:
     size: int
     category: Category
     gone: int = field(default=1 << 62)
 
 
 def read_history(initial: list[Event], events: list[Event], marks: list[Mark]) -> list[Reading]:
-    """One reading per mark; a phase runs from the mark before.
+    """One reading per mark; a phase runs from the previous mark to its own.
 
     initial: what was alive before the first event.
     """
-    born: list[tuple[int, _Block]] = []
-    alive: dict[int, _Block] = {}
-    blocks = [_block(event) for event in initial]
+    born: list[tuple[int, _LiveBlock]] = []
+    alive: dict[int, _LiveBlock] = {}
+    blocks = [_live_block(event) for event in initial]
     for event, block in zip(initial, blocks, strict=True):
         alive[event.address] = block
     live = sum(block.size for block in blocks)
@@ -80,7 +81,7 @@ def read_history(initial: list[Event], events: list[Event], marks: list[Mark]) -
         while pending and pending[0].position <= position:
             close(position)
         if event.size:
-            block = alive[event.address] = _block(event)
+            block = alive[event.address] = _live_block(event)
             born.append((position, block))
             live += event.size
             if live > top:
@@ -105,11 +106,11 @@ def read_history(initial: list[Event], events: list[Event], marks: list[Mark]) -
     ]
 
 
-def _block(event: Event) -> _Block:
-    return _Block(event.size, event.category)
+def _live_block(event: Event) -> _LiveBlock:
+    return _LiveBlock(event.size, event.category)
 
 
-def _sums(blocks: list[tuple[int, _Block]], position: int) -> dict[Category, int]:
+def _sums(blocks: list[tuple[int, _LiveBlock]], position: int) -> dict[Category, int]:
     """Bytes by category of what is alive after the first `position` events."""
     sums: Counter[Category] = Counter()
     for birth, block in blocks:

@@ -1,4 +1,4 @@
-"""What a run runs: a model, its optimizers and its batches, from a plan or from a user's own function."""
+"""A job: a model, its optimizers and its batches, made from a plan or by a user's own function."""
 
 import contextlib
 import importlib
@@ -30,8 +30,8 @@ Batch = Mapping[str, torch.Tensor]
 class Job:
     """A training step that can be repeated.
 
-    batch: makes the inputs of the next micro-batch. stepped: whether optimizers step after backward, or inside it.
-    tokens_per_step: of all micro-batches together; 0 where nobody knows.
+    batch: makes the inputs of the next micro-batch. stepped: whether the loop calls the optimizers' step() after
+    backward; otherwise they step within it. tokens_per_step: of all micro-batches together; 0 where it is unknown.
     """
 
     model: nn.Module
@@ -44,11 +44,11 @@ class Job:
     keep_outputs_until: Literal["backward", "update"] = "backward"
     stepped: bool = True
     refreshes: bool = False
-    """Whether the optimizers recompute subspaces now and then."""
+    """Whether the optimizers recompute subspaces at intervals."""
     tokens_per_step: int = 0
     on_gradient: list[Callable[[nn.Parameter], None]] = field(default_factory=list)
     """Called as soon as a parameter's gradient is complete, before an update inside backward uses it up."""
-    made: int = field(default=0, init=False)
+    batches_made: int = field(default=0, init=False)
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters that learn."""
@@ -64,7 +64,7 @@ class Job:
         return contextlib.nullcontext() if self.autocast is None else torch.autocast(device, dtype=self.autocast)
 
     def make_states(self) -> None:
-        """Have the optimizers make their states, as a first step would, without its passes."""
+        """Let the optimizers make their states as a first step would, without a forward and a backward pass."""
         for param in self.trained():
             param.grad = torch.empty_like(param)
         for optimizer in self.optimizers:
@@ -72,7 +72,7 @@ class Job:
             optimizer.zero_grad(set_to_none=not self.keep_gradients)
 
     def refresh_next(self) -> None:
-        """Have the next step recompute every subspace."""
+        """Make the next step recompute every subspace."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 if isinstance(optimizer, GradNormLoRPAdamW):
@@ -82,11 +82,11 @@ class Job:
                 else:
                     for param in group["params"]:
                         projector = optimizer.state[param].get("projector")
-                        if projector is not None:  # galore_torch: anew where the step's number divides
+                        if projector is not None:  # galore_torch refreshes when the interval divides the step
                             projector.update_proj_gap = 1
 
     def refresh_no_more(self) -> None:
-        """Back to the intervals of the parameter groups."""
+        """Restore the refresh intervals that the parameter groups ask for."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 for param in group["params"]:
@@ -95,23 +95,23 @@ class Job:
                         projector.update_proj_gap = group["update_proj_gap"]
 
     def tensors(self) -> dict[Category, list[torch.Tensor]]:
-        """Every tensor that outlives a step, and the gradients that there are, by category."""
-        found: dict[Category, list[torch.Tensor]] = {"parameters": [], "adapters": [], "gradients": []}
-        found["optimizer_state"], found["projectors"] = [], []
+        """Every tensor that outlives a step, and the gradients that exist now, by category."""
+        by_category: dict[Category, list[torch.Tensor]] = {"parameters": [], "adapters": [], "gradients": []}
+        by_category["optimizer_state"], by_category["projectors"] = [], []
         for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
-            found["adapters" if self._is_adapter(name) else "parameters"].append(tensor)
-            found["parameters"] += _quantisation(tensor)
+            by_category["adapters" if self._is_adapter(name) else "parameters"].append(tensor)
+            by_category["parameters"] += _quantisation(tensor)
             if isinstance(tensor, nn.Parameter) and tensor.grad is not None:
-                found["gradients"].append(tensor.grad)
+                by_category["gradients"].append(tensor.grad)
         for optimizer in self.optimizers:
             for state in optimizer.state.values():
                 for key, value in state.items():
                     category: Category = "projectors" if key in _PROJECTORS else "optimizer_state"
                     if not _on_host(optimizer, key):
-                        found[category] += _tensors_in(value)
+                        by_category[category] += _tensors_in(value)
             if isinstance(optimizer, GradNormLoRPAdamW):
-                found["optimizer_state"] += _tensors_in(optimizer._code_books)
-        return found
+                by_category["optimizer_state"] += _tensors_in(optimizer._code_books)
+        return by_category
 
     def _is_adapter(self, name: str) -> bool:
         """Whether a method has added the tensor of this name to the model."""
@@ -130,7 +130,7 @@ class Job:
         return frozenset(names)
 
     def on_host(self) -> list[torch.Tensor]:
-        """torch's optimizers keep their step counts on the host, unless fused."""
+        """The step counts: torch's optimizers keep them on the host unless they are fused."""
         return [
             value
             for optimizer in self.optimizers
@@ -154,11 +154,11 @@ def _on_host(optimizer: torch.optim.Optimizer, key: str) -> bool:
 def _quantisation(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The scales and tables that a quantised weight of bitsandbytes keeps beside itself."""
     state = getattr(tensor, "quant_state", None)
-    found = []
+    scales = []
     while state is not None:
-        found += [t for t in (state.absmax, state.code, state.offset) if isinstance(t, torch.Tensor)]
+        scales += [t for t in (state.absmax, state.code, state.offset) if isinstance(t, torch.Tensor)]
         state = state.state2
-    return found + [t for t in (getattr(tensor, "CB", None), getattr(tensor, "SCB", None)) if t is not None]
+    return scales + [t for t in (getattr(tensor, "CB", None), getattr(tensor, "SCB", None)) if t is not None]
 
 
 def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
@@ -186,25 +186,25 @@ def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = No
 
     def batch() -> Batch:
         shape = (step.batch_size, step.seq_len)
-        given: dict[str, Any] = {"device": "cpu" if fake_mode is not None else device, "dtype": torch.long}
+        placement: dict[str, Any] = {"device": "cpu" if fake_mode is not None else device, "dtype": torch.long}
         if fake_mode is not None:
-            tokens = torch.empty(shape, **given)
-            labels = torch.empty(shape[:1] if labelled else shape, **given)
+            tokens = torch.empty(shape, **placement)
+            labels = torch.empty(shape[:1] if labelled else shape, **placement)
         else:
             count = shape[0] * shape[1]
-            tokens = torch.tensor(token_ids(job.made * count, count, vocab_size), **given).view(shape)
-            labels = torch.arange(shape[0], **given) % labelled if labelled else tokens.clone()
-        made = {"input_ids": tokens, "labels": labels}
+            tokens = torch.tensor(token_ids(job.batches_made * count, count, vocab_size), **placement).view(shape)
+            labels = torch.arange(shape[0], **placement) % labelled if labelled else tokens.clone()
+        batch_tensors = {"input_ids": tokens, "labels": labels}
         if step.padding:
-            mask = torch.empty(shape, **given) if fake_mode is not None else torch.ones(shape, **given)
+            mask = torch.empty(shape, **placement) if fake_mode is not None else torch.ones(shape, **placement)
             if fake_mode is None:
                 mask[:, -1] = 0
-            made["attention_mask"] = mask
-        job.made += 1
-        return made
+            batch_tensors["attention_mask"] = mask
+        job.batches_made += 1
+        return batch_tensors
 
     on_gradient: list[Callable[[nn.Parameter], None]] = []
-    if step.per_layer_updates:  # before the optimizers hang theirs on
+    if step.per_layer_updates:  # hooks run in order: these come before the optimizers', which free the gradient
 
         def notice(param: torch.Tensor) -> None:
             for callback in on_gradient:
@@ -242,7 +242,7 @@ def name_of(function: Callable[[], object]) -> str:
     return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 
-def _wrong(message: str, hint: str = "") -> UserError:
+def _entry_error(message: str, hint: str = "") -> UserError:
     return UserError(Problem(where="--entry", key="", message=message, hint=hint))
 
 
@@ -250,15 +250,15 @@ def _imported(entry: str, root: Path) -> Callable[[], object]:
     """The function that `package.module:function` names."""
     module_name, _, function_name = entry.partition(":")
     if not module_name or not function_name:
-        raise _wrong(f"{entry!r} is not package.module:function", "for example mytraining.setup:build")
-    sys.path.insert(0, str(root.resolve()))  # and there it stays: functions import when they are called
+        raise _entry_error(f"{entry!r} is not package.module:function", "for example mytraining.setup:build")
+    sys.path.insert(0, str(root.resolve()))  # for good: the function may import more when it is called
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise _wrong(f"{module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise _entry_error(f"{module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise _wrong(f"{module_name!r} has no function {function_name!r}")
+        raise _entry_error(f"{module_name!r} has no function {function_name!r}")
     return cast(Callable[[], object], function)
 
 
@@ -270,22 +270,24 @@ def job_of_entry(entry: str | Callable[[], object], root: Path, device: str) -> 
     """
     function, entry = (_imported(entry, root), entry) if isinstance(entry, str) else (entry, name_of(entry))
     try:
-        made = function()
+        returned = function()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        raise _wrong(f"{entry} failed: {type(error).__name__}: {error}") from error
-    if not (isinstance(made, tuple) and len(made) == 3 and isinstance(made[0], nn.Module)):
-        raise _wrong(f"{entry} returned {type(made).__name__}, not (model, optimizer or None, batch)")
-    model, optimizer, batch = made
+        raise _entry_error(f"{entry} failed: {type(error).__name__}: {error}") from error
+    if not (isinstance(returned, tuple) and len(returned) == 3 and isinstance(returned[0], nn.Module)):
+        raise _entry_error(f"{entry} returned {type(returned).__name__}, not (model, optimizer or None, batch)")
+    model, optimizer, batch = returned
     model.to(device)
     if optimizer is None:
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise _wrong(f"{entry} returned {type(optimizer).__name__} for the optimizer")
+        raise _entry_error(f"{entry} returned {type(optimizer).__name__} for the optimizer")
     fixed = _as_batch(batch)
     if fixed is None:
-        raise _wrong(f"{entry} returned {type(batch).__name__} for the batch, not tensors by name, in order, or one")
+        raise _entry_error(
+            f"{entry} returned {type(batch).__name__} for the batch, not tensors by name, in order, or one"
+        )
     tokens = fixed.get("input_ids")
 
     def again() -> Batch:
@@ -301,7 +303,7 @@ def job_of_entry(entry: str | Callable[[], object], root: Path, device: str) -> 
 
 
 def _as_batch(batch: Any) -> dict[str, Any] | None:
-    """Keywords; positional arguments are named by their place."""
+    """The batch as a mapping; a positional argument's key is its position."""
     if isinstance(batch, torch.Tensor):
         return {"0": batch}
     if isinstance(batch, (tuple, list)):
@@ -310,29 +312,29 @@ def _as_batch(batch: Any) -> dict[str, Any] | None:
 
 
 def call(model: nn.Module, batch: Batch) -> Any:
-    """The model on a batch; names that are numbers are places."""
-    places = [batch[name] for name in sorted((n for n in batch if n.isdecimal()), key=int)]
+    """Calls the model on a batch; entries whose names are numbers are positional arguments."""
+    positional = [batch[name] for name in sorted((n for n in batch if n.isdecimal()), key=int)]
     named = {name: value for name, value in batch.items() if not name.isdecimal()}
-    return model(*places, **named)
+    return model(*positional, **named)
 
 
 def loss_of(output: Any) -> torch.Tensor:
     """The loss in a model's answer."""
-    found = getattr(output, "loss", None)
-    if found is None and isinstance(output, Mapping):
-        found = output.get("loss")
-    if found is None and isinstance(output, (tuple, list)) and output:
-        found = output[0]
-    if found is None:
-        found = output
-    if not isinstance(found, torch.Tensor) or found.numel() != 1 or not found.requires_grad:
+    loss = getattr(output, "loss", None)
+    if loss is None and isinstance(output, Mapping):
+        loss = output.get("loss")
+    if loss is None and isinstance(output, (tuple, list)) and output:
+        loss = output[0]
+    if loss is None:
+        loss = output
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
         message = "the model's answer is no loss, and has none: a scalar that requires a gradient"
         raise UserError(Problem(where="--entry", key="", message=message))
-    return found
+    return loss
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(all, trained) parameters; a packed weight counts the elements that it stands for."""
+    """The number of (all, trained) parameters; a packed weight counts as the elements that it stands for."""
     total = trained = 0
     for param in {id(p): p for p in model.parameters()}.values():
         state = getattr(param, "quant_state", None)

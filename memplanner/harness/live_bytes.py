@@ -14,11 +14,11 @@ from memplanner.timeline import Category
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of every storage that operations make, as the caching allocator would round them.
+    """Counts the bytes of every storage that operations make, rounded as the caching allocator rounds them.
 
-    live: bytes alive now. events: every birth and death so far; addresses are the storages'. in_forward (a recomputed
-    forward pass included) and in_backward are set by who runs the step: the category of what is born, and how the
-    engine sums gradients, depend on them.
+    live: bytes alive now. events: every birth and death so far, each with its storage's address. Whoever runs the step
+    sets in_forward (also during a recomputed forward pass), which decides the category of what is born, and
+    in_backward, which decides how sums of gradients are counted.
     """
 
     def __init__(self) -> None:
@@ -26,58 +26,58 @@ class LiveBytes(TorchDispatchMode):
         self.live = 0
         self.events: list[Event] = []
         self.names: dict[int, str] | None = None
-        """Event's index → what was made, where someone wants to know."""
+        """Index of a birth in `events` → description of the tensor; None where nobody asked for names."""
         self.in_forward = False
         self.in_backward = False
-        self._known: dict[int, tuple[Any, Event]] = {}
+        self._storages: dict[int, tuple[Any, Event]] = {}
 
     def alive(self) -> list[Event]:
         """Everything alive, as births."""
-        return [event for _, event in self._known.values()]
+        return [event for _, event in self._storages.values()]
 
     def track(self, tensor: torch.Tensor, why: object = "") -> None:
         """Count a tensor's storage, unless it is counted already."""
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._known:
+        if key in self._storages:
             return
         size = round_to_block(storage.nbytes())
         if size == 0:
             return
         event = Event(key, size, "activations" if self.in_forward else "temporaries")
-        self._known[key] = (weakref.ref(storage, lambda _: self._dead(key)), event)
+        self._storages[key] = (weakref.ref(storage, lambda _: self._dead(key)), event)
         self.live += size
         if self.names is not None:
             self.names[len(self.events)] = f"{why} {tuple(tensor.shape)} {str(tensor.dtype)[6:]}"
         self.events.append(event)
 
     def label(self, tensor: torch.Tensor, category: Category) -> None:
-        """Say what a tensor that is counted is."""
-        known = self._known.get(tensor.untyped_storage()._cdata)
-        if known is not None:
-            known[1].category = category
+        """Set the category of a tensor that is counted already."""
+        counted = self._storages.get(tensor.untyped_storage()._cdata)
+        if counted is not None:
+            counted[1].category = category
 
-    def forget(self, tensor: torch.Tensor) -> None:
+    def untrack(self, tensor: torch.Tensor) -> None:
         """Stop counting a tensor that lives on the host when training on a GPU."""
         self._dead(tensor.untyped_storage()._cdata)
 
     def _dead(self, key: int) -> None:
-        known = self._known.pop(key, None)
-        if known is not None:
-            self.live -= known[1].size
+        counted = self._storages.pop(key, None)
+        if counted is not None:
+            self.live -= counted[1].size
             self.events.append(Event(key, 0))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.in_backward and func is torch.ops.aten.add.Tensor and not torch.is_grad_enabled():
-            # The engine summing two gradients: out of place under a dispatch mode, in place on the device when it
-            # holds the only reference (torch/csrc/autograd/input_buffer.cpp, accumulate).
+            # The autograd engine sums two gradients. Under a dispatch mode it always makes a new tensor; on a device it
+            # adds in place where it holds the only reference (torch/csrc/autograd/input_buffer.cpp, accumulate).
             return self._accumulate(*args)
         out = func(*args, **kwargs) if kwargs else func(*args)
         for leaf in (out,) if isinstance(out, torch.Tensor) else tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
                 self.track(leaf, func)
         if func is torch.ops.aten._softmax_backward_data.default:
-            # CUDA's kernel materialises grad * output (ATen/native/cuda/SoftMax.cu); the CPU's does not.
+            # CUDA's kernel makes a temporary of grad * output (ATen/native/cuda/SoftMax.cu), the CPU's does not.
             self.events += [Event(-1, round_to_block(args[0].untyped_storage().nbytes())), Event(-1, 0)]
         return out
 
@@ -91,26 +91,27 @@ class LiveBytes(TorchDispatchMode):
 
     @staticmethod
     def _sole_owner(tensor: torch.Tensor) -> bool:
-        # The engine's buffer, its call and this wrapper hold the tensor; a view's base holds the storage once more.
+        # Up to four references belong to the engine, its call and this wrapper; any other tensor that shares the
+        # storage, such as the base of a view, shows in the storage's own count.
         holders: int = tensor._use_count()  # type: ignore[attr-defined]
         return holders <= 4 and torch._C._storage_Use_Count(tensor.untyped_storage()._cdata) <= 2
 
 
 def addresses(roles: Mapping[Category, Iterable[torch.Tensor]]) -> dict[int, Category]:
-    """Storage → category of these tensors."""
+    """Address of each tensor's storage → the category it is listed under."""
     return {t.untyped_storage()._cdata: category for category, tensors in roles.items() for t in tensors}
 
 
 def fake_parameters(model: torch.nn.Module, mode: Any) -> None:
-    """Replace a meta model's parameters and buffers by fake CPU tensors of the same shapes, ties kept."""
-    made: dict[int, torch.Tensor] = {}
+    """Replace a meta model's parameters and buffers by fake CPU tensors of the same shapes; tied ones stay tied."""
+    fakes: dict[int, torch.Tensor] = {}
 
     def fake(tensor: torch.Tensor, wrap: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        if id(tensor) not in made:
+        if id(tensor) not in fakes:
             with mode:
                 empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
-            made[id(tensor)] = wrap(empty)
-        return made[id(tensor)]
+            fakes[id(tensor)] = wrap(empty)
+        return fakes[id(tensor)]
 
     for module in model.modules():
         for name, param in module._parameters.items():

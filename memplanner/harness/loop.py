@@ -1,4 +1,4 @@
-"""One training step, phase by phase; whoever watches is told when each phase ends."""
+"""One training step, phase by phase; a watch is called at every boundary."""
 
 import contextlib
 import unittest.mock
@@ -14,84 +14,82 @@ from memplanner.timeline import Phase
 
 
 class Watch(Protocol):
-    """What a backend does while a step runs."""
+    """What a backend does at the boundaries of a step."""
 
     device: str
 
     def watching(self) -> contextlib.AbstractContextManager[Any]:
-        """Around everything that allocates."""
+        """The context that everything that allocates runs in."""
 
-    def given(self, batch: Batch) -> None:
-        """The inputs of a micro-batch are there."""
+    def on_batch(self, batch: Batch) -> None:
+        """The inputs of a micro-batch have just been made."""
 
-    def turn(self, phase: Phase) -> None:
-        """From here on it is the forward pass, the backward pass or the update."""
+    def on_phase_begin(self, phase: Phase) -> None:
+        """The forward pass, the backward pass or the update begins."""
 
-    def close(self, phase: Phase) -> None:
-        """The phase ends here."""
+    def on_phase_end(self, phase: Phase) -> None:
+        """The phase ends: its peak can be read."""
 
-    def forget(self, tensors: list[torch.Tensor]) -> None:
-        """These live on the host."""
+    def on_host(self, tensors: list[torch.Tensor]) -> None:
+        """These tensors stay on the host and are not part of the device's memory."""
 
 
-class Blind:
-    """Watches nothing: for steps whose time is taken."""
+class Untimed:
+    """Does nothing at any boundary, so that the step it is given to costs what it costs unwatched."""
 
     def __init__(self, device: str) -> None:
         self.device = device
 
     def watching(self) -> contextlib.AbstractContextManager[Any]:
-        """No mode."""
         return contextlib.nullcontext()
 
-    def given(self, batch: Batch) -> None:
-        """Nothing."""
+    def on_batch(self, batch: Batch) -> None: ...
 
-    def turn(self, phase: Phase) -> None:
-        """Nothing."""
+    def on_phase_begin(self, phase: Phase) -> None: ...
 
-    def close(self, phase: Phase) -> None:
-        """Nothing."""
+    def on_phase_end(self, phase: Phase) -> None: ...
 
-    def forget(self, tensors: list[torch.Tensor]) -> None:
-        """Nothing."""
+    def on_host(self, tensors: list[torch.Tensor]) -> None: ...
 
 
 def run_step(job: Job, watch: Watch) -> float | None:
-    """A whole optimizer step; returns the last micro-batch's loss, None on fake tensors."""
+    """Runs a whole optimizer step; returns the last micro-batch's loss, or None on fake tensors, which have no values.
+
+    The `del` statements are part of what is measured: a training loop's local names decide how long tensors live.
+    """
     value: float | None = None
-    held_on = job.keep_outputs and job.keep_outputs_until == "update"
+    outlives_backward = job.keep_outputs and job.keep_outputs_until == "update"
     for _ in range(job.grad_accumulation):
         batch = job.batch()
-        watch.given(batch)
-        watch.turn("forward")
+        watch.on_batch(batch)
+        watch.on_phase_begin("forward")
         with watch.watching():
             with job.autocasting(watch.device):
                 output = call(job.model, batch)
             loss = loss_of(output)
             if not job.keep_outputs:
                 del output
-            watch.close("loss")
+            watch.on_phase_end("loss")
             if not isinstance(loss, FakeTensor):
                 value = loss.item()
-            watch.turn("backward")
+            watch.on_phase_begin("backward")
             loss.backward()
-            if job.keep_outputs and not held_on:
+            if job.keep_outputs and not outlives_backward:
                 del output
             del loss
-        watch.close("backward")
-    watch.turn("update")
+        watch.on_phase_end("backward")
+    watch.on_phase_begin("update")
     with watch.watching():
         for optimizer in job.optimizers if job.stepped else ():
             optimizer.step()
-        watch.forget(job.on_host())
-        if held_on:
+        watch.on_host(job.on_host())
+        if outlives_backward:
             del output
-        watch.close("update")
+        watch.on_phase_end("update")
         for optimizer in job.optimizers if job.stepped else ():
             optimizer.zero_grad(set_to_none=not job.keep_gradients)
     del batch
-    watch.close("steady")
+    watch.on_phase_end("steady")
     return value
 
 
@@ -100,8 +98,9 @@ Around = tuple[Callable[[], None], Callable[[], None]]
 
 @contextlib.contextmanager
 def marking(at_loss: Callable[[], None], recompute: Around, update: Around) -> Iterator[None]:
-    """Call `at_loss` where transformers' models begin their loss, after the logits; and inside backward `recompute`'s
-    two around every forward pass that checkpointing repeats, `update`'s two around every optimizer's step.
+    """Calls `at_loss` when a transformers model has its logits and begins its loss. Within backward, calls the two
+    functions of `recompute` before and after every forward pass that checkpointing repeats, and those of `update`
+    before and after every step of an optimizer.
     """
     import transformers.loss.loss_utils as losses
     import transformers.modeling_utils as modeling

@@ -1,4 +1,4 @@
-"""Callbacks around what happens inside a backward pass, where no caller could count it."""
+"""Callbacks around recomputation and updates within a backward pass, whose caller cannot see them."""
 
 import contextlib
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Notice:
-    """A context that whoever runs a step may hang callbacks on."""
+    """A context manager that calls whatever functions are set as its `enter` and `leave`."""
 
     def __init__(self) -> None:
         self.enter: Callable[[], None] = lambda: None

@@ -1,4 +1,4 @@
-"""4-bit base weights on fake tensors: bitsandbytes' own functions, without the parameter class that wants real ones."""
+"""4-bit base weights on fake tensors, made by bitsandbytes' own functions; its parameter class needs real tensors."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from memplanner.harness.errors import NotBuildableError
 
 
 def fake_quantised(model: nn.Module, mode: Any) -> None:
-    """Quantise every 4-bit layer that waits for it, packed weight, scales and tables as bitsandbytes makes them."""
+    """Quantise every 4-bit layer of the model: packed weight, scales and tables are as bitsandbytes makes them."""
     for module in model.modules():
         kind = type(module._parameters.get("weight")).__name__
         if kind == "Int8Params":
@@ -32,7 +32,7 @@ def _quantise(module: Any, mode: Any) -> None:
     compute = module.compute_dtype
 
     def forward(x: Tensor) -> Tensor:
-        """bitsandbytes.nn.Linear4bit.forward; its gemm_4bit dequantises the weight where no trace can see it."""
+        """bitsandbytes.nn.Linear4bit.forward, with the weight dequantised in sight of the trace; gemm_4bit hides it."""
         bias = None if module.bias is None else module.bias.to(compute)
         lowered = x.to(compute)
         dequantised = torch.empty(state.shape, dtype=compute)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from memplanner.harness.builders.models import block_linears
 from memplanner.harness.job import Job
-from memplanner.harness.loop import Blind, run_step
+from memplanner.harness.loop import Untimed, run_step
 from memplanner.measurement import WeightEvidence
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -22,7 +22,7 @@ OVERSAMPLING = 8
 """Columns beyond the largest rank in the randomised decomposition (arXiv 0909.4061, section 4.2 and on)."""
 POWER_ITERATIONS = 2
 MOST = 256
-"""Largest rank that the randomised decomposition is asked for; above it a share is not given."""
+"""Largest rank that the randomised decomposition computes; shares of larger ranks are left out."""
 
 
 def energy_shares(gradient: Tensor, ranks: tuple[int, ...] = RANKS) -> dict[int, float]:
@@ -35,23 +35,23 @@ def energy_shares(gradient: Tensor, ranks: tuple[int, ...] = RANKS) -> dict[int,
     small = min(whole.shape)
     if total == 0:
         return dict.fromkeys((r for r in ranks if r <= small), 1.0)
-    asked = min(MOST + OVERSAMPLING, small)
-    if asked == small:
+    columns = min(MOST + OVERSAMPLING, small)
+    if columns == small:
         values = torch.linalg.svdvals(whole)
     else:
-        values = torch.svd_lowrank(whole, q=asked, niter=POWER_ITERATIONS)[1]
+        values = torch.svd_lowrank(whole, q=columns, niter=POWER_ITERATIONS)[1]
     sums = values.square().cumsum(0) / total
     shares = {r: min(1.0, float(sums[r - 1])) for r in ranks if r < small and r <= min(MOST, len(sums))}
     return {**shares, **{r: 1.0 for r in ranks if r == small}}
 
 
 def rank_evidence(job: Job, device: str, steps: int = STEPS) -> tuple[WeightEvidence, ...]:
-    """A few more steps of the job, the gradient of every linear layer of its blocks decomposed in each."""
+    """Runs a few more steps of the job and decomposes the gradient of every linear layer of its blocks in each."""
     sums: dict[str, dict[int, float]] = {}
     shapes: dict[str, tuple[int, int]] = {}
     with _watching(job.model, sums, shapes):
         for _ in range(steps):
-            run_step(job, Blind(device))
+            run_step(job, Untimed(device))
     count = steps * job.grad_accumulation
     return tuple(
         WeightEvidence(
@@ -69,7 +69,7 @@ def _watching(
 ) -> Iterator[None]:
     handles = [module.register_forward_hook(_hook(name, sums, shapes)) for name, module in linear_layers(model)]
     getter: Any = getattr(model, "get_input_embeddings", None)
-    if getter is not None:  # else a first layer under nothing that learns would have no gradient
+    if getter is not None:  # without it a first layer whose input needs no gradient would never be asked for its own
         handles.append(getter().register_forward_hook(lambda module, inputs, output: output.requires_grad_()))
     try:
         yield
@@ -79,7 +79,7 @@ def _watching(
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The linear layers of the blocks by their plain model's names; of an adapted one, the layer as a whole."""
+    """The linear layers of the blocks, named as in the model without adapters; an adapted layer is one layer."""
     wrapped = {
         name for name, module in model.named_modules() if hasattr(module, "base_layer") or hasattr(module, "row_scale")
     }
@@ -100,9 +100,9 @@ def _hook(name: str, sums: dict[str, dict[int, float]], shapes: dict[str, tuple[
         def backward(grad: Tensor) -> None:
             gradient = grad.reshape(-1, grad.shape[-1]).t().float() @ x.reshape(-1, x.shape[-1]).float()
             shapes[name] = (gradient.shape[0], gradient.shape[1])
-            known = sums.setdefault(name, {})
+            energy = sums.setdefault(name, {})
             for rank, share in energy_shares(gradient).items():
-                known[rank] = known.get(rank, 0.0) + share
+                energy[rank] = energy.get(rank, 0.0) + share
 
         output.register_hook(backward)
 

@@ -20,7 +20,7 @@ from memplanner.harness.cpu import run_fake, run_tracked
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.job import Job, config_of, count_parameters, job_of_entry, job_of_plan, name_of
 from memplanner.harness.rank_energy import rank_evidence
-from memplanner.harness.run import Run
+from memplanner.harness.run import RunResult
 from memplanner.measurement import Backend, Environment, Measurement, Outcome, PhaseRecord, WeightEvidence
 from memplanner.plan.training_plan import GpuDevice, TrainingPlan
 from memplanner.timeline import PHASES
@@ -44,15 +44,15 @@ def measure(
 ) -> Measurement:
     """The record of the plan (or, with `entry`, of the user's own function) on the backend.
 
-    capped: on CUDA, hold the process to what the plan's card gives. evidence: also take how much of each weight's
-    gradient low ranks hold. needed_bytes: what the step is expected to take: on the CPU it is not begun where there is
-    less. Not being buildable and running out of memory are outcomes, not errors.
+    capped: on CUDA, limit the process to what the plan's card offers. evidence: also measure how much of each weight's
+    gradient low ranks hold. needed_bytes: what the step is expected to take; on a CPU with less it is not begun. A plan
+    that cannot be built and running out of memory are outcomes, not errors.
     """
     quiet_libraries()
-    run = Run()
+    run = RunResult()
     counts = (0, 0)
     share = None
-    found: tuple[WeightEvidence, ...] = ()
+    ranks: tuple[WeightEvidence, ...] = ()
     tokens = 0
     try:
         if backend == "cuda" and plan is not None:
@@ -63,11 +63,11 @@ def measure(
             job, run = run_fake(plan, root)
         else:
             if backend == "cpu":
-                _fits_here(needed_bytes)
+                _require_memory(needed_bytes)
             job = job_of_entry(entry, root, backend) if plan is None else job_of_plan(plan, root, backend)
             run = _run(job, backend, warmup, timed)
             if evidence and run.outcome.status == "completed":
-                found = _evidence(job, backend, run)
+                ranks = _evidence(job, backend, run)
         counts, tokens = count_parameters(job.model), job.tokens_per_step
     except (NotBuildableError, UnsupportedError) as error:
         run.outcome = Outcome(status="cannot-be-built", phase="load", message=str(error))
@@ -94,11 +94,11 @@ def measure(
         refresh_seconds=None if backend == "fake" else run.refresh_seconds,
         tokens_per_second=tokens / run.step_seconds if run.step_seconds else None,
         losses=tuple(run.losses),
-        rank_evidence=found,
+        rank_evidence=ranks,
     )
 
 
-def _evidence(job: Job, backend: Backend, run: Run) -> tuple[WeightEvidence, ...]:
+def _evidence(job: Job, backend: Backend, run: RunResult) -> tuple[WeightEvidence, ...]:
     try:
         return rank_evidence(job, backend)
     except torch.OutOfMemoryError:
@@ -106,7 +106,7 @@ def _evidence(job: Job, backend: Backend, run: Run) -> tuple[WeightEvidence, ...
         return ()
 
 
-def _run(job: Job, backend: Backend, warmup: int, timed: int) -> Run:
+def _run(job: Job, backend: Backend, warmup: int, timed: int) -> RunResult:
     if backend == "cpu":
         return run_tracked(job, warmup=warmup, timed=timed)
     from memplanner.harness.cuda import run_on_cuda
@@ -114,28 +114,28 @@ def _run(job: Job, backend: Backend, warmup: int, timed: int) -> Run:
     return run_on_cuda(job, warmup=max(2, warmup), timed=timed)
 
 
-def _fits_here(needed_bytes: int) -> None:
-    """Rather than have the system kill the process."""
-    there = available_bytes()
-    if there is not None and needed_bytes > there:
+def _require_memory(needed_bytes: int) -> None:
+    """Refuse a step that this machine has no memory for, which the system would end by killing the process."""
+    available_here = available_bytes()
+    if available_here is not None and needed_bytes > available_here:
         raise NotBuildableError(
-            f"its step takes {format_bytes(needed_bytes)} and this machine has {format_bytes(there)} to give; "
+            f"its step takes {format_bytes(needed_bytes)} and this machine has {format_bytes(available_here)} to give; "
             "fake tensors need neither"
         )
 
 
 def available_bytes() -> int | None:
-    """Memory that the system would give, in bytes; None where it does not say (Linux does)."""
+    """Memory that the system could still give out, in bytes; None on systems without Linux's /proc/meminfo."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if found is None else int(found) * 1024
+    available_kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if available_kib is None else int(available_kib) * 1024
 
 
 def _set_allocator(plan: TrainingPlan) -> None:
-    """The plan's options of the caching allocator; they hold from the process's first allocation on."""
+    """Set the plan's options of the caching allocator, before the process's first allocation."""
     options = []
     if plan.allocator.expandable_segments:
         options.append("expandable_segments:True")
@@ -146,7 +146,7 @@ def _set_allocator(plan: TrainingPlan) -> None:
 
 
 def _cap(plan: TrainingPlan) -> float | None:
-    """Leave the allocator what the plan's card would, its context taken off."""
+    """Limit the allocator to what the plan's card would leave it beside the CUDA context."""
     if not isinstance(plan.device, GpuDevice):
         return None
     from memplanner.harness.cuda import cap_memory
@@ -155,7 +155,7 @@ def _cap(plan: TrainingPlan) -> float | None:
     return cap_memory(card.total.bytes - card.context.bytes)
 
 
-def _phases(run: Run, backend: Backend) -> tuple[PhaseRecord, ...]:
+def _phases(run: RunResult, backend: Backend) -> tuple[PhaseRecord, ...]:
     return tuple(
         PhaseRecord(
             name=name,
@@ -173,7 +173,7 @@ def _phases(run: Run, backend: Backend) -> tuple[PhaseRecord, ...]:
 
 
 def environment(backend: Backend, share: float | None = None) -> Environment:
-    """Where this process runs."""
+    """The versions, the machine and the device that this process runs with."""
     libraries = {}
     for name in LIBRARIES:
         try:
@@ -203,20 +203,20 @@ def environment(backend: Backend, share: float | None = None) -> Environment:
 
 
 def _driver() -> str | None:
-    said = _said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
-    return said.splitlines()[0].strip() if said else None
+    output = _output_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    return output.splitlines()[0].strip() if output else None
 
 
 def _commit() -> str:
-    """The commit of the sources that run, with "+" where they have been changed since."""
+    """The commit of the running sources, with "+" where they differ from it; "" outside a repository."""
     here = str(Path(__file__).parent)
-    commit = _said(["git", "-C", here, "rev-parse", "HEAD"]).strip()
-    if re.fullmatch(r"[0-9a-f]{40}", commit) is None or not _said(["git", "-C", here, "ls-files", __file__]):
+    commit = _output_of(["git", "-C", here, "rev-parse", "HEAD"]).strip()
+    if re.fullmatch(r"[0-9a-f]{40}", commit) is None or not _output_of(["git", "-C", here, "ls-files", __file__]):
         return ""
-    return commit + ("+" if _said(["git", "-C", here, "status", "--porcelain", "--", here]) else "")
+    return commit + ("+" if _output_of(["git", "-C", here, "status", "--porcelain", "--", here]) else "")
 
 
-def _said(command: list[str]) -> str:
+def _output_of(command: list[str]) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -231,5 +231,5 @@ def available(backend: Backend) -> str:
 
 
 def forked_too_late() -> bool:
-    """Whether this process was forked from one that had used CUDA, which cannot be used here then."""
+    """Whether this process was forked from one that had used CUDA, in which case CUDA cannot be used here."""
     return bool(torch.cuda._is_in_bad_fork())

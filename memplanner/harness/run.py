@@ -1,4 +1,4 @@
-"""What a backend brings back from running a job."""
+"""The result of running a job on a backend."""
 
 from dataclasses import dataclass, field
 
@@ -8,8 +8,8 @@ from memplanner.timeline import Category, Phase
 
 
 @dataclass(kw_only=True)
-class Run:
-    """Readings by phase, in bytes and seconds; what there is of them where the run ended early."""
+class RunResult:
+    """Readings by phase, in bytes and seconds. A run that ended early has those of the phases that it completed."""
 
     readings: dict[Phase, Reading] = field(default_factory=dict)
     reserved: dict[Phase, int] = field(default_factory=dict)
@@ -25,9 +25,9 @@ class Run:
     measured_steps: int = 0
     outcome: Outcome = field(default_factory=lambda: Outcome(status="completed"))
     log: dict[Phase, list[tuple[int, str]]] = field(default_factory=dict)
-    """With names asked for: (bytes, what) of every birth, (0, "free") of every death."""
+    """Where names were asked for: (bytes, description) of every birth and (0, "free") of every death."""
 
     def note(self, loss: float | None) -> None:
-        """Keep a step's loss, where there is one."""
+        """Append a step's loss; fake tensors have none."""
         if loss is not None:
             self.losses.append(loss)

@@ -1,4 +1,4 @@
-"""predict(plan): what a training step needs, when and why, and whether the device has it."""
+"""predict(plan): how much memory a training step needs, when and why, and whether the device has it."""
 
 from collections import Counter
 from functools import cached_property, lru_cache
@@ -25,7 +25,7 @@ from memplanner.timeline import Category, Phase, PhasePeak, TensorRow, Verdict
 from memplanner.units import parse_size
 
 IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and caching allocator"
-"""What is modelled; other code may need another amount for the same plan."""
+"""The code that is modelled; other code may need another amount for the same plan."""
 
 DEFAULT_WORKSPACE_BYTES = 8_519_680
 """cuBLAS workspace of a device given by its size alone: PyTorch's default before Hopper (CublasHandlePool.cpp)."""
@@ -55,7 +55,7 @@ class Estimate(Frozen):
 
     @property
     def peak_phase(self) -> Phase:
-        """Where the peak lies."""
+        """The phase of the peak."""
         return self.peak.name
 
     @property
@@ -65,14 +65,14 @@ class Estimate(Frozen):
 
     @cached_property
     def reserved_bytes(self) -> int:
-        """torch.cuda.max_memory_reserved: the segments that the caching allocator holds for it. Where the device has
-        no room for all of them, what is left after it returns unused ones, if the step can be done with that.
+        """torch.cuda.max_memory_reserved: the segments that the caching allocator holds. Where the device has no room
+        for all of them, those that remain after it has returned unused ones, if the step fits into these.
         """
         return self._wanted_bytes if self._squeezed_bytes is None else self._squeezed_bytes
 
     @property
-    def is_replayed(self) -> bool:
-        """Whether reserved and device have been asked for before: the allocator's replay takes the longest."""
+    def is_simulated(self) -> bool:
+        """Whether `reserved_bytes` is computed already; until then it costs a simulation of the allocator."""
         return "reserved_bytes" in self.__dict__
 
     @property
@@ -89,12 +89,12 @@ class Estimate(Frozen):
 
     @cached_property
     def _wanted_bytes(self) -> int:
-        """Segments on a device that has room for all that are asked for."""
+        """Segments on a device that has room for every one that is requested."""
         return self._reserved()
 
     @cached_property
     def _squeezed_bytes(self) -> int | None:
-        """Segments on this device, where it has less than is wanted and the step can be done nevertheless."""
+        """Segments on this device, where it has less room than that and the step fits nevertheless; else None."""
         room = self.total_bytes - self.context_bytes
         if not self.allocated_bytes <= room < self._wanted_bytes:
             return None
@@ -105,19 +105,19 @@ class Estimate(Frozen):
 
     @property
     def fragmentation_bytes(self) -> int:
-        """What the allocator holds beside the allocated peak."""
+        """What the allocator reserves above the allocated peak."""
         return self.reserved_bytes - self.allocated_bytes
 
     @cached_property
     def expandable_saving_bytes(self) -> int:
-        """What expandable_segments:True would take off; not looked for where less than 1% could be gained."""
+        """What expandable_segments:True would save; 0, without a simulation, where it could save less than 1%."""
         if self.plan.allocator.expandable_segments or self.fragmentation_bytes < 0.01 * self.reserved_bytes:
             return 0
         return max(0, self.reserved_bytes - self.simulation.reserved_bytes(self.program, expandable_segments=True))
 
     @cached_property
     def context_bytes(self) -> int:
-        """Outside the allocator: the CUDA context and loaded kernels; 0 for a device given by its size."""
+        """Memory outside the allocator: the CUDA context and loaded kernels; 0 for a device given by its size."""
         return 0 if self.gpu is None else self.gpu.context.bytes
 
     @cached_property
@@ -127,7 +127,7 @@ class Estimate(Frozen):
 
     @cached_property
     def total_bytes(self) -> int:
-        """What the device gives a process."""
+        """The memory that the device gives to a process."""
         return device_total(self.plan, self.gpu)
 
     @cached_property
@@ -142,7 +142,7 @@ class Estimate(Frozen):
 
     @property
     def tensor_room_bytes(self) -> int:
-        """What the limit leaves for live tensors: less the context and what the allocator holds beside them."""
+        """What the limit leaves for live tensors, after the context and what the allocator holds besides them."""
         return self.limit_bytes - (self.device_bytes - self.allocated_bytes)
 
     @property
@@ -152,19 +152,19 @@ class Estimate(Frozen):
 
     @property
     def margin(self) -> Margin:
-        """How far device has been off for this kind of plan."""
+        """How far the device bytes have been off for this kind of plan."""
         return margin_of(self.plan)
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether tensors and context alone are above the limit: whatever the allocator, whose replay takes most of a
-        prediction's time, makes of it.
+        """Whether tensors and context alone are above the limit, so that the plan does not fit whatever the allocator
+        does. Its simulation, which takes most of a prediction's time, can then be left out.
         """
         return self.allocated_bytes + self.context_bytes > self.limit_bytes
 
     @property
     def least_device_bytes(self) -> int:
-        """Device bytes, or where it is hopeless what they are at least."""
+        """The device bytes, or a lower bound where the plan is hopeless."""
         return self.allocated_bytes + self.context_bytes if self.is_hopeless else self.device_bytes
 
     @property
@@ -174,7 +174,7 @@ class Estimate(Frozen):
 
     @cached_property
     def timeline(self) -> Timeline:
-        """Questions to the step's timeline."""
+        """The step's timeline, which answers what is alive when."""
         return Timeline(program=self.program, liveness=self.liveness)
 
     @cached_property
@@ -189,7 +189,7 @@ class Estimate(Frozen):
 
     @cached_property
     def persistent(self) -> dict[str, int]:
-        """Exact tensor bytes by category of what a step's end (gradients: its backward's end) leaves."""
+        """Exact tensor bytes by category at the end of a step; of gradients, at the end of its backward pass."""
         sums: Counter[str] = Counter()
         for tensor in self.program.persistent:
             sums[tensor.category] += tensor.num_bytes
@@ -199,11 +199,11 @@ class Estimate(Frozen):
 
     @property
     def workspace_bytes(self) -> int:
-        """cuBLAS's workspaces, which are there from the forward pass on, and on CUDA alone."""
+        """Bytes of cuBLAS's workspaces, which exist from the forward pass on, and on CUDA alone."""
         return self.program.persistent.by_category["workspaces"]
 
     def phase_peaks(self, *, workspaces: bool = True) -> dict[Phase, int]:
-        """The peak of every phase; workspaces=False: as a backend other than CUDA has it, without cuBLAS's."""
+        """The peak of every phase. workspaces: whether to include those of cuBLAS, which only CUDA has."""
         absent = 0 if workspaces else self.workspace_bytes
         return {phase.name: phase.peak_bytes - (absent if phase.name != "load" else 0) for phase in self.phases}
 
@@ -229,7 +229,9 @@ def workspace_of(gpu: GpuProfile | None) -> int:
 
 
 def capability_of(gpu: GpuProfile | None) -> float:
-    """CUDA compute capability; AMD's cards have the flash kernel, so, it is assumed, has a device given by its size."""
+    """CUDA compute capability. 8.0, with which the flash kernel exists, stands for AMD's cards, which have it, and for
+    a device given by its size, for which it is assumed.
+    """
     if gpu is None or gpu.vendor != "nvidia":
         return 8.0
     return float(gpu.compute_capability)
@@ -246,12 +248,12 @@ def model_of(plan: TrainingPlan, root: Path) -> tuple[ModelProfile, Family, obje
 
 
 def _model(name: str, root: Path) -> tuple[ModelProfile, Family, object]:
-    """The same, read again only when the user's file has changed."""
+    """The model's profile, family and settings; a user's file is read again only when it has changed."""
     return _read_model(name, root, stamp_of(name, root))
 
 
 def stamp_of(name: str, root: Path) -> tuple[int, int]:
-    """Changes when the user's file does; zeros for a bundled model."""
+    """A value that changes when the user's file does; zeros for a bundled model."""
     if is_bundled(name):
         return 0, 0
     try:
@@ -270,7 +272,7 @@ def _read_model(name: str, root: Path, changed: tuple[int, int]) -> tuple[ModelP
 
 
 _SIMULATION = AllocatorSimulation()
-"""Of predictions that bring none of their own."""
+"""The simulation of predictions that are given none of their own."""
 
 
 def predict(
@@ -278,8 +280,8 @@ def predict(
 ) -> Estimate:
     """The memory of one training step of the plan.
 
-    root: directory that a relative model path starts from. collapse: write equal blocks once. simulation: what the
-    allocator has answered is remembered there. UserError when the model or the card is unknown or cannot be modelled.
+    root: directory that a relative model path starts from. collapse: whether to write equal blocks once. simulation:
+    remembers what the allocator did. UserError when the model or the card is unknown or cannot be modelled.
     """
     model, family, config = model_of(plan, root)
     gpu = gpu_of(plan)
@@ -290,22 +292,22 @@ def predict(
         return estimate_of(plan, model, gpu, program, notes, simulation)
 
     longest = at(plan.step.seq_len)
-    typical = plan.step.typical_seq_len
-    if typical is None:
+    typical_seq_len = plan.step.typical_seq_len
+    if typical_seq_len is None:
         return longest
-    note = TypicalBatch(seq_len=typical, allocated_bytes=at(typical).allocated_bytes)
+    note = TypicalBatch(seq_len=typical_seq_len, allocated_bytes=at(typical_seq_len).allocated_bytes)
     return longest.replaced(notes=(*longest.notes, note))
 
 
 def longest_sequence(plan: TrainingPlan, *, root: Path = Path()) -> int | None:
-    """Tokens that the plan's model has positions for; None where it can be asked for any number."""
+    """The number of tokens that the plan's model has positions for; None where there is no limit."""
     _, family, config = _model(plan.model, root)
     return family.longest_sequence(config)
 
 
 def widest_rank(plan: TrainingPlan, *, root: Path = Path()) -> int:
-    """The rank beyond which no weight of the model's blocks has more to give: its hidden size, the smaller side of the
-    largest of them.
+    """The rank above which no weight of the model's blocks can gain: the hidden size, which is the smaller side of the
+    largest weight.
     """
     _, _, config = _model(plan.model, root)
     return int(config.hidden)  # type: ignore[attr-defined]  # every family's config has it
@@ -319,7 +321,7 @@ def estimate_of(
     notes: tuple[Note, ...],
     simulation: AllocatorSimulation = _SIMULATION,
 ) -> Estimate:
-    """Read a step program into an estimate. Of cuBLAS's workspaces it has the card's."""
+    """The estimate of a step program, with the cuBLAS workspaces of the card."""
     workspace = PersistentTensor("cuBLAS workspace", "workspaces", Shape(bytes=workspace_of(gpu)), UINT8, 2)
     program = program.with_workspaces(workspace if workspace.num_bytes else None)
     liveness = Liveness(program, skip=program.refresh_only)
@@ -328,11 +330,11 @@ def estimate_of(
     moments |= {"load": None}
     if program.refresh_only:
         refreshing = Liveness(program)
-        at = "backward" if plan.step.per_layer_updates else "update"
-        refresh = _over(program, next(phase for phase in refreshing.phases if phase.name == at), "refresh")
+        updating_phase = "backward" if plan.step.per_layer_updates else "update"
+        refresh = _over(program, next(phase for phase in refreshing.phases if phase.name == updating_phase), "refresh")
         if refresh.peak_bytes > max(phase.peak_bytes for phase in phases):
             liveness = refreshing
-            moments["refresh"] = next(phase.moment for phase in refreshing.phases if phase.name == at)
+            moments["refresh"] = next(phase.moment for phase in refreshing.phases if phase.name == updating_phase)
         phases.insert(-1, refresh)
     peak = max(phases, key=lambda phase: phase.peak_bytes)
     return Estimate(
@@ -349,11 +351,11 @@ def estimate_of(
 
 
 def _phases(plan: TrainingPlan, program: StepProgram, liveness: Liveness) -> list[PhasePeak]:
-    """The phases of an ordinary step, the loading of the weights first."""
-    kept = program.persistent.by_category
-    weights = kept["parameters"] + kept["adapters"]
+    """The phases of a step without a refresh, after the loading of the weights."""
+    persistent_bytes = program.persistent.by_category
+    weights = persistent_bytes["parameters"] + persistent_bytes["adapters"]
     phases = [PhasePeak(name="load", peak_bytes=weights, end_bytes=weights)]
-    released = kept["gradients"] if plan.step.grad_accumulation > 1 and not plan.step.keep_gradients else 0
+    released = persistent_bytes["gradients"] if plan.step.grad_accumulation > 1 and not plan.step.keep_gradients else 0
     for phase in liveness.phases:
         if phase.name == "steady":
             end = program.persistent.total + phase.end - released
@@ -364,6 +366,6 @@ def _phases(plan: TrainingPlan, program: StepProgram, liveness: Liveness) -> lis
 
 
 def _over(program: StepProgram, phase: PhaseBytes, name: Phase) -> PhasePeak:
-    """A phase's bytes with what is there throughout the step."""
+    """A phase's bytes, including those that are there throughout the step."""
     base = program.persistent.total
     return PhasePeak(name=name, peak_bytes=base + phase.peak, end_bytes=base + phase.end)

@@ -1,7 +1,7 @@
-"""How far *device* has been off, by kind of plan: the width of "tight".
+"""How far the device bytes have been off, by kind of plan: a plan that has less to spare fits tightly.
 
 The shares are the worst errors of `memplanner validate` over the published runs in tests/data, rounded up to a tenth of
-a percent; a test holds them to that. A kind that nobody has measured gets the widest of them.
+a percent; a test checks that they are. A kind without measurements gets the widest of them.
 """
 
 from typing import Final
@@ -11,7 +11,7 @@ from memplanner.plan.training_plan import TrainingPlan
 
 
 class Margin(Frozen, kw_only=False):
-    """A share of the device bytes, and how many measured runs it rests on."""
+    """A share of the device bytes, and the number of measured runs that it is taken from."""
 
     kind: str
     share: float
@@ -29,7 +29,7 @@ WIDEST: Final = max(margin.share for margin in MEASURED)
 
 
 def kind_of_plan(plan: TrainingPlan) -> str:
-    """The kind whose measured runs the plan is most like."""
+    """The kind of measured runs that the plan is most like."""
     if plan.quantization != "none":
         return "quantised bases"
     label = plan.method.label
@@ -37,6 +37,6 @@ def kind_of_plan(plan: TrainingPlan) -> str:
 
 
 def margin_of(plan: TrainingPlan) -> Margin:
-    """The plan's margin; its `runs` are zero where its kind has not been measured."""
+    """The margin of the plan's kind, with zero `runs` where the kind has not been measured."""
     kind = kind_of_plan(plan)
     return _BY_KIND.get(kind) or Margin(kind, WIDEST, 0)

@@ -1,4 +1,4 @@
-"""predict, for many plans that are much alike."""
+"""predict for many similar plans, which share their work."""
 
 from collections import deque
 from pathlib import Path
@@ -24,22 +24,21 @@ from memplanner.step.assemble import assemble
 from memplanner.step.run import run, run_symbolically
 
 NEWEST_KERNELS: Final = 8
-"""Compute capability from which on the choice of kernels, and with it their memory, is the same; below, whole
-generations are alike."""
+"""The compute capability from which on all devices get the same kernels; below it, those of one major version do."""
 _OTHER_DEVICE: Final = {
     name: TrainingPlan.model_fields[name].get_default() for name in ("device", "allocator", "budget", "headroom")
 }
-"""What a step's tensors do not depend on."""
+"""Settings that no tensor of a step depends on, at their defaults."""
 _OTHER_SIZES: Final = {"batch_size": 1, "seq_len": 1}
-"""What mostly decides the tensors' sizes alone."""
+"""Settings that usually change the sizes of tensors and nothing else, at one value for all."""
 
 
 _Pattern = tuple[SymbolicProgram, tuple[Note, ...]]
 
 
 class Predictor:
-    """A step that differs from a recent one in its device or budget alone is not written again, and one that
-    differs in its batch size or sequence length is computed from the other's.
+    """Predicts plans, and remembers recent steps. A step that differs from one of them only in device or budget is not
+    written again; one that differs in batch size or sequence length as well is computed from its symbolic program.
 
     root: directory that relative model paths start from.
     """
@@ -51,43 +50,43 @@ class Predictor:
         self._patterns: deque[tuple[object, TrainingPlan, _Pattern | None]] = deque(maxlen=remember)
 
     def __call__(self, plan: TrainingPlan) -> Estimate:
-        """What `predict` says of the plan."""
+        """The same estimate that `predict` gives."""
         gpu = gpu_of(plan)
         workspace = workspace_of(gpu)
-        # What a step depends on beside its plan: the generation of kernels, and the model's file as it is now.
+        # Besides its plan a step depends on the kernels of the device and on the present content of the model's file.
         around = (min(int(capability_of(gpu)), NEWEST_KERNELS), stamp_of(plan.model, self.root))
         step = plan.model_copy(update=_OTHER_DEVICE)
-        known_step = None
-        for known, bytes_known, same, estimate in reversed(self._recent):  # the likeliest first
-            if known == around and same == step:
-                if bytes_known == workspace:
+        same_step = None
+        for past_around, past_workspace, past_step, estimate in reversed(self._recent):  # the most recent first
+            if past_around == around and past_step == step:
+                if past_workspace == workspace:
                     return estimate.replaced(plan=plan, gpu=gpu)
-                known_step = estimate.program, estimate.notes
-        if plan.step.typical_seq_len is not None:  # a note tells of a second step there
+                same_step = estimate.program, estimate.notes
+        if plan.step.typical_seq_len is not None:  # such a plan's notes need a second step
             estimate = predict(plan, root=self.root, simulation=self._simulation)
         else:
             model, _, _ = model_of(plan, self.root)
-            program, notes = known_step or self._run(plan, gpu, around)
+            program, notes = same_step or self._run(plan, gpu, around)
             estimate = estimate_of(plan, model, gpu, program, notes, self._simulation)
         self._recent.append((around, workspace, step, estimate))
         return estimate
 
     def _run(self, plan: TrainingPlan, gpu: GpuProfile | None, around: object) -> tuple[StepProgram, tuple[Note, ...]]:
-        """The plan's step. The second of plans alike in all but their sizes is written as their pattern: most plans
-        have no second, and a pattern takes longer.
+        """The plan's step. Only when a second plan differs from an earlier one in its sizes alone is a symbolic program
+        written for both: it takes longer to write, and most plans are never followed by such a second one.
         """
         _, family, config = model_of(plan, self.root)
         batch, seq = plan.step.batch_size, plan.step.seq_len
         alike = plan.model_copy(update=_OTHER_DEVICE | {"step": plan.step.model_copy(update=_OTHER_SIZES)})
-        seen = False
-        for known, same, pattern in reversed(self._patterns):
-            if known == around and same == alike:
+        seen_before = False
+        for past_around, past_plan, pattern in reversed(self._patterns):
+            if past_around == around and past_plan == alike:
                 program = None if pattern is None else pattern[0].at(batch, seq)
                 if pattern is not None and program is not None:
                     return program, pattern[1]
-                seen = True
+                seen_before = True
         step = assemble(plan, family, config, compute_capability=capability_of(gpu))
-        if not seen:
+        if not seen_before:
             self._patterns.append((around, alike, None))
             return run(step, batch, seq)
         symbolic, notes = run_symbolically(step, batch, seq)

@@ -1,4 +1,4 @@
-"""Questions to a step's timeline: what is alive at a moment, by category and by tensor, and the step as a curve."""
+"""The timeline of a step: what is alive at a moment, by category and by tensor, and the step as a curve."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,12 +10,13 @@ from memplanner.program.program import StepProgram
 from memplanner.timeline import CATEGORIES, Category, Phase, TensorRow
 
 _LOADED: tuple[Category, ...] = ("parameters", "adapters")
-"""What is there once the model is loaded."""
+"""The categories that exist once the model is loaded."""
 
 
 class Timeline(Frozen):
-    """One step. liveness: of the step whose peak is the higher, with or without a refresh of the projections. Where a
-    moment is asked for, None stands for the time when the weights are loaded and nothing has happened yet.
+    """The timeline of one step. liveness: with or without a refresh of the projections, whichever has the higher peak.
+
+    A moment of None stands for the time when the weights are loaded and the step has not begun.
     """
 
     program: StepProgram
@@ -23,15 +24,15 @@ class Timeline(Frozen):
 
     @cached_property
     def loaded_bytes(self) -> int:
-        """Allocated once the weights are loaded."""
+        """Bytes allocated once the weights are loaded."""
         sums = self.program.persistent.by_category
         return sum(sums[category] for category in _LOADED)
 
     def points(self, columns: int | None = None) -> tuple[tuple[Phase, int, Moment | None], ...]:
-        """The step in order: (phase, live bytes, when).
+        """The step in order: (phase, live bytes, moment).
 
-        columns: in at most so many stretches, each inside one phase, with the most that is alive in it. Without: at the
-        beginning, the highest moment and the end of each stretch of events that blocks repeat, or that lies between.
+        columns: divide the step into at most so many parts, each inside one phase, and give the highest moment of each.
+        Without columns: the first, the highest and the last moment of every span of the decoded program.
         """
         base = self.program.persistent.total
         if columns is not None:
@@ -40,11 +41,11 @@ class Timeline(Frozen):
         return (("load", self.loaded_bytes, None), *turning)
 
     def _highest(self, columns: int, base: int) -> Iterator[tuple[Phase, int, Moment | None]]:
-        """The highest moment in each of the columns; every phase has a readable stretch of them."""
+        """The highest moment in each of the columns, of which every phase has enough to be readable."""
         moments: dict[Phase, list[tuple[int, Moment]]] = {}
         for phase, moment, size in self.liveness.moments():
             moments.setdefault(phase, []).append((base + size, moment))
-        least = max(min(9, columns // (1 + len(moments))), 1)  # room for a phase's name
+        least = max(min(9, columns // (1 + len(moments))), 1)  # enough columns for a phase's name
         spare = max(columns - least * (1 + len(moments)), 0)
         total = sum(map(len, moments.values()))
         for _ in range(least):
@@ -59,8 +60,10 @@ class Timeline(Frozen):
 
     def by_category(self, moment: Moment | None) -> dict[Category, int]:
         """Bytes alive at a moment."""
-        kept = self.program.persistent.by_category
-        sums = Counter(kept if moment is not None else {category: kept[category] for category in _LOADED})
+        persistent_bytes = self.program.persistent.by_category
+        sums = Counter(
+            persistent_bytes if moment is not None else {category: persistent_bytes[category] for category in _LOADED}
+        )
         for index, count in self._alive(moment).items():
             sums[self.program.tensors[index].category] += self.program.sizes[index] * count
         return {category: sums[category] for category in CATEGORIES}

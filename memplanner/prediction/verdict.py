@@ -1,4 +1,4 @@
-"""Whether a step fits its device: the limit that a plan sets, and the verdict under a margin of error."""
+"""Whether a step fits its device: the limit that a plan sets, and the verdict with a margin of error."""
 
 from memplanner.catalogue import GpuProfile
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
@@ -16,19 +16,19 @@ def device_total(plan: TrainingPlan, gpu: GpuProfile | None) -> int:
 
 
 def limit_of(plan: TrainingPlan, total: int) -> int:
-    """The plan's budget, or all of a device of so many bytes, less the headroom."""
-    limit = total - _of(plan.headroom, total)
-    return limit if plan.budget is None else min(limit, _of(plan.budget, total))
+    """The plan's limit on a device of `total` bytes: all of it less the headroom, and no more than the budget."""
+    limit = total - _bytes_of(plan.headroom, total)
+    return limit if plan.budget is None else min(limit, _bytes_of(plan.budget, total))
 
 
 def verdict_of(spare_bytes: int, error_bytes: int) -> Verdict:
-    """spare_bytes: what is left under the limit, negative where it is exceeded. error_bytes: how far the estimate may
-    be off.
+    """The verdict. spare_bytes: what is left under the limit, negative where it is exceeded. error_bytes: how far the
+    estimate may be off.
     """
     if spare_bytes < 0:
         return "does-not-fit"
     return "tight" if spare_bytes < error_bytes else "fits"
 
 
-def _of(amount: str, total: int) -> int:
+def _bytes_of(amount: str, total: int) -> int:
     return round(parse_share(amount) * total) if amount.strip().endswith("%") else parse_size(amount)

@@ -1,4 +1,4 @@
-"""Step programs as JSON, losslessly: what recorded families and caches keep. It needs no torch."""
+"""Writes step programs as JSON and reads them back without loss, for recorded families and caches. Needs no torch."""
 
 import json
 from typing import Any, Final, get_args
@@ -23,7 +23,7 @@ _DTYPES: Final = {value.name: value for value in vars(shapes).values() if isinst
 
 
 def dumps(program: StepProgram | SymbolicProgram) -> str:
-    """The program as JSON text. A number of an arithmetic's is written as "@place"."""
+    """The program as JSON text, in which a SymInt is written as "@" and its place."""
     symbolic = program if isinstance(program, SymbolicProgram) else None
     plain = symbolic.program if symbolic is not None else program
     assert isinstance(plain, StepProgram)
@@ -45,7 +45,7 @@ def dumps(program: StepProgram | SymbolicProgram) -> str:
 
 
 def loads(text: str) -> StepProgram | SymbolicProgram:
-    """The program in a text that `dumps` made; ValueError for any other."""
+    """The program in a text that `dumps` wrote; ValueError for any other text."""
     try:
         table = json.loads(text)
         if table["schema"] != SCHEMA:

@@ -1,7 +1,8 @@
-"""Equal blocks spelled out: the one place that knows what a `Repeat` stands for.
+"""Decodes a program's equal blocks: the one place that knows what a `Repeat` stands for.
 
-A decoded program is a row of stretches. Their events name single tensors: tensor × 2^bits + copy, or ~ that where it is
-freed. A stretch that happens several times in a row is written once, and each time is for the copy `step` further on.
+A decoded program is a row of stretches. Each of their events names one copy of one tensor: tensor × 2^bits + copy where
+it is allocated, ~ of that number where it is freed. A stretch that happens several times in a row is written once; from
+one time to the next the copies that its events name are `step` further on.
 """
 
 from array import array
@@ -18,9 +19,10 @@ from memplanner.timeline import Phase
 
 
 class Span(NamedTuple):
-    """Events in a row inside one phase. tensors: i or ~i of tensor i, without saying which copy of it.
+    """Events in a row inside one phase. tensors: i where tensor i is allocated, ~i where it is freed, without its copy.
 
-    times, step: see Stretch. copy: of the tensors that the events name, but for those at the places in `other_copies`.
+    copy: the copy that the events are about, except those at the positions in `other_copies`, which has the copies of
+    these. times, step: as in Stretch.
     """
 
     phase: Phase
@@ -31,7 +33,7 @@ class Span(NamedTuple):
     other_copies: Mapping[int, int] = MappingProxyType({})
 
     def stretch(self, bits: int) -> Stretch:
-        """The same with every copy named."""
+        """The span as a stretch, whose events name the copies as well."""
         high = (1 << bits) - 1 - self.copy  # ~(i << bits | copy) is (~i << bits) + high
         events = array("i", [(t << bits) + (self.copy if t >= 0 else high) for t in self.tensors])
         for place, copy in self.other_copies.items():
@@ -41,23 +43,23 @@ class Span(NamedTuple):
 
 
 class Decoded(Frozen):
-    """A program's structure, spelled out. bits: of a copy's number."""
+    """A decoded structure. bits: how many bits of an event's number are the copy's."""
 
     bits: int
     spans: tuple[Span, ...]
 
     @cached_property
     def stretches(self) -> tuple[Stretch, ...]:
-        """The spans with every copy named."""
+        """The spans as stretches, whose events name the copies as well."""
         return tuple(span.stretch(self.bits) for span in self.spans)
 
     @cached_property
     def left(self) -> tuple[Stretch, ...]:
-        """Frees of what the step makes and does not free: the next step begins with them."""
+        """Frees of the tensors that the step allocates and does not free; the next step begins with them."""
         return tuple(_freed(_still_there(self.stretches, self.bits), self.bits))
 
     def between(self, first: Phase | None, last: Phase | None) -> tuple[Stretch, ...]:
-        """The stretches from the start of a phase to before another; None: from the start, to the end."""
+        """The stretches from phase `first` on and before phase `last`; None stands for the step's start or end."""
         names = [span.phase for span in self.spans]
         start = 0 if first is None else names.index(first)
         end = len(names) if last is None else names.index(last)
@@ -66,7 +68,7 @@ class Decoded(Frozen):
 
 @lru_cache(maxsize=32)
 def decoded(structure: Structure) -> Decoded:
-    """The structure spelled out; programs that are alike in all but their sizes share it."""
+    """The decoded structure; cached, since programs that differ in their sizes alone have equal structures."""
     return _Decoder(structure).decoded()
 
 
@@ -80,16 +82,16 @@ class _Decoder:
             for event in structure.events[repeat.start : repeat.end]
             if event >= 0
         }
-        """Tensors that blocks make, by the blocks' number."""
+        """Tensor that a block makes → the number of its blocks."""
         self.left_over = {
             carried.given: repeat.times - 1 if carried.offset < 0 else 0
             for repeat in structure.repeats
             for carried in repeat.carried
         }
-        """Of what one block gives to the next, the copy that nobody takes: the last block's, forward."""
+        """Tensor that a block makes for its neighbour → the copy that none takes: in forward the last block's."""
 
     def decoded(self) -> Decoded:
-        """All of it."""
+        """Decode the whole structure, phase by phase."""
         structure = self.structure
         repeats = {repeat.start: repeat for repeat in structure.repeats}
         inner = sorted({bound for repeat in structure.repeats for bound in (repeat.start, repeat.end)})
@@ -105,8 +107,9 @@ class _Decoder:
         return Decoded(bits=(most - 1).bit_length(), spans=tuple(spans))
 
     def plain(self, start: int, end: int) -> Iterator[Span]:
-        """Events outside the blocks. Tensors of several copies that are made in a row are made copy by copy; of frees
-        in a row the order does not matter, and those of equally many copies are put together.
+        """Decode events outside the blocks, where a tensor of several copies means all of them. Neighbouring births of
+        such tensors happen copy by copy. Neighbouring frees may happen in any order, and are grouped by their number
+        of copies.
         """
         events, copies = self.structure.events, self.structure.copies
         single: list[int] = []
@@ -134,35 +137,37 @@ class _Decoder:
         yield Span(self.phase, tuple(single), other_copies=left_over)
 
     def repeated(self, repeat: Repeat) -> Iterator[Span]:
-        """One pass over equal blocks: the first, those between, which differ in the copy alone, and the last, which
-        frees what comes from outside the blocks as well.
+        """Decode one pass over equal blocks: the first block, those between, which differ in nothing but the copy, and
+        the last, which alone frees tensors from outside the blocks.
         """
         order = range(repeat.times - 1, -1, -1) if repeat.descending else range(repeat.times)
-        taken = {carried.taken: carried for carried in repeat.carried}
+        links = {carried.taken: carried for carried in repeat.carried}
         made_by, blocks = self.made_by, repeat.blocks
         last = self.structure.events[repeat.start : repeat.end]
-        foreign = [n for n, e in enumerate(last) if e < 0 and (~e in taken or made_by.get(~e) != blocks)]
-        outside = {n for n in foreign if ~last[n] not in taken}
+        foreign = [n for n, e in enumerate(last) if e < 0 and (~e in links or made_by.get(~e) != blocks)]
+        outside = {n for n in foreign if ~last[n] not in links}
         every = [e for n, e in enumerate(last) if n not in outside] if outside else last
-        carried = [n for n, e in enumerate(every) if ~e in taken] if outside else foreign
+        carried = [n for n, e in enumerate(every) if ~e in links] if outside else foreign
         if repeat.times > 1:
-            yield self.block(repeat, order[0], every, carried, taken)
+            yield self.block(repeat, order[0], every, carried, links)
         if repeat.times > 2:
-            yield self.block(repeat, order[1], every, carried, taken)._replace(times=repeat.times - 2, step=order.step)
-        yield self.block(repeat, order[-1], last, foreign, taken)
+            yield self.block(repeat, order[1], every, carried, links)._replace(times=repeat.times - 2, step=order.step)
+        yield self.block(repeat, order[-1], last, foreign, links)
 
     def block(
-        self, repeat: Repeat, number: int, events: Sequence[int], foreign: Iterable[int], taken: Mapping[int, Carried]
+        self, repeat: Repeat, number: int, events: Sequence[int], foreign: Iterable[int], links: Mapping[int, Carried]
     ) -> Span:
-        """The events of one block. foreign: the places of those that free what the block has not made."""
+        """The events of one block. foreign: the positions of frees of tensors that this block has not made. links: what
+        blocks take from their neighbours, by the tensor that the block at the edge takes.
+        """
         tensors = list(events)
         copies: dict[int, int] = {}
         for place in foreign:
             tensor = ~events[place]
-            carried = taken.get(tensor)
+            carried = links.get(tensor)
             if carried is not None and 0 <= number + carried.offset < repeat.times:
                 tensors[place], copies[place] = ~carried.given, number + carried.offset
-            else:  # from outside the blocks: of what other blocks give to each other, what is left over
+            else:  # from outside these blocks; where other blocks made it, the copy that none of them took
                 copies[place] = self.left_over.get(tensor, 0)
         for carried in repeat.carried:
             if carried.freed_at_end and 0 <= number + carried.offset < repeat.times:
@@ -172,7 +177,7 @@ class _Decoder:
 
 
 def _still_there(stretches: Sequence[Stretch], bits: int) -> dict[int, int]:
-    """Tensors of which copies are allocated and not freed: a number in which bit k is set for copy k."""
+    """Tensor → its copies that are allocated and not freed, as a number in which bit k stands for copy k."""
     allocated: dict[int, int] = {}
     freed: dict[int, int] = {}
     low = (1 << bits) - 1
@@ -188,7 +193,7 @@ def _still_there(stretches: Sequence[Stretch], bits: int) -> dict[int, int]:
 
 
 def _freed(tensors: dict[int, int], bits: int) -> Iterator[Stretch]:
-    """Frees of those copies; tensors of which the same are left are put together."""
+    """Frees of these copies (as in `_still_there`); tensors with the same copies left are freed in one stretch."""
     alike: dict[int, list[int]] = {}
     for tensor, copies in tensors.items():
         alike.setdefault(copies, []).append(tensor << bits)

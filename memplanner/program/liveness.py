@@ -1,4 +1,4 @@
-"""What is alive when: the peak of every phase, and the tensors that are there at any moment."""
+"""What is alive when: the peak of every phase, and the tensors that are alive at any moment."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from memplanner.timeline import Phase
 
 
 class Moment(NamedTuple):
-    """A place in the step: after `position` events of a span, the `time`-th time that it happens."""
+    """A point in the step: after `position` events of a span, when it happens for the `time`-th time (from 0)."""
 
     span: int
     time: int
@@ -20,8 +20,8 @@ class Moment(NamedTuple):
 
 
 class PhaseBytes(NamedTuple):
-    """Bytes over what is there throughout the step: the most in a phase, what its end leaves, and when the most is
-    first there.
+    """Live bytes of a phase above those that are there throughout the step: the most, those at its end, and the moment
+    when the most is first reached.
     """
 
     name: Phase
@@ -31,9 +31,9 @@ class PhaseBytes(NamedTuple):
 
 
 class Liveness:
-    """Live bytes over a step, above what is there throughout the step.
+    """Live bytes in the course of a step, above those that are there throughout.
 
-    phases: every phase in order. skip: tensors that are left out, such as what only a refresh of the projections makes.
+    phases: every phase in order. skip: tensors to leave out, such as those that only a refresh of projections makes.
     """
 
     def __init__(self, program: StepProgram, *, skip: frozenset[int] = frozenset()) -> None:
@@ -41,7 +41,7 @@ class Liveness:
         sizes = list(program.sizes)
         for index in skip:
             sizes[index] = 0
-        # A birth is an index from the front, and a death, ~index, one from the back.
+        # Event i indexes this list from the front. A free, ~i, is negative and indexes it from the back.
         self._deltas = [*sizes, *(-size for size in reversed(sizes))]
         self._skip = skip
         self.phases = tuple(self._phases())
@@ -55,15 +55,16 @@ class Liveness:
             yield phase, Moment(place[0], span.times - 1, len(span.tensors)), after
 
     def _phases(self) -> Iterator[PhaseBytes]:
-        """Spans of the same phase that follow each other are one."""
+        """Join the spans of each phase."""
         for name, group in groupby(self._measured(), key=itemgetter(0)):
             spans = list(group)
             _, _, peak, _, *place = max(spans, key=itemgetter(2))
             yield PhaseBytes(name, peak, spans[-1][3], Moment(*place))
 
     def _measured(self) -> Iterator[tuple[Phase, int, int, int, int, int, int]]:
-        """Every span: its phase, live bytes before, at the most and after, and where that is first so. A span that is
-        repeated changes by the same amount each time, so that its first time or its last is the highest.
+        """Every span: its phase, the live bytes before it, at its highest moment and after it, and that moment. Each
+        time that a span is repeated the live bytes change by the same amount, so that its highest moment is in the
+        first time or in the last.
         """
         live = 0
         for number, (phase, tensors, times, *_) in enumerate(self._spans):
@@ -74,11 +75,11 @@ class Liveness:
             yield phase, before, before + time * net + top, live, number, time, prefix.index(top)
 
     def _prefix(self, tensors: tuple[int, ...]) -> list[int]:
-        """Bytes after each event, and before the first, over what there was before."""
+        """The change of live bytes before the first event (0) and after each event."""
         return list(accumulate(map(self._deltas.__getitem__, tensors), initial=0))
 
     def moments(self) -> Iterator[tuple[Phase, Moment, int]]:
-        """Every moment in order: its phase, and the live bytes."""
+        """Every moment of the step in order, with its phase and its live bytes."""
         live = 0
         for number, span in enumerate(self._spans):
             prefix = self._prefix(span.tensors)

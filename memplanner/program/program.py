@@ -1,8 +1,8 @@
-"""The step program: everything a training step allocates and frees, in order, whoever wrote it down.
+"""The step program: everything that a training step allocates and frees, in order, whoever wrote it down.
 
-Events are whole numbers: i is the birth of tensor i, ~i its death. Equal blocks in a row are written once: a `Repeat`
-says which events stand for how many blocks, and what one block takes from its neighbour. Sizes may have been computed
-from a batch size and a sequence length (program.symbolic); a program always has those of one pair.
+Events are whole numbers: i where tensor i is allocated, ~i where it is freed. Equal blocks in a row are written once: a
+`Repeat` says which events stand for how many blocks, and which tensors a block takes from its neighbour. Sizes may have
+been computed from a batch size and a sequence length (program.symbolic); a program has the sizes of one such pair.
 """
 
 from collections import Counter
@@ -20,14 +20,14 @@ BLOCK_BYTES: Final = 512
 
 
 def round_to_block(num_bytes: int) -> int:
-    """Bytes the caching allocator hands out for a request."""
+    """The bytes that the caching allocator hands out for a request of `num_bytes`."""
     return (num_bytes + BLOCK_BYTES - 1) & -BLOCK_BYTES
 
 
 class TensorInfo(NamedTuple):
-    """A tensor of the step. copies: how many equal ones are made: one in each of the equal blocks, or all at once.
+    """A tensor of the step. scope: the block that makes it. stream: the CUDA stream that it is allocated on.
 
-    scope: the block that makes it. stream: the CUDA stream that it is allocated on.
+    copies: how many equal tensors it stands for, made one in each of the equal blocks, or all at once.
     """
 
     scope: str
@@ -42,8 +42,8 @@ class TensorInfo(NamedTuple):
 class PersistentTensor(NamedTuple):
     """A tensor that outlives the step, or `copies` equal ones.
 
-    role: a weight of the model; a buffer, which is no parameter; or what training keeps beside them. stands_for: the
-    shape of the weight that a packed one holds, else its own.
+    role: a weight of the model; a buffer, which is no parameter; or state that training keeps. stands_for: the shape of
+    the weight that a packed tensor holds; None where it is the tensor's own.
     """
 
     name: str
@@ -67,12 +67,14 @@ class PersistentTensor(NamedTuple):
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the model, a packed weight's as many as it holds; 0 for what is no weight."""
+        """How many of the model's parameters it holds, packed ones included; 0 unless it is a weight."""
         return (self.stands_for or self.shape).numel * self.copies if self.role == "weight" else 0
 
 
 class Persistent(Frozen, eq=False, kw_only=False):
-    """All that outlives a step, summed up once for the programs of other sizes that share it. Equal to itself alone."""
+    """All that outlives a step. Programs of several sizes share one, whose sums are computed once. Compared by
+    identity, not by content.
+    """
 
     tensors: tuple[PersistentTensor, ...] = ()
 
@@ -89,7 +91,7 @@ class Persistent(Frozen, eq=False, kw_only=False):
 
     @cached_property
     def total(self) -> int:
-        """The same, of all."""
+        """Block bytes of all categories."""
         return sum(self.by_category.values())
 
     @cached_property
@@ -109,11 +111,12 @@ class Persistent(Frozen, eq=False, kw_only=False):
 
 
 class Carried(NamedTuple):
-    """A tensor that a block takes from its neighbour, and that is freed in this section.
+    """A tensor that each block takes from its neighbour and frees in this section.
 
-    taken: what the block at the edge takes, from outside; where the section's events free it, every other block frees
-    its neighbour's `given`. offset: -1 where it comes from the block before, +1 from the block after.
-    freed_at_end: the events do not free `taken`, which something outside holds, but every other block frees its
+    given: the tensor that a block makes for its neighbour. taken: the tensor from outside that the block at the edge of
+    the row, which has no such neighbour, takes instead. offset: -1 where the neighbour is the block before, +1 where it
+    is the block after. Where the section's events free `taken`, every other block frees its neighbour's `given` there.
+    freed_at_end: the events do not free `taken`, because something outside keeps it alive; every other block frees its
     neighbour's `given` at the end of the section.
     """
 
@@ -126,8 +129,8 @@ class Carried(NamedTuple):
 class Repeat(NamedTuple):
     """A section of events, start to end, that stands for `times` equal blocks in a row.
 
-    blocks: sections with the same number are passes over the same blocks, such as forward and backward: what one
-    makes the other may free, block by block. descending: the last block comes first.
+    blocks: a number that sections over the same blocks share, such as their forward and their backward pass: a tensor
+    that a block makes in one section it may free in another. descending: whether the last block comes first.
     """
 
     start: int
@@ -139,7 +142,7 @@ class Repeat(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """A program without its sizes: what decoding depends on, compared by content."""
+    """A program without its sizes, which is all that decoding needs; compared by content."""
 
     events: tuple[int, ...]
     phases: tuple[tuple[Phase, int], ...]
@@ -148,11 +151,11 @@ class Structure(NamedTuple):
 
 
 class StepProgram(Frozen, eq=False):
-    """One training step. Equal to itself alone.
+    """One training step. Compared by identity, not by content.
 
-    sizes: what the caching allocator hands out for one copy of each tensor, in bytes. structure.phases: each with the
-    place of its first event. refresh_only: tensors of steps that compute projections anew, and of no others.
-    symbols: where sizes are computed, the values that the dimensions in `tensors` stand for.
+    sizes: the bytes that the caching allocator hands out for one copy of each tensor. structure.phases: each phase with
+    the position of its first event. refresh_only: tensors that exist only in steps that recompute projections.
+    symbols: where sizes were computed from inputs, the values of the symbolic dimensions in `tensors`; else empty.
     """
 
     tensors: Sequence[TensorInfo]
@@ -172,8 +175,8 @@ class StepProgram(Frozen, eq=False):
 
     def with_workspaces(self, workspace: PersistentTensor | None) -> "StepProgram":
         """The same step on a card with other cuBLAS workspaces; None: without any."""
-        kept = tuple(t for t in self.persistent if t.category != "workspaces")
-        return self.replaced(persistent=Persistent(kept if workspace is None else (*kept, workspace)))
+        others = tuple(t for t in self.persistent if t.category != "workspaces")
+        return self.replaced(persistent=Persistent(others if workspace is None else (*others, workspace)))
 
     def phases_of(self, index: int) -> tuple[Phase, Phase]:
         """The phases in which a tensor is first made and first freed; "steady" for what is not freed."""

@@ -1,4 +1,4 @@
-"""Events of a training step, each of one tensor's one copy: what the caching allocator is asked for."""
+"""Runs of events that each name one copy of one tensor: the requests that the caching allocator receives."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 
 class Stretch(NamedTuple):
-    """Events that follow each other, and how often they happen in a row.
+    """Events in a row, and how often the row of them happens.
 
-    events: an array of type "i" with n where tensor copy n is allocated and ~n where it is freed. times: how often all
-    of the events happen, one time after the other. step: what is added to the numbers from one time to the next.
+    events: an array of type "i", with n where the copy of a tensor with number n is allocated and ~n where it is freed.
+    times: how often the whole row happens, one time after the other. step: what is added to each n from one time to the
+    next.
     """
 
     events: "array[int]"
@@ -17,7 +18,7 @@ class Stretch(NamedTuple):
     step: int = 0
 
     def each_time(self) -> Iterator[Sequence[int]]:
-        """The events of the first time, of the second, and so on."""
+        """The events of each time in turn."""
         yield self.events
         for time in range(1, self.times):
             shift = time * self.step

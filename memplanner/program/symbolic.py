@@ -1,9 +1,10 @@
-"""Whole numbers that remember how they were computed, so that a step is walked once for many batches and lengths.
+"""Symbolic integers (SymInt) with guards, so that a step is written once for many batch sizes and sequence lengths.
 
-What is asked of such a number decides what holds beyond the one at hand. Arithmetic is written down, to be done again
-for others; a comparison becomes a guard, which must come out the same for others; and whatever needs the number itself
-(a range, a dictionary's key, a text) binds the program to it. The field calls these SymInt and guards
-(torch.fx.experimental.symbolic_shapes).
+A SymInt is a whole number that remembers how it was computed from inputs; the idea is that of
+torch.fx.experimental.symbolic_shapes. Sums, products and the like are recorded, and can be computed again for other
+inputs. A comparison has to give a definite answer, so its outcome is recorded as a guard: the record holds for other
+inputs only if every guard has the same outcome for them. Code that needs the number itself (for a range, as a
+dictionary's key, in a text) adds the guard that the number is this very one.
 """
 
 import operator
@@ -14,7 +15,7 @@ _Function = Callable[[Any, Any], int]
 
 
 class Arithmetic:
-    """Computations on some inputs as they were done once: a list of values, inputs first, and how each came about."""
+    """A record of computations on some inputs: a list of values, inputs first, and the operation behind each."""
 
     def __init__(self, *inputs: int) -> None:
         self.values: Final = list(inputs)
@@ -23,44 +24,44 @@ class Arithmetic:
         self._steps: dict[tuple[_Function, int, int], SymInt | bool] = {}
 
     def place(self, number: "int | SymInt") -> int:
-        """Where the number stands among the values."""
+        """The index of the number in `values`; a constant is added if it is new."""
         if number.__class__ is SymInt:
             assert number.program is self
             return number.place
         if not isinstance(number, int):
             raise TypeError(f"{number!r} is no whole number")
-        known = self._constants.get(number)
-        if known is None:
-            known = self._constants[number] = len(self.values)
+        place = self._constants.get(number)
+        if place is None:
+            place = self._constants[number] = len(self.values)
             self.values.append(number)
-        return known
+        return place
 
     def result(self, function: _Function, left: "int | SymInt", right: "int | SymInt") -> "SymInt":
-        """function(left, right), written down."""
+        """function(left, right), recorded; the same operation on the same numbers is recorded once."""
         step = function, self.place(left), self.place(right)
-        known = self._steps.get(step)
-        if isinstance(known, SymInt):
-            return known
-        found = self._steps[step] = SymInt(self, len(self.values))
+        known_result = self._steps.get(step)
+        if isinstance(known_result, SymInt):
+            return known_result
+        result = self._steps[step] = SymInt(self, len(self.values))
         self.values.append(function(self.values[step[1]], self.values[step[2]]))
-        return found
+        return result
 
     def guard(self, function: _Function, left: "int | SymInt", right: "int | SymInt") -> bool:
-        """Whether function(left, right) holds; from here on the program is for inputs alone for which it comes out
-        the same.
+        """Whether function(left, right) holds. From here on the record is valid only for inputs for which the outcome
+        is the same.
         """
         step = function, self.place(left), self.place(right)
         outcome = self._steps[step] = bool(function(self.values[step[1]], self.values[step[2]]))
         return outcome
 
     def at_place(self, place: int) -> "SymInt":
-        """The number that stands there."""
+        """The number at this index of `values`."""
         if not 0 <= place < len(self.values):
             raise ValueError(f"{place} is not one of {len(self.values)} values")
         return SymInt(self, place)
 
     def as_table(self) -> dict[str, Any]:
-        """All that it is, in lists of numbers and names; see from_table."""
+        """The record as lists of numbers and names, which `from_table` reads."""
         names = {function: name for name, function in OPERATIONS.items()}
         steps = [
             [names[function], left, right, result.place if isinstance(result, SymInt) else result]
@@ -70,39 +71,39 @@ class Arithmetic:
 
     @classmethod
     def from_table(cls, table: dict[str, Any]) -> "Arithmetic":
-        """The arithmetic that as_table wrote down; ValueError where it is none."""
+        """The record that `as_table` wrote; ValueError where the table is none."""
         values, count = table["values"], table["inputs"]
         if not all(type(value) is int for value in values) or not 0 <= count <= len(values):
             raise ValueError("an arithmetic's values are whole numbers, its inputs first")
-        made = cls(*values[:count])
-        made.values.extend(values[count:])
+        arithmetic = cls(*values[:count])
+        arithmetic.values.extend(values[count:])
         computed = set(range(count))
         for name, left, right, result in table["steps"]:
             if name not in OPERATIONS:
                 raise ValueError(f"{name!r} is not an operation on whole numbers")
-            made.at_place(left), made.at_place(right)
+            arithmetic.at_place(left), arithmetic.at_place(right)
             if isinstance(result, bool):
-                made._steps[OPERATIONS[name], left, right] = result
+                arithmetic._steps[OPERATIONS[name], left, right] = result
             else:
-                made._steps[OPERATIONS[name], left, right] = made.at_place(result)
+                arithmetic._steps[OPERATIONS[name], left, right] = arithmetic.at_place(result)
                 computed.add(result)
-        made._constants.update((value, place) for place, value in enumerate(values) if place not in computed)
-        return made
+        arithmetic._constants.update((value, place) for place, value in enumerate(values) if place not in computed)
+        return arithmetic
 
     def run(self, *inputs: int) -> list[int] | None:
-        """All values for other inputs; None where a guard comes out differently."""
+        """All values for other inputs; None where a guard has another outcome for them."""
         values = [*inputs, *self.values[len(inputs) :]]
-        for (function, left, right), found in self._steps.items():
+        for (function, left, right), outcome in self._steps.items():
             value = function(values[left], values[right])
-            if found.__class__ is SymInt:
-                values[found.place] = value
-            elif value is not found:
+            if outcome.__class__ is SymInt:
+                values[outcome.place] = value
+            elif value is not outcome:
                 return None
         return values
 
 
 class SymInt:
-    """A whole number of a program's."""
+    """A whole number recorded by an Arithmetic, at `place` among its values."""
 
     __slots__ = ("place", "program")
 
@@ -175,7 +176,7 @@ class SymInt:
         return self.program.result(operator.lshift, other, self)
 
     def bit_length(self) -> "SymInt":
-        """int.bit_length, written down."""
+        """int.bit_length, recorded."""
         return self.program.result(_bit_length, self, 0)
 
 
@@ -190,9 +191,9 @@ OPERATIONS: Final[dict[str, _Function]] = {
     },
     "bit_length": _bit_length,
 }
-"""What is written down, by name."""
+"""Every operation that can be recorded, by name."""
 
 
 def resolved(number: "int | SymInt", values: Sequence[int]) -> int:
-    """The number that it is among these values of its program."""
+    """The number itself, or a SymInt's number among these values of its arithmetic."""
     return values[number.place] if isinstance(number, SymInt) else number

@@ -10,8 +10,8 @@ from memplanner.program.symbolic import Arithmetic
 class SymbolicProgram(Frozen, eq=False):
     """A program whose sizes and shapes were computed from the inputs of an arithmetic.
 
-    program: as it was written; its dimensions and sizes are program.symbolic.SymInts of the arithmetic, or numbers.
-    What outlives the step must not depend on the inputs.
+    program: the program as it was written, in which dimensions and sizes are plain numbers or SymInts of the
+    arithmetic. Tensors that outlive the step must not depend on the inputs.
     """
 
     program: StepProgram
@@ -22,11 +22,11 @@ class SymbolicProgram(Frozen, eq=False):
 
     @cached_property
     def _places(self) -> list[int]:
-        """Where each size stands among the arithmetic's values."""
+        """The index of each size among the arithmetic's values."""
         return [self.arithmetic.place(size) for size in self.program.sizes]
 
     def at(self, *inputs: int) -> StepProgram | None:
-        """The program for these inputs; None where its tensors, or their order, would be others."""
+        """The program for these inputs; None where they would lead to other tensors or another order."""
         places = self._places
         values = self.arithmetic.run(*inputs)
         if values is None:

@@ -7,7 +7,7 @@ from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import Checked
-    from memplanner.budgets.growth import Change, Growth, Row
+    from memplanner.budgets.growth import Growth, GrowthRow, SettingChange
 
 
 def signed(num_bytes: int) -> str:
@@ -29,12 +29,12 @@ def value_words(value: Any) -> str:
     return "unset" if value is None else str(value)
 
 
-def change_words(change: "Change") -> str:
+def change_words(change: "SettingChange") -> str:
     """A change, such as method.rank 128 → 256."""
     return f"{change.key} {value_words(change.before)} → {value_words(change.after)}"
 
 
-def cause_words(row: "Row", growth: "Growth") -> str:
+def cause_words(row: "GrowthRow", growth: "Growth") -> str:
     """Why a part has another size: the settings that move it, or the tool itself; "" where neither is it."""
     if len(row.causes) == 1:
         return change_words(row.causes[0][0])
@@ -45,7 +45,7 @@ def cause_words(row: "Row", growth: "Growth") -> str:
     return f"memplanner {growth.version[0]} → {growth.version[1]}" if growth.version is not None else ""
 
 
-def row_words(row: "Row", growth: "Growth") -> str:
+def row_words(row: "GrowthRow", growth: "Growth") -> str:
     """A row, such as optimizer state +1.9 GiB: method.rank 128 → 256."""
     cause = cause_words(row, growth)
     return f"{row.part} {signed(row.bytes)}" + (f": {cause}" if cause else "")

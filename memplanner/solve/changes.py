@@ -1,7 +1,7 @@
 """The single changes of a plan that would make it fit, the least intrusive first.
 
-Each change is the flags a user would type, laid over the plan by the code that reads typed flags: what is offered
-works as typed. Intrusion orders them by what the user pays:
+Each change is a set of flags as a user would type them, laid over the plan by the code that reads typed flags, so that
+what is offered works as typed. `intrusion` orders the changes by what the user gives up:
 
 0  nothing that training sees: another implementation of the same arithmetic;
 1  time: the same numbers, recomputed, or in more micro-batches;
@@ -62,9 +62,9 @@ def single_changes(
     fitting: list[Change] = []
     others: dict[str, Change] = {}
     base = estimate.plan.model_dump(mode="json")
-    found_family: set[str] = set()
+    fitting_families: set[str] = set()
     for family, intrusion, flags, effect in _candidates(estimate.plan):
-        if family in found_family:
+        if family in fitting_families:
             continue  # a smaller dose of the same change was enough
         try:
             changed = predict(merge(base, flags, where="plan"))
@@ -78,7 +78,7 @@ def single_changes(
         )
         if passes(changed.verdict, strict=strict):
             fitting.append(change)
-            found_family.add(family)
+            fitting_families.add(family)
         elif family not in others or others[family].saved_bytes < saved:
             others[family] = change
     fitting.sort(key=lambda change: (change.intrusion, -change.saved_bytes))

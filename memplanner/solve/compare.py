@@ -1,4 +1,4 @@
-"""Training methods side by side: the flags that lay each over a plan, everything else equal."""
+"""Training methods side by side: the flags that change a plan to each method, everything else equal."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,14 +11,14 @@ METHODS = choices(TrainingPlan, "method")
 
 
 def common_rank(plan: TrainingPlan) -> int:
-    """The plan's own rank; where its method has none, the one that methods begin with."""
+    """The plan's own rank; where its method has none, the default rank of low-rank methods."""
     return LowRank.model_fields["rank"].default if plan.method.chosen_rank is None else plan.method.chosen_rank
 
 
 def at_equal_ranks(
     plan: TrainingPlan, methods: Sequence[str] = METHODS, ranks: Sequence[int] = ()
 ) -> Iterator[dict[str, Value]]:
-    """The flags of each method at each rank; a method without ranks stands once. ranks: none for the plan's own."""
+    """The flags of each method at each rank; a method without ranks comes once. ranks: by default the plan's own."""
     for method in methods:
         if not has_use("--rank", method):
             yield {"--method": method}

@@ -11,10 +11,10 @@ from memplanner.timeline import passes
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
 
-Axis = Literal["rank", "batch-size", "seq-len"]
-AXES: Final[tuple[Axis, ...]] = ("rank", "batch-size", "seq-len")
-CEILINGS: Final[dict[Axis, int]] = {"rank": 1 << 20, "batch-size": 1 << 16, "seq-len": 1 << 20}
-"""Where the search ends if nothing else ends it."""
+SearchAxis = Literal["rank", "batch-size", "seq-len"]
+AXES: Final[tuple[SearchAxis, ...]] = ("rank", "batch-size", "seq-len")
+CEILINGS: Final[dict[SearchAxis, int]] = {"rank": 1 << 20, "batch-size": 1 << 16, "seq-len": 1 << 20}
+"""The largest value that the search tries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Largest:
     above: one unit more, which does not fit; None where the search ended at `ceiling` instead.
     """
 
-    axis: Axis
+    axis: SearchAxis
     value: int
     estimate: "Estimate"
     above: "Estimate | None"
@@ -33,20 +33,21 @@ class Largest:
 
 def largest(
     plan: TrainingPlan,
-    axis: Axis,
+    axis: SearchAxis,
     predict: "Callable[[TrainingPlan], Estimate]",
     *,
     ceiling: int | None = None,
     strict: bool = False,
 ) -> Largest:
-    """Search by doubling and then by halves: exact to one unit, since memory grows with each of these.
+    """Search by doubling and then by bisection: exact to one unit where memory grows with the value.
 
-    Where a batch of odd size fragments less than the next, `value` is still one that fits and whose successor does
-    not. ceiling: no larger value makes sense (the model's positions, a matrix's side). strict: a tight fit is none.
+    Fragmentation can make a value need less than the one before. `value` then still fits and its successor still does
+    not, but a larger one may fit as well. ceiling: no larger value makes sense (the model's positions, a matrix's
+    side). strict: a tight fit does not count.
     UserError where the plan has no such setting (full training has no rank).
     """
     table = plan.model_dump(mode="json")
-    if axis == "seq-len":  # the longest decides; an ordinary batch may be longer than what is tried
+    if axis == "seq-len":  # the typical length may be above one that is tried, and decides nothing
         table["step"]["typical_seq_len"] = None
     top = min(CEILINGS[axis], ceiling or CEILINGS[axis])
     tried: dict[int, Estimate] = {}

@@ -1,4 +1,4 @@
-"""Published memory figures (profiles/published) beside what the model computes for the plan each one describes."""
+"""Published memory figures (profiles/published), compared with what is computed for the plan that each describes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Quantity = Literal["weights-and-state", "optimizer", "moments", "allocated", "device", "none"]
 
 
-class Figure(Settings):
+class PublishedFigure(Settings):
     """One published figure."""
 
     claim: str
@@ -47,7 +47,7 @@ class Paper(Settings):
 
     title: str
     about: str
-    figure: tuple[Figure, ...] = Field(strict=False)
+    figure: tuple[PublishedFigure, ...] = Field(strict=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Computed:
     refusal: why nothing could be computed, or "".
     """
 
-    figure: Figure
+    figure: PublishedFigure
     num_bytes: int | None
     base_bytes: int | None = None
     verdict: str = ""
@@ -78,7 +78,7 @@ def _paper(path: Path) -> Paper:
         raise UserError(*problems_of(error, Paper, lambda keys: (str(path), ".".join(keys)))) from None
 
 
-def compute(figure: Figure, predict: "Callable[[TrainingPlan], Estimate]") -> Computed:
+def compute(figure: PublishedFigure, predict: "Callable[[TrainingPlan], Estimate]") -> Computed:
     """Predict the figure's plan, and its base where it has one."""
     if figure.quantity == "none":
         return Computed(figure=figure, num_bytes=None)
@@ -98,14 +98,19 @@ def compute(figure: Figure, predict: "Callable[[TrainingPlan], Estimate]") -> Co
 
 def quantity(estimate: "Estimate", name: str) -> int:
     """The named quantity in bytes."""
-    kept = estimate.persistent
+    persistent = estimate.persistent
     match name:
         case "weights-and-state":
-            return kept["parameters"] + kept["adapters"] + kept["optimizer_state"] + kept["projectors"]
+            return (
+                persistent["parameters"]
+                + persistent["adapters"]
+                + persistent["optimizer_state"]
+                + persistent["projectors"]
+            )
         case "optimizer":
-            return kept["optimizer_state"] + kept["projectors"]
+            return persistent["optimizer_state"] + persistent["projectors"]
         case "moments":
-            return kept["optimizer_state"]
+            return persistent["optimizer_state"]
         case "allocated":
             return estimate.allocated_bytes
         case _:

@@ -1,4 +1,4 @@
-"""Ranks by module under one budget: where a recorded run shows that gradients need them."""
+"""Ranks by module under one budget, given to the modules whose recorded gradients need them most."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
-    """The weights of one name in all blocks. shares: rank → share of the gradient that it holds, the mean of them."""
+    """The weights of one name in all blocks. shares: rank → share of the gradient that it holds, averaged over them."""
 
     name: str
     count: int
     elements: int
-    """Rows and columns of one of them: what another rank costs, to a factor."""
+    """Rows plus columns of one of the weights, to which the cost of another rank is proportional."""
     shares: Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """ranks: by module. share: of the gradients, the mean over all weights. uniform: the largest single rank of those
-    in the evidence that fits, and the share that it holds; 0 where none does.
+    """ranks: by module. share: of the gradients, averaged over all weights. uniform, uniform_share: the largest rank in
+    the evidence that fits when every module has it, and the share that it holds; 0 where no such rank fits.
     """
 
     modules: tuple[Module, ...]
@@ -47,13 +47,13 @@ def ranks_by_evidence(
     *,
     strict: bool = False,
 ) -> Ranks:
-    """Raise, from the smallest ranks on, the module that gains most per element, as long as the plan fits.
+    """Start from the smallest ranks, and raise the module that gains most per element as long as the plan fits.
 
-    Greedy on concave shares: what it leaves is less than one step of one module. UserError where the method has no
-    ranks, no weight of the evidence is one it acts on, or not even the smallest ranks fit.
+    Shares are concave in the rank, so that this greedy choice misses the best one by less than one step of one module.
+    UserError where the method has no ranks, acts on no weight of the evidence, or does not fit at the smallest ranks.
     """
     if plan.method.chosen_rank is None:
-        raise _wrong(*no_rank(plan.method))
+        raise _evidence_error(*no_rank(plan.method))
 
     def predicted(ranks: Mapping[str, int]) -> "Estimate":
         lowest = min(ranks.values())
@@ -63,11 +63,11 @@ def ranks_by_evidence(
 
     modules = [m for m in _modules(evidence) if _acted_on(plan, m, predict)]
     if not modules:
-        raise _wrong("none of the record's weights is one that the plan's method acts on")
+        raise _evidence_error("none of the record's weights is one that the plan's method acts on")
     ranks = {module.name: min(module.shares) for module in modules}
     best = predicted(ranks)
     if not passes(best.verdict, strict=strict):
-        raise _wrong(f"not even rank {min(ranks.values())} fits")
+        raise _evidence_error(f"not even rank {min(ranks.values())} fits")
     open_ = {module.name: module for module in modules}
     while open_:
         steps = [(gain, name, rank) for name, m in open_.items() for gain, rank in _next(m, ranks[name])]
@@ -95,27 +95,27 @@ def ranks_by_evidence(
 
 
 def _modules(evidence: Sequence[WeightEvidence]) -> list[Module]:
-    """The evidence by the weights' last name, with the ranks that all of that name have a share for."""
+    """The evidence grouped by the last part of the weights' names, with the ranks that all of a group share."""
     groups: dict[str, list[WeightEvidence]] = {}
     for weight in evidence:
         groups.setdefault(weight.name.rpartition(".")[2], []).append(weight)
-    found = []
+    modules = []
     for name, weights in groups.items():
         common = set.intersection(*({int(rank) for rank in w.energy if rank.isdigit()} for w in weights))
         if common:
             shares = {rank: fmean(w.energy[str(rank)] for w in weights) for rank in sorted(common)}
-            found.append(Module(name=name, count=len(weights), elements=sum(weights[0].shape), shares=shares))
-    return found
+            modules.append(Module(name=name, count=len(weights), elements=sum(weights[0].shape), shares=shares))
+    return modules
 
 
 def _acted_on(plan: TrainingPlan, module: Module, predict: "Callable[[TrainingPlan], Estimate]") -> bool:
-    """Whether another rank for the module makes any difference to what a step keeps."""
+    """Whether the method trains the module: then another rank changes what outlives a step."""
 
-    def kept(pattern: dict[str, int]) -> dict[str, int]:
+    def persistent_at(pattern: dict[str, int]) -> dict[str, int]:
         method = plan.method.model_copy(update={"rank_pattern": pattern})
         return predict(TrainingPlan.model_validate(plan.model_copy(update={"method": method}).model_dump())).persistent
 
-    return kept({module.name: 1}) != kept({module.name: 2})
+    return persistent_at({module.name: 1}) != persistent_at({module.name: 2})
 
 
 def _next(module: Module, rank: int) -> list[tuple[float, int]]:
@@ -133,5 +133,5 @@ def _share(modules: Sequence[Module], ranks: Mapping[str, int]) -> float:
     return sum(module.count * module.shares[ranks[module.name]] for module in modules) / total
 
 
-def _wrong(message: str, hint: str = "") -> UserError:
+def _evidence_error(message: str, hint: str = "") -> UserError:
     return UserError(Problem(where="--evidence", key="", message=message, hint=hint))

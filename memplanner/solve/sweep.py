@@ -1,4 +1,4 @@
-"""Every combination of some settings, predicted: which fit, and which of those leave nothing to be gained for free."""
+"""Predicts every combination of some settings: which fit, and which of those no other one beats."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 MOST: Final = 1_000_000
 """Combinations that one sweep may have."""
 _DEVICE_AXES: Final = {"--gpu": "device", "--budget": "budget", "--headroom": "headroom"}
-"""Flags and their settings. A step is the same on all of these: it is walked once for them."""
+"""Flags that change the device alone, and their settings. The step is the same for all their values."""
 _SHARED: Final = {"--batch-size": 1, "--seq-len": 1} | dict.fromkeys(_DEVICE_AXES, 2)
-"""How much of a prediction the values of an axis have in common."""
+"""How much of a prediction can be shared between the values of an axis; the higher, the faster the axis varies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +39,8 @@ class Axis:
 class Point:
     """A combination and what it needs. values: one per axis, "" where the method has no such setting.
 
-    device_bytes, reserved_bytes: None where allocated and context alone are above the limit: the allocator's replay is
-    left out, since whatever it says the plan does not fit.
+    device_bytes, reserved_bytes: None where allocated and context alone are above the limit. Such a plan does not fit
+    whatever the allocator does, so its simulation is left out.
     """
 
     values: tuple[Value, ...]
@@ -56,12 +56,12 @@ class Point:
 
     @property
     def least_device_bytes(self) -> int:
-        """Device bytes, or what they are at least."""
+        """The device bytes, or a lower bound where they are not known."""
         return self.device_bytes if self.device_bytes is not None else self.allocated_bytes + self.context_bytes
 
     @property
     def margin_bytes(self) -> int:
-        """What is left under the limit, at most."""
+        """What is left under the limit; an upper bound where the device bytes are not known."""
         return self.limit_bytes - self.least_device_bytes
 
 
@@ -82,8 +82,8 @@ class Sweep:
     def frontier(self, *, strict: bool = False) -> tuple[Point, ...]:
         """Points that fit and that no other beats: as good in every ordered axis, and better in one.
 
-        More is better in a rank, a batch or a sequence, in the bits of AdamW's moments; less in checkpointing. Methods,
-        cards and whatever else has no order are not held against each other.
+        More is better for ranks, batches, sequences and the bits of AdamW's moments; less is better for checkpointing.
+        Methods, cards and other values without an order are not compared with each other.
         """
         fitting = self.fitting(strict=strict)
         worths = [_worth(axis) for axis in self.axes]
@@ -107,7 +107,7 @@ def _less_recomputed(text: str) -> float:
 
 
 def _worth(axis: Axis) -> Callable[[str], float] | None:
-    """What makes a value of the axis better than another; None where nothing does."""
+    """A measure by which one value of the axis is better than another; None where the values have no order."""
     if axis.name == "--optimizer":
         return _moments if all(moment_width.worth_of(str(value)) is not None for value in axis.values) else None
     return _WORTH.get(axis.name)
@@ -128,13 +128,15 @@ _WORTH: Final[dict[str, Callable[[str], float]]] = {
 
 
 def _undominated(members: list[tuple[tuple[float, ...], Point]]) -> list[Point]:
-    """In descending order nothing that comes later can beat what came before."""
+    """The members that no other beats. In descending order a later member can never beat an earlier one."""
     members = sorted(members, key=lambda member: member[0], reverse=True)
-    kept: list[tuple[tuple[float, ...], Point]] = []
+    undominated: list[tuple[tuple[float, ...], Point]] = []
     for worth, point in members:
-        if not any(other != worth and all(a >= b for a, b in zip(other, worth, strict=True)) for other, _ in kept):
-            kept.append((worth, point))
-    return [point for _, point in kept]
+        if not any(
+            other != worth and all(a >= b for a, b in zip(other, worth, strict=True)) for other, _ in undominated
+        ):
+            undominated.append((worth, point))
+    return [point for _, point in undominated]
 
 
 def sweep(
@@ -157,7 +159,7 @@ def sweep(
         total *= len(axis.values)
     if total > MOST:
         raise UserError(Problem(where="sweep", key="", message=f"{total:,} combinations are more than {MOST:,}"))
-    # The step is walked once for all devices, and for most sizes: these vary fastest here, whatever their place.
+    # A step is written once for all devices, and for most sizes: these axes vary fastest here, whatever their order.
     plans = _Plans(base, where)
     order = sorted(range(len(axes)), key=lambda i: _SHARED.get(axes[i].name, 0))
     points: dict[tuple[int, ...], Point] = {}
@@ -201,8 +203,8 @@ def _typed(
 
 
 class _Plans:
-    """The plans of combinations. Whether a plan is valid does not depend on its device together with its step: of a
-    step and a device that have both been there before, each is taken as it was read then.
+    """The plans of combinations. Whether a step is valid does not depend on the device, nor the other way around: where
+    both have been validated before, a plan is put together from them without validating it again.
     """
 
     def __init__(self, base: Mapping[str, object], where: str) -> None:

@@ -1,4 +1,4 @@
-"""A suite file: groups of plans, each a base and a grid of values laid over it."""
+"""A suite file: groups of plans, each a base plan and a grid of values that vary it."""
 
 import itertools
 import re
@@ -50,7 +50,7 @@ class Suite(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One plan to run, under a name that is also its record's."""
+    """One plan to run. id: also the name of its record."""
 
     id: str
     plan: TrainingPlan
@@ -112,11 +112,11 @@ def _combinations(common: Mapping[str, Any], group: Group, path: Path) -> Iterat
         table = overlay(common, group.plan)
         for key, value in zip(group.grid, point, strict=True):
             *parents, last = key.split(".")
-            at = table
+            node = table
             for parent in parents:
-                inner = at.setdefault(parent, {})
-                at[parent] = at = {"kind": inner} if isinstance(inner, str) else inner
-            at[last] = value
+                inner = node.setdefault(parent, {})
+                node[parent] = node = {"kind": inner} if isinstance(inner, str) else inner
+            node[last] = value
         label = "-".join(filter(None, (_label(k, v) for k, v in zip(group.grid, point, strict=True))))
         yield label, table
 

@@ -1,4 +1,4 @@
-"""Runs cases one after another, each in a process of its own, and keeps what is done."""
+"""Runs cases one after another, each in a process of its own, and writes a record of each."""
 
 import datetime
 import importlib.metadata
@@ -33,7 +33,7 @@ BAD_FORK = 77
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Something happened: a case begins, is done, was done before, or is left for another time."""
+    """An event: a case begins, is done, has a record from before ("kept"), or is left for another time."""
 
     what: Literal["begins", "done", "kept", "left"]
     case: Case
@@ -50,10 +50,10 @@ def run_cases(
     again: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
-    """Run what has no record in `out` yet. Each record is written whole as soon as its case is done.
+    """Run the cases that have no record in `out` yet. Each record is written whole as soon as its case is done.
 
-    seconds: begin no case after that time, and stop the one that is running; it will be run the next time.
-    again: run everything anew. stopped: asked ten times a second; once it says so, what is left is left.
+    seconds: the time after which the running case is stopped and no other begins; they are left for the next call.
+    again: run cases that have records as well. stopped: asked ten times a second; true has the effect of `seconds`.
     """
     begun = time.monotonic()
     deadline = None if seconds is None else begun + seconds
@@ -65,9 +65,9 @@ def run_cases(
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     for case in cases:
         path = out / f"{case.id}.json"
-        kept = None if again else _kept(path, case, backend)
-        if kept is not None:
-            yield Progress(what="kept", case=case, record=kept)
+        recorded = None if again else _reusable_record(path, case, backend)
+        if recorded is not None:
+            yield Progress(what="kept", case=case, record=recorded)
             continue
         if over():
             yield Progress(what="left", case=case)
@@ -90,7 +90,7 @@ def run_cases(
 
 
 def _run_alone(case: Case, backend: Backend, path: Path, start: str, over: Callable[[], bool]) -> int | None:
-    """The exit code of the case's process; None where the time was up first."""
+    """The exit code of the case's process; None where it was stopped."""
     log = _log(path.parent, case)
     log.parent.mkdir(parents=True, exist_ok=True)
     options = {
@@ -116,7 +116,7 @@ def _run_alone(case: Case, backend: Backend, path: Path, start: str, over: Calla
 def _in_process(
     case_id: str, plan: str, root: str, backend: Backend, path: str, log: str, options: dict[str, Any]
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     with Path(log).open("w", encoding="utf-8") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -140,8 +140,8 @@ def _log(out: Path, case: Case) -> Path:
     return out / "logs" / f"{case.id}.log"
 
 
-def _kept(path: Path, case: Case, backend: Backend) -> Measurement | None:
-    """The case's record, where there is one of this very plan that need not be run again."""
+def _reusable_record(path: Path, case: Case, backend: Backend) -> Measurement | None:
+    """The case's record from before, if it is of this very plan and complete; None where the case must run."""
     if not path.exists():
         return None
     try:
@@ -149,16 +149,18 @@ def _kept(path: Path, case: Case, backend: Backend) -> Measurement | None:
     except UserError:
         return None
     same = record.plan == case.plan and record.backend == backend
-    over = record.outcome.status in ("completed", "out-of-memory", "cannot-be-built")
+    finished = record.outcome.status in ("completed", "out-of-memory", "cannot-be-built")
     lacks_evidence = case.rank_evidence and not record.rank_evidence and backend != "fake"
-    untried = lacks_evidence and record.outcome.status == "completed" and not record.outcome.message
-    return record if same and over and not untried else None
+    evidence_untried = lacks_evidence and record.outcome.status == "completed" and not record.outcome.message
+    return record if same and finished and not evidence_untried else None
 
 
 def _failed(case: Case, backend: Backend, code: int, log: Path) -> Measurement:
-    said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    output = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    message = ": ".join([how, *said[-1:]]) if code != 1 or not said else said[-1]  # 1: Python has said why
+    message = (
+        ": ".join([how, *output[-1:]]) if code != 1 or not output else output[-1]
+    )  # Python prints the reason before it exits with 1
     return Measurement(
         id=case.id,
         backend=backend,

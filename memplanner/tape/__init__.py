@@ -9,5 +9,5 @@ because the tape keeps PyTorch's own rules:
   where it holds the only reference.
 
 The tape therefore relies on CPython's reference counts, as PyTorch relies on its own: a name that goes out of scope
-frees its tensor at that very point. Nothing here knows about models, methods or GPUs.
+frees its tensor at that very point. Nothing in this package knows about models, methods or GPUs.
 """

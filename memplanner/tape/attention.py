@@ -11,8 +11,9 @@ from memplanner.tape import ops
 from memplanner.tape.engine import Node, Tape, Tensor
 
 Softmax = Literal["fp32", "value", "scores"]
-"""Type of the softmax in eager attention: "fp32" then cast to the query's (LLaMA); the scores' own, then cast to the
-value's (GPT-2) or left (BERT). Under autocast softmax always runs in fp32."""
+"""Type of the softmax in eager attention. "fp32": computed in fp32 and cast to the query's type (LLaMA). "value": in
+the scores' own type and cast to the value's (GPT-2). "scores": in the scores' own type, without a cast (BERT). Under
+autocast softmax always runs in fp32."""
 
 Kernel = Literal["eager", "flash", "efficient", "math"]
 
@@ -66,8 +67,8 @@ class Heads(Frozen):
         softmax: Softmax,
         autocast: Dtype | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attention by this kernel, merged to (batch, seq, heads·dim); and the weights, which eager attention
-        returns as well, so that they live until the block's forward ends.
+        """The output of attention by this kernel, merged to (batch, seq, heads·dim), and the attention weights. Eager
+        attention alone returns weights: they live until the forward pass of the block ends.
         """
         if kernel == "eager":
             out, weights = eager(q, k, v, self, mask=mask, dropout=dropout, softmax=softmax, autocast=autocast)
@@ -87,7 +88,7 @@ class Heads(Frozen):
 
 
 def repeat_kv(x: Tensor, heads: Heads) -> Tensor:
-    """Key/value heads expanded to all heads: a copy; its backward sums the groups."""
+    """Copy the key/value heads so that every query head has its own; backward sums over each group."""
     if heads.groups == 1:
         return x
     node = x.tape.record(_repeat_backward, (x.node,), None, x.shape)
@@ -97,7 +98,7 @@ def repeat_kv(x: Tensor, heads: Heads) -> Tensor:
 
 
 def expanded_view(x: Tensor, heads: Heads) -> Tensor:
-    """The only key/value head of the only sequence: expand().reshape() needs no copy of it."""
+    """The same for one key/value head of one sequence, which expand().reshape() leaves a view."""
     node = x.tape.record(_repeat_backward, (x.node,), None, x.shape)
     out = x.tape.view(x, heads.q)
     out.node = node
@@ -119,7 +120,7 @@ def eager(
     softmax: Softmax,
     autocast: Dtype | None,
 ) -> tuple[Tensor, Tensor]:
-    """transformers' eager_attention_forward: scores are materialised several times over."""
+    """transformers' eager_attention_forward, which allocates the scores several times."""
     expand = expanded_view if heads.num_kv_heads == 1 and heads.batch == 1 else repeat_kv
     k = expand(k, heads)
     v = expand(v, heads)
@@ -139,7 +140,7 @@ def eager(
 
 
 def _matmul(a: Tensor, b: Tensor, shape: Shape, name: str, autocast: Dtype | None) -> Tensor:
-    """torch.matmul of 4-D tensors: both become 3-D ones before bmm, copied where batch and heads cannot be joined."""
+    """torch.matmul of 4-D tensors. bmm takes 3-D ones: joining batch and heads may need a copy of each."""
     a, b = lowered(autocast, a, b)
     left, right = (a, b) if a.shape.dims[0] == 1 else (ops.contiguous(a), ops.contiguous(b))
     del a, b
@@ -147,7 +148,7 @@ def _matmul(a: Tensor, b: Tensor, shape: Shape, name: str, autocast: Dtype | Non
 
 
 def lowered(autocast: Dtype | None, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The arguments of an operation that autocast runs in its own type; cast last to first, as C++ evaluates them."""
+    """The arguments of an operation, cast to autocast's type from last to first, as C++ evaluates them."""
     if autocast is None:
         return tensors
     return tuple(reversed([ops.to(x, autocast, "cast by autocast") for x in reversed(tensors)]))
@@ -164,7 +165,7 @@ def math(
     dropout: float,
     autocast: Dtype | None,
 ) -> Tensor:
-    """PyTorch's fallback, operation by operation and in fp32 (_scaled_dot_product_attention_math)."""
+    """PyTorch's fallback without a fused kernel, in fp32 (_scaled_dot_product_attention_math)."""
     tape = q.tape
     if mask is not None:
         k, v = repeat_kv(k, heads), repeat_kv(v, heads)
@@ -198,9 +199,9 @@ def math(
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None) -> Tensor:
-    """The flash kernel, PyTorch's or flash-attn's: keeps q, k, v, its output and one fp32 number per query row.
+    """The flash kernel of PyTorch or of flash-attn. It saves q, k, v, its output and one fp32 number per query row.
 
-    The output and the gradients are laid out (batch, seq, heads, dim), so that no copy follows.
+    The output and the gradients are laid out as (batch, seq, heads, dim), so that merging the heads needs no copy.
     """
     tape = q.tape
     q, k, v = lowered(autocast, q, k, v)
@@ -235,7 +236,7 @@ def _flash_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[T
 
 
 def efficient(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None, mask: Tensor | None) -> Tensor:
-    """The memory-efficient kernel; keys and values are expanded to all heads before it."""
+    """The memory-efficient kernel, which needs keys and values expanded to all heads."""
     k = repeat_kv(k, heads)
     v = repeat_kv(v, heads)
     tape = q.tape
@@ -274,5 +275,5 @@ def _grad(tape: Tape, shape: Shape, dtype: Dtype, name: str) -> Tensor:
 
 
 def _merge(out: Tensor, heads: Heads) -> Tensor:
-    """(batch, heads, seq, dim) laid out by token, viewed as (batch, seq, heads·dim)."""
+    """View a (batch, heads, seq, dim) tensor whose memory is ordered by token as (batch, seq, heads·dim)."""
     return ops.reshape(ops.transpose(out, heads.by_token), heads.tokens)

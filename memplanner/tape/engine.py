@@ -1,7 +1,7 @@
-"""The tape's tensors, graph and log: what is born, saved and freed, in order.
+"""The tape: tensors, the graph of backward, and the log of what is allocated and freed, in order.
 
-Log entries: index i at the birth of tensor i, ~i at its death. A stack of equal blocks is walked once and its part of
-the log is marked: it stands for all of them (program.Repeat).
+An entry of the log is i where tensor i is allocated and ~i where it is freed. Of a stack of equal blocks only one is
+written; its section of the log is marked and stands for all of them (program.Repeat).
 """
 
 import contextlib
@@ -18,15 +18,17 @@ _new_tuple = tuple.__new__
 
 
 class StopRecomputeError(Exception):
-    """Ends a recomputation once the last tensor that backward needs exists (checkpoint's early stop)."""
+    """Ends a recomputation as soon as every tensor that backward needs exists (torch.utils.checkpoint's early stop)."""
 
 
 class BlocksDifferError(Exception):
-    """The first of some blocks takes a hidden state of another type than it gives, and so it is unlike the others."""
+    """The first block's input has another type than its output, so that it cannot stand for the blocks after it."""
 
 
 class Tensor:
-    """A tensor on the tape; a view shares the storage of its `base`. Dies when the last reference goes."""
+    """A tensor on the tape. It is freed when the last Python reference to it goes; a view keeps its `base` alive, whose
+    storage it shares. transposed: whether memory is in another order than the shape.
+    """
 
     __slots__ = ("base", "dtype", "index", "node", "shape", "tape", "transposed")
 
@@ -48,13 +50,14 @@ Role = Literal["weight", "buffer", "leaf"]
 
 
 class Param:
-    """A tensor of a module: lives through the step, and collects a gradient if it is trained.
+    """A tensor of a module: it lives through the whole step, and receives a gradient if it is trained.
 
-    count: how many equal ones it stands for, one per repetition of its block. node: itself when trained (its
-    AccumulateGrad), None when frozen. role: a weight; a buffer, which is no parameter of the model (quantisation
-    scales, cached norms, position tables); or a leaf of the graph that the step makes and drops. stands_for: the shape
-    of the weight that a packed one holds. projection: how its gradient is projected before it is used. value: a leaf's
-    own tensor, which the graph holds on to.
+    count: how many equal tensors it stands for, one for each of the equal blocks. node: the parameter itself if it is
+    trained, in the place of PyTorch's AccumulateGrad; None if it is frozen. role: a weight; a buffer, which is no
+    parameter of the model (quantisation scales, cached norms, position tables); or a leaf, which the step itself makes
+    and drops with the graph. stands_for: the shape of the weight that a packed tensor holds. projection: how the
+    gradient is projected before it is used. value: a leaf's own tensor, which the graph keeps alive. uses: gradients
+    that backward has still to deliver. pending: the sum of those delivered so far.
     """
 
     __slots__ = (
@@ -109,7 +112,7 @@ class Param:
         return self.shape.numel * self.dtype.size
 
     def copied(self, *, shape: Shape | None = None, count: int | None = None) -> "Param":
-        """A parameter like this one, of another shape or number, that no graph knows."""
+        """A parameter like this one, of another shape or count, that is not part of any graph."""
         return Param(
             self.name,
             shape or self.shape,
@@ -126,9 +129,11 @@ Backward = Callable[["Tape", "Node", Tensor, Any], Sequence[Tensor | None]]
 
 
 class Node:
-    """A step of backward: `fn(tape, node, grad, saved)` gives one gradient per edge.
+    """An operation's step of backward: `fn(tape, node, grad, saved)` returns one gradient per edge.
 
-    casts: type of each edge's gradient, where the function computes in another.
+    edges: the nodes that made the operation's inputs; None for inputs that need no gradient. saved: the tensors kept
+    for backward; where `frame` is set they come from its recomputation instead, at the place `slot`. casts: the type of
+    each edge's gradient, where `fn` may return another.
     """
 
     __slots__ = ("casts", "ctx", "edges", "fn", "frame", "grad", "saved", "slot")
@@ -152,7 +157,9 @@ class Node:
 
 
 class Frame:
-    """A checkpointed call (torch.utils.checkpoint, use_reentrant=False): its saved tensors come by recomputation."""
+    """A checkpointed call (torch.utils.checkpoint, use_reentrant=False): backward obtains its saved tensors by running
+    it again. x: its input, which alone is kept. num_saves: how many of its nodes save tensors.
+    """
 
     __slots__ = ("num_saves", "recomputed", "run", "scope", "x")
 
@@ -164,7 +171,7 @@ class Frame:
         self.recomputed: list[Any] | None = None
 
     def take(self, tape: "Tape", slot: int) -> Any:
-        """What the node of this slot saved, recomputing the call the first time."""
+        """The tensors that the node with this slot saved; the first node to ask makes the call run again."""
         if self.recomputed is None:
             self.recomputed = []
             outer, tape.frame = tape.frame, self
@@ -182,18 +189,19 @@ class Frame:
 
 
 _RECOMPUTED = Node(lambda tape, node, grad, saved: (), (), None, None)
-"""The grad_fn of tensors made during a recomputation: only its presence matters."""
+"""The node of every tensor made during a recomputation. Backward never runs it: its presence alone shows
+later operations that a gradient is needed."""
 
 
 class RepeatedBlocks:
-    """Equal blocks, written once: log[start:end] forward and log[back_start:back_end] backward.
+    """Equal blocks that are written once, as log[start:end] in forward and log[back_start:back_end] in backward.
 
     number: of these blocks, the same whenever the model is run again: the passes share weights, whose gradients meet.
-    input, output: the hidden states that enter and leave the written block; the output of one block is the input of
-    the next. input_saved: each block's graph keeps its input for backward. input_outlives: something outside the blocks
-    keeps the input of the first one alive, while every further block frees its own, at the end of its forward or, if it
-    is saved, of its backward. grad_input, grad_output: the gradients that enter and leave the block in backward; -1
-    where there is none.
+    input, output: the hidden states that enter and leave the written block; the output of each block is the input of
+    the next. input_saved: whether each block's graph keeps its input for backward. input_outlives: whether something
+    outside the blocks keeps the first block's input alive. The log then does not free it, although every further block
+    does free its own input: at the end of its backward pass if the graph saves it, else at the end of its forward pass.
+    grad_input, grad_output: the gradients that enter and leave the written block in backward; -1 where there is none.
     """
 
     def __init__(self, *, number: int, times: int, start: int, input: int) -> None:  # noqa: A002  # a block's input
@@ -206,7 +214,7 @@ class RepeatedBlocks:
         self.grad_input = self.grad_output = -1
 
     def sections(self) -> Iterator[Repeat]:
-        """Forward and backward, as a program has them."""
+        """The forward and the backward section in a program's form."""
         hidden = Carried(self.input, self.output, -1, self.input_outlives and not self.input_saved)
         yield Repeat(self.start, self.end, self.times, self.number, carried=(hidden,))
         if self.back_start >= 0:
@@ -217,10 +225,13 @@ class RepeatedBlocks:
 
 
 class Tape:
-    """A step being written down.
+    """A training step while it is being written down.
 
     collapse: write equal blocks once. first_apart: but the first block of a stack by itself; see BlocksDifferError.
-    gradients_held: there are gradients of earlier micro-batches, to which this one's are added.
+    gradients_held: whether every trained weight has a gradient already, which new ones are added into. nodes: the graph
+    in the order of forward; a mark of RepeatedBlocks stands before and after the nodes of a block that stands for
+    several. category, scope, current_copies: what new tensors are described with. frame: the checkpointed call that is
+    running, or running again. on_gradient: called as soon as a parameter's gradient is complete.
     """
 
     __slots__ = (
@@ -277,11 +288,11 @@ class Tape:
     # -- tensors -------------------------------------------------------------------------------------------------
 
     def new(self, shape: Shape, dtype: Dtype, name: str) -> Tensor:
-        """A fresh tensor."""
+        """Allocate a tensor."""
         sizes = self.sizes
         index = len(sizes)
         sizes.append((shape.numel * dtype.size + 511) & -512)
-        # TensorInfo(…) without the call in between, which would take half of this function's time
+        # Builds the TensorInfo without calling its constructor, which would take half of this function's time.
         info = (self.scope, name, shape, dtype, self.category, self.current_copies, 0)
         self.tensors.append(_new_tuple(TensorInfo, info))
         self.log.append(index)
@@ -289,13 +300,13 @@ class Tape:
 
     @contextlib.contextmanager
     def only_on_refresh(self) -> Iterator[None]:
-        """What is made meanwhile exists only in steps that compute projections anew."""
+        """Mark the tensors made within this context as ones that only a step which recomputes projections makes."""
         first = len(self.sizes)
         yield
         self.refresh_only.update(range(first, len(self.sizes)))
 
     def backdate(self, x: Tensor) -> None:
-        """Let the tensor, the latest on the tape, have been there before anything else."""
+        """Move the allocation of the latest tensor to the very beginning of the step, and all marks with it."""
         assert self.log[-1] == x.index
         self.log.insert(0, self.log.pop())
         self.phases = [(phase, position + 1 if position else 0) for phase, position in self.phases]
@@ -307,7 +318,7 @@ class Tape:
                 blocks.back_end += 1
 
     def like(self, x: Tensor, name: str, dtype: Dtype | None = None) -> Tensor:
-        """A fresh tensor of x's shape and memory order."""
+        """Allocate a tensor of x's shape and memory order."""
         out = self.new(x.shape, dtype or x.dtype, name)
         out.transposed = x.transposed
         return out
@@ -318,13 +329,13 @@ class Tape:
 
     @property
     def saves(self) -> bool:
-        """Whether operations keep tensors for backward here: not in a checkpointed call's first run, and not where
-        nothing enters the graph.
+        """Whether operations keep tensors for backward now; in the first run of a checkpointed call they do not, and
+        where nothing enters the graph.
         """
         return self.grad_enabled and (self.frame is None or self.frame.recomputed is not None)
 
     def phase(self, name: Phase) -> None:
-        """A phase begins here."""
+        """Begin a phase at the present place of the log."""
         self.phases.append((name, len(self.log)))
 
     # -- graph ---------------------------------------------------------------------------------------------------
@@ -337,10 +348,11 @@ class Tape:
         ctx: Any = None,
         casts: tuple[Dtype, ...] = (),
     ) -> "Node | None":
-        """Enter an operation into the graph; None when no input needs a gradient.
+        """Add an operation to the graph; returns None when no input needs a gradient.
 
-        saved: tensors kept for backward; None when the operation saves nothing, () when it saves weights only. casts:
-        the type of each edge's gradient, where it may differ from what the function gives.
+        saved: the tensors to keep for backward; None when the operation saves nothing, and () when it saves nothing but
+        weights, which checkpointing still counts. casts: the type of each edge's gradient, where `fn` may return
+        another.
         """
         for edge in edges:
             if edge is not None:
@@ -369,7 +381,7 @@ class Tape:
         return node
 
     def checkpoint(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """function(x), keeping only x; backward computes the rest again."""
+        """function(x) with only x kept for backward, which calls the function again."""
         assert self.frame is None, "nested checkpoints are not modelled"
         self.frame = Frame(function, x, self.scope)
         out = function(x)
@@ -377,7 +389,10 @@ class Tape:
         return out
 
     def backward(self, loss: Tensor) -> None:
-        """Run the graph back from the loss, freeing and allocating as autograd's engine does."""
+        """Run the graph back from the loss, allocating and freeing as autograd's engine does.
+
+        Names are deleted as soon as the engine would let go of their tensors: each `del` and `= None` frees something.
+        """
         root = loss.node
         assert isinstance(root, Node), "nothing in this plan is trained"
         self.category = "temporaries"
@@ -397,7 +412,8 @@ class Tape:
             frame = node.frame
             grads = list(node.fn(self, node, grad, node.saved if frame is None else frame.take(self, node.slot)))
             grad = frame = None
-            for i, dtype in enumerate(node.casts):  # Engine.cpp, validate_outputs: the incoming gradient is gone
+            # The engine casts gradients once the incoming one is freed (Engine.cpp, validate_outputs).
+            for i, dtype in enumerate(node.casts):
                 if grads[i] is not None and grads[i].dtype is not dtype:
                     grads[i] = self.like(grads[i], "gradient cast", dtype)
             node.saved = node.frame = None
@@ -406,7 +422,7 @@ class Tape:
         self.scope = ""
 
     def _deliver(self, edges: tuple["Node | Param | None", ...], grads: list[Tensor | None]) -> None:
-        """Hand each edge its gradient, and keep none."""
+        """Give each edge its gradient, and keep no reference to it: sums are made in place only without others."""
         weights: list[tuple[Param, Tensor]] = []
         for edge, grad in zip(edges, grads, strict=True):
             if edge is None or grad is None:
@@ -427,20 +443,20 @@ class Tape:
                 self.on_gradient(self, param)
 
     def _sum(self, holder: Node | Param, grad: Tensor) -> Tensor:
-        """The buffered gradient plus one more: in place when the buffer holds the only reference to it."""
+        """The buffered gradient plus another: added in place if the buffer holds the only reference to it."""
         old = holder.grad
         assert old is not None
         holder.grad = None
-        # `old` here and getrefcount's argument: two references, and one more if anyone else holds the tensor. A view
-        # is never added into: its base holds the storage as well.
+        # The name `old` and getrefcount's argument are two references; a third means that something else uses the
+        # tensor. A view is never added into, since its base refers to the storage as well.
         if old.base is None and sys.getrefcount(old) == 2:
             return old
         return self.like(old, "sum of gradients")
 
     def _accumulate(self, param: Param, grad: Tensor) -> bool:
-        """Add to the parameter's gradient; whether that makes it complete."""
+        """Add to the parameter's gradient; returns whether it is complete now."""
         param.uses -= 1
-        if param.pending is not None:  # the engine's rule again: in place, unless the first to arrive is a view
+        if param.pending is not None:  # in place as in `_sum`, unless the first to arrive is a view
             grad = param.pending if param.pending.base is None else self.like(param.pending, "sum of gradients")
             param.pending = None
         if param.uses > 0:
@@ -451,7 +467,7 @@ class Tape:
             param.value = None
             return False
         if self.gradients_held:
-            del grad  # added in place into the gradient that is there already
+            del grad  # added in place into the gradient that exists already
         else:
             assert param.grad is None
             self.tensors[grad.index] = self.tensors[grad.index]._replace(
@@ -469,9 +485,10 @@ class Tape:
         layer: Callable[[int, Tensor], Tensor],
         entering: list[Tensor],
     ) -> Tensor:
-        """Blocks in a row: `layer(i, h)` for each i, equal ones walked once.
+        """Apply blocks in a row, `layer(i, h)` for each i, and write equal ones once.
 
-        runs: (width, reps) in order: `width` blocks that come `reps` times in a row. entering: the first h, taken out.
+        runs: (width, reps) in order: a group of `width` blocks that comes `reps` times in a row. entering: a list of
+        the first h, which is emptied: a reference left with the caller would keep that tensor alive.
         """
         h = entering.pop()
         i = 0
@@ -511,7 +528,7 @@ class Tape:
         layer: Callable[[int, Tensor], Tensor],
         entering: list[Tensor],
     ) -> Tensor:
-        """Write `width` blocks for all `times` times that they come. entering: the hidden state, taken out."""
+        """Write a group of `width` blocks once for the `times` times that it comes. entering: as in `stack`."""
         h = out = entering.pop()
         number = self.block_numbers.setdefault((prefix, first), len(self.block_numbers))
         blocks = RepeatedBlocks(number=number, times=times, start=len(self.log), input=h.index)
@@ -526,7 +543,7 @@ class Tape:
             raise BlocksDifferError
         blocks.input_saved = self._is_saved(h, mark)
         before = len(self.log)
-        del h  # here the caller's `hidden_states = layer(hidden_states)` lets go of its input
+        del h  # the caller's `hidden_states = layer(hidden_states)` drops the input at this point
         blocks.end = len(self.log)
         blocks.input_outlives = not blocks.input_saved and blocks.end == before
         blocks.output = out.index
@@ -539,7 +556,7 @@ class Tape:
         return out
 
     def _is_saved(self, h: Tensor, mark: int) -> bool:
-        """Whether the graph built since `mark` keeps h: then each repetition keeps its own input."""
+        """Whether a node added since `mark` keeps h, so that each of the equal blocks keeps its own input."""
         for node in self.nodes[mark:]:
             if node.frame is not None and node.frame.x is h:
                 return True
@@ -549,7 +566,9 @@ class Tape:
         return False
 
     def _backward_repeated(self, blocks: RepeatedBlocks) -> None:
-        """Backward enters the blocks (the mark at their end comes first) or leaves them."""
+        """Backward has met one of the two marks of these blocks. It meets the one at their end first and so enters
+        them; at the other one it leaves them.
+        """
         below = next((node.grad for node in reversed(self.nodes) if node.__class__ is not RepeatedBlocks), None)
         if blocks.back_start < 0:
             blocks.back_start = len(self.log)
@@ -557,7 +576,7 @@ class Tape:
             self.current_copies = blocks.times
             return
         blocks.back_end = len(self.log)
-        # A saved input that backward has not freed is held by something outside the blocks.
+        # If backward has not freed a saved input, something outside the blocks keeps it alive.
         blocks.input_outlives |= blocks.input_saved and ~blocks.input not in self.log[blocks.back_start :]
         self.current_copies = 1
         if below is not None:
@@ -566,7 +585,7 @@ class Tape:
     # -- the result ----------------------------------------------------------------------------------------------
 
     def structure(self) -> Structure:
-        """What has been written, without sizes."""
+        """What has been written, without the sizes."""
         sections = (section for blocks in self.repeated for section in blocks.sections())
         return Structure(
             events=tuple(self.log),

@@ -7,7 +7,7 @@ from memplanner.tape.engine import Node, Tape, Tensor
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """torch.nn.functional.cross_entropy: log_softmax, which is kept, then nll_loss."""
+    """torch.nn.functional.cross_entropy: log_softmax, whose output is saved, then nll_loss."""
     tape = logits.tape
     log_probs = tape.like(logits, "log-probabilities")
     log_probs.node = tape.record(_log_softmax_backward, (logits.node,), (log_probs,))

@@ -1,4 +1,4 @@
-"""Layers with weights: linear, embedding, norms. Each registers its weights on the tape the first time it runs."""
+"""Layers with weights: linear layers, embeddings and norms."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from memplanner.tape.engine import Node, Param, Tape, Tensor
 
 
 def cast_param(tape: Tape, weight: Param | Tensor, dtype: Dtype) -> Tensor | Param:
-    """The weight in `dtype`, as autocast makes it: a copy, kept until the autocast region ends if it is trained
-    (aten/src/ATen/autocast_mode.cpp, cached_cast).
+    """The weight in `dtype`, as autocast casts it. The copy of a trained weight is cached until the autocast region
+    ends (aten/src/ATen/autocast_mode.cpp, cached_cast).
     """
     if weight.dtype is dtype:
         return weight
@@ -27,7 +27,7 @@ def cast_param(tape: Tape, weight: Param | Tensor, dtype: Dtype) -> Tensor | Par
 
 
 def cast_param_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
-    """The gradient back in the weight's type."""
+    """Cast the gradient back to the weight's type."""
     weight = node.ctx
     return (tape.new(weight.shape, weight.dtype, "weight gradient"),)
 
@@ -35,7 +35,7 @@ def cast_param_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tup
 def matmul_weight(
     x: Tensor, weight: Param | Tensor, bias: Param | Tensor | None, out_shape: Shape, name: str
 ) -> Tensor:
-    """x·Wᵀ + b with W (out, in): torch.nn.functional.linear. W saves x when it learns; x's gradient needs W."""
+    """torch.nn.functional.linear: x·Wᵀ + b with W (out, in). x is saved if W is trained, W if x needs a gradient."""
     tape = x.tape
     weight_learns = weight.node is not None
     node = tape.record(
@@ -53,7 +53,7 @@ def _matmul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[
     x_shape, w_shape, b_shape = node.ctx
     x_edge, w_edge, b_edge = node.edges
     w_grad = x_grad = None
-    if x_edge is not None and b_shape is not None:  # addmm: the input's gradient first; mm: the weight's
+    if x_edge is not None and b_shape is not None:  # addmm makes the input's gradient first, mm the weight's
         x_grad = tape.view(tape.new(x_shape, grad.dtype, "gradient"), x_shape)
     if w_edge is not None:
         w_grad = tape.view(tape.new(w_shape, grad.dtype, "weight gradient"), w_shape)
@@ -64,7 +64,7 @@ def _matmul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[
 
 
 def embedding(tape: Tape, weight: Param, indices: Tensor, out_shape: Shape, name: str) -> Tensor:
-    """Rows of the weight; backward makes a gradient of the whole table."""
+    """Select rows of the weight; backward makes a gradient of the whole table."""
     node = tape.record(_embedding_backward, (weight.node,), (indices,), weight)
     out = tape.new(out_shape, weight.dtype, name)
     out.node = node
@@ -76,7 +76,7 @@ def _embedding_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tup
 
 
 def layer_norm(x: Tensor, weight: Param, bias: Param, rows: Shape, *, autocast: bool) -> Tensor:
-    """native_layer_norm: keeps its input and two fp32 numbers per row; autocast runs it in fp32."""
+    """native_layer_norm: saves its input and two fp32 numbers per row; under autocast it runs in fp32."""
     if autocast:
         x = ops.to(x, FP32)
     tape = x.tape
@@ -97,7 +97,7 @@ def _layer_norm_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tu
 
 
 def rms_norm(x: Tensor, weight: Param, rows: Shape) -> Tensor:
-    """RMSNorm as transformers writes it (LlamaRMSNorm.forward): in fp32, one elementwise operation at a time."""
+    """RMSNorm as transformers writes it (LlamaRMSNorm.forward), operation by operation in fp32."""
     dtype = x.dtype
     hidden = ops.to(x, FP32, "norm input")
     del x

@@ -26,8 +26,8 @@ def _to_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tens
 
 
 def unary(x: Tensor, name: str, *, saves: str = "") -> Tensor:
-    """An elementwise function of one tensor whose derivative needs its input ("input"), its output ("output") or
-    nothing (""); backward makes one tensor.
+    """An elementwise function of one tensor. saves: what its derivative needs, "input", "output" or nothing ("").
+    Backward makes one tensor.
     """
     tape = x.tape
     if saves == "output":
@@ -43,7 +43,7 @@ def unary(x: Tensor, name: str, *, saves: str = "") -> Tensor:
 
 
 def elementwise_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
-    """One new tensor of the gradient's shape."""
+    """Make one tensor of the gradient's shape."""
     return (tape.like(grad, "gradient"),)
 
 
@@ -53,7 +53,7 @@ def scale(x: Tensor, name: str = "scaled") -> Tensor:
 
 
 def shift(x: Tensor, name: str = "shifted") -> Tensor:
-    """x plus a Python number: the gradient passes through."""
+    """x plus a Python number; backward passes the gradient on."""
     node = x.tape.record(pass_backward, (x.node,))
     out = x.tape.like(x, name)
     out.node = node
@@ -61,7 +61,7 @@ def shift(x: Tensor, name: str = "shifted") -> Tensor:
 
 
 def pass_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
-    """The gradient itself."""
+    """Pass the gradient on: no tensor is made."""
     return (grad,)
 
 
@@ -80,7 +80,7 @@ def _add_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Ten
 
 
 def add_constant(x: Tensor, constant: Tensor | Param, name: str = "sum") -> Tensor:
-    """x plus a (broadcast) tensor that needs no gradient, such as a mask: saves nothing."""
+    """x plus a (broadcast) tensor that needs no gradient, such as a mask. Nothing is saved."""
     node = x.tape.record(
         _to_backward if constant.dtype.size > x.dtype.size else pass_backward, (x.node,), None, x.dtype
     )
@@ -111,7 +111,7 @@ def _mul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Ten
 
 
 def mul_constant(x: Tensor, constant: Tensor, name: str = "product") -> Tensor:
-    """x times a (broadcast) tensor that needs no gradient, which is saved: rotary's cos and sin, a dropout mask."""
+    """x times a (broadcast) tensor that needs no gradient and is saved: rotary's cos and sin, a dropout mask."""
     tape = x.tape
     node = tape.record(elementwise_backward, (x.node,), (constant,), casts=(x.dtype,))
     out = tape.like(x, name, x.dtype if x.dtype.size >= constant.dtype.size else constant.dtype)
@@ -164,7 +164,7 @@ def _mul_param_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tup
 
 
 def square(x: Tensor, name: str = "square") -> Tensor:
-    """x.pow(2); any integer power is alike."""
+    """x.pow(2); every other integer power allocates the same."""
     node = x.tape.record(_square_backward, (x.node,), (x,))
     out = x.tape.like(x, name)
     out.node = node
@@ -207,22 +207,22 @@ def _rsqrt_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[T
 
 
 def silu(x: Tensor) -> Tensor:
-    """SiLU."""
+    """SiLU, which saves its input."""
     return unary(x, "silu", saves="input")
 
 
 def gelu(x: Tensor) -> Tensor:
-    """torch's own GELU, exact or tanh: one kernel."""
+    """torch's own GELU, exact or approximated by tanh: either is one kernel, which saves its input."""
     return unary(x, "gelu", saves="input")
 
 
 def tanh(x: Tensor) -> Tensor:
-    """tanh."""
+    """tanh, which saves its output."""
     return unary(x, "tanh", saves="output")
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """nn.functional.dropout in training: on CUDA native_dropout, which keeps a mask of one byte per element."""
+    """nn.functional.dropout in training: native_dropout on CUDA, which saves a mask of one byte per element."""
     if p <= 0:
         return x
     tape = x.tape
@@ -233,7 +233,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 
 def reshape(x: Tensor, shape: Shape) -> Tensor:
-    """A view of x in another shape; a copy when its memory is in another order."""
+    """x in another shape: a view, or a copy if x's memory is in another order than its shape."""
     if x.transposed:
         return _copy(x, shape)
     out = x.tape.view(x, shape)
@@ -262,7 +262,7 @@ def _copy(x: Tensor, shape: Shape) -> Tensor:
 
 
 def transpose(x: Tensor, shape: Shape) -> Tensor:
-    """x.transpose(1, 2) as a view; in backward the gradient turns the other way."""
+    """x.transpose(1, 2), a view; backward transposes the gradient back."""
     out = x.tape.view(x, shape)
     out.transposed = not x.transposed
     out.node = x.tape.record(_transpose_backward, (x.node,), None, x.shape)
@@ -276,7 +276,7 @@ def _transpose_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tup
 
 
 def view(x: Tensor, shape: Shape) -> Tensor:
-    """x.view(shape) of x in memory order; a gradient in another order is copied."""
+    """x.view(shape) of an x in memory order; backward copies a gradient that is in another order."""
     out = x.tape.view(x, shape)
     out.node = x.tape.record(_view_backward, (x.node,), None, x.shape)
     return out
@@ -289,8 +289,8 @@ def _view_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Te
 
 
 def view_heads(x: Tensor, heads: Shape) -> Tensor:
-    """x (batch, seq, heads·dim).view(…, heads, dim).transpose(1, 2); a gradient in the other memory order is copied
-    by the view's backward.
+    """x (batch, seq, heads·dim).view(…, heads, dim).transpose(1, 2). The gradient is transposed back; the backward of
+    the view copies it unless it is then in memory order.
     """
     out = x.tape.view(x, heads)
     out.transposed = True
@@ -331,8 +331,8 @@ def _cat_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Ten
 
 
 def softmax(x: Tensor, dtype: Dtype = FP32) -> Tensor:
-    """softmax over the last dimension in `dtype`. What comes in another type is cast first, except that CUDA's kernel
-    takes float16 in and gives float32 out (aten/src/ATen/native/SoftMax.cpp, half_to_float).
+    """softmax over the last dimension in `dtype`. An input of another type is cast first, except that CUDA's kernel
+    itself turns float16 into float32 (aten/src/ATen/native/SoftMax.cpp, half_to_float).
     """
     if not (x.dtype is FP16 and dtype is FP32):
         x = to(x, dtype, "softmax input")
@@ -342,7 +342,7 @@ def softmax(x: Tensor, dtype: Dtype = FP32) -> Tensor:
 
 
 def _softmax_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
-    # aten/src/ATen/native/cuda/SoftMax.cu, softmax_backward_cuda_out: grad * output is materialised first.
+    # aten/src/ATen/native/cuda/SoftMax.cu, softmax_backward_cuda_out: allocates grad * output as well.
     out = tape.new(grad.shape, node.ctx, "gradient")
     product = tape.new(grad.shape, grad.dtype, "gradient times softmax")
     del product
@@ -350,7 +350,7 @@ def _softmax_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple
 
 
 def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
-    """Batched matrix product; saves what the other's gradient needs."""
+    """Batched matrix product; each factor is saved if the other needs a gradient."""
     tape = a.tape
     node = tape.record(
         _bmm_backward,
@@ -384,7 +384,7 @@ def cube(x: Tensor) -> Tensor:
 
 
 def gelu_new(x: Tensor, autocast: bool = False) -> Tensor:
-    """transformers' NewGELUActivation, one elementwise operation at a time; autocast runs the power in fp32."""
+    """transformers' NewGELUActivation, operation by operation; under autocast the power runs in fp32."""
     half = scale(x, "half input")
     return mul(
         half,
@@ -397,7 +397,7 @@ def gelu_new(x: Tensor, autocast: bool = False) -> Tensor:
 
 
 def split(x: Tensor, shape: Shape, parts: int) -> tuple[Tensor, ...]:
-    """x.split(…, dim=-1) into equal views; backward joins the gradients in one new tensor."""
+    """x.split(…, dim=-1) into equal views; backward copies their gradients into one new tensor."""
     tape = x.tape
     parent = tape.record(_split_backward, (x.node,), None, (x.shape, []))
     views = []
@@ -446,7 +446,7 @@ def add_broadcast(x: Tensor, small: Tensor, name: str = "sum") -> Tensor:
 
 
 def add_broadcast_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, Tensor | None]:
-    """The gradient itself, and its sum over what was broadcast."""
+    """Pass the gradient on to x, and sum it over the batch for the smaller tensor."""
     small = None if node.edges[1] is None else tape.new(node.ctx, grad.dtype, "gradient summed over the batch")
     return (None if node.edges[0] is None else grad), small
 
@@ -459,7 +459,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": lambda x: unary(x, "relu", saves="output"),
 }
 KNOWN_ACTIVATIONS = frozenset(_ACTIVATIONS) | {"gelu_new"}
-"""Names in transformers' ACT2FN that are modelled."""
+"""The names of transformers' ACT2FN that the tape has operations for."""
 
 
 def activation(name: str, x: Tensor, *, autocast: bool) -> Tensor:

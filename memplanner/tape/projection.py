@@ -1,4 +1,4 @@
-"""A gradient that is projected before it is used: the shapes of what is left, and of the projectors."""
+"""How a gradient is projected before it is used: the shapes of the result and of the projectors."""
 
 from memplanner.errors import Problem, UnsupportedError
 from memplanner.frozen import Frozen
@@ -8,7 +8,7 @@ from memplanner.program.shapes import Shape
 class Projection(Frozen):
     """How a matrix's gradient is projected: from its shorter side only (GaLore's "std"), or from both.
 
-    rank: what is left of a projected side. A rank above the smaller side is that side: the SVD has no more.
+    rank: the length of a projected side. It is at most the smaller side, beyond which the SVD has no more vectors.
     """
 
     rank: int
@@ -32,7 +32,7 @@ class Projection(Frozen):
         return (("right", n),) if m >= n else (("left", m),)
 
     def covers(self, side: int) -> bool:
-        """Whether the rank leaves nothing out of a side of that length."""
+        """Whether the rank is as long as the side, so that projecting it would leave nothing out."""
         return self.rank >= side
 
     def projector(self, side: int, shape: Shape) -> Shape:

@@ -19,7 +19,7 @@ from memplanner.report.check_text import PlanAnswer
 from memplanner.report.phrases import device_word
 from memplanner.report.terminal import Page
 from memplanner.report.writers import CHECK
-from memplanner.tui.background import beside
+from memplanner.tui.background import in_background
 from memplanner.tui.export import can_be_saved, save_plan, save_report
 from memplanner.tui.jobs import ways_to_fit
 from memplanner.tui.paint import Ink
@@ -62,11 +62,11 @@ class MemplannerApp(App[None]):
 
     @property
     def ink(self) -> Ink:
-        """How pictures are drawn: the theme's page, and glyphs where there is no colour."""
+        """How pictures are drawn: for the theme's page, and with glyphs where there is no colour."""
         return Ink(colour=not self.no_color, dark=self.current_theme.dark)
 
     def compose(self) -> ComposeResult:
-        """Tabs and the keys."""
+        """The five tabs, with the line of keys under them."""
         panes = (
             PlanPane(self.state),
             TimelinePane(self.state),
@@ -81,7 +81,7 @@ class MemplannerApp(App[None]):
         yield KeysFooter()
 
     def on_mount(self) -> None:
-        """Follow the theme; be quick to answer a key while plans are worked out beside."""
+        """Redraw when the theme changes; keep pauses short, so that keys are answered while threads work."""
         gc.collect()
         gc.freeze()
         gc.set_threshold(10_000, 50, 1000)  # tapes die by reference counts; a full collection takes 100 ms
@@ -102,13 +102,13 @@ class MemplannerApp(App[None]):
 
     @on(TabbedContent.TabActivated)
     def tab_shown(self) -> None:
-        """Draw it once it has its size."""
+        """Draw the tab after the refresh that gives it its size."""
         if self.state.problems and self.pane.id != "plan-pane":
             self.notify("This is of the last plan without problems", severity="warning")
         self.call_after_refresh(self.show)
 
     def action_tab(self, name: str) -> None:
-        """To a tab, its first part focused."""
+        """Go to a tab and focus its first part."""
         self.query_one(TabbedContent).active = name
         self.call_after_refresh(self._focus_in)
 
@@ -123,7 +123,7 @@ class MemplannerApp(App[None]):
 
     @on(Field.Moved)
     def move_field(self, event: Field.Moved) -> None:
-        """Left and right on a field."""
+        """Move a field's value, or ask for one that keys cannot move."""
         if not applies(self.state.plan, event.name):
             return
         value = self.state.moved(event.name, event.steps)
@@ -134,7 +134,7 @@ class MemplannerApp(App[None]):
 
     @on(Field.Set)
     def put_field(self, event: Field.Set) -> None:
-        """A value from the slider, or back to the file's."""
+        """Set a field to the slider's value, or reset it to the file's."""
         if event.value is None:
             self.state.reset(event.name)
             self.show()
@@ -142,17 +142,17 @@ class MemplannerApp(App[None]):
             self.set_field(event.name, event.value)
 
     def set_field(self, name: str, value: str | bool) -> None:
-        """Type a value into a field and show what comes of it."""
+        """Set a field's value and draw the plan that results."""
         self.state.set(name, value)
         self.show()
 
     @on(Field.Edited)
     def edit_field(self, event: Field.Edited) -> None:
-        """Enter on a field."""
+        """Ask for the value of a field on which Enter was pressed."""
         self.action_ask(event.name)
 
     def action_ask(self, name: str) -> None:
-        """Ask for a field's value; once, whatever keys were typed ahead."""
+        """Ask for a field's value, unless another question is open: keys may have been typed ahead."""
         if len(self.screen_stack) > 1:
             return
         question = Ask(
@@ -176,7 +176,7 @@ class MemplannerApp(App[None]):
 
     @on(Load)
     def load(self, event: Load) -> None:
-        """A row of another tab becomes the plan."""
+        """Change the plan to the row that was chosen in another tab."""
         self.state.change(event.flags)
         self.action_tab("plan")
         self.show()
@@ -193,13 +193,13 @@ class MemplannerApp(App[None]):
     # -- what would fit ------------------------------------------------------------------------------------------
 
     def action_what_fits(self) -> None:
-        """Have it worked out what would make the plan fit; then offer it."""
+        """Find out in the background what would make the plan fit, and then offer it."""
         if not self._has_problems():
             self.notify("Working out what would fit …", timeout=1.5)
             self._work_out_what_fits()
 
     def _has_problems(self) -> bool:
-        """Whether the plan on the screen is none; says so."""
+        """Whether the fields on the screen have problems; notifies the user if so."""
         if self.state.problems:
             self.notify("The plan has problems: they are marked at their fields", severity="error")
         return bool(self.state.problems)
@@ -207,18 +207,20 @@ class MemplannerApp(App[None]):
     @work(exclusive=True, thread=True, group="fit", description="what would fit")
     def _work_out_what_fits(self) -> None:
         worker = get_current_worker()
-        found = list(beside(ways_to_fit, lambda: worker.is_cancelled, self.state.plan, self.state.root.absolute()))
+        ways = list(
+            in_background(ways_to_fit, lambda: worker.is_cancelled, self.state.plan, self.state.root.absolute())
+        )
         if not worker.is_cancelled:
-            self.call_from_thread(self._offer, found)
+            self.call_from_thread(self._offer, ways)
 
-    def _offer(self, found: list[tuple[Choice, Flags]]) -> None:
+    def _offer(self, ways: list[tuple[Choice, Flags]]) -> None:
         if len(self.screen_stack) > 1:  # something else has been asked in the meantime
             return
-        if not found:
+        if not ways:
             self.notify("No single change makes this plan fit, and not even rank, batch or sequence 1 does")
             return
-        by_value = {choice.value: flags for choice, flags in found}
-        question = Ask("What would fit", choices=[choice for choice, _ in found])
+        by_value = {choice.value: flags for choice, flags in ways}
+        question = Ask("What would fit", choices=[choice for choice, _ in ways])
 
         def answered(value: str | None) -> None:
             if value is not None:
@@ -265,14 +267,14 @@ class MemplannerApp(App[None]):
             self.notify(f"memplanner check --plan {printable(str(path))}", title="Saved; ask for it with", markup=False)
 
     def action_copy(self) -> None:
-        """The command to the clipboard, and to be read."""
+        """Copy the command to the clipboard, and show it for terminals whose clipboard is out of reach."""
         if self._has_problems():
             return
         self.copy_to_clipboard(self.state.command)
         self.notify(printable(self.state.command), title="Copied", markup=False)
 
     def action_export(self) -> None:
-        """The screen as SVG and the report as Markdown, beside each other."""
+        """Write the screen as SVG and the report as Markdown, under one name."""
         plan = self.state.plan
         svg = self.export_screenshot(title=printable(f"memplanner: {plan.model} on {device_word(plan)}"))
         answer = PlanAnswer(estimate=self.state.estimate, label=self.state.source.label)
@@ -287,15 +289,15 @@ class MemplannerApp(App[None]):
     # -- the rest ------------------------------------------------------------------------------------------------
 
     def action_help(self) -> None:
-        """Every key."""
+        """Show what every key does."""
         self.push_screen(Help())
 
     def action_toggle_dark(self) -> None:
-        """Dark or light."""
+        """Switch between the dark theme and the light one."""
         self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """The palette: the app's own commands before Textual's."""
+        """The command palette: the app's own commands before Textual's."""
         for name, title in TABS.items():
             yield SystemCommand(f"Go to {title}", f"The {title.lower()} tab", lambda name=name: self.action_tab(name))
         yield SystemCommand("What would fit", "Changes that make the plan fit, largest values", self.action_what_fits)

@@ -1,4 +1,4 @@
-"""What takes longer than a key may: worked out in a process of its own, so that the interface is not held up."""
+"""Runs what takes too long for a key press in a process of its own, so that the interface keeps answering."""
 
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,42 +12,42 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 POLL_S = 0.05
-"""Seconds between looks at whether it has been cancelled."""
+"""Seconds between two calls of `cancelled`."""
 
 
-def beside(
+def in_background(
     function: Callable[Concatenate[Callable[[T], None], P], None],
     cancelled: Callable[[], bool],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> Iterator[T]:
-    """What `function(tell, ...)` tells, as it comes; nothing more once it is cancelled, when its process is killed.
+    """The results that `function(emit, ...)` emits, as they come. Once `cancelled()` is true, its process is killed.
 
-    To be called from a worker thread. All that goes in and comes out is pickled.
+    To be called from a worker thread. Arguments and results are pickled.
     """
-    here, there = Pipe(duplex=False)
-    process = begin(_tell, (there, function, args, kwargs), method=quickest(), preloaded=("memplanner.tui.jobs",))
-    there.close()
+    receiver, sender = Pipe(duplex=False)
+    process = begin(_emit_all, (sender, function, args, kwargs), method=quickest(), preloaded=("memplanner.tui.jobs",))
+    sender.close()
     try:
         while not cancelled():
-            if not here.poll(POLL_S):
+            if not receiver.poll(POLL_S):
                 continue
             try:
-                failed, found = here.recv()
+                failed, result = receiver.recv()
             except EOFError:
                 return
             if failed:
-                raise RuntimeError(found)
-            yield found
+                raise RuntimeError(result)
+            yield result
     finally:
         end(process)
-        here.close()
+        receiver.close()
 
 
-def _tell(
-    there: Connection, function: Callable[..., None], args: tuple[object, ...], kwargs: dict[str, object]
+def _emit_all(
+    sender: Connection, function: Callable[..., None], args: tuple[object, ...], kwargs: dict[str, object]
 ) -> None:
     try:
-        function(lambda found: there.send((False, found)), *args, **kwargs)
-    except Exception:  # to be raised where somebody sees it
-        there.send((True, traceback.format_exc()))
+        function(lambda result: sender.send((False, result)), *args, **kwargs)
+    except Exception:  # raised again in the process that waits for results
+        sender.send((True, traceback.format_exc()))

@@ -1,4 +1,4 @@
-"""What leaves the interface: plan files and reports. Nothing there is written over without being asked."""
+"""Writes plan files and reports from the interface. Only after a question is a file replaced."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from memplanner.settings.errors import show
 
 
 def plan_table(plan: TrainingPlan, root: Path) -> dict[str, Any]:
-    """The plan as a file's table: what is not at its default, with every kind named; a model's path made absolute."""
+    """The plan as a file's table: settings that differ from their defaults, every kind, and absolute model paths."""
     table = plan.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     for name in ("method", "optimizer"):
         table[name] = {"kind": getattr(plan, name).kind, **table.get(name, {})}
@@ -25,7 +25,7 @@ def plan_table(plan: TrainingPlan, root: Path) -> dict[str, Any]:
 
 
 def _anywhere(model: str, root: Path) -> str:
-    """A model's name, or the absolute path of the user's own."""
+    """A bundled model's name, or the absolute path of the user's own model."""
     if find_model(model, root).parameters is not None:
         return model
     return str((root / Path(model).expanduser()).absolute())

@@ -1,4 +1,4 @@
-"""What the interface has worked out beside itself: plain functions of plans that know no widgets, only whom to tell."""
+"""The interface's background jobs: functions of plans that know no widgets and emit their results one by one."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ from memplanner.units import format_bytes
 
 
 def columns(
-    tell: Callable[[tuple[str, int, Verdict]], None], plan: TrainingPlan, flag: str, values: Sequence[str], root: Path
+    emit: Callable[[tuple[str, int, Verdict]], None], plan: TrainingPlan, flag: str, values: Sequence[str], root: Path
 ) -> None:
-    """(value, device bytes, verdict) of the plan with each value of a flag; nothing of a value that is no plan.
+    """Emit (value, device bytes, verdict) of the plan with each value of a flag; values that are no plan are left out.
 
-    The bytes are a lower bound where even that is above the limit.
+    The bytes are a lower bound where already that bound is above the limit.
     """
     predictor, table = Predictor(root), plan.model_dump(mode="json")
     for value in values:
@@ -28,16 +28,16 @@ def columns(
             estimate = predictor(merge(table, {flag: value}, where="plan"))
         except UserError:
             continue
-        tell((value, estimate.least_device_bytes, estimate.verdict))
+        emit((value, estimate.least_device_bytes, estimate.verdict))
 
 
-def combinations(tell: Callable[[int | Sweep], None], plan: TrainingPlan, axes: Sequence[Axis], root: Path) -> None:
-    """One for every combination tried, and at last what came of them; see solve.sweep."""
-    tell(sweep(plan.model_dump(mode="json"), {}, axes, Predictor(root), where="plan", advance=tell))
+def combinations(emit: Callable[[int | Sweep], None], plan: TrainingPlan, axes: Sequence[Axis], root: Path) -> None:
+    """Emit 1 for every combination tried, and at the end the sweep; see solve.sweep."""
+    emit(sweep(plan.model_dump(mode="json"), {}, axes, Predictor(root), where="plan", advance=emit))
 
 
-def ways_to_fit(tell: Callable[[tuple[Choice, Flags]], None], plan: TrainingPlan, root: Path) -> None:
-    """Single changes that make the plan fit, and the largest rank, batch and sequence that the card holds."""
+def ways_to_fit(emit: Callable[[tuple[Choice, Flags]], None], plan: TrainingPlan, root: Path) -> None:
+    """Emit single changes that make the plan fit, and the largest rank, batch and sequence that the card holds."""
     predictor = Predictor(root)
     estimate = predictor(plan)
     if not passes(estimate.verdict):
@@ -45,7 +45,7 @@ def ways_to_fit(tell: Callable[[tuple[Choice, Flags]], None], plan: TrainingPlan
         for change in changes.fitting or changes.others:
             verb = "then it fits" if changes.fitting else "not enough"
             words = f"saves {format_bytes(change.saved_bytes)}, {verb}: {change.effect}"
-            tell((Choice(value=change.typed, about=words), dict(change.flags)))
+            emit((Choice(value=change.typed, about=words), dict(change.flags)))
     for axis in solve_largest.AXES:
         if axis == "rank" and plan.method.chosen_rank is None:
             continue
@@ -55,4 +55,4 @@ def ways_to_fit(tell: Callable[[tuple[Choice, Flags]], None], plan: TrainingPlan
             continue
         tight = " (tight)" if best.estimate.verdict == "tight" else ""
         words = f"the largest {title_of(flag)} that fits, {format_bytes(best.estimate.margin_bytes)} to spare{tight}"
-        tell((Choice(value=f"{flag} {best.value}", about=words), {flag: str(best.value)}))
+        emit((Choice(value=f"{flag} {best.value}", about=words), {flag: str(best.value)}))

@@ -19,24 +19,24 @@ def _style(colour: str | None, bold: bool = False, dim: bool | None = None, reve
 
 @dataclass(frozen=True, slots=True)
 class Ink:
-    """How things are drawn: with colours or with glyphs that do without; on a dark page or a light one."""
+    """How things are drawn: with colours or with glyphs alone, for a dark page or a light one."""
 
     colour: bool = True
     dark: bool = True
 
     def style(self, colour: str) -> Style:
-        """A colour of the palette on this page."""
+        """The style of a palette's colour on this page."""
         return _style(self._shade(colour))
 
     def paint(self, lines: Sequence[Line]) -> list[Text]:
-        """The lines as they are shown."""
+        """The lines as styled text."""
         return [self._painted(line) for line in lines]
 
     def _shade(self, colour: str) -> str | None:
         return None if not self.colour else colour if self.dark else ON_LIGHT.get(colour, colour)
 
     def _painted(self, line: Line) -> Text:
-        """Neighbours of one style together: each change of style takes Textual as long as the next."""
+        """One line. Neighbouring spans of equal style are joined, because Textual's time goes by changes of style."""
         text = Text()
         for style, spans in groupby(line, key=self._style_of):
             text.append("".join(span.text if self.colour else span.plain or span.text for span in spans), style)

@@ -1,4 +1,4 @@
-"""What the interface edits: a plan file's table, the flags laid over it, and what is predicted of the two."""
+"""What the interface edits: a plan file's table, the flags laid over it, and the estimate of both."""
 
 import shlex
 from collections.abc import Mapping
@@ -145,7 +145,7 @@ class PlanState:
         return merge(table, typed, where=self.source.label)
 
     def predict(self, flags: Mapping[str, Value]) -> Estimate:
-        """What is predicted of them."""
+        """The estimate of the plan of these flags."""
         return self.predictor(self.plan_of(flags))
 
     def text(self, name: str) -> str:
@@ -160,42 +160,42 @@ class PlanState:
         self.change({name: value})
 
     def change(self, changes: Mapping[str, Value]) -> None:
-        """Several fields at once, as one step to undo."""
+        """Change several fields at once, as one step to undo."""
         before = dict(self.flags)
         self.flags = self.merged(changes)
         if self.flags != before:
             self._undo.append(before)
-            self._judge()
+            self._predict_or_explain()
 
-    def _dropping(self, changes: Mapping[str, Value]) -> Flags:
+    def _without_useless(self, changes: Mapping[str, Value]) -> Flags:
         """The flags so far, without those that the new method or optimizer has no use for."""
         method = changes.get("--method")
-        known = method in BY_FLAG["--method"].words
-        kept = useful(self.flags, str(method)) if known else dict(self.flags)
+        is_method = method in BY_FLAG["--method"].words
+        flags = useful(self.flags, str(method)) if is_method else dict(self.flags)
         for flag in changes:
-            kept.pop(moment_width.RIVALS.get(flag, ""), None)
-        return kept
+            flags.pop(moment_width.RIVALS.get(flag, ""), None)
+        return flags
 
     def reset(self, name: str) -> None:
-        """Back to what the table says of the field."""
+        """Reset the field to what the table says."""
         if name in self.flags:
             self._undo.append(dict(self.flags))
             del self.flags[name]
-            self._judge()
+            self._predict_or_explain()
 
     def merged(self, changes: Mapping[str, Value]) -> Flags:
         """The flags with some changed, without changing any."""
-        return {**self._dropping(changes), **changes}
+        return {**self._without_useless(changes), **changes}
 
     def undo(self) -> bool:
         """Take the last change back; False where there is none."""
         if not self._undo:
             return False
         self.flags = self._undo.pop()
-        self._judge()
+        self._predict_or_explain()
         return True
 
-    def _judge(self) -> None:
+    def _predict_or_explain(self) -> None:
         try:
             self.estimate = self.predict(self.flags)
         except UserError as error:

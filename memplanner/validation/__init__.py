@@ -1,1 +1,1 @@
-"""Predictions held against what was measured or traced, row by row."""
+"""Compares predictions with what was measured or traced, figure by figure."""

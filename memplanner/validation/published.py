@@ -1,7 +1,7 @@
 """Rows of third parties' published measurements as plans.
 
 The file: {"rows": [{id, source, gpu, num_gpus, model, arch, method, rank, …, measured: {…}, peer_predicted: {…}}]}.
-What a source ran and does not say in its rows is listed as an assumption beside them.
+A setting of a source's runs that its rows do not state is listed as an assumption.
 """
 
 import json
@@ -25,7 +25,7 @@ Bytes = Annotated[int, Field(ge=0)]
 
 
 class Measured(Settings):
-    """What was measured; more keys than these are kept out of the comparison."""
+    """What was measured; other keys of the file are ignored."""
 
     model_config = ConfigDict(extra="ignore")
     allocated_peak: Bytes
@@ -42,7 +42,7 @@ class Measured(Settings):
 
 
 class PeerPrediction(Settings):
-    """What another tool said for the row."""
+    """What another tool predicted for the row."""
 
     tool: str
     allocated_peak: Bytes | None = None
@@ -85,7 +85,7 @@ class PublishedFile(Settings):
 
 
 class InexpressibleError(Exception):
-    """No plan says what the row ran."""
+    """No plan can express what the row ran."""
 
 
 def load_published(path: Path) -> list[PublishedRow]:
@@ -99,8 +99,8 @@ def load_published(path: Path) -> list[PublishedRow]:
 
 
 def validate_published(path: Path) -> Validation:
-    """Every row predicted and compared, or listed with the reason why not."""
-    found = Validation()
+    """Predict and compare every row, or list it with the reason why it cannot be."""
+    validation = Validation()
     rows = load_published(path)
     if not rows:
         raise file_error(path, "has no rows")
@@ -110,16 +110,16 @@ def validate_published(path: Path) -> Validation:
                 plan, assumptions = plan_of(row, Path(scratch))
                 estimate = predict(plan)
             except InexpressibleError as error:
-                found.skipped.append(Skipped(id=row.id, reason=str(error)))
+                validation.skipped.append(Skipped(id=row.id, reason=str(error)))
                 continue
             except UserError as error:
-                found.skipped.append(Skipped(id=row.id, reason="; ".join(str(p) for p in error.problems)))
+                validation.skipped.append(Skipped(id=row.id, reason="; ".join(str(p) for p in error.problems)))
                 continue
-            found.assumptions += [Assumption(id=row.id, text=text) for text in assumptions]
-            found.rows += compared(row, estimate)
+            validation.assumptions += [Assumption(id=row.id, text=text) for text in assumptions]
+            validation.rows += published_rows(row, estimate)
             if not passes(estimate.verdict):
-                found.false_alarms.append(row.id)
-    return found
+                validation.false_alarms.append(row.id)
+    return validation
 
 
 _PRECISIONS = {
@@ -196,7 +196,7 @@ def _t4(row: PublishedRow, fields: dict[str, Any], step: dict[str, Any], assumpt
 
 
 def _a100(row: PublishedRow, fields: dict[str, Any], step: dict[str, Any], assumptions: list[str]) -> None:
-    """HF Trainer of transformers 4.48; QLoRA through trl's casts."""
+    """The Trainer of transformers 4.48; QLoRA with the casts that trl makes."""
     step["loss"] = {"kind": "cross-entropy", "shifts": "logits"}
     assumptions.append("transformers 4.48 copies the fp32 logits without the last token (its ForCausalLMLoss)")
     if row.method == "lora":
@@ -239,8 +239,8 @@ def _model(row: PublishedRow, folder: Path) -> str:
     return str(path)
 
 
-def compared(row: PublishedRow, estimate: Estimate) -> list[Row]:
-    """Every figure that both have."""
+def published_rows(row: PublishedRow, estimate: Estimate) -> list[Row]:
+    """Every figure that the row and the estimate both have."""
     peaks = {phase.name: phase.peak_bytes for phase in estimate.phases}
     persistent = estimate.persistent
     measured = row.measured
@@ -260,7 +260,7 @@ def compared(row: PublishedRow, estimate: Estimate) -> list[Row]:
         "device": (estimate.device_bytes, measured.process),
     }
     peer = row.peer_predicted
-    said = {} if peer is None else {"allocated": peer.allocated_peak, "device": peer.process}
+    peer_bytes = {} if peer is None else {"allocated": peer.allocated_peak, "device": peer.process}
     return [
         Row(
             id=row.id,
@@ -269,10 +269,10 @@ def compared(row: PublishedRow, estimate: Estimate) -> list[Row]:
             method=f"{row.method} {row.quantization}" if row.quantization else row.method,
             metric=metric,
             predicted_bytes=predicted,
-            measured_bytes=found,
-            peer="" if peer is None or said.get(metric) is None else peer.tool,
-            peer_bytes=said.get(metric),
+            measured_bytes=bytes_measured,
+            peer="" if peer is None or peer_bytes.get(metric) is None else peer.tool,
+            peer_bytes=peer_bytes.get(metric),
         )
-        for metric, (predicted, found) in figures.items()
-        if found is not None
+        for metric, (predicted, bytes_measured) in figures.items()
+        if bytes_measured is not None
     ]

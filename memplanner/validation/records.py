@@ -1,4 +1,4 @@
-"""The harness's own records held against predictions."""
+"""Compares the harness's own records with predictions."""
 
 import json
 import tempfile
@@ -18,57 +18,57 @@ _NAMES = {category: category.replace("_", " ") for category in CATEGORIES}
 
 
 def records_in(words: Iterable[str], root: Path) -> list[Path]:
-    """The record files that files and directories come to; UserError for what is neither."""
-    found: list[Path] = []
+    """The record files among these files and directories; UserError for what is neither."""
+    paths: list[Path] = []
     for word in words:
         path = root / word
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*.json") if not p.name.startswith("."))
             if not inside:
                 raise file_error(path, "holds no records (*.json)")
-            found += inside
+            paths += inside
         elif path.is_file():
-            found.append(path)
+            paths.append(path)
         else:
             raise file_error(path, "no such file or directory")
-    return found
+    return paths
 
 
 def validate_records(paths: Iterable[Path]) -> Validation:
-    """Every record's plan predicted and compared."""
-    found = Validation()
+    """Predict every record's plan and compare."""
+    validation = Validation()
     with tempfile.TemporaryDirectory() as scratch:
         for path in paths:
             record = load_measurement(path)
-            compare_record(found, record, Path(scratch))
-    return found
+            compare_record(validation, record, Path(scratch))
+    return validation
 
 
-def compare_record(found: Validation, record: Measurement, scratch: Path) -> None:
-    """Predict the record's plan and add what comes of it to `found`."""
+def compare_record(validation: Validation, record: Measurement, scratch: Path) -> None:
+    """Predict the record's plan and add the comparison to `validation`."""
     plan = record.plan
     if plan is None:
-        found.skipped.append(Skipped(id=record.id, reason=f"entry point {record.entry}: no plan describes it"))
+        validation.skipped.append(Skipped(id=record.id, reason=f"entry point {record.entry}: no plan describes it"))
         return
     if record.outcome.status not in ("completed", "out-of-memory"):
-        found.skipped.append(Skipped(id=record.id, reason=f"{record.outcome.status}: {record.outcome.message}"))
+        validation.skipped.append(Skipped(id=record.id, reason=f"{record.outcome.status}: {record.outcome.message}"))
         return
     try:
         estimate = predict(_standing_alone(record, plan, scratch))
     except UserError as error:
-        found.skipped.append(Skipped(id=record.id, reason="; ".join(str(p) for p in error.problems)))
+        validation.skipped.append(Skipped(id=record.id, reason="; ".join(str(p) for p in error.problems)))
         return
     ran_out = record.outcome.status == "out-of-memory"
     if record.backend == "cuda" and (ran_out or record.environment.memory_fraction is not None):
         fits = passes(estimate.verdict)
         if ran_out and fits:
-            found.false_fits.append(record.id)
+            validation.false_fits.append(record.id)
         if not ran_out and not fits:
-            found.false_alarms.append(record.id)
+            validation.false_alarms.append(record.id)
     if ran_out:
-        found.skipped.append(Skipped(id=record.id, reason="ran out of memory: only its verdict is compared"))
+        validation.skipped.append(Skipped(id=record.id, reason="ran out of memory: only its verdict is compared"))
         return
-    found.rows += compared(record, estimate)
+    validation.rows += record_rows(record, estimate)
 
 
 def _standing_alone(record: Measurement, plan: TrainingPlan, scratch: Path) -> TrainingPlan:
@@ -87,8 +87,8 @@ def _bundled(model: str) -> bool:
         return False
 
 
-def compared(record: Measurement, estimate: Estimate) -> list[Row]:
-    """Allocated peak, phases, categories at the peak, what a step keeps, reserved and device."""
+def record_rows(record: Measurement, estimate: Estimate) -> list[Row]:
+    """The figures that the record and the estimate both have: allocated peak, phases, categories, reserved, device."""
     assert record.plan is not None
     on_cuda = record.backend == "cuda"
     predicted = estimate.phase_peaks(workspaces=on_cuda)

@@ -28,7 +28,7 @@ class Row:
 
     @property
     def peer_error(self) -> float | None:
-        """The other tool's."""
+        """The error of the other tool's prediction."""
         return None if self.peer_bytes is None else _error(self.peer_bytes, self.measured_bytes)
 
 
@@ -42,7 +42,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumption:
-    """A setting that a source leaves unsaid, as it was taken."""
+    """A setting that a source does not state, and the value that was assumed."""
 
     id: str
     text: str
@@ -50,21 +50,21 @@ class Assumption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Absolute errors of some rows."""
+    """A summary of the absolute errors of some rows."""
 
     count: int
     mean: float
     median: float
     p95: float
     worst: float
-    """With its sign."""
+    """The error that is largest in absolute value, with its sign."""
     peer_median: float | None = None
     peer_worst: float | None = None
 
 
 @dataclass(slots=True)
 class Validation:
-    """All that was compared."""
+    """Every comparison that was made, and what could not be compared."""
 
     rows: list[Row] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -76,17 +76,17 @@ class Validation:
 
     def groups(self) -> dict[str, Summary]:
         """Group ("source · gpu · method · metric") → its summary, in the order of the rows."""
-        found: dict[str, list[Row]] = {}
+        grouped: dict[str, list[Row]] = {}
         for row in self.rows:
-            found.setdefault(" · ".join((row.source, row.gpu, row.method, row.metric)), []).append(row)
-        return {name: summary(rows) for name, rows in found.items()}
+            grouped.setdefault(" · ".join((row.source, row.gpu, row.method, row.metric)), []).append(row)
+        return {name: summary(rows) for name, rows in grouped.items()}
 
     def by_metric(self) -> dict[str, Summary]:
         """Metric → its summary over everything."""
-        found: dict[str, list[Row]] = {}
+        grouped: dict[str, list[Row]] = {}
         for row in self.rows:
-            found.setdefault(row.metric, []).append(row)
-        return {name: summary(rows) for name, rows in found.items()}
+            grouped.setdefault(row.metric, []).append(row)
+        return {name: summary(rows) for name, rows in grouped.items()}
 
     def beyond(self, tolerance: float) -> list[Row]:
         """Rows of the allocated peak that are off by more than the tolerance, worst first."""
@@ -95,7 +95,7 @@ class Validation:
 
 
 def summary(rows: Sequence[Row]) -> Summary:
-    """Of at least one row."""
+    """The summary of some rows, of which there must be at least one."""
     errors = sorted(abs(row.error) for row in rows)
     peers = sorted(abs(row.peer_error) for row in rows if row.peer_error is not None)
     return Summary(

@@ -1,4 +1,4 @@
-"""Fresh traces held against predictions, of plans that records or published rows name."""
+"""Compares predictions with traces made now, of plans that records or published rows describe."""
 
 import json
 import tempfile
@@ -13,18 +13,20 @@ from memplanner.validation.rows import Skipped, Validation
 
 
 def validate_traces(plans: Iterable[tuple[str, TrainingPlan, Path]]) -> Validation:
-    """Every plan (name, plan, directory of its model) traced on fake tensors and compared."""
+    """Trace every plan (name, plan, directory of its model) on fake tensors and compare."""
     from memplanner.harness.record import measure
 
-    found = Validation()
+    validation = Validation()
     with tempfile.TemporaryDirectory() as scratch:
         for name, plan, root in plans:
-            compare_record(found, measure(plan, "fake", name=name, root=root), Path(scratch))
-    return found
+            compare_record(validation, measure(plan, "fake", name=name, root=root), Path(scratch))
+    return validation
 
 
 def validate_against_traces(records: Iterable[Path], published: Iterable[Path]) -> Validation:
-    """The plans of these records and published rows, traced here. ModuleNotFoundError without what a trace needs."""
+    """Trace and compare the plans of records and published rows. ModuleNotFoundError where a trace's libraries are
+    missing.
+    """
     plans: list[tuple[str, TrainingPlan, Path]] = []
     skipped: list[Skipped] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -43,6 +45,6 @@ def validate_against_traces(records: Iterable[Path], published: Iterable[Path]) 
                     plans.append((row.id, plan_of(row, folder)[0], folder))
                 except InexpressibleError as error:
                     skipped.append(Skipped(id=row.id, reason=str(error)))
-        found = validate_traces(plans)
-    found.skipped += skipped
-    return found
+        validation = validate_traces(plans)
+    validation.skipped += skipped
+    return validation

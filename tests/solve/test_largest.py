@@ -8,7 +8,7 @@ import pytest
 from memplanner.errors import UserError
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
-from memplanner.solve.largest import AXES, Axis, Largest, largest
+from memplanner.solve.largest import AXES, Largest, SearchAxis, largest
 
 BASE = {"model": "llama-60m", "method": {"kind": "lora", "rank": 4}, "step": {"batch_size": 2, "seq_len": 64}}
 
@@ -17,7 +17,7 @@ def plan(**fields: Any) -> TrainingPlan:
     return TrainingPlan.model_validate({**BASE, **fields})
 
 
-def value_of(plan: TrainingPlan, axis: Axis) -> int:
+def value_of(plan: TrainingPlan, axis: SearchAxis) -> int:
     values = {"batch-size": plan.step.batch_size, "seq-len": plan.step.seq_len}
     return plan.method.rank if axis == "rank" else values[axis]  # type: ignore[union-attr]
 
@@ -26,7 +26,7 @@ def value_of(plan: TrainingPlan, axis: Axis) -> int:
 class Threshold:
     """Stands in for predict: fits up to a bound on one axis, and counts how often it is asked."""
 
-    axis: Axis
+    axis: SearchAxis
     bound: int
     asked: int = 0
 
@@ -44,7 +44,7 @@ class Threshold:
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("bound", [0, 1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 1000, 4095, 4096, 4097])
 @pytest.mark.parametrize("ceiling", [1, 2, 64, 100, 4096])
-def test_exact_at_every_bound_and_ceiling(axis: Axis, bound: int, ceiling: int) -> None:
+def test_exact_at_every_bound_and_ceiling(axis: SearchAxis, bound: int, ceiling: int) -> None:
     predicted = Threshold(axis, bound)
     found = largest(plan(), axis, predicted, ceiling=ceiling)
     assert found.value == min(bound, ceiling)
@@ -57,12 +57,12 @@ def test_exact_at_every_bound_and_ceiling(axis: Axis, bound: int, ceiling: int) 
     assert predicted.asked <= 30
 
 
-def on(memory: str, axis: Axis, **fields: Any) -> Largest:
+def on(memory: str, axis: SearchAxis, **fields: Any) -> Largest:
     return largest(plan(device=memory, **fields), axis, predict)
 
 
 @pytest.mark.parametrize(("axis", "memory"), [("rank", "700MB"), ("batch-size", "2GB"), ("seq-len", "2GB")])
-def test_one_more_does_not_fit(axis: Axis, memory: str) -> None:
+def test_one_more_does_not_fit(axis: SearchAxis, memory: str) -> None:
     found = on(memory, axis)
     assert found.value > 1
     assert found.estimate.margin_bytes >= 0

@@ -64,7 +64,7 @@ async def press(app: MemplannerApp, pilot: Pilot[None], *keys: str) -> None:
     await settle(app, pilot)
     if isinstance(app.pane, FrontierPane) and len(app.screen_stack) == 1:
         pane = app.pane
-        await _until(pilot, lambda: pane.found is not None)
+        await _until(pilot, lambda: pane.result is not None)
         await settle(app, pilot)
 
 

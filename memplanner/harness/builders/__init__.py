@@ -1,1 +1,1 @@
-"""Builds what a plan says from real libraries: a function per method and per optimizer; what has none is refused."""
+"""Builds what a plan describes from real libraries, one function per method and per optimizer; refuses the rest."""

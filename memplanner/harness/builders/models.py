@@ -69,8 +69,8 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
 
 
 def quiet_libraries() -> None:
-    """Before they are imported: transformers remarks on fields that no training step reads, bitsandbytes on kernels for
-    inference.
+    """Silence remarks that mean nothing here, before the libraries are imported: those of transformers on fields that
+    no training step reads, and of bitsandbytes on kernels for inference.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -90,7 +90,7 @@ def block_linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _quantised(model: nn.Module, plan: TrainingPlan) -> nn.Module:
-    """The blocks' linear layers in bitsandbytes' formats; on the meta device they wait to be quantised."""
+    """The model with its blocks' linear layers in bitsandbytes' formats; those on the meta device stay unquantised."""
     import bitsandbytes
     from peft import prepare_model_for_kbit_training
 

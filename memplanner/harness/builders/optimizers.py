@@ -31,8 +31,8 @@ Groups = list[dict[str, Any]]
 
 
 def optimizers_for(plan: TrainingPlan, model: nn.Module) -> list[torch.optim.Optimizer]:
-    """The optimizers that one call of step() each makes a step of. Those of per-layer updates hang on hooks and step
-    inside backward, as does what they do there: step, then free the gradient.
+    """The optimizers of a step: calling step() of each one updates the model. With per-layer updates there is one per
+    parameter, whose hook steps and frees the gradient within backward, as soon as it is complete.
 
     UnsupportedError where no library has the plan's pair of method and optimizer; NotBuildableError where this harness
     has no builder for it.
@@ -87,7 +87,7 @@ def _gradnormlorp_groups(method: GradNormLorp, model: nn.Module) -> Groups:
 
 
 def _with_projection(method: Galore | GradNormLorp, model: nn.Module, targets: Iterable[tuple[Any, int]]) -> Groups:
-    """galore_torch's parameter groups, as its README makes them: what is not projected first, then a group a rank."""
+    """galore_torch's parameter groups as its README makes them: first what is not projected, then one per rank."""
     by_rank: dict[int, list[Any]] = {}
     for weight, rank in targets:
         by_rank.setdefault(rank, []).append(weight)
@@ -108,8 +108,10 @@ def optimizer_of(rule: object, groups: Groups) -> torch.optim.Optimizer:
 def _adamw(rule: AdamW, groups: Groups) -> torch.optim.Optimizer:
     if rule.state_dtype != "param":
         raise NotBuildableError(f"torch.optim.AdamW with {rule.state_dtype} moments")
-    way = rule.implementation
-    return torch.optim.AdamW(groups, lr=LEARNING_RATE, foreach=way == "foreach", fused=way == "fused")
+    implementation = rule.implementation
+    return torch.optim.AdamW(
+        groups, lr=LEARNING_RATE, foreach=implementation == "foreach", fused=implementation == "fused"
+    )
 
 
 @optimizer_of.register

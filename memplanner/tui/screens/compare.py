@@ -21,7 +21,7 @@ from memplanner.units import format_bytes, format_count
 
 
 class Load(Message):
-    """The plan is to get these flags, and to be shown."""
+    """Asks the app to lay these flags over the plan and to show it."""
 
     def __init__(self, flags: Flags) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Load(Message):
 
 
 class ComparePane(Pane):
-    """The third tab."""
+    """Two tables: methods at equal settings, and cards for the present plan."""
 
     def __init__(self, state: PlanState) -> None:
         super().__init__(state, "compare-pane")
@@ -37,14 +37,14 @@ class ComparePane(Pane):
         self._shown: object = None
 
     def compose(self) -> ComposeResult:
-        """Two tables."""
+        """A heading and a table for methods, and the same for cards."""
         yield Static(id="methods-heading", classes="heading")
         yield Table(id="methods")
         yield Static("Cards, for this plan (Enter takes one over)", classes="heading")
         yield Table(id="cards")
 
     def on_mount(self) -> None:
-        """Titles."""
+        """Add the tables' columns."""
         for table, titles in (
             ("#methods", ("Method", "", "Device", "To spare", "Peak in", "Trained")),
             ("#cards", ("Card", "", "Device", "To spare", "Limit", "Allocated")),
@@ -52,14 +52,14 @@ class ComparePane(Pane):
             self.query_one(table, DataTable).add_columns(*titles)
 
     def show(self) -> None:
-        """Work both tables out anew, where the plan is another one."""
+        """Fill both tables again if the plan has changed."""
         if self._shown != self.state.plan:
             self._shown = self.state.plan
             self._fill()
 
     @work(exclusive=True, group="compare")
     async def _fill(self) -> None:
-        """One row at a time, so that keys are answered in between."""
+        """Fill the tables row by row, so that keys are answered in between."""
         import asyncio
 
         self._flags.clear()
@@ -119,6 +119,6 @@ class ComparePane(Pane):
 
     @on(DataTable.RowSelected)
     def take(self, event: DataTable.RowSelected) -> None:
-        """Enter: the row's method or card becomes the plan's."""
+        """Change the plan to the chosen row's method or card."""
         if event.row_key.value in self._flags:
             self.post_message(Load(self._flags[event.row_key.value]))

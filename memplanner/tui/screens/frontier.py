@@ -1,4 +1,4 @@
-"""What fits this card: rank, batch × the plan's sequence, optimizer, checkpointing, worked out beside the rest."""
+"""What fits this card by rank, batch, optimizer and checkpointing, predicted in the background."""
 
 import math
 
@@ -12,7 +12,7 @@ from textual.worker import get_current_worker
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import VERDICT_WORDS, device_word
 from memplanner.solve.sweep import Axis, Point, Sweep
-from memplanner.tui.background import beside
+from memplanner.tui.background import in_background
 from memplanner.tui.jobs import combinations
 from memplanner.tui.screens.compare import Load
 from memplanner.tui.screens.pane import Pane
@@ -26,7 +26,7 @@ BATCHES = 7
 
 
 class FrontierPane(Pane):
-    """The fourth tab."""
+    """The table of combinations that fit. result: the last sweep; None while one is under way."""
 
     BINDINGS = [
         Binding("o", "sort", "Sort"),
@@ -35,7 +35,7 @@ class FrontierPane(Pane):
 
     def __init__(self, state: PlanState) -> None:
         super().__init__(state, "frontier-pane")
-        self.found: Sweep | None = None
+        self.result: Sweep | None = None
         self.everything = False
         self.sorted_by = 2
         self.falling = True
@@ -43,27 +43,27 @@ class FrontierPane(Pane):
         self._shown: object = None
 
     def compose(self) -> ComposeResult:
-        """A heading, the progress, the table."""
+        """A heading that says what is shown, the progress of the search, and the table."""
         yield Static(id="frontier-heading", classes="heading")
         yield ProgressBar(id="frontier-progress", show_eta=False)
         yield Table(id="frontier-table")
 
     def on_mount(self) -> None:
-        """Titles."""
+        """Add the table's columns."""
         table = self.query_one(DataTable)
         for title in TITLES:
             table.add_column(title, key=title or "verdict")
 
     def show(self) -> None:
-        """Begin anew, where the plan is another one."""
+        """Search again if the plan has changed."""
         if self._shown != self.state.plan:
             self._shown = self.state.plan
-            self.found = None
+            self.result = None
             self.query_one(DataTable).clear()
             self._search()
 
     def axes(self) -> list[Axis]:
-        """Around the present plan: what its method has, up to what makes sense."""
+        """The axes to search around the present plan: the settings that its method has, up to sensible values."""
         plan, state = self.state.plan, self.state
         axes = []
         if plan.method.chosen_rank is not None:
@@ -80,17 +80,17 @@ class FrontierPane(Pane):
 
     @work(exclusive=True, thread=True, group="frontier")
     def _search(self) -> None:
-        """Have every combination predicted beside the interface."""
+        """Predict every combination in the background."""
         worker = get_current_worker()
         axes = self.axes()
         total, done = math.prod(len(axis.values) for axis in axes), 0
-        for found in beside(
+        for result in in_background(
             combinations, lambda: worker.is_cancelled, self.state.plan, axes, self.state.root.absolute()
         ):
-            if isinstance(found, Sweep):
-                self.app.call_from_thread(self._done, found)
+            if isinstance(result, Sweep):
+                self.app.call_from_thread(self._done, result)
                 return
-            done += found
+            done += result
             if done % 8 == 0 or done == total:
                 self.app.call_from_thread(self._progress, done, total)
 
@@ -99,18 +99,18 @@ class FrontierPane(Pane):
         self.query_one("#frontier-progress").display = done < total
         self.query_one("#frontier-heading", Static).update(f"{done} of {total} plans tried …")
 
-    def _done(self, found: Sweep) -> None:
-        self.found = found
+    def _done(self, result: Sweep) -> None:
+        self.result = result
         self.fill()
 
     def fill(self) -> None:
-        """The table as sorted and narrowed."""
-        found, table = self.found, self.query_one(DataTable)
-        if found is None:
+        """Fill the table in its order, with all points that fit or with the frontier alone."""
+        result, table = self.result, self.query_one(DataTable)
+        if result is None:
             return
         self.query_one("#frontier-progress").display = False
-        frontier = found.frontier()
-        fitting = found.fitting()
+        frontier = result.frontier()
+        fitting = result.fitting()
         points = fitting if self.everything else list(frontier)
         device = device_word(self.state.plan)
         what = f"All {len(points)} that fit {device}" if self.everything else f"The frontier on {device}: {len(points)}"
@@ -126,8 +126,8 @@ class FrontierPane(Pane):
 
     def _cells(self, point: Point) -> list[tuple[float | str, Text]]:
         """(what it is sorted by, what is shown) per column."""
-        assert self.found is not None
-        values = {axis.name: str(v) for axis, v in zip(self.found.axes, point.values, strict=True)}
+        assert self.result is not None
+        values = {axis.name: str(v) for axis, v in zip(self.result.axes, point.values, strict=True)}
         rank = values.get("--rank", "")
         batch = int(values["--batch-size"])
         tokens = batch * self.state.plan.step.seq_len
@@ -147,16 +147,16 @@ class FrontierPane(Pane):
         ]
 
     def action_sort(self) -> None:
-        """By the next column, falling; the last is followed by the first."""
+        """Sort by the next column, descending; the first follows the last."""
         self.sort_by((self.sorted_by + 1) % len(TITLES), falling=True)
 
     def action_all(self) -> None:
-        """All that fit, or the frontier alone."""
+        """Switch between all points that fit and the frontier alone."""
         self.everything = not self.everything
         self.fill()
 
     def sort_by(self, column: int, *, falling: bool) -> None:
-        """Sort and say so in the titles."""
+        """Sort, and mark the column's title with the direction."""
         self.sorted_by, self.falling = column, falling
         table = self.query_one(DataTable)
         for i, (title, shown) in enumerate(zip(TITLES, table.ordered_columns, strict=True)):
@@ -165,13 +165,13 @@ class FrontierPane(Pane):
 
     @on(DataTable.HeaderSelected)
     def sort_clicked(self, event: DataTable.HeaderSelected) -> None:
-        """A click on a title; a second one turns the order around."""
+        """Sort by the column that was clicked; a second click turns the order around."""
         again = event.column_index == self.sorted_by
         self.sort_by(event.column_index, falling=not self.falling if again else True)
 
     @on(DataTable.RowSelected)
     def take(self, event: DataTable.RowSelected) -> None:
-        """Enter: the row becomes the plan."""
+        """Change the plan to the chosen row."""
         point = self._points.get(str(event.row_key.value))
         if point is not None:
             self.post_message(Load(dict(point.flags)))

@@ -1,4 +1,4 @@
-"""Recorded runs beside what is predicted of them; and a run of the present plan, here and now."""
+"""Recorded runs, compared with their predictions, and a run of the present plan on this machine."""
 
 import importlib.util
 import shutil
@@ -36,11 +36,11 @@ BACKENDS: dict[str, str] = {
     "fake": "tensors without data: exact live bytes, on any machine, in seconds",
 }
 RUN_WIDTH = 32
-"""Of a run's name in the table; below it stands in full."""
+"""Width of a run's name in the table; the detail below shows it in full."""
 
 
 class MeasuredPane(Pane):
-    """The fifth tab. folder: where records are read from and, with `keep`, written to."""
+    """The table of runs and the detail of one. folder: where records are read from and written to; None for nowhere."""
 
     BINDINGS = [
         Binding("p", "run", "Run"),
@@ -58,14 +58,14 @@ class MeasuredPane(Pane):
         self._loaded = False
 
     def compose(self) -> ComposeResult:
-        """What goes on, the runs, the chosen run's figures."""
+        """The status, the table of runs, and the chosen run's figures."""
         yield Static(id="measured-status", classes="heading")
         yield Table(id="records")
         with VerticalScroll(id="record-scroll"):
             yield Static(id="record")
 
     def on_mount(self) -> None:
-        """Titles, and a clock for a run."""
+        """Add the table's columns, and start the clock that shows how long a run has taken."""
         self.query_one(DataTable).add_columns("Run", "Measured", "Predicted", "Error", "Method", "Batch", "On")
         self.set_interval(0.5, self._tick)
 
@@ -90,11 +90,11 @@ class MeasuredPane(Pane):
                 self.unreadable.append(str(error.problems[0]))
 
     def compared(self, record: Measurement) -> Validation:
-        """The record's figures beside a prediction's."""
-        found = Validation()
+        """The comparison of the record with a prediction."""
+        validation = Validation()
         with tempfile.TemporaryDirectory() as scratch:
-            compare_record(found, record, Path(scratch))
-        return found
+            compare_record(validation, record, Path(scratch))
+        return validation
 
     def _fill(self) -> None:
         table = self.query_one(DataTable)
@@ -118,17 +118,17 @@ class MeasuredPane(Pane):
         self._detail(table.cursor_row)
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
-        """The chosen run's figures below."""
+        """Show the figures of the chosen run."""
         self._detail(event.cursor_row)
 
     def _detail(self, number: int) -> None:
-        found = self.query_one("#record", Static)
+        detail = self.query_one("#record", Static)
         if not 0 <= number < len(self.records):
-            said = [
+            sentences = [
                 "No run to show. p runs the present plan on this machine, and lays what it took over the prediction.",
                 *(f"Not read: {problem}" for problem in self.unreadable),
             ]
-            found.update(Text("\n".join(map(printable, said)), "dim"))
+            detail.update(Text("\n".join(map(printable, sentences)), "dim"))
             return
         record = self.records[number]
         compared = self.compared(record)
@@ -138,10 +138,10 @@ class MeasuredPane(Pane):
         lines += self._overlay(compared.rows, width)
         if compared.rows and record.backend != "cuda":
             lines.append(Text("Predictions without cuBLAS's workspaces here, which only CUDA has", "dim"))
-        found.update(Text("\n").join(lines))
+        detail.update(Text("\n").join(lines))
 
     def _overlay(self, rows: list[Row], width: int) -> list[Text]:
-        """Per figure two bars: measured over predicted."""
+        """Two bars for each figure, the measured one above the predicted one."""
         most = max((max(row.measured_bytes, row.predicted_bytes) for row in rows), default=1) or 1
         room = max(width - 24 - 12 - 10, 8)
         lines = []
@@ -176,7 +176,7 @@ class MeasuredPane(Pane):
         return f"{plan.model}, {method_words(plan)}, batch {plan.step.batch_size} × {plan.step.seq_len}"
 
     def action_run(self) -> None:
-        """Ask where, then run."""
+        """Ask for a backend, then run the plan on it."""
         if self.running:
             self.notify("One run at a time: x cancels it", severity="warning")
             return
@@ -197,18 +197,18 @@ class MeasuredPane(Pane):
             self._run(backend)
 
     def action_cancel(self) -> None:
-        """Stop the run; its process is killed."""
+        """Stop the run by killing its process."""
         if self.running:
             self._stop = True
             self.running = "Cancelling"
 
     def on_unmount(self) -> None:
-        """A run ends with the app."""
+        """Stop a run when the app ends."""
         self._stop = True
 
     @work(thread=True, group="run")
     def _run(self, backend: str) -> None:
-        """The plan's steps in a process of their own."""
+        """Run the plan's steps in a process of their own."""
         worker = get_current_worker()
         plan = self.state.plan
         name = f"{Path(plan.model).stem}-{plan.method.kind}-{device_word(plan)}".replace("/", "-").replace(" ", "")

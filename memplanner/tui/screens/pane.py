@@ -1,4 +1,4 @@
-"""What every tab is."""
+"""The base of every tab."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 class Pane(Vertical):
-    """A tab: it shows the state, in the app's ink."""
+    """A tab that draws the state."""
 
     def __init__(self, state: PlanState, name: str) -> None:
         super().__init__(id=name)
         self.state = state
 
     def show(self) -> None:
-        """Draw the state, where it is another one than is shown."""
+        """Draw the state if it differs from what is shown."""
         raise NotImplementedError
 
     @property
     def ink(self) -> Ink:
-        """How the app draws at present."""
+        """The app's present way of drawing."""
         return cast("MemplannerApp", self.app).ink

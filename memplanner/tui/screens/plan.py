@@ -1,4 +1,4 @@
-"""The plan: its fields on the left; what comes of them on the right."""
+"""The plan: its fields on the left, its estimate on the right."""
 
 import time
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from memplanner.prediction import Estimate
 from memplanner.report.layout import BLANK, Line
 from memplanner.report.phrases import device_word
 from memplanner.report.pictures import Bar, bar_chart, breakdown_bars, device_bar, short_verdict
-from memplanner.tui.background import beside
+from memplanner.tui.background import in_background
 from memplanner.tui.jobs import columns
 from memplanner.tui.screens.pane import Pane
 from memplanner.tui.state import PlanState, value_in
@@ -26,7 +26,7 @@ PAUSE_S = 0.12
 
 
 class PlanPane(Pane):
-    """The first tab."""
+    """The plan's fields, and the verdict, breakdown and chart of its estimate."""
 
     DEFAULT_CSS = "PlanPane { layout: horizontal; }"
 
@@ -35,12 +35,12 @@ class PlanPane(Pane):
         self._bars: list[Bar] = []
         self._axis = "--rank"
         self._room = self._rows = 0
-        self._answering = self._replaying = False
+        self._answering = self._simulating = False
         self._verdict: list[Line] = [BLANK]
         self._bar: list[Line] = [BLANK]
 
     def compose(self) -> ComposeResult:
-        """Fields; verdict, bar, breakdown, chart."""
+        """The list of fields, and the four pictures beside it."""
         yield FieldList(self.state)
         with Vertical(id="answer"):
             yield Picture("verdict")
@@ -49,15 +49,15 @@ class PlanPane(Pane):
             yield Picture("chart")
 
     def on_mount(self) -> None:
-        """The model's field first."""
+        """Focus the model's field."""
         self.query(Field).first().focus()
 
     def on_resize(self, event: Resize) -> None:
-        """Draw for the new size."""
+        """Draw the pictures for the new size."""
         self.call_after_refresh(self.show)
 
     def show(self) -> None:
-        """Draw the fields at once, what comes of them after that, and the chart's other columns last."""
+        """Draw the fields at once, the estimate after the next refresh, and the chart's other columns last."""
         self.query_one(FieldList).redraw()
         if not self._answering:
             self._answering = True
@@ -70,22 +70,24 @@ class PlanPane(Pane):
         width, height = max(answer.size.width - 2, 20), answer.size.height
         if not height:
             return
-        if estimate.is_replayed:
+        if estimate.is_simulated:
             self._verdict, self._bar = short_verdict(estimate, width), device_bar(estimate, width)
-        elif not self._replaying:
-            self._replaying = True
-            self._replay(estimate)
+        elif not self._simulating:
+            self._simulating = True
+            self._simulate(estimate)
         head, bar = self.ink.paint(self._verdict), self.ink.paint(self._bar)
         if self.state.problems:
             head = [head[0], Text("(of the last plan without problems)", "italic")]
-        for line in () if estimate.is_replayed else (*head, *bar):  # those of the plan before, for a blink
+        for line in () if estimate.is_simulated else (*head, *bar):  # of the plan before, until the simulation is done
             line.stylize("dim")
         for line in head if self.state.problems else ():
             line.stylize("dim")
         used = 2 + len(bar) + 2  # the verdict, the bar, two blank lines
         chart = min(max((height - used) * 2 // 5, 7), 18)
         present = sum(1 for size in estimate.at_peak.values() if size)
-        self._rows = max(present, self._rows if height == self._room else 0)  # from plan to plan nothing moves up
+        self._rows = max(
+            present, self._rows if height == self._room else 0
+        )  # rows are added from plan to plan, never removed, so that nothing moves up
         self._room = height
         rows = min(max(height - used - chart - 1, 3), self._rows)
         self._put("#verdict", head)
@@ -93,24 +95,26 @@ class PlanPane(Pane):
         sizes = self.ink.paint(breakdown_bars(estimate, width, rows=rows))
         self._put("#breakdown", [*sizes, *[Text()] * (rows + 1 - len(sizes))])
         self._chart_size = (width, max(height - used - rows - 1, 5))
-        if estimate.is_replayed:
+        if estimate.is_simulated:
             self._begin_chart()
-        else:  # the chart of the plan before stays for that blink, but gets no more columns
+        else:  # the chart of the plan before stays until then, but gets no more columns
             self.workers.cancel_group(self, "chart")
 
     @work(thread=True, group="answer", description="the allocator's replay")
-    def _replay(self, estimate: Estimate) -> None:
-        """Run the allocator's replay, so that no key waits for it; one at a time, and then the latest plan's."""
-        estimate.reserved_bytes  # noqa: B018  # the estimate remembers it
-        self.app.call_from_thread(self._replayed)
+    def _simulate(self, estimate: Estimate) -> None:
+        """Simulate the allocator in a thread, so that no key waits for it. One simulation runs at a time; after it the
+        latest plan's is begun.
+        """
+        estimate.reserved_bytes  # noqa: B018  # computed here, and cached by the estimate
+        self.app.call_from_thread(self._simulated)
 
-    def _replayed(self) -> None:
-        self._replaying = False
+    def _simulated(self) -> None:
+        self._simulating = False
         if self.is_attached:
             self._answer()
 
     def _begin_chart(self) -> None:
-        """Put up the columns with what is known of them, and have the others worked out."""
+        """Draw the chart with the present plan's column, and compute the others in the background."""
         state, plan = self.state, self.state.plan
         self._axis = "--batch-size" if plan.method.chosen_rank is None else "--rank"
         now = value_in(plan, self._axis)
@@ -119,7 +123,7 @@ class PlanPane(Pane):
             values = {1 << n for n in range(8)}
         ordered = sorted({*values, int(now)})
         keep = max(self._chart_size[0] // 4 - 2, 4)
-        if len(ordered) > keep:  # the smallest say least
+        if len(ordered) > keep:  # leave out the smallest values, which tell least
             ordered = sorted({*ordered[-keep:], int(now)})
         self._bars = [Bar(name=str(v), size=None) for v in ordered]
         own = Bar(name=now, size=state.estimate.device_bytes, verdict=state.estimate.verdict)
@@ -142,23 +146,23 @@ class PlanPane(Pane):
 
     @work(exclusive=True, thread=True, group="chart", description="the chart's columns")
     def _work_out_chart(self) -> None:
-        """One column at a time, beside the interface."""
+        """Compute the missing columns in the background, and draw them a few at a time."""
         worker = get_current_worker()
         time.sleep(PAUSE_S)
         wanted = [bar.name for bar in self._bars if bar.size is None]
         plan, root = self.state.plan, self.state.root.absolute()
-        found: list[Bar] = []
+        new_bars: list[Bar] = []
         shown = time.monotonic()
-        for value, size, outcome in beside(columns, lambda: worker.is_cancelled, plan, self._axis, wanted, root):
-            found.append(Bar(name=value, size=size, verdict=outcome))
+        for value, size, outcome in in_background(columns, lambda: worker.is_cancelled, plan, self._axis, wanted, root):
+            new_bars.append(Bar(name=value, size=size, verdict=outcome))
             if time.monotonic() - shown > PAUSE_S:
-                self.app.call_from_thread(self._add_bars, worker, found)
-                found, shown = [], time.monotonic()
-        self.app.call_from_thread(self._add_bars, worker, found)
+                self.app.call_from_thread(self._add_bars, worker, new_bars)
+                new_bars, shown = [], time.monotonic()
+        self.app.call_from_thread(self._add_bars, worker, new_bars)
 
-    def _add_bars(self, worker: Worker[None], found: list[Bar]) -> None:
+    def _add_bars(self, worker: Worker[None], new_bars: list[Bar]) -> None:
         if worker.is_cancelled:
             return
-        known = {bar.name: bar for bar in found}
-        self._bars = [known.get(bar.name, bar) if bar.size is None else bar for bar in self._bars]
+        by_name = {bar.name: bar for bar in new_bars}
+        self._bars = [by_name.get(bar.name, bar) if bar.size is None else bar for bar in self._bars]
         self._draw_chart()

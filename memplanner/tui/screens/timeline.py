@@ -1,4 +1,4 @@
-"""The step from left to right: what is alive when."""
+"""The step from left to right, and what is alive at the cursor."""
 
 from rich.text import Text
 from textual import events
@@ -16,11 +16,11 @@ from memplanner.tui.widgets.picture import Picture
 from memplanner.units import format_bytes
 
 MOST_ROWS = 60
-"""Tensors that are listed at a moment."""
+"""The most tensors that are listed for a moment."""
 
 
 class Course(Picture, can_focus=True):
-    """The picture with its cursor."""
+    """The picture of the step, with the cursor that keys and clicks move."""
 
     BINDINGS = [
         Binding("left", "move(-1)", "Cursor", key_display="←→"),
@@ -38,33 +38,33 @@ class Course(Picture, can_focus=True):
         self.pane = pane
 
     def draw(self) -> None:
-        """The columns at this size."""
+        """Draw the columns for the present size."""
         pane = self.pane
         width, height = self.size
         lines = step_picture(pane.drawn, pane.room, width, height, cursor=pane.cursor, base=pane.base)
         self.update(pane.ink.paint(lines))
 
     def on_click(self, event: events.Click) -> None:
-        """A click sets the cursor."""
+        """Move the cursor to the column that was clicked."""
         self.focus()
         self.pane.move_to(event.x - AXIS)
 
     def action_move(self, steps: int) -> None:
-        """Left and right."""
+        """Move the cursor by so many columns."""
         self.pane.move_to(self.pane.cursor + steps)
 
     def action_peak(self) -> None:
-        """To the highest column."""
+        """Move the cursor to the highest column."""
         self.pane.to_peak()
 
     def action_zoom(self) -> None:
-        """What changes alone, or all of it."""
+        """Leave out the bytes that are there throughout, or show them again."""
         self.pane.zoomed = not self.pane.zoomed
         self.draw()
 
 
 class TimelinePane(Pane):
-    """The second tab."""
+    """The course of the step, and the tensors that are alive at the cursor."""
 
     def __init__(self, state: PlanState) -> None:
         super().__init__(state, "timeline-pane")
@@ -76,7 +76,7 @@ class TimelinePane(Pane):
 
     @property
     def constant(self) -> dict[Category, int]:
-        """By category the bytes that are there throughout, from the forward pass on, where one looks at the rest."""
+        """The bytes by category that are there from the forward pass to the end; empty unless they are left out."""
         if not self.zoomed:
             return {}
         stepping = [step.by_category for step in self.steps if step.phase != "load"]
@@ -84,12 +84,12 @@ class TimelinePane(Pane):
 
     @property
     def base(self) -> int:
-        """Bytes that the picture leaves out."""
+        """The bytes that the picture leaves out."""
         return sum(self.constant.values())
 
     @property
     def drawn(self) -> list[Stretch]:
-        """The stretches without them."""
+        """The stretches without the bytes that are left out."""
         constant = self.constant
         return [
             step.replaced(by_category={c: max(n - constant.get(c, 0), 0) for c, n in step.by_category.items()})
@@ -97,18 +97,18 @@ class TimelinePane(Pane):
         ]
 
     def compose(self) -> ComposeResult:
-        """The picture, what is alive at the cursor."""
+        """The picture of the step, and below it the tensors at the cursor."""
         yield Course(self)
         yield Picture("moment")
         with VerticalScroll(id="alive-scroll"):
             yield Picture("alive")
 
     def on_resize(self) -> None:
-        """As many columns as there is room for."""
+        """Draw as many columns as there is room for now."""
         self.call_after_refresh(self.show)
 
     def show(self) -> None:
-        """Read the step off the estimate, the cursor at its peak."""
+        """Read the step from the estimate, with the cursor at its peak, unless it is shown already."""
         room = self.query_one(Course).size
         width = room.width - AXIS - 1
         if width < 8:
@@ -123,12 +123,12 @@ class TimelinePane(Pane):
         self.to_peak()
 
     def to_peak(self) -> None:
-        """The cursor to the highest column."""
+        """Move the cursor to the highest column, the first of equals."""
         sizes = [step.size for step in self.steps]
         self.move_to(sizes.index(max(sizes)) if sizes else 0)
 
     def move_to(self, column: int) -> None:
-        """The cursor to a column; what is alive there below."""
+        """Move the cursor to a column, and list what is alive there."""
         if not self.steps:
             return
         self.cursor = max(0, min(column, len(self.steps) - 1))

@@ -27,10 +27,10 @@ def matching(choices: Sequence[Choice], typed: str) -> list[Choice]:
 
 
 class Ask(ModalScreen[str | None]):
-    """Answers with what was picked or typed, or None where the user turned away.
+    """Answers with what was picked or typed, or None where the user cancelled.
 
-    free_choice: what matches nothing in the list is an answer too (a path, a size). check: what is wrong with a typed
-    text, or "".
+    free_choice: a text that matches nothing in the list is an answer too (a path, a size). check: says what is wrong
+    with a typed text, or "".
     """
 
     BINDINGS = [
@@ -55,7 +55,7 @@ class Ask(ModalScreen[str | None]):
         self._shown: list[Choice] = []
 
     def compose(self) -> ComposeResult:
-        """Title, help, the text to type, what matches it."""
+        """The title, a line of help, the input, and the choices that match it."""
         with Vertical(id="ask"):
             yield Label(Text(self.heading, style="bold"))
             if self.help_text:
@@ -73,15 +73,15 @@ class Ask(ModalScreen[str | None]):
             self._list("")
 
     def _list(self, typed: str) -> None:
-        found = self.query_one(OptionList)
+        option_list = self.query_one(OptionList)
         self._shown = matching(self.choices, typed)
         wide = max((len(c.value) for c in self._shown), default=0)
-        found.clear_options()
+        option_list.clear_options()
         for choice in self._shown:
             text = Text(choice.value.ljust(wide) if choice.about else choice.value)
-            found.add_option(Option(text.append(f"  {choice.about}", "dim") if choice.about else text))
+            option_list.add_option(Option(text.append(f"  {choice.about}", "dim") if choice.about else text))
         at = next((i for i, c in enumerate(self._shown) if not typed and c.value == self.value), 0)
-        found.highlighted = at if self._shown else None
+        option_list.highlighted = at if self._shown else None
 
     @on(Input.Changed)
     def search(self, event: Input.Changed) -> None:
@@ -100,23 +100,23 @@ class Ask(ModalScreen[str | None]):
             near = self.free_choice and not any(typed.casefold() in c.value.casefold() for c in self._shown)
             self.dismiss(typed if near else exact or self._shown[highlighted].value)
             return
-        wrong = self.check(typed) if self.free_choice or not self.choices else "nothing matches"
-        if wrong:
-            self.query_one("#ask-problem", Label).update(Text(printable(wrong)))
+        problem = self.check(typed) if self.free_choice or not self.choices else "nothing matches"
+        if problem:
+            self.query_one("#ask-problem", Label).update(Text(printable(problem)))
         else:
             self.dismiss(typed)
 
     @on(OptionList.OptionSelected)
     def pick(self, event: OptionList.OptionSelected) -> None:
-        """A click on a choice."""
+        """Answer with the choice that was clicked."""
         self.dismiss(self._shown[event.option_index].value)
 
     def action_move(self, step: int) -> None:
         """Move the highlight while the text keeps the focus."""
         if not self.choices or not self._shown:
             return
-        found = self.query_one(OptionList)
-        found.highlighted = ((found.highlighted or 0) + step) % len(self._shown)
+        option_list = self.query_one(OptionList)
+        option_list.highlighted = ((option_list.highlighted or 0) + step) % len(self._shown)
 
     def action_dismiss_none(self) -> None:
         """Leave without an answer."""

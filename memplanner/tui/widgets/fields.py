@@ -16,28 +16,28 @@ from memplanner.tui.state import FIELDS, PlanState, applies, is_switch, options_
 NAME_WIDTH = 18
 SLIDERS = ("--rank",)
 UNSET = {"--target-modules": "the method's own", "--budget": "none"}
-"""What stands for an empty value."""
+"""What is shown for an empty value."""
 
 
 class Field(Widget, can_focus=True):
     """One field: its name, its value between the arrows that move it, and what is wrong with it."""
 
     class Moved(Message):
-        """The field is to be moved by some steps."""
+        """Asks the app to move the field by some steps."""
 
         def __init__(self, name: str, steps: int) -> None:
             super().__init__()
             self.name, self.steps = name, steps
 
     class Edited(Message):
-        """The user wants to type or pick a value."""
+        """Asks the app to let the user type or pick a value."""
 
         def __init__(self, name: str) -> None:
             super().__init__()
             self.name = name
 
     class Set(Message):
-        """The field is to have this value; None: what it was in the plan's file."""
+        """Asks the app to set the field to this value, or with None to that of the plan's file."""
 
         def __init__(self, name: str, value: str | None) -> None:
             super().__init__()
@@ -50,12 +50,12 @@ class Field(Widget, can_focus=True):
         self._focusing = self._picking = False
 
     def render(self) -> Text:
-        """The line, the slider under it, the problem under that."""
+        """The field's line, under it the slider where there is one, and the problem where there is one."""
         self._drawn = self._text()
         return self._drawn
 
     def redraw(self) -> None:
-        """Show the state as it is now, if that is anything new; other lines move only where this one's height does."""
+        """Show the present state if it differs; other lines are laid out again only if the height changes."""
         text = self._text()
         if text != self._drawn or text.spans != self._drawn.spans:
             self.refresh(layout=text.plain.count("\n") != self._drawn.plain.count("\n"))
@@ -74,7 +74,9 @@ class Field(Widget, can_focus=True):
             text.append(fit(f"‹ {value} ›", room), "bold reverse")
         else:
             text.append(fit(value, room), "dim" if dull else "bold" if name in state.flags else "")
-        if name in SLIDERS and name not in state.problems:  # its line stays, so that no other moves
+        if (
+            name in SLIDERS and name not in state.problems
+        ):  # the line stays even when it is empty, so that no other moves
             text.append("\n").append(Text() if dull else self._slider(width))
         if name in state.problems:
             problem = state.problems[name]
@@ -91,11 +93,11 @@ class Field(Widget, can_focus=True):
         return Text(" " * (NAME_WIDTH + 1) + bar).append(f" {ceiling}", MUTED)
 
     def on_mouse_down(self) -> None:
-        """Note whether this very press has given it the focus: then the click picks it and does no more."""
+        """Remember whether this very press gave the field the focus: the click then only picks the field."""
         self._picking = self._focusing
 
     def on_click(self, event: events.Click) -> None:
-        """A click picks the field; on its arrows or its slider it changes it; on a picked one it edits."""
+        """A first click picks the field; a click on a picked field edits it, and on its arrows or slider moves it."""
         focused = not self._picking
         at = event.x - NAME_WIDTH - 1
         if self.field in SLIDERS and event.y == 1 and self.field not in self.state.problems:
@@ -113,31 +115,31 @@ class Field(Widget, can_focus=True):
             self.edit()
 
     def edit(self) -> None:
-        """A switch flips, anything else is asked for."""
+        """Flip a switch; ask for any other value."""
         if is_switch(self.field):
             self.post_message(self.Moved(self.field, 1))
         elif applies(self.state.plan, self.field):
             self.post_message(self.Edited(self.field))
 
     def on_focus(self) -> None:
-        """Redraw with the marker."""
+        """Draw the field with the marker of the focus."""
         self._focusing = True
-        self.call_later(self._has_focused)  # a press that gives the focus is the next event, and before that
+        self.call_later(self._has_focused)  # runs after the press that gave the focus
         self.refresh()
 
     def _has_focused(self) -> None:
         self._focusing = False
 
     def on_blur(self) -> None:
-        """Redraw without it."""
+        """Draw the field without the marker."""
         self.refresh()
 
 
 class FieldList(VerticalScroll, can_focus=False):
     """All fields, scrolled so that the focused one is in sight.
 
-    The keys are its own, for whichever field has the focus when they are handled: keys that come at once were all on
-    their way to the field that had it before the first of them.
+    The list handles the keys, for the field that has the focus at that time. If each field handled its own, keys that
+    arrive together would all go to the field that had the focus before the first of them.
     """
 
     BINDINGS = [
@@ -168,27 +170,27 @@ class FieldList(VerticalScroll, can_focus=False):
         return focused if isinstance(focused, Field) else self.query(Field).first()
 
     def action_step(self, step: int) -> None:
-        """Up and down, around the ends."""
+        """Focus the field so many lines further, around the ends."""
         fields = list(self.query(Field))
         self.screen.set_focus(fields[(fields.index(self.current) + step) % len(fields)])
 
     def action_end(self, at: int) -> None:
-        """To the first or the last."""
+        """Focus the first field or the last."""
         self.screen.set_focus(list(self.query(Field))[at])
 
     def action_move(self, steps: int) -> None:
-        """Left and right."""
+        """Move the focused field's value."""
         self.post_message(Field.Moved(self.current.field, steps))
 
     def action_edit(self) -> None:
-        """Enter."""
+        """Edit the focused field."""
         self.current.edit()
 
     def action_clear(self) -> None:
-        """Back to what the plan's file says."""
+        """Reset the focused field to what the plan's file says."""
         self.post_message(Field.Set(self.current.field, None))
 
     def redraw(self) -> None:
-        """Show the state as it is now."""
+        """Redraw every field whose state has changed."""
         for field in self.query(Field):
             field.redraw()

@@ -8,10 +8,10 @@ from textual.widget import Widget
 
 
 class KeysFooter(Widget):
-    """The keys that do something where the focus is, one line, each to be clicked as well.
+    """One line with the keys that do something where the focus is; each can be clicked as well.
 
-    Textual's own Footer mounts a widget for every key anew when the focus moves, which takes longer than all else that
-    a Tab does.
+    Textual's own Footer mounts a widget for every key whenever the focus moves, which takes longer than everything else
+    that a press of Tab does.
     """
 
     DEFAULT_CSS = """
@@ -26,21 +26,21 @@ class KeysFooter(Widget):
         self._ends: list[tuple[int, str]] = []
 
     def on_mount(self) -> None:
-        """Follow the focus."""
+        """Draw the keys again whenever the focus brings others."""
         self.screen.bindings_updated_signal.subscribe(self, self._follow)
 
     def _follow(self, screen: Screen[object]) -> None:
-        if not screen.app.app_focus:  # the terminal has lost the focus, and will give it back
+        if not screen.app.app_focus:  # the terminal is in the background: keep the keys until it returns
             return
         keys = [active.binding for active in screen.active_bindings.values() if active.binding.show]
-        first = {binding.action: binding for binding in reversed(keys)}  # of an action's keys the first
+        first = {binding.action: binding for binding in reversed(keys)}  # only the first key of an action is shown
         keys = [binding for binding in keys if first[binding.action] is binding]
         if keys != self._keys:
             self._keys = keys
             self.refresh()
 
     def render(self) -> Text:
-        """The keys and what they do; of those that there is no room for, none in part."""
+        """The keys and what they do; a key that there is no room for is left out, not cut off."""
         style = self.get_component_rich_style("keys--key", partial=True)
         line, self._ends = Text(no_wrap=True), []
         for binding in self._keys:
@@ -52,7 +52,7 @@ class KeysFooter(Widget):
         return line
 
     def on_click(self, event: events.Click) -> None:
-        """As if the key were pressed."""
+        """Press the key that was clicked."""
         for end, key in self._ends:
             if event.x < end:
                 self.app.simulate_key(key)

@@ -58,7 +58,7 @@ class Help(ModalScreen[None]):
     BINDINGS = [Binding("escape,question_mark,q,enter", "dismiss", "Close")]
 
     def compose(self) -> ComposeResult:
-        """Keys and words in two columns."""
+        """The keys in two columns, and below them the words that reports use."""
         grid = Table.grid(padding=(0, 1))
         for title, keys in PAGES:
             grid.add_row(Text(title, "bold underline"))
@@ -70,9 +70,9 @@ class Help(ModalScreen[None]):
             yield Static(Text(WORDS))
 
     def on_mount(self) -> None:
-        """Arrows scroll."""
+        """Focus the text, so that the arrow keys scroll it."""
         self.query_one("#help").focus()
 
     async def action_dismiss(self, result: None = None) -> None:
-        """Close."""
+        """Return to the screen below, without an answer."""
         self.dismiss(None)

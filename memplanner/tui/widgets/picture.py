@@ -1,4 +1,4 @@
-"""A drawn text, shown as it is."""
+"""A widget that shows lines which are drawn already."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from textual.widget import Widget
 
 
 class Picture(Widget):
-    """Lines that were drawn for the room there is. Textual's Static would style and wrap the whole of them anew."""
+    """Shows lines that were drawn for the present size. Textual's Static would style and wrap all of them again."""
 
     def __init__(self, name: str) -> None:
         super().__init__(id=name)
@@ -21,25 +21,25 @@ class Picture(Widget):
 
     @property
     def text(self) -> str:
-        """What it says."""
+        """The lines without their styles."""
         return "\n".join(line.plain for line in self._lines)
 
     def update(self, lines: Sequence[Text]) -> None:
-        """Show them; what is below moves only where the height is another."""
+        """Show these lines; widgets below are laid out again only if the number of lines changes."""
         before, self._lines = self._lines, lines
         self.refresh(layout=len(lines) != len(before))
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """A row for each of its lines."""
+        """One row per line."""
         return len(self._lines)
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """Those of its lines, and the space around them."""
-        self._ground = self.rich_style  # which takes as long to find out as a line to draw
+        """The visible lines, with their background found out once for all of them."""
+        self._ground = self.rich_style  # finding it out takes as long as drawing a line
         return super().render_lines(crop)
 
     def render_line(self, y: int) -> Strip:
-        """One of its lines."""
+        """One line, with the part that the mouse has selected marked."""
         if y >= len(self._lines):
             return Strip.blank(self.size.width, self._ground)
         line, console = self._lines[y], self.app.console
@@ -56,5 +56,5 @@ class Picture(Widget):
         return strip.apply_offsets(0, y)
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
-        """What is marked with the mouse, to be copied, and what ends it."""
+        """The text that the mouse has selected, and the separator that follows it."""
         return selection.extract(self.text), "\n"

@@ -1,4 +1,4 @@
-"""Tables that people pick a row from."""
+"""A table from which the user picks a row."""
 
 from rich.text import Text
 from textual.geometry import Size
@@ -6,17 +6,17 @@ from textual.widgets import DataTable
 
 
 class Table(DataTable[Text]):
-    """A table of rows whose columns are as wide as what is in them.
+    """A table of rows whose columns are as wide as their contents.
 
-    A DataTable measures its columns in an idle moment; rows that were drawn before keep the widths of then in its
-    caches, with their ends cut off. They are drawn anew.
+    A DataTable measures its columns when it is idle, and rows that it drew before stay in its caches with the widths of
+    that time and their ends cut off. This table draws them again.
     """
 
     def __init__(self, *, id: str) -> None:  # noqa: A002  # Textual's own word
         super().__init__(id=id, cursor_type="row")
 
     def watch_virtual_size(self, _: Size) -> None:
-        """The columns have other widths."""
+        """Draw every row again when the columns change their widths."""
         self.notify_style_update()
 
 
