@@ -14,8 +14,10 @@ from memplanner.catalogue import all_models
 from memplanner.harness.builders.models import build
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
-from tests.harness.test_against_trace import MODELS
+from tests.models import MODELS
 
+WIDTHS = {"fp32": 4, "bf16": 2}
+MODEL_FILES = sorted(Path(__file__).parents[2].glob("profiles/models/*.json"))
 NAMES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 Sizes = Counter[tuple[str, bool]]
@@ -30,19 +32,40 @@ def predicted_sizes(plan: TrainingPlan) -> Sizes:
     return sizes
 
 
-def real_sizes(plan: TrainingPlan) -> Sizes:
+def real_sizes(module: Any) -> Sizes:
     sizes: Sizes = Counter()
-    for param in {id(p): p for p in build(plan)[0].parameters()}.values():
+    for param in {id(p): p for p in module.parameters()}.values():
         sizes[NAMES[str(param.dtype)], param.requires_grad] += param.numel() * param.element_size()
     return sizes
 
 
-@pytest.mark.parametrize("name", [m.id for m in all_models()])
-def test_every_bundled_model(name: str) -> None:
-    plan = TrainingPlan.model_validate({"model": name, "device": "24GiB"})
+def test_there_are_models() -> None:
+    assert {path.stem for path in MODEL_FILES} == {m.id for m in all_models()}
+    assert len(MODEL_FILES) >= 25
+
+
+@pytest.mark.parametrize("path", MODEL_FILES, ids=lambda p: p.stem)
+def test_every_bundled_model(path: Path) -> None:
+    """The file's published count, the prediction's and that of the module's unique parameters; bytes by dtype, of the
+    buffers, and in fp32 and bf16. The module is built once: for the largest models that takes seconds.
+    """
+    published = json.loads(path.read_text())["memplanner"]["parameters"]
+    plan = TrainingPlan.model_validate({"model": path.stem, "device": "24GiB"})
     estimate = predict(plan)
-    assert estimate.model.parameters == estimate.num_parameters == estimate.num_trainable
-    assert predicted_sizes(plan) == real_sizes(plan)
+    module, _ = build(plan)
+    real = sum(p.numel() for p in {id(p): p for p in module.parameters()}.values())
+    assert estimate.num_parameters == estimate.num_trainable == estimate.model.parameters == real == published
+    assert predicted_sizes(plan) == real_sizes(module)
+    buffers = [p for p in estimate.program.persistent if p.role == "buffer"]
+    assert sum(p.num_bytes for p in buffers) == sum(b.numel() * b.element_size() for b in module.buffers())
+    for precision, width in WIDTHS.items():
+        found = predict(TrainingPlan.model_validate({"model": path.stem, "precision": precision}))
+        weights = [p for p in found.program.persistent if p.role == "weight"]
+        buffers = [p for p in found.program.persistent if p.role == "buffer"]
+        assert sum(p.num_bytes for p in weights) == real * width
+        assert found.persistent["gradients"] == real * width
+        assert found.persistent["optimizer_state"] == 2 * real * width
+        assert found.persistent["parameters"] == real * width + sum(p.num_bytes for p in buffers)
 
 
 ADAPTERS: list[dict[str, Any]] = [
@@ -64,4 +87,4 @@ def test_adapters_of_every_family(family: str, precision: str, method: dict[str,
     plan = TrainingPlan.model_validate(
         {"model": str(path), "method": method, "precision": precision, "device": "24GiB"}
     )
-    assert predicted_sizes(plan) == real_sizes(plan)
+    assert predicted_sizes(plan) == real_sizes(build(plan)[0])

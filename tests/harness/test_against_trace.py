@@ -5,7 +5,6 @@ the byte. What is left are CPU kernels whose small by-products differ from CUDA'
 """
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,74 +14,10 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from memplanner.harness.fake import trace
-from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
+from tests.models import plan_of
 
 TOLERANCE = 0.002
-
-MODELS: dict[str, dict[str, Any]] = {
-    "llama": {
-        "model_type": "llama",
-        "hidden_size": 512,
-        "intermediate_size": 1376,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "vocab_size": 4000,
-    },
-    "mistral": {
-        "model_type": "mistral",
-        "hidden_size": 384,
-        "intermediate_size": 1024,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2,
-        "head_dim": 96,
-        "vocab_size": 4000,
-        "sliding_window": None,
-    },
-    "qwen2": {
-        "model_type": "qwen2",
-        "hidden_size": 448,
-        "intermediate_size": 1216,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 7,
-        "num_key_value_heads": 1,
-        "vocab_size": 15000,
-        "tie_word_embeddings": True,
-    },
-    "qwen3": {
-        "model_type": "qwen3",
-        "hidden_size": 512,
-        "intermediate_size": 1216,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 128,
-        "vocab_size": 5000,
-        "tie_word_embeddings": True,
-    },
-    "gpt2": {"model_type": "gpt2", "n_embd": 384, "n_layer": 3, "n_head": 6, "vocab_size": 8000},
-    "roberta": {
-        "model_type": "roberta",
-        "hidden_size": 384,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 6,
-        "vocab_size": 8000,
-        "max_position_embeddings": 1026,
-        "type_vocab_size": 1,
-    },
-    "bert": {
-        "model_type": "bert",
-        "hidden_size": 384,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 6,
-        "vocab_size": 8000,
-        "max_position_embeddings": 1024,
-    },
-}
 
 
 def case(model: str, **fields: Any) -> Any:
@@ -179,12 +114,6 @@ METHODS = [
     case("llama", method=LORA, quantization="nf4", kbit_preparation=False),
     case("llama", method="full", **EIGHT_BIT),
 ]
-
-
-def plan_of(model: str, fields: dict[str, Any], folder: Path) -> TrainingPlan:
-    path = folder / f"{model}.json"
-    path.write_text(json.dumps(MODELS[model]))
-    return TrainingPlan.model_validate({"model": str(path), "device": "24GiB", "precision": "bf16", **fields})
 
 
 def workspaces(estimate: Estimate) -> int:

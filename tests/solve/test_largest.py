@@ -1,6 +1,7 @@
 """The largest value that fits: exact to one unit, whatever the search meets on its way."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pytest
@@ -41,20 +42,23 @@ class Threshold:
         return Answer()
 
 
-@pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("bound", [0, 1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 1000, 4095, 4096, 4097])
-@pytest.mark.parametrize("ceiling", [1, 2, 64, 100, 4096])
-def test_exact_at_every_bound_and_ceiling(axis: SearchAxis, bound: int, ceiling: int) -> None:
-    predicted = Threshold(axis, bound)
-    found = largest(plan(), axis, predicted, ceiling=ceiling)
-    assert found.value == min(bound, ceiling)
-    assert value_of(found.estimate.plan, axis) == max(found.value, 1)
-    if 0 < bound < ceiling:
-        assert found.above is not None
-        assert value_of(found.above.plan, axis) == bound + 1
-    else:
-        assert found.above is None
-    assert predicted.asked <= 30
+BOUNDS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 1000, 4095, 4096, 4097)
+CEILINGS = (1, 2, 64, 100, 4096)
+
+
+def test_exact_at_every_bound_and_ceiling() -> None:
+    for axis, bound, ceiling in product(AXES, BOUNDS, CEILINGS):
+        where = f"{axis}, fits up to {bound}, searched up to {ceiling}"
+        predicted = Threshold(axis, bound)
+        found = largest(plan(), axis, predicted, ceiling=ceiling)
+        assert found.value == min(bound, ceiling), where
+        assert value_of(found.estimate.plan, axis) == max(found.value, 1), where
+        if 0 < bound < ceiling:
+            assert found.above is not None, where
+            assert value_of(found.above.plan, axis) == bound + 1, where
+        else:
+            assert found.above is None, where
+        assert predicted.asked <= 30, where
 
 
 def on(memory: str, axis: SearchAxis, **fields: Any) -> Largest:

@@ -7,7 +7,7 @@ from typing import Any
 from memplanner.errors import UserError
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
-from tests.harness.test_against_trace import MODELS, plan_of
+from tests.models import MODELS, plan_of
 
 QUANTISABLE = ("llama", "mistral", "qwen2", "qwen3")
 
