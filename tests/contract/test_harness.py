@@ -26,7 +26,8 @@ from memplanner.step.assemble import rule_of
 from tests.contract.variants import LOSSES, METHOD_VARIANTS, METHODS, OPTIMIZER_VARIANTS, OPTIMIZERS, label
 from tests.harness.test_against_trace import FAMILIES as BY_FAMILY
 from tests.harness.test_against_trace import METHODS as BY_METHOD
-from tests.harness.test_against_trace import MODELS, REGIMES
+from tests.harness.test_against_trace import REGIMES
+from tests.models import MODELS
 
 CONFIG = {
     "model_type": "llama",
