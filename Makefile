@@ -2,13 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
+QUICK_VENV ?= .venv-quick
 BIN = $(VENV)/bin
 
-.PHONY: screens help demo test check format-check lint types imports pytest format bench grid accuracy clean
+.PHONY: screens help demo quick test experiments check format-check lint types imports pytest format bench grid accuracy clean
 
 help:
 	@echo "make demo    install the core and ask: does the default plan fit an RTX 4090?"
-	@echo "make test    install everything, with the CPU build of torch, and run the whole suite"
+	@echo "make quick   install what needs no torch, and run the tests that need neither torch nor processes: a minute"
+	@echo "make test    install everything, with the CPU build of torch, and run every test but the experiments"
+	@echo "make experiments  trainings that are long enough to learn something: minutes each"
 	@echo "make check   format, lint, types, import boundaries and tests: what CI runs"
 	@echo "make format  rewrite the sources in the house format"
 	@echo "make bench   speed, as ratios (learning curves: python -m benchmarks.training)"
@@ -20,8 +23,15 @@ help:
 demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/memplanner check --gpu rtx4090
 
+quick: $(QUICK_VENV)/.installed
+	$(QUICK_VENV)/bin/python -m pytest -q -n 2 -m unit
+
+# All but the experiments: pyproject.toml says so for every run that chooses no marker.
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2
+
+experiments: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 -m experiment tests/experiments
 
 check: format-check lint types imports pytest
 
@@ -65,6 +75,12 @@ $(VENV)/.installed: pyproject.toml hatch_build.py memplanner/allocator/allocator
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[live,dev]"
 	@touch $@
 
+# No torch: what a change to the model itself is tried with.
+$(QUICK_VENV)/.installed: pyproject.toml hatch_build.py memplanner/allocator/allocator.c
+	$(PYTHON) -m venv --clear $(QUICK_VENV)
+	$(QUICK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
 # docs/accuracy.md and its picture.
 accuracy: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.accuracy
@@ -77,4 +93,4 @@ grid: $(VENV)/.installed
 	MEMPLANNER_GRID=$(or $(PLANS),200) $(if $(SEED),MEMPLANNER_SEED=$(SEED)) $(BIN)/python -m pytest -q tests/validation/test_grid.py
 
 clean:
-	rm -rf $(VENV) $(DEMO_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) $(DEMO_VENV) $(QUICK_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -1,12 +1,124 @@
-"""Fixtures that several folders of tests share."""
+"""Fixtures that several folders of tests share, and what each test needs: see `needs`."""
 
+import subprocess
+import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
 from tests.repository import Repository, sample
 
 collect_ignore = ["sample_repository"]  # run by tests, in pytest runs of its own
+
+HERE = Path(__file__).parent
+EXPERIMENTS = ("experiments",)
+"""Trainings that are long enough to learn something."""
+LIVE = (
+    "architectures",
+    "cli/test_profile.py",
+    "gradnormlorp",
+    "harness/test_against_trace.py",
+    "harness/test_evidence.py",
+    "harness/test_record.py",
+    "optimizers",
+    "tape/test_quantized.py",
+    "validation",
+)
+"""Folders and files whose every test needs torch, and which import it."""
+PROCESSES = ("cli/test_profile.py", "plugin", "test_boundaries.py")
+"""Folders and files whose tests start processes: an interpreter, pytest, git, a shell."""
+PROCESS_FIXTURES = frozenset({"in_processes", "pytester", "repository"})
+"""What a test that starts processes asks for. Tests that start one without any of these are in PROCESS_TESTS."""
+PROCESS_TESTS = frozenset(
+    {
+        "budgets/test_commands.py::test_wrong_questions",
+        "program/test_as_json.py::test_it_needs_neither_torch_nor_pydantic",
+        "suite/test_suite.py::test_a_case_that_dies_is_a_record_and_the_next_one_runs",
+        "suite/test_suite.py::test_a_case_that_runs_out_of_time_has_no_record",
+        "suite/test_suite.py::test_a_changed_plan_is_run_again",
+        "suite/test_suite.py::test_a_crash_is_not_hidden_by_an_older_record",
+        "suite/test_suite.py::test_records_are_kept_and_failures_run_again",
+    }
+)
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "galore_torch", "safetensors")
+"""What is not there in a run of the unit tests, installed or not."""
+
+
+def needs(path: str, function: str, code_names: frozenset[str], fixtures: frozenset[str]) -> set[str]:
+    """What a test needs, as the markers that say so: `experiment` alone, `live` and `process`, or `unit` for nothing.
+
+    path: of its file, from this folder. code_names: the names its code uses; a test that asks for a library by itself
+    uses importorskip.
+    """
+    if _within(path, EXPERIMENTS):
+        return {"experiment"}
+    needed = set()
+    if _within(path, LIVE) or "importorskip" in code_names:
+        needed.add("live")
+    if _within(path, PROCESSES) or fixtures & PROCESS_FIXTURES or f"{path}::{function}" in PROCESS_TESTS:
+        needed.add("process")
+    return needed or {"unit"}
+
+
+def _within(path: str, places: tuple[str, ...]) -> bool:
+    return any(path == place or path.startswith(f"{place}/") for place in places)
+
+
+def _only_unit(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr.strip() == "unit")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run of the unit tests alone is the same whether or not torch is installed: importing it fails."""
+    if _only_unit(config):
+        for name in LIBRARIES:
+            assert name not in sys.modules, f"{name} was imported before any test was"
+            sys.modules[name] = None  # type: ignore[assignment]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that import torch are not even looked at in a run of the unit tests."""
+    if _only_unit(config) and collection_path.is_relative_to(HERE):
+        path = collection_path.relative_to(HERE).as_posix()
+        if _within(path, LIVE + EXPERIMENTS):
+            return True
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks every test with what it needs, before pytest chooses among them by their marks."""
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        path = item.path.relative_to(HERE).as_posix()
+        code: Any = getattr(item.function, "hypothesis", None)
+        function = code.inner_test if code is not None else item.function
+        names = frozenset(function.__code__.co_names)
+        for marker in needs(path, item.originalname, names, frozenset(item.fixturenames)):
+            item.add_marker(marker)
+    if _only_unit(config):
+        kept = [item for item in items if not _is_further_part_of_the_golden(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+def _is_further_part_of_the_golden(item: pytest.Item) -> bool:
+    """The parts of the golden are alike: a run of the unit tests looks at the first one."""
+    return isinstance(item, pytest.Function) and "part" in item.fixturenames and item.callspec.params["part"] != 0
+
+
+@pytest.fixture(autouse=True)
+def _as_it_is_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit test that starts a process fails: whoever runs the unit tests waits for none."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a unit test starts a process: say in tests/conftest.py that it does")
+
+    if request.node.get_closest_marker("unit") is not None:
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+        monkeypatch.setattr(BaseProcess, "start", refuse)
 
 
 @pytest.fixture(autouse=True)
