@@ -18,10 +18,9 @@ EXPERIMENTS = ("experiments",)
 LIVE = (
     "architectures",
     "cli/test_profile.py",
+    "contract/test_harness.py",
     "gradnormlorp",
-    "harness/test_against_trace.py",
-    "harness/test_evidence.py",
-    "harness/test_record.py",
+    "harness",
     "optimizers",
     "tape/test_quantized.py",
     "validation",
