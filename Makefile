@@ -24,14 +24,14 @@ demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/memplanner check --gpu rtx4090
 
 quick: $(QUICK_VENV)/.installed
-	$(QUICK_VENV)/bin/python -m pytest -q -n 2 -m unit
+	$(QUICK_VENV)/bin/python -m pytest -q -n 2 --dist worksteal -m unit
 
 # All but the experiments: pyproject.toml says so for every run that chooses no marker.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 experiments: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 -m experiment tests/experiments
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m experiment tests/experiments
 
 check: format-check lint types imports pytest
 

@@ -41,6 +41,12 @@ PROCESS_TESTS = frozenset(
         "suite/test_suite.py::test_records_are_kept_and_failures_run_again",
     }
 )
+SAMPLED: dict[str, tuple[str, object]] = {
+    "golden/test_golden.py": ("part", 0),
+    "tui/test_fuzz.py": ("seed", 0),
+    "tui/test_screens.py": ("size", (80, 24)),
+}
+"""Long tests whose cases are alike, and the one that a run of the unit tests looks at: a parameter and its value."""
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "galore_torch", "safetensors")
 """What is not there in a run of the unit tests, installed or not."""
 
@@ -98,14 +104,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker in needs(path, item.originalname, names, frozenset(item.fixturenames)):
             item.add_marker(marker)
     if _only_unit(config):
-        kept = [item for item in items if not _is_further_part_of_the_golden(item)]
+        kept = [item for item in items if not _is_one_more_of_many(item)]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
 
 
-def _is_further_part_of_the_golden(item: pytest.Item) -> bool:
-    """The parts of the golden are alike: a run of the unit tests looks at the first one."""
-    return isinstance(item, pytest.Function) and "part" in item.fixturenames and item.callspec.params["part"] != 0
+def _is_one_more_of_many(item: pytest.Item) -> bool:
+    """Whether it repeats the first case of its test on other data."""
+    if not isinstance(item, pytest.Function):
+        return False
+    case = SAMPLED.get(item.path.relative_to(HERE).as_posix())
+    return case is not None and case[0] in item.fixturenames and item.callspec.params[case[0]] != case[1]
 
 
 @pytest.fixture(autouse=True)
