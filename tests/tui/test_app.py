@@ -242,6 +242,7 @@ def test_the_frontier_is_sorted_and_taken_over(tmp_path: Path) -> None:
     drive(play, tmp_path)
 
 
+@pytest.mark.usefixtures("in_processes")
 def test_what_would_fit_is_offered_and_applied(tmp_path: Path) -> None:
     async def play(app: App, pilot: Keys) -> None:
         assert app.state.estimate.verdict == "does-not-fit"
