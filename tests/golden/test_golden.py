@@ -9,7 +9,7 @@ import pytest
 
 from tests.golden.answers import answer, golden
 
-PARTS = 8
+PARTS = 24
 
 
 @pytest.mark.parametrize("part", range(PARTS))
