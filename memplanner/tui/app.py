@@ -108,7 +108,12 @@ class MemplannerApp(App[None]):
         self.call_after_refresh(self.show)
 
     def action_tab(self, name: str) -> None:
-        """Go to a tab and focus its first part."""
+        """Go to a tab and focus its first part.
+
+        The tab that is left loses the focus first. Textual would hand it on to a part beside the focused one while the
+        tab is being hidden, and a part that is focused brings its own tab back.
+        """
+        self.screen.set_focus(None)
         self.query_one(TabbedContent).active = name
         self.call_after_refresh(self._focus_in)
 
