@@ -1,5 +1,6 @@
 """Typed flags laid over a table of settings: one TrainingPlan, or every problem at once."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -93,8 +94,12 @@ def _owner(path: tuple[str, ...]) -> type[Settings]:
 
 def _kind(group: Any, path: tuple[str, ...]) -> str:
     """The kind that a group has, or falls back on."""
-    default = kind_of(type(_owner(path).model_fields[path[-1]].default))
-    return str(group.get("kind", default)) if isinstance(group, dict) else default
+    return str(group["kind"]) if isinstance(group, dict) and "kind" in group else _default_kind(path)
+
+
+@functools.cache
+def _default_kind(path: tuple[str, ...]) -> str:
+    return kind_of(type(_owner(path).model_fields[path[-1]].get_default(call_default_factory=True)))
 
 
 def _choose_kind(table: Table, option: Option, word: str) -> Problem | None:

@@ -2,9 +2,10 @@
 
 from typing import Final
 
+from memplanner.components.optimizers.update import Optimizer
 from memplanner.errors import Problem
 from memplanner.files.parse import Table
-from memplanner.plan.training_plan import Optimizer, TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.describe import words
 from memplanner.settings.errors import show
 

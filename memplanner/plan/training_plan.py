@@ -5,33 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from memplanner.components.losses.chunked import ChunkedCrossEntropy
-from memplanner.components.losses.cross_entropy import CrossEntropy
-from memplanner.components.losses.fused import FusedLinearCrossEntropy
-from memplanner.components.methods.base import Method as BaseMethod
-from memplanner.components.methods.dora import Dora
-from memplanner.components.methods.full import Full
-from memplanner.components.methods.galore import Galore
-from memplanner.components.methods.gradnormlorp import GradNormLorp
-from memplanner.components.methods.lora import Lora
-from memplanner.components.optimizers.adafactor import Adafactor
-from memplanner.components.optimizers.adamw import AdamW
-from memplanner.components.optimizers.adamw8bit import AdamW8bit
-from memplanner.components.optimizers.sgd import Sgd
+from memplanner.components.losses.base import Loss
+from memplanner.components.methods.base import Method
+from memplanner.components.optimizers.update import Optimizer
 from memplanner.settings.base import Settings
-from memplanner.settings.describe import expand, groups, kind_of
+from memplanner.settings.describe import groups, kind_of
 from memplanner.settings.errors import one_of
+from memplanner.settings.kinds import Kinds
 from memplanner.units import parse_share, parse_size
-
-
-def _kind_shorthand(value: Any) -> Any:
-    """`method = "lora"` stands for `method = {kind = "lora"}`."""
-    return {"kind": value} if isinstance(value, str) else value
-
-
-def _optimizer_shorthand(value: Any) -> Any:
-    """An optimizer's word, such as adamw-fused, stands for its table."""
-    return expand(TrainingPlan, "optimizer", value) if isinstance(value, str) else value
 
 
 def _size(value: str) -> str:
@@ -53,16 +34,30 @@ def _above_zero(value: str) -> str:
     return value
 
 
-Method = Annotated[
-    Annotated[Full | Lora | Dora | Galore | GradNormLorp, Field(discriminator="kind")], BeforeValidator(_kind_shorthand)
-]
-Optimizer = Annotated[
-    Annotated[AdamW | AdamW8bit | Sgd | Adafactor, Field(discriminator="kind")], BeforeValidator(_optimizer_shorthand)
-]
-Loss = Annotated[
-    Annotated[CrossEntropy | ChunkedCrossEntropy | FusedLinearCrossEntropy, Field(discriminator="kind")],
-    BeforeValidator(_kind_shorthand),
-]
+METHODS = Kinds(
+    {
+        "full": "memplanner.components.methods.full:Full",
+        "lora": "memplanner.components.methods.lora:Lora",
+        "dora": "memplanner.components.methods.dora:Dora",
+        "galore": "memplanner.components.methods.galore:Galore",
+        "gradnormlorp": "memplanner.components.methods.gradnormlorp:GradNormLorp",
+    }
+)
+OPTIMIZERS = Kinds(
+    {
+        "adamw": "memplanner.components.optimizers.adamw:AdamW",
+        "adamw-8bit": "memplanner.components.optimizers.adamw8bit:AdamW8bit",
+        "sgd": "memplanner.components.optimizers.sgd:Sgd",
+        "adafactor": "memplanner.components.optimizers.adafactor:Adafactor",
+    }
+)
+LOSSES = Kinds(
+    {
+        "cross-entropy": "memplanner.components.losses.cross_entropy:CrossEntropy",
+        "chunked": "memplanner.components.losses.chunked:ChunkedCrossEntropy",
+        "fused": "memplanner.components.losses.fused:FusedLinearCrossEntropy",
+    }
+)
 Precision = Literal["fp32", "bf16", "fp16", "bf16-mixed", "fp16-mixed"]
 Quantization = Literal["none", "int8", "nf4", "nf4-double"]
 
@@ -112,7 +107,7 @@ class Step(Settings):
     padding: bool = False
     """Batches are padded, so attention gets a mask tensor: SDPA then expands grouped heads, keeps a mask per layer and
     cannot use the flash kernel. (transformers 4.5x made such a mask for unpadded batches as well.)"""
-    loss: Loss = CrossEntropy()
+    loss: Annotated[Loss, LOSSES] = Field(default_factory=LOSSES.default("cross-entropy"))
     """How the loss is computed."""
     per_layer_updates: bool = False
     """Update each parameter as soon as its gradient is ready in backward and free the gradient."""
@@ -203,7 +198,7 @@ class TrainingPlan(Settings):
 
     model: Annotated[str, Field(min_length=1, max_length=4096)] = "llama-7b"
     """A bundled model's name, or the path of a Hugging Face config.json."""
-    method: Method = Full()
+    method: Annotated[Method, METHODS] = Field(default_factory=METHODS.default("full"))
     precision: Precision = "bf16"
     """Weights and arithmetic; "-mixed" is autocast over fp32 weights."""
     master_weights: bool = True
@@ -214,10 +209,10 @@ class TrainingPlan(Settings):
     kbit_preparation: KbitPreparation = "all"
     """With a quantised base, what of the rest goes to fp32: all of it (peft's prepare_model_for_kbit_training, and the
     hidden states with it), the norms (trl's SFTTrainer with bf16=True takes embeddings and head back), or none."""
-    optimizer: Optimizer = AdamW()
-    step: Step = Step()
-    device: Device = GpuDevice()
-    allocator: Allocator = Allocator()
+    optimizer: Annotated[Optimizer, OPTIMIZERS] = Field(default_factory=OPTIMIZERS.default("adamw"))
+    step: Step = Field(default_factory=Step)
+    device: Device = Field(default_factory=GpuDevice)
+    allocator: Allocator = Field(default_factory=Allocator)
     budget: Annotated[str, AfterValidator(_size_or_share), AfterValidator(_above_zero)] | None = None
     """A ceiling below the card's memory: a size or a share of it."""
     headroom: Annotated[str, AfterValidator(_size_or_share)] = "0%"
@@ -239,7 +234,7 @@ class TrainingPlan(Settings):
     def _quantized_base_is_frozen(self) -> "TrainingPlan":
         if self.quantization != "none" and not self.method.freezes_base:
             methods = groups(TrainingPlan, "method")
-            freezing = one_of(kind_of(cls) for cls in methods if issubclass(cls, BaseMethod) and cls.freezes_base)
+            freezing = one_of(kind_of(cls) for cls in methods if issubclass(cls, Method) and cls.freezes_base)
             raise ValueError(
                 f"quantization {self.quantization!r} needs a frozen base: method {freezing}, not {self.method.kind!r}"
             )

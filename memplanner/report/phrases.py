@@ -61,13 +61,8 @@ def method_words(plan: TrainingPlan) -> str:
 
 
 def optimizer_words(plan: TrainingPlan) -> str:
-    """The optimizer as its flag spells it, e.g. "adamw foreach"."""
-    optimizer = plan.optimizer
-    words: str = optimizer.kind
-    if optimizer.kind == "adamw":
-        words += f" {optimizer.implementation}"
-        words += f", {optimizer.state_dtype} states" if optimizer.state_dtype != "param" else ""
-    return words
+    """The optimizer with what is worth a word about it: "adamw foreach"."""
+    return plan.optimizer.summary()
 
 
 def plan_words(plan: TrainingPlan, *, method: bool = True) -> str:

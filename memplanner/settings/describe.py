@@ -11,6 +11,7 @@ import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from memplanner.settings.base import Settings
+from memplanner.settings.kinds import Kinds
 
 
 @functools.cache
@@ -48,8 +49,17 @@ def _leaves(annotation: Any) -> tuple[Any, ...]:
 
 
 @functools.cache
+def kinds(cls: type[Settings], name: str) -> Kinds | None:
+    """The alternatives that field `name` may be; None where it is not one of several that are told apart by kind."""
+    field = cls.model_fields.get(name)
+    return next((data for data in field.metadata if isinstance(data, Kinds)), None) if field is not None else None
+
+
+@functools.cache
 def groups(cls: type[Settings], name: str) -> tuple[type[Settings], ...]:
     """The settings classes that field `name` may hold: several for a union, none for a plain value."""
+    if alternatives := kinds(cls, name):
+        return alternatives.members
     field = cls.model_fields.get(name)
     leaves = _leaves(field.annotation) if field is not None else ()
     return tuple(leaf for leaf in leaves if isinstance(leaf, type) and issubclass(leaf, Settings))
@@ -58,6 +68,8 @@ def groups(cls: type[Settings], name: str) -> tuple[type[Settings], ...]:
 @functools.cache
 def choices(cls: type[Settings], name: str) -> tuple[str, ...]:
     """The words that field `name` may be: a Literal's values, or the kinds of a union."""
+    if alternatives := kinds(cls, name):
+        return tuple(alternatives.homes)
     if members := groups(cls, name):
         return tuple(kind_of(member) for member in members if "kind" in member.model_fields)
     leaves = _leaves(cls.model_fields[name].annotation)
@@ -66,18 +78,19 @@ def choices(cls: type[Settings], name: str) -> tuple[str, ...]:
 
 @functools.cache
 def words(cls: type[Settings], name: str) -> dict[str, dict[str, Any]]:
-    """The words that a group may be written as -> the table that each stands for: "lora" -> {"kind": "lora"}."""
-    return {
-        word: {"kind": kind_of(member), **settings}
-        for member in groups(cls, name)
-        if "kind" in member.model_fields
-        for word, settings in (member.words or {kind_of(member): {}}).items()
-    }
+    """The words that one of several alternatives may be written as -> the table that each stands for:
+    "lora" -> {"kind": "lora"}. None where the field is not one of several.
+    """
+    alternatives = kinds(cls, name)
+    if alternatives is None:
+        return {}
+    return {word: table for kind in alternatives.homes for word, table in alternatives.words_of(kind).items()}
 
 
 def expand(cls: type[Settings], name: str, word: str) -> dict[str, Any]:
     """The table that a word stands for in field `name`. An unknown word is taken for a kind, which none has."""
-    return dict(words(cls, name).get(word, {"kind": word}))
+    alternatives = kinds(cls, name)
+    return alternatives.table(word) if alternatives else {"kind": word}
 
 
 def word_for(cls: type[Settings], name: str, value: Settings) -> str:
@@ -113,6 +126,9 @@ def json_schema(cls: type[Settings]) -> dict[str, Any]:
         for field, doc in field_docs(classes[name]).items():
             table["properties"][field]["description"] = doc
         for field, value in table.get("properties", {}).items():
+            info = classes[name].model_fields[field]
+            if info.default_factory is not None:
+                value["default"] = info.get_default(call_default_factory=True).model_dump(mode="json")
             if "discriminator" in value:
                 kept = {k: value.pop(k) for k in ("description", "default", "title") if k in value}
                 table["properties"][field] = {**kept, "anyOf": [{"type": "string"}, value]}

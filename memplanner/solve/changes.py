@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from memplanner.components.optimizers.adamw import AdamW
 from memplanner.errors import UserError
 from memplanner.plan.flags import Value, command_words
 from memplanner.plan.merge import merge
@@ -99,7 +100,7 @@ def _candidates(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
 
 def _implementations(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
     step, optimizer = plan.step, plan.optimizer
-    if optimizer.kind == "adamw" and optimizer.implementation == "foreach":
+    if isinstance(optimizer, AdamW) and optimizer.implementation == "foreach":
         yield "fused", 0, {"--optimizer": "adamw-fused"}, "same arithmetic, no copies at the optimizer step"
     if step.attention in ("eager", "sdpa-math"):
         yield "attention", 0, {"--attention": "sdpa"}, "same arithmetic, no score matrices kept"

@@ -52,10 +52,10 @@ def complaint(folder: Path, **options: Any) -> str:
 def test_what_is_said_of_all_and_what_of_one(tmp_path: Path) -> None:
     first, second, third = named_plans(write(tmp_path, SHARED))
     assert [plan.name for plan in (first, second, third)] == ["first", "second", "third"]
-    assert (first.plan.method.kind, first.plan.method.rank, first.plan.budget) == ("lora", 4, "4GiB")  # type: ignore[union-attr]
-    assert (second.plan.method.kind, second.plan.method.rank, second.plan.budget) == ("lora", 16, "95%")  # type: ignore[union-attr]
+    assert (first.plan.method.kind, first.plan.method.rank, first.plan.budget) == ("lora", 4, "4GiB")  # type: ignore[attr-defined]
+    assert (second.plan.method.kind, second.plan.method.rank, second.plan.budget) == ("lora", 16, "95%")  # type: ignore[attr-defined]
     assert third.plan.method.kind == "galore"
-    assert third.plan.method.rank == 128, "another kind's settings do not carry over"
+    assert third.plan.method.rank == 128, "another kind's settings do not carry over"  # type: ignore[attr-defined]
     assert (third.plan.step.batch_size, third.plan.step.seq_len) == (3, 128)
 
 
@@ -76,7 +76,7 @@ def test_in_pyproject(tmp_path: Path) -> None:
 def test_one_of_them_by_name(tmp_path: Path) -> None:
     write(tmp_path, SHARED)
     loaded = load_plan(root=tmp_path, plan_file="second", flags={"--rank": "32"})
-    assert (loaded.name, loaded.plan.method.rank) == ("second", 32)  # type: ignore[union-attr]
+    assert (loaded.name, loaded.plan.method.rank) == ("second", 32)  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="holds several plans: first, second, third"):
         load_plan(root=tmp_path)
     loaded = load_plan(root=tmp_path, model="llama-1b")

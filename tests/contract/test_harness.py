@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from memplanner.components.architectures.registry import FAMILIES
-from memplanner.components.methods.gradnormlorp_update import WeightNormAdamW
+from memplanner.components.methods.gradnormlorp_authors_update import WeightNormAdamW
 from memplanner.components.optimizers.adamw import AdamW
 from memplanner.errors import UnsupportedError
 from memplanner.harness.builders.models import build

@@ -10,6 +10,7 @@ from memplanner.components.losses.base import Loss
 from memplanner.components.methods.base import Method
 from memplanner.components.optimizers.update import Optimizer
 from memplanner.errors import UnsupportedError
+from memplanner.plan import training_plan
 from memplanner.plan.flags import BY_FLAG
 from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
@@ -19,6 +20,7 @@ from memplanner.report.notes import note_sentence
 from memplanner.report.phrases import device_word, plan_words
 from memplanner.settings.base import Settings
 from memplanner.settings.describe import json_schema, kind_of, words
+from memplanner.settings.kinds import Kinds
 from memplanner.step.assemble import rule_of
 from memplanner.tui.state import options_for, value_in
 from tests.contract.variants import (
@@ -49,6 +51,15 @@ def test_every_kind_can_be_typed(flag: str, cls: type[Settings]) -> None:
     typed = [word for of, word in WORDS if of == flag and isinstance(chosen(merge({}, {of: word}, where=""), of), cls)]
     assert typed, "no word stands for it"
     assert len(typed) == len(cls.words or [kind_of(cls)])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "base"),
+    [(training_plan.METHODS, Method), (training_plan.OPTIMIZERS, Optimizer), (training_plan.LOSSES, Loss)],
+)
+def test_every_kind_is_listed_under_its_name(kinds: Kinds, base: type[Settings]) -> None:
+    assert {kind: kind_of(kinds.member(kind)) for kind in kinds.homes} == {kind: kind for kind in kinds.homes}
+    assert all(issubclass(member, base) for member in kinds.members)
 
 
 @pytest.mark.parametrize(("flag", "word"), WORDS)

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memplanner.components.optimizers.adamw import AdamW
 from memplanner.errors import UserError
 from memplanner.frameworks import Foreign, read_framework
 from memplanner.plan.load import load_plan
@@ -148,8 +149,8 @@ def accounted(found: Foreign) -> list[str]:
 
 def test_axolotl_qlora(tmp_path: Path) -> None:
     plan, found = plan_of(write(tmp_path, AXOLOTL_QLORA))
-    assert (plan.model, plan.method.kind, plan.method.rank) == ("llama-2-7b", "lora", 32)  # type: ignore[union-attr]
-    assert plan.method.target_modules == ("all-linear",)  # type: ignore[union-attr]
+    assert (plan.model, plan.method.kind, plan.method.rank) == ("llama-2-7b", "lora", 32)  # type: ignore[attr-defined]
+    assert plan.method.target_modules == ("all-linear",)  # type: ignore[attr-defined]
     assert (plan.quantization, plan.precision, plan.master_weights) == ("nf4-double", "bf16-mixed", False)
     assert (plan.optimizer.kind, plan.step.attention) == ("adamw-8bit", "flash-attention-2")
     assert (plan.step.batch_size, plan.step.seq_len, plan.step.grad_accumulation) == (2, 4096, 4)
@@ -162,15 +163,15 @@ def test_axolotl_qlora(tmp_path: Path) -> None:
 
 def test_axolotl_full_with_galore(tmp_path: Path) -> None:
     plan, found = plan_of(write(tmp_path, AXOLOTL_FULL))
-    assert (plan.model, plan.method.kind, plan.method.rank) == ("tinyllama-1.1b", "galore", 64)  # type: ignore[union-attr]
-    assert plan.method.refresh_interval == 100  # type: ignore[union-attr]
+    assert (plan.model, plan.method.kind, plan.method.rank) == ("tinyllama-1.1b", "galore", 64)  # type: ignore[attr-defined]
+    assert plan.method.refresh_interval == 100  # type: ignore[attr-defined]
     assert (plan.optimizer.kind, plan.step.per_layer_updates, plan.step.loss.kind) == ("adamw-8bit", True, "fused")
     assert found.not_understood == ()
 
 
 def test_llama_factory_lora(tmp_path: Path) -> None:
     plan, found = plan_of(write(tmp_path, FACTORY_LORA))
-    assert (plan.model, plan.method.kind, plan.method.rank) == ("llama-3-8b", "lora", 8)  # type: ignore[union-attr]
+    assert (plan.model, plan.method.kind, plan.method.rank) == ("llama-3-8b", "lora", 8)  # type: ignore[attr-defined]
     assert (plan.precision, plan.master_weights) == ("bf16-mixed", False), "the base stays in half precision"
     assert plan.step.checkpointing == "full"
     assert "gradient checkpointing, which LLaMA-Factory switches on" in found.assumed
@@ -181,14 +182,14 @@ def test_llama_factory_full(tmp_path: Path) -> None:
     plan, _ = plan_of(write(tmp_path, FACTORY_FULL))
     assert (plan.method.kind, plan.precision, plan.master_weights) == ("full", "bf16-mixed", True)
     assert (plan.step.checkpointing, plan.step.attention) == ("none", "flash-attention-2")
-    assert plan.optimizer.kind == "adamw"
+    assert isinstance(plan.optimizer, AdamW)
     assert plan.optimizer.implementation == "fused"
 
 
 def test_llama_factory_galore(tmp_path: Path) -> None:
     plan, found = plan_of(write(tmp_path, FACTORY_GALORE))
-    assert (plan.method.kind, plan.method.rank, plan.precision) == ("galore", 128, "bf16")  # type: ignore[union-attr]
-    assert plan.method.target_modules == ("mlp.down_proj", "self_attn.q_proj")  # type: ignore[union-attr]
+    assert (plan.method.kind, plan.method.rank, plan.precision) == ("galore", 128, "bf16")  # type: ignore[attr-defined]
+    assert plan.method.target_modules == ("mlp.down_proj", "self_attn.q_proj")  # type: ignore[attr-defined]
     assert plan.step.per_layer_updates
     assert "cutoff_len 2048, LLaMA-Factory's default" in found.assumed
 
@@ -198,8 +199,8 @@ def test_training_arguments_with_an_adapter(tmp_path: Path) -> None:
     for order in (paths, paths[::-1]):
         plan, found = plan_of(*order)
         assert found.framework == "transformers TrainingArguments and peft adapter"
-        assert (plan.model, plan.method.kind, plan.method.rank) == ("mistral-7b-v0.1", "dora", 16)  # type: ignore[union-attr]
-        assert plan.method.rank_pattern == {"q_proj": 4}  # type: ignore[union-attr]
+        assert (plan.model, plan.method.kind, plan.method.rank) == ("mistral-7b-v0.1", "dora", 16)  # type: ignore[attr-defined]
+        assert plan.method.rank_pattern == {"q_proj": 4}  # type: ignore[attr-defined]
         assert (plan.precision, plan.master_weights) == ("bf16-mixed", False)
         assert "weights loaded in bf16, as the model is published: TrainingArguments does not say" in found.assumed
         assert (plan.optimizer.kind, plan.step.batch_size) == ("adamw-8bit", 4)

@@ -20,7 +20,7 @@ def plan(**fields: Any) -> TrainingPlan:
 
 def value_of(plan: TrainingPlan, axis: SearchAxis) -> int:
     values = {"batch-size": plan.step.batch_size, "seq-len": plan.step.seq_len}
-    return plan.method.rank if axis == "rank" else values[axis]  # type: ignore[union-attr]
+    return plan.method.rank if axis == "rank" else values[axis]  # type: ignore[attr-defined]
 
 
 @dataclass

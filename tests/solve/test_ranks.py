@@ -43,7 +43,7 @@ def test_the_plan_fits_and_no_module_could_have_more(method: str) -> None:
     own = found.estimate.plan.method
     assert own.kind == method
     for name, rank in found.ranks.items():
-        assert own.rank_at(f"model.layers.3.mlp.{name}") == rank  # type: ignore[union-attr]
+        assert own.rank_at(f"model.layers.3.mlp.{name}") == rank  # type: ignore[attr-defined]
         if rank < 256:
             ranks = {**found.ranks, name: 2 * rank}
             lowest = min(ranks.values())

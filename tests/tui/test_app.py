@@ -82,10 +82,10 @@ def test_numbers_are_typed(tmp_path: Path) -> None:
         app.query_one("#field-rank", Field).focus()
         await press(app, pilot, "enter", "home", "ctrl+k")
         await type_in(app, pilot, "100", "enter")
-        assert app.state.plan.method.rank == 100  # type: ignore[union-attr]
+        assert app.state.plan.method.rank == 100  # type: ignore[attr-defined]
         assert " 100 " in shown(app, "#chart").splitlines()[-1]
         await press(app, pilot, "backspace")
-        assert app.state.plan.method.rank == 8  # type: ignore[union-attr]
+        assert app.state.plan.method.rank == 8  # type: ignore[attr-defined]
 
     drive(play, tmp_path, flags={"--method": "lora", "--gpu": "2GiB"})
 
@@ -130,7 +130,7 @@ def test_keys_that_come_at_once_are_taken_in_order(tmp_path: Path) -> None:
         assert app.state.plan.model == "llama-60m"
         assert app.state.flags == {"model": "llama-60m", "--gpu": "2GiB", "--method": "full"}
         app.state.undo()
-        assert app.state.plan.method.rank == 32  # type: ignore[union-attr]
+        assert app.state.plan.method.rank == 32  # type: ignore[attr-defined]
 
     drive(play, tmp_path)
 
@@ -156,7 +156,7 @@ def test_the_mouse_works(tmp_path: Path) -> None:
         await pilot.click("#field-rank", offset=(35, 1))
         await settle(app, pilot)
         assert app.focused is app.query_one("#field-rank")
-        assert app.state.plan.method.rank > 8  # type: ignore[union-attr]
+        assert app.state.plan.method.rank > 8  # type: ignore[attr-defined]
         await pilot.click("#field-method", offset=(20, 0))
         assert app.state.text("--method") == "lora"  # a first click picks the field
         await pilot.click("#field-method", offset=(19, 0))
@@ -231,7 +231,7 @@ def test_the_frontier_is_sorted_and_taken_over(tmp_path: Path) -> None:
         first = rows(app, "#frontier-table")[0]
         await press(app, pilot, "enter")
         plan = app.state.plan
-        assert [plan.method.rank, plan.step.batch_size, plan.step.checkpointing] == [  # type: ignore[union-attr]
+        assert [plan.method.rank, plan.step.batch_size, plan.step.checkpointing] == [  # type: ignore[attr-defined]
             int(first[0]),
             int(first[1]),
             first[4],
@@ -329,7 +329,7 @@ def test_the_state_survives_a_resize(tmp_path: Path) -> None:
             await settle(app, pilot)
             for tab in "23451":
                 await press(app, pilot, tab)
-        assert app.state.plan.method.rank == 16  # type: ignore[union-attr]
+        assert app.state.plan.method.rank == 16  # type: ignore[attr-defined]
         assert "FITS" in shown(app, "#verdict")
 
     drive(play, tmp_path)

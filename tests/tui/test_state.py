@@ -80,7 +80,7 @@ def test_a_wrong_value_is_marked_and_the_last_plan_stays() -> None:
     assert list(state.problems) == ["--rank"]
     state.set("--rank", "16")
     assert state.problems == {}
-    assert (state.plan.method.rank, state.plan.step.batch_size) == (16, 2)  # type: ignore[union-attr]
+    assert (state.plan.method.rank, state.plan.step.batch_size) == (16, 2)  # type: ignore[attr-defined]
 
 
 def test_a_conflict_is_shown_at_a_field() -> None:

@@ -47,6 +47,7 @@ class Loss(Settings):
 
     label: ClassVar[str]
     """Its name for people."""
+    kind: str
 
     def inputs(self, ctx: "Context") -> Batch:
         """Token ids and a label for each."""

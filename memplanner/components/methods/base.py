@@ -19,6 +19,7 @@ class Method(Settings):
     """
 
     label: ClassVar[str]
+    kind: str
     freezes_base: ClassVar[bool] = False
 
     def linear(self, ctx: "Context", spec: "LinearSpec", x: Tensor, out_shape: Shape) -> Tensor:
@@ -48,8 +49,7 @@ class Method(Settings):
 
     def describe(self) -> str:
         """The word that selects it, with its ranks."""
-        kind = str(self.model_dump()["kind"])
-        return kind if self.chosen_rank is None else f"{kind} rank {self.chosen_rank}"
+        return self.kind if self.chosen_rank is None else f"{self.kind} rank {self.chosen_rank}"
 
     @property
     def copies_head(self) -> bool:

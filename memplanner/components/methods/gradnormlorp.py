@@ -9,9 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from memplanner.components.context import Context, LinearSpec
-from memplanner.components.methods.dora import Dora
-from memplanner.components.methods.galore import galore_rule
-from memplanner.components.methods.gradnormlorp_update import authors_rule, gradnormlorp_rule
+from memplanner.components.methods.gradnormlorp_update import gradnormlorp_rule
 from memplanner.components.methods.low_rank import AdapterDtype, LowRank, adapter_dtype
 from memplanner.components.optimizers.update import Optimizer, UpdateRule
 from memplanner.program.shapes import FP32, Dtype, Shape
@@ -73,11 +71,18 @@ class GradNormLorp(LowRank):
         return True
 
     def rule(self, optimizer: Optimizer, weights: Dtype) -> UpdateRule:
-        """memplanner.gradnormlorp's optimizer, the authors', or galore_torch's over DoRA's factors."""
+        """memplanner.gradnormlorp's optimizer, the authors', or galore_torch's over DoRA's factors.
+
+        What the public code builds on is imported where a plan asks for it.
+        """
         if self.implementation == "reparameterised":
             return gradnormlorp_rule(optimizer)
         if self.is_bare:
+            from memplanner.components.methods.gradnormlorp_authors_update import authors_rule
+
             return authors_rule(optimizer, weights, low_rank=self.implementation == "low-rank-weight-norm-adamw")
+        from memplanner.components.methods.galore import galore_rule
+
         return galore_rule(optimizer, weights, "GradNormLoRP over DoRA")
 
     def trains(self, ctx: Context, path: str) -> bool:
@@ -151,6 +156,8 @@ class GradNormLorp(LowRank):
 
     def as_dora(self, ctx: Context, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """peft's DoRA (dropout .1) whose factors are under GaLoreAdamW."""
+        from memplanner.components.methods.dora import Dora
+
         adapter = Dora(
             rank=self.rank,
             rank_pattern=self.rank_pattern,

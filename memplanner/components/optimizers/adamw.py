@@ -24,6 +24,11 @@ class AdamW(Optimizer):
         word = "adamw-fused" if self.implementation == "fused" else self.kind
         return word if self.state_dtype == "param" else f"{word} ({self.state_dtype} moments)"
 
+    def summary(self) -> str:
+        """adamw, its implementation, and the type of its moments where it is not the parameters'."""
+        states = "" if self.state_dtype == "param" else f", {self.state_dtype} states"
+        return f"{self.kind} {self.implementation}{states}"
+
     def moments_dtype(self, dtype: Dtype) -> Dtype:
         """Type of the moments of a parameter of this type."""
         return {"param": dtype, "fp32": FP32, "bf16": BF16}[self.state_dtype]

@@ -55,10 +55,15 @@ class Optimizer(Settings, UpdateRule):
 
     label: ClassVar[str]
     """Its name for people."""
+    kind: str
 
     def describe(self) -> str:
         """For people: the word that selects it, with what is unusual about these settings."""
-        return str(self.model_dump()["kind"])
+        return self.kind
+
+    def summary(self) -> str:
+        """For a line about the plan: its kind, with the settings that are worth a word even at their defaults."""
+        return self.kind
 
 
 def no_such_pair(method: str, optimizer: Optimizer, available: str, reason: str = "") -> UnsupportedError:

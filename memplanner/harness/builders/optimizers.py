@@ -11,7 +11,8 @@ from torch import nn
 from memplanner.components.methods.base import Method
 from memplanner.components.methods.galore import Galore, GaloreAdamW, GaloreAdamW8bit
 from memplanner.components.methods.gradnormlorp import GradNormLorp
-from memplanner.components.methods.gradnormlorp_update import GradNormLorpAdamW, WeightNormAdamW
+from memplanner.components.methods.gradnormlorp_authors_update import WeightNormAdamW
+from memplanner.components.methods.gradnormlorp_update import GradNormLorpAdamW
 from memplanner.components.optimizers.adafactor import Adafactor
 from memplanner.components.optimizers.adamw import AdamW
 from memplanner.components.optimizers.adamw8bit import AdamW8bit
