@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from memplanner.catalogue import stems
+from memplanner.catalogue import file_of, stems
 from memplanner.files.parse import Table, file_error, read_table
 from memplanner.files.sandbox import resolve_inside
 from memplanner.frozen import Frozen
@@ -139,4 +139,4 @@ def _read(path: Path) -> Source | None:
 
 
 def _bundled(name: str, root: Path) -> Source:
-    return Source(table=read_table(stems("plans", ".toml")[name]), label=f"bundled plan {name}", root=root)
+    return Source(table=read_table(file_of("plans", name, ".toml")), label=f"bundled plan {name}", root=root)
