@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import parse_json, parse_toml, read_text
 from memplanner.files.sandbox import resolve_inside
+from memplanner.frozen import Frozen
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of, show
 
@@ -62,13 +63,13 @@ class Published(Settings):
     estimated: bool
 
 
-class ModelProfile(Settings):
+class ModelProfile(Frozen):
     """One model: its config.json's fields as they were written, checked by nobody yet."""
 
     id: str
     """A bundled model's stem; for a path, the path as typed."""
     name: str
-    aliases: tuple[str, ...] = Field(default=(), strict=False)
+    aliases: tuple[str, ...] = ()
     config: dict[str, Any]
     """The raw fields; memplanner.components.architectures reads and checks them."""
     parameters: int | None = None
