@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from pydantic import Field, ValidationError
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import parse_json, parse_toml, read_text
 from memplanner.files.sandbox import resolve_inside
+from memplanner.frozen import Frozen
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of, show
 
@@ -61,13 +63,13 @@ class Published(Settings):
     estimated: bool
 
 
-class ModelProfile(Settings):
+class ModelProfile(Frozen):
     """One model: its config.json's fields as they were written, checked by nobody yet."""
 
     id: str
     """A bundled model's stem; for a path, the path as typed."""
     name: str
-    aliases: tuple[str, ...] = Field(default=(), strict=False)
+    aliases: tuple[str, ...] = ()
     config: dict[str, Any]
     """The raw fields; memplanner.components.architectures reads and checks them."""
     parameters: int | None = None
@@ -76,6 +78,7 @@ class ModelProfile(Settings):
     """Where the fields come from."""
 
 
+@functools.cache
 def profiles_dir() -> Path:
     """profiles/: inside an installed package, or beside the package in the repository."""
     package = Path(__file__).resolve().parent
@@ -89,9 +92,20 @@ def key(name: str) -> str:
 
 
 @functools.cache
-def stems(kind: str, suffix: str) -> dict[str, Path]:
-    """Stem -> file of every bundled profile of a kind ("gpus", "models", "plans"), sorted."""
-    return {path.stem: path for path in sorted((profiles_dir() / kind).glob(f"*{suffix}"))}
+def stems(kind: str, suffix: str) -> tuple[str, ...]:
+    """The stems of all bundled profiles of a kind ("gpus", "models", "plans"), in the order of their files' names."""
+    names = sorted(os.listdir(profiles_dir() / kind))
+    return tuple(name.removesuffix(suffix) for name in names if name.endswith(suffix))
+
+
+def file_of(kind: str, stem: str, suffix: str) -> Path:
+    """The file of the bundled profile with one of these stems."""
+    return profiles_dir() / kind / f"{stem}{suffix}"
+
+
+def files(kind: str, suffix: str) -> tuple[Path, ...]:
+    """The files of all bundled profiles of a kind, in the order of their names."""
+    return tuple(file_of(kind, stem, suffix) for stem in stems(kind, suffix))
 
 
 def find_gpu(name: str) -> GpuProfile:
@@ -106,7 +120,7 @@ def find_gpu(name: str) -> GpuProfile:
 
 def all_gpus() -> tuple[GpuProfile, ...]:
     """Every bundled card, by id."""
-    return tuple(map(_gpu, stems(*_GPUS).values()))
+    return tuple(map(_gpu, files(*_GPUS)))
 
 
 def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
@@ -137,13 +151,13 @@ def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
 
 def all_models() -> tuple[ModelProfile, ...]:
     """Every bundled model, by id."""
-    return tuple(map(_model, stems(*_MODELS).values()))
+    return tuple(map(_model, files(*_MODELS)))
 
 
 @functools.lru_cache(maxsize=1024)
 def _by_stem(name: str, kind: str, suffix: str) -> Path | None:
     wanted = key(name)
-    return next((path for stem, path in stems(kind, suffix).items() if key(stem) == wanted), None)
+    return next((file_of(kind, stem, suffix) for stem in stems(kind, suffix) if key(stem) == wanted), None)
 
 
 def is_bundled(model: str) -> bool:
@@ -162,7 +176,7 @@ def _by_alias(wanted: str, kind: str, suffix: str, load: Callable[[Path], T]) ->
     """The profile with that name or alias, as a key. Bundled files do not change while a process runs, so that they are
     searched once for each name. Only files that mention it are parsed.
     """
-    for path in stems(kind, suffix).values() if wanted else ():
+    for path in files(kind, suffix) if wanted else ():
         if wanted in key(read_text(path)):
             profile = load(path)
             if wanted in (key(profile.name), *map(key, profile.aliases)):

@@ -4,7 +4,6 @@ A frozen dataclass costs a cold start as much as 150 lines of code; some forty o
 (benchmarks/cold_start.py). Type checkers read a Frozen class as a frozen dataclass whose fields are given by name.
 """
 
-from inspect import get_annotations
 from typing import Any, ClassVar, Self, dataclass_transform, get_origin
 
 
@@ -20,7 +19,7 @@ class Frozen:
 
     def __init_subclass__(cls, *, eq: bool = True, kw_only: bool = True) -> None:
         super().__init_subclass__()
-        own = [name for name, annotation in get_annotations(cls).items() if _is_field(annotation)]
+        own = [name for name, annotation in cls.__annotations__.items() if _is_field(annotation)]
         cls._fields = (*cls._fields, *(name for name in own if name not in cls._fields))
         if not eq:
             cls.__eq__ = object.__eq__  # type: ignore[method-assign]

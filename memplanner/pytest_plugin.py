@@ -121,7 +121,7 @@ def failure(checked: Checked) -> str:
     """The text of a test whose plan does not fit: the complaint, the difference to the lock, and the breakdown."""
     from memplanner.errors import printable
     from memplanner.report.growth_phrases import complaints, explanation, headline
-    from memplanner.report.pictures import breakdown
+    from memplanner.report.summary import breakdown
     from memplanner.report.terminal import Page
 
     grown = checked.growth is not None and checked.growth.rows

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memplanner import catalogue
-from memplanner.catalogue import all_gpus, all_models, find_gpu, find_model, key, profiles_dir, stems
+from memplanner.catalogue import all_gpus, all_models, files, find_gpu, find_model, key, profiles_dir
 from memplanner.errors import UserError
 from memplanner.files.parse import MAX_FILE_BYTES
 
@@ -67,8 +67,8 @@ def test_unknown_names_offer_the_nearest(name: str, hint: str) -> None:
 def test_no_other_file_lies_in_profiles() -> None:
     folders = {"gpus": ".toml", "models": ".json", "plans": ".toml", "published": ".toml"}
     for folder, suffix in folders.items():
-        files = [path.name for path in (profiles_dir() / folder).iterdir()]
-        assert sorted(files) == sorted(path.name for path in stems(folder, suffix).values())
+        there = sorted((profiles_dir() / folder).iterdir())
+        assert there == sorted(files(folder, suffix))
 
 
 CONFIG = {"model_type": "llama", "hidden_size": 64}

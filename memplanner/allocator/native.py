@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from memplanner.allocator.reference import DeviceFullError
+from memplanner.allocator import DeviceFullError
 from memplanner.program.stretch import Stretch
 
 LIBRARY: Final = Path(__file__).parent / "_allocator.so"

@@ -19,9 +19,9 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import Final
 
+from memplanner.allocator import SMALL_LIMIT, DeviceFullError
 from memplanner.program.stretch import Stretch
 
-SMALL_LIMIT: Final = 1 << 20
 SMALL_SEGMENT: Final = 2 << 20
 MIN_LARGE: Final = 10 << 20
 LARGE_SEGMENT: Final = 20 << 20
@@ -61,10 +61,6 @@ def segment_length(size: int, small: bool) -> int:
     if small:
         return SMALL_SEGMENT
     return LARGE_SEGMENT if size < MIN_LARGE else -(-size // ROUND_LARGE) * ROUND_LARGE
-
-
-class DeviceFullError(MemoryError):
-    """The device cannot give another segment, with all unused ones returned to it."""
 
 
 class CachingAllocator:

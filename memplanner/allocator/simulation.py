@@ -11,16 +11,18 @@ import math
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain, groupby
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from memplanner.allocator import native, reference
-from memplanner.allocator.reference import SMALL_LIMIT
+from memplanner.allocator import SMALL_LIMIT, native
 from memplanner.program.decode import decoded
 from memplanner.program.program import Persistent, StepProgram, Structure
 from memplanner.program.stretch import Stretch
 from memplanner.timeline import Category
+
+if TYPE_CHECKING:
+    from memplanner.allocator import reference
 
 Group = tuple[int, tuple[int, ...]]
 """Tensors that are made and then stay: how many equal blocks of the model have them, and the bytes of each tensor in
@@ -96,9 +98,15 @@ class _TwoSteps:
         self._bits = step.bits
         made_early = self._made(early, tensors)
         made_late = self._made(late, tensors + sum(len(stretch.events) for stretch in made_early))
-        events = (*made_early, *before, *made_late, *after, *step.left, *before, *after)
-        self.in_python = reference.Replay(events, bits=step.bits)
-        self.in_c = native.Replay(events, bits=step.bits)
+        self._events = (*made_early, *before, *made_late, *after, *step.left, *before, *after)
+        self.in_c = native.Replay(self._events, bits=step.bits)
+
+    @cached_property
+    def in_python(self) -> "reference.Replay":
+        """The events for reference.py, which is loaded only where C cannot answer."""
+        from memplanner.allocator import reference
+
+        return reference.Replay(self._events, bits=self._bits)
 
     def numbered(self, groups: Sequence[Group]) -> list[int]:
         """Bytes of the groups' tensors, in the order of their numbers."""

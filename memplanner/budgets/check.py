@@ -16,8 +16,8 @@ from memplanner.files.parse import file_error, read_text
 from memplanner.files.sandbox import path_in_repository, resolve_inside
 from memplanner.frameworks import Foreign
 from memplanner.plan.merge import merge
-from memplanner.plan.named import PLANS, NamedTable
-from memplanner.plan.sources import find_named
+from memplanner.plan.named import NamedTable
+from memplanner.plan.sources import PLANS, find_named
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor
 from memplanner.timeline import passes

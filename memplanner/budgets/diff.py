@@ -18,7 +18,8 @@ from memplanner.files.parse import file_error, parse_json, parse_toml, read_text
 from memplanner.files.sandbox import refuse_link_in_ci, resolve_inside
 from memplanner.frameworks import is_config
 from memplanner.plan.load import load_plan
-from memplanner.plan.named import FROM, PLANS
+from memplanner.plan.named import FROM
+from memplanner.plan.sources import PLANS
 
 _MOST_FILES: Final = 64
 """The most files that a revision's plans may name: each takes one process of git's, or two."""

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memplanner.cli.argument_types import share
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded, typed_flags
@@ -100,6 +99,8 @@ def _all(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.tolerance:
         if not args.locked:
             raise UserError(Problem(where="memplanner check", key="", message="--tolerance requires --locked"))
+        from memplanner.cli.argument_types import share
+
         tolerance = share("--tolerance")(args.tolerance)  # read here, so that its error is written as --format says
     plans = named_plans(root, args.plan, typed_flags(args))
     found = check_plans(

@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         gc.disable()  # a process of its own that lives a fraction of a second; saves a tenth of it
         _without_plugins()
+        _without_translations()
     try:
         answer = _answer(words, page_for(sys.stdout), Path())
         _complain(answer.problems)
@@ -86,6 +87,13 @@ def _without_plugins() -> None:
     loader = ModuleType("pydantic.plugin._loader")
     vars(loader)["get_plugins"] = tuple
     sys.modules.setdefault(loader.__name__, loader)
+
+
+def _without_translations() -> None:
+    """argparse looks its own words up in translations, and loads the names of all locales to find none. memplanner
+    speaks English throughout: in a process of its own argparse takes its words as they are.
+    """
+    vars(argparse)["_"] = str
 
 
 def _written(answer: Answer) -> int:

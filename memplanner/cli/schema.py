@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from memplanner.cli.main import Answer
-from memplanner.plan.named import FROM, PLANS
+from memplanner.plan.named import FROM
+from memplanner.plan.sources import PLANS
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.report.as_json import dump
 from memplanner.report.terminal import Page

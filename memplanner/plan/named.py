@@ -15,12 +15,12 @@ from memplanner.files.parse import Table
 from memplanner.files.sandbox import resolve_inside
 from memplanner.frozen import Frozen
 from memplanner.plan.overlay import overlay
+from memplanner.plan.sources import PLANS
 from memplanner.settings.errors import show
 
 if TYPE_CHECKING:
     from memplanner.frameworks import Foreign
 
-PLANS: Final = "plans"
 FROM: Final = "from"
 MOST: Final = 256
 """Plans in one file."""

@@ -1,15 +1,19 @@
 """Finds the table of settings that a plan is made of: a file's, a named plan's, or a bundled one."""
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from memplanner.catalogue import stems
+from memplanner.catalogue import file_of, stems
 from memplanner.files.parse import Table, file_error, read_table
 from memplanner.files.sandbox import resolve_inside
 from memplanner.frozen import Frozen
-from memplanner.plan.named import PLANS, NamedTable, named_tables
 from memplanner.settings.errors import show, suggest
 
+if TYPE_CHECKING:
+    from memplanner.plan.named import NamedTable
+
+PLANS: Final = "plans"
+"""The key of a file's named plans."""
 DEFAULT_PLAN: Final = "llama-7b-gradnormlorp-rtx4090"
 OWN_FILES: Final = ("memplanner.toml", "pyproject.toml")
 """Where a repository keeps its plans; the first that has any is read."""
@@ -30,9 +34,13 @@ class Source(Frozen):
     name: str = ""
 
     @property
-    def plans(self) -> tuple[NamedTable, ...]:
+    def plans(self) -> "tuple[NamedTable, ...]":
         """The named plans in it; none where it holds one plan."""
-        return named_tables(self.table, self.label, self.root) if PLANS in self.table else ()
+        if PLANS not in self.table:
+            return ()
+        from memplanner.plan.named import named_tables
+
+        return named_tables(self.table, self.label, self.root)
 
 
 def find_source(root: Path, plan_file: str = "", *, default: bool = True) -> Source:
@@ -54,7 +62,7 @@ def find_source(root: Path, plan_file: str = "", *, default: bool = True) -> Sou
     raise file_error(source.label, f"holds several plans: {names}", hint)
 
 
-def find_named(root: Path, plan_file: str = "") -> tuple[Source, tuple[NamedTable, ...]]:
+def find_named(root: Path, plan_file: str = "") -> "tuple[Source, tuple[NamedTable, ...]]":
     """The file that holds several plans (memplanner.toml or pyproject.toml, where none is named), and those plans.
 
     UserError where there is none, or where it holds one plan without a name.
@@ -139,4 +147,4 @@ def _read(path: Path) -> Source | None:
 
 
 def _bundled(name: str, root: Path) -> Source:
-    return Source(table=read_table(stems("plans", ".toml")[name]), label=f"bundled plan {name}", root=root)
+    return Source(table=read_table(file_of("plans", name, ".toml")), label=f"bundled plan {name}", root=root)

@@ -4,7 +4,7 @@ from collections import Counter
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from memplanner.allocator.reference import DeviceFullError
+from memplanner.allocator import DeviceFullError
 from memplanner.allocator.simulation import AllocatorSimulation
 from memplanner.catalogue import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
 from memplanner.components.architectures.family import Family

@@ -58,8 +58,8 @@ def models_text(models: Sequence[ModelProfile], page: Page) -> str:
 
 def models_json(models: Sequence[ModelProfile], page: Page) -> str:
     """The bundled models, without their configs."""
-    fields = {"id", "name", "aliases", "parameters", "source"}
+    fields = ("id", "name", "aliases", "parameters", "source")
     listed = [
-        model.model_dump(mode="json", include=fields) | {"family": model.config.get("model_type")} for model in models
+        {name: getattr(model, name) for name in fields} | {"family": model.config.get("model_type")} for model in models
     ]
     return dump({"schema": "memplanner/models/1", "models": listed})

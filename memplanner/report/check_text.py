@@ -19,7 +19,7 @@ from memplanner.report.layout import (
 from memplanner.report.notes import note_sentences
 from memplanner.report.palette import MUTED
 from memplanner.report.phrases import PHASE_WORDS, how_read, margin_words, plan_words, share
-from memplanner.report.pictures import breakdown, verdict
+from memplanner.report.summary import breakdown, verdict
 from memplanner.units import format_bytes, format_count
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from memplanner.report.check_text import opening
 from memplanner.report.layout import BLANK, Column, Line, Span, bullets, heading, paragraph, table
 from memplanner.report.notes import note_sentences
 from memplanner.report.phrases import PHASE_WORDS
-from memplanner.report.pictures import amount, breakdown, indented, step_and_limit, tensor_rows
+from memplanner.report.pictures import amount, indented, step_and_limit, tensor_rows
+from memplanner.report.summary import breakdown
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:

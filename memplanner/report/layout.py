@@ -52,6 +52,8 @@ def text_width(text: str) -> int:
 
 @lru_cache(maxsize=1 << 12)
 def _columns(character: str) -> int:
+    if "\u2500" <= character <= "\u259f":  # lines and blocks, of which pictures are made
+        return 1
     import unicodedata
 
     if unicodedata.combining(character):

@@ -1,4 +1,4 @@
-"""Pictures of finished estimates as lines: verdict, bars, charts, the step from left to right, rows of the ledger.
+"""Pictures of finished estimates as lines: bars, charts, the step from left to right, rows of the ledger.
 
 Text and screen draw the same ones, so that they cannot disagree. Nothing here predicts.
 """
@@ -11,20 +11,18 @@ from memplanner.errors import printable
 from memplanner.frozen import Frozen
 from memplanner.report.layout import (
     BLANK,
-    Column,
     Line,
     Span,
     fit,
-    heading,
     line_width,
     pad,
     paragraph,
     stacked_bar,
-    table,
     wrap,
 )
-from memplanner.report.palette import ACCENT, CATEGORY_COLOURS, CATEGORY_GLYPHS, MUTED, VERDICT_COLOURS
-from memplanner.report.phrases import PHASE_WORDS, largest_first, need_words, share, spare_words, verdict_line
+from memplanner.report.palette import ACCENT, CATEGORY_COLOURS, MUTED, VERDICT_COLOURS
+from memplanner.report.phrases import PHASE_WORDS, largest_first, need_words, share, spare_words
+from memplanner.report.summary import fill
 from memplanner.timeline import CATEGORIES, Category, Phase, TensorRow, Verdict
 from memplanner.units import format_bytes
 
@@ -39,16 +37,6 @@ RULE = "╌"
 _LIMIT = VERDICT_COLOURS["does-not-fit"]
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _PARTS = (("allocated", "█", ACCENT), ("fragmentation", "▒", "#E69F00"), ("context", "░", "#CC79A7"))
-
-
-def fill(category: Category, width: int = 1) -> Span:
-    """The category's colour, or the glyph that stands for it where there are none."""
-    return Span("█" * width, CATEGORY_COLOURS[category], plain=CATEGORY_GLYPHS[category] * width)
-
-
-def verdict(estimate: "Estimate", width: int) -> list[Line]:
-    """The first line of an answer (two, where the page is very narrow)."""
-    return paragraph(verdict_line(estimate), width, rest="  ", colour=VERDICT_COLOURS[estimate.verdict], bold=True)
 
 
 def short_verdict(estimate: "Estimate", width: int) -> list[Line]:
@@ -95,19 +83,6 @@ def _flow(items: Sequence[tuple[Span, str]], width: int) -> list[Line]:
             lines.append(BLANK)
         lines[-1] += (Span("  " if lines[-1] else ""), glyph, Span(f" {words}"))
     return lines
-
-
-def breakdown(estimate: "Estimate", width: int) -> list[Line]:
-    """What is alive at the peak, by category: one bar and a table."""
-    sizes = estimate.at_peak
-    parts = [(sizes[c], CATEGORY_GLYPHS[c], CATEGORY_COLOURS[c]) for c in CATEGORIES if sizes.get(c)]
-    rows = [
-        (fill(c), c.replace("_", " "), format_bytes(size), share(size, estimate.allocated_bytes))
-        for c, size in largest_first(sizes)
-    ]
-    columns = (Column(), Column(), Column(right=True), Column(right=True))
-    bar = (Span("  "), *stacked_bar(parts, width - 4))
-    return [*heading("Alive at that moment"), bar, *table(columns, rows, width)]
 
 
 def breakdown_bars(estimate: "Estimate", width: int, *, rows: int = len(CATEGORIES)) -> list[Line]:

@@ -4,9 +4,11 @@ A writer is a function of an answer and the page it is written for; what is not 
 The answers are values, and stand beside the writer of the text for people.
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans
@@ -25,14 +27,6 @@ if TYPE_CHECKING:
     from memplanner.solve.published import Computed, Paper
 
 Answer = TypeVar("Answer")
-Answer_contra = TypeVar("Answer_contra", contravariant=True)
-
-
-class Writer(Protocol[Answer_contra]):
-    """What every format of an answer is written by."""
-
-    def __call__(self, answer: Answer_contra, page: "Page", /) -> str:
-        """The whole answer, as it goes to stdout."""
 
 
 class Report(Generic[Answer]):
@@ -46,20 +40,20 @@ class Report(Generic[Answer]):
         """What --format may be."""
         return tuple(self.writers)
 
-    def writer(self, form: str) -> Writer[Answer]:
+    def writer(self, form: str) -> Callable[[Answer, Page], str]:
         """The writer of a format."""
         module, _, name = self.writers[form].partition(":")
-        return cast(Writer[Answer], getattr(import_module(f"memplanner.report.{module}"), name))
+        return cast("Callable[[Answer, Page], str]", getattr(import_module(f"memplanner.report.{module}"), name))
 
-    def write(self, form: str, answer: Answer, page: "Page") -> str:
+    def write(self, form: str, answer: Answer, page: Page) -> str:
         """The answer in that format."""
         return self.writer(form)(answer, page)
 
 
-CHECK: Report["PlanAnswer"] = Report(
+CHECK: Report[PlanAnswer] = Report(
     {"text": "check_text:check_text", "json": "as_json:check_json", "markdown": "markdown:check_markdown"}
 )
-BUDGETS: Report["CheckedPlans"] = Report(
+BUDGETS: Report[CheckedPlans] = Report(
     {
         "text": "budgets_text:budgets_text",
         "json": "as_json:budgets_json",
@@ -69,24 +63,24 @@ BUDGETS: Report["CheckedPlans"] = Report(
         "sarif": "sarif:sarif",
     }
 )
-PROBLEMS: Report[Sequence["Problem"]] = Report(
+PROBLEMS: Report[Sequence[Problem]] = Report(
     {"markdown": "markdown:problems_markdown", "junit": "junit:junit_of_problems", "sarif": "sarif:sarif_of_problems"}
 )
 """A question that was wrong: what goes to a file that others read says so there, too."""
-DIFF: Report[Sequence["Growth"]] = Report(
+DIFF: Report[Sequence[Growth]] = Report(
     {"text": "budgets_text:diff_text", "json": "as_json:diff_json", "markdown": "budgets_text:diff_markdown"}
 )
-EXPLAIN: Report["Explanation"] = Report({"text": "explain_text:explain_text", "json": "as_json:explain_json"})
-FIT: Report["FitAnswer"] = Report(
+EXPLAIN: Report[Explanation] = Report({"text": "explain_text:explain_text", "json": "as_json:explain_json"})
+FIT: Report[FitAnswer] = Report(
     {"text": "fit_text:fit_text", "json": "as_json:fit_json", "markdown": "fit_text:fit_markdown"}
 )
-RANKS: Report["RanksAnswer"] = Report(
+RANKS: Report[RanksAnswer] = Report(
     {"text": "ranks_text:ranks_text", "json": "ranks_text:ranks_json", "markdown": "ranks_text:ranks_markdown"}
 )
-COMPARE: Report["Comparison"] = Report(
+COMPARE: Report[Comparison] = Report(
     {"text": "compare_text:compare_text", "json": "as_json:compare_json", "markdown": "compare_text:compare_markdown"}
 )
-SWEEP: Report["SweepAnswer"] = Report(
+SWEEP: Report[SweepAnswer] = Report(
     {
         "text": "sweep_text:sweep_text",
         "csv": "sweep_text:sweep_csv",
@@ -95,19 +89,19 @@ SWEEP: Report["SweepAnswer"] = Report(
         "markdown": "sweep_text:sweep_markdown",
     }
 )
-VALIDATE: Report["ValidationAnswer"] = Report(
+VALIDATE: Report[ValidationAnswer] = Report(
     {
         "text": "validate_report:validate_text",
         "json": "validate_report:validate_json",
         "markdown": "validate_report:validate_markdown",
     }
 )
-PROFILE: Report["RunAnswer"] = Report({"text": "profile_text:profile_text", "json": "profile_text:profile_json"})
-SUITE: Report["SuiteAnswer"] = Report({"text": "profile_text:suite_text", "json": "profile_text:suite_json"})
-PAPER: Report[Sequence[tuple["Paper", Sequence["Computed"]]]] = Report(
+PROFILE: Report[RunAnswer] = Report({"text": "profile_text:profile_text", "json": "profile_text:profile_json"})
+SUITE: Report[SuiteAnswer] = Report({"text": "profile_text:suite_text", "json": "profile_text:suite_json"})
+PAPER: Report[Sequence[tuple[Paper, Sequence[Computed]]]] = Report(
     {"text": "paper_text:paper_text", "json": "paper_text:paper_json"}
 )
-GPUS: Report[Sequence["GpuProfile"]] = Report({"text": "catalogue_text:gpus_text", "json": "catalogue_text:gpus_json"})
-MODELS: Report[Sequence["ModelProfile"]] = Report(
+GPUS: Report[Sequence[GpuProfile]] = Report({"text": "catalogue_text:gpus_text", "json": "catalogue_text:gpus_json"})
+MODELS: Report[Sequence[ModelProfile]] = Report(
     {"text": "catalogue_text:models_text", "json": "catalogue_text:models_json"}
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
-from memplanner.catalogue import stems
+from memplanner.catalogue import files
 from memplanner.errors import UserError
 from memplanner.files.parse import parse_toml, read_text
 from memplanner.plan.merge import merge
@@ -68,7 +68,7 @@ class Computed:
 
 def papers() -> tuple[Paper, ...]:
     """Every file of profiles/published."""
-    return tuple(_paper(path) for path in reversed(stems("published", ".toml").values()))
+    return tuple(_paper(path) for path in reversed(files("published", ".toml")))
 
 
 def _paper(path: Path) -> Paper:

@@ -1,15 +1,17 @@
 """One training step, written down: it reads like the loop that makes it."""
 
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from memplanner.components.optimizers.update import UpdateRule
 from memplanner.notes import Note
 from memplanner.program.program import Persistent, PersistentTensor, StepProgram
 from memplanner.program.symbolic import Arithmetic
-from memplanner.program.symbolic_program import SymbolicProgram
 from memplanner.step.assemble import Step, nothing_trained
 from memplanner.tape.engine import BlocksDifferError, Param, Tape
+
+if TYPE_CHECKING:
+    from memplanner.program.symbolic_program import SymbolicProgram
 
 
 def run(step: Step, batch: int, seq: int, *, collapse: bool = True) -> tuple[StepProgram, tuple[Note, ...]]:
@@ -70,8 +72,10 @@ def _written(step: Step, tape: Tape, batch: int, seq: int) -> tuple[StepProgram,
     return program, (*ctx.notes, *step.notes)
 
 
-def run_symbolically(step: Step, batch: int, seq: int) -> tuple[SymbolicProgram, tuple[Note, ...]]:
+def run_symbolically(step: Step, batch: int, seq: int) -> "tuple[SymbolicProgram, tuple[Note, ...]]":
     """The step as `run` writes it for these sizes, with the arithmetic that leads from them to every tensor's size."""
+    from memplanner.program.symbolic_program import SymbolicProgram  # a single prediction needs none
+
     arithmetic = Arithmetic(batch, seq)
     symbolic_batch, symbolic_seq = (cast(int, number) for number in arithmetic.inputs)
     program, notes = run(step, symbolic_batch, symbolic_seq)

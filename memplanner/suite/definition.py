@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from memplanner.catalogue import stems
+from memplanner.catalogue import file_of, stems
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import file_error, parse_toml, read_text
 from memplanner.plan.merge import merge
@@ -68,7 +68,7 @@ def load_suite(name: str, root: Path) -> list[Case]:
         bundled = stems("suites", ".toml")
         if name not in bundled:
             raise file_error("--suite", f"no file or bundled suite is called {show(name)}", suggest(name, bundled))
-        path = bundled[name]
+        path = file_of("suites", name, ".toml")
     try:
         suite = Suite.model_validate(parse_toml(read_text(path), path))
     except ValidationError as error:

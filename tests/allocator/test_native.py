@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memplanner.allocator import native, reference
-from memplanner.allocator.reference import DeviceFullError
+from memplanner.allocator import DeviceFullError, native, reference
 from memplanner.program.stretch import Stretch
 from memplanner.units import GIB, MIB
 from tests.allocator.options import OPTIONS

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memplanner.allocator.reference import CachingAllocator, DeviceFullError, Replay
+from memplanner.allocator import DeviceFullError
+from memplanner.allocator.reference import CachingAllocator, Replay
 from memplanner.program.stretch import Stretch
 from memplanner.units import KIB, MIB
 from tests.allocator.options import OPTIONS

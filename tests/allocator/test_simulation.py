@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from memplanner.allocator import native
-from memplanner.allocator.reference import DeviceFullError
+from memplanner.allocator import DeviceFullError, native
 from memplanner.allocator.simulation import AllocatorSimulation
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
