@@ -32,6 +32,15 @@ def add_plan_arguments(parser: argparse.ArgumentParser, *, described: bool, form
         help="instead: an Axolotl or LLaMA-Factory config, transformers' TrainingArguments, a peft adapter_config.json "
         "(the last two together: give --from twice)",
     )
+    parser.add_argument(
+        "--ignore-key",
+        dest="ignored",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="with --from: answer as if the config did not have this key, for one that is not understood or not "
+        "modelled (may be given several times)",
+    )
     parser.add_argument("--format", choices=formats, default="text", help="how the answer is written (default: text)")
 
 
@@ -57,5 +66,9 @@ def loaded(args: argparse.Namespace, root: Path) -> LoadedPlan:
     """The plan that the arguments and the files in `root` add up to."""
     if args.configs and args.plan:
         raise UserError(Problem(where="--from", key="", message="cannot be combined with --plan"))
+    if args.ignored and not args.configs:
+        raise UserError(Problem(where="--ignore-key", key="", message="requires --from"))
     flags = typed_flags(args)
-    return load_plan(root=root, plan_file=args.plan, model=args.model, flags=flags, configs=args.configs)
+    return load_plan(
+        root=root, plan_file=args.plan, model=args.model, flags=flags, configs=args.configs, ignored=args.ignored
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from memplanner.cli.main import Answer
-from memplanner.plan.named import FROM
+from memplanner.plan.named import FROM, IGNORED
 from memplanner.plan.sources import PLANS
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.report.as_json import dump
@@ -23,10 +23,12 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
 def _with_named_plans(schema: dict[str, Any]) -> dict[str, Any]:
     """A plan file may also hold plans by name: each with the settings of a plan, and a config to start from."""
-    start = {
-        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
-        "description": "Another framework's config that the plan starts from, or several that belong together.",
+    names = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    own = {
+        FROM: names
+        | {"description": "Another framework's config that the plan starts from, or several that belong together."},
+        IGNORED: names | {"description": "Keys of those configs that are passed over as if they were not there."},
     }
-    named = {"type": "object", "additionalProperties": False, "properties": {**schema["properties"], FROM: start}}
+    named = {"type": "object", "additionalProperties": False, "properties": {**schema["properties"], **own}}
     plans = {"type": "object", "additionalProperties": named, "description": "Plans by name, over what holds for all."}
     return {**schema, "properties": {**schema["properties"], PLANS: plans}}

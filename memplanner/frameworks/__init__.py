@@ -1,6 +1,6 @@
 """Training configs that people have already, read as plans: Axolotl, LLaMA-Factory, transformers with peft.
 
-Every key of a file is accounted for: nothing is left out silently.
+Every key of a file is accounted for: nothing is left out silently, and a key that is not understood is no answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ class Foreign(Frozen):
     """A config as a plan's raw table, and what became of its keys.
 
     used: key → the setting it came to. assumed: what the config does not say and was taken for it. not_modelled: what
-    bears on memory all the same. not_understood: keys that nobody here knows. irrelevant: keys without bearing.
-    files: key → the file that has it. decides: setting → keys that decide it without naming it.
+    bears on memory all the same. ignored: keys that were passed over because somebody asked for it. irrelevant: keys
+    without bearing. files: key → the file that has it. decides: setting → keys that decide it without naming it.
     """
 
     framework: str
@@ -35,7 +35,7 @@ class Foreign(Frozen):
     used: Mapping[str, str]
     assumed: tuple[str, ...]
     not_modelled: tuple[str, ...]
-    not_understood: tuple[str, ...]
+    ignored: tuple[str, ...]
     irrelevant: tuple[str, ...]
     files: Mapping[str, Path]
     decides: Mapping[str, tuple[str, ...]]
@@ -49,11 +49,12 @@ class Foreign(Frozen):
         return None
 
 
-def read_framework(paths: Sequence[Path], model: str = "") -> Foreign:
+def read_framework(paths: Sequence[Path], model: str = "", ignored: Sequence[str] = ()) -> Foreign:
     """The plan that a config comes to, or several that belong together, such as TrainingArguments and a peft adapter's.
 
-    model: the model, where the plan names one itself. UserError where a file is of no known framework, or asks for what
-    cannot be a plan, and where nobody names a model.
+    model: the model, where the plan names one itself. ignored: keys that are passed over as if they were not there.
+    UserError where a file is of no known framework, or asks for what cannot be a plan, where a key is not understood or
+    decides the figures and is not modelled, and where nobody names a model.
     """
     configs: dict[str, Keys] = {}
     files: dict[str, Path] = {}
@@ -62,9 +63,12 @@ def read_framework(paths: Sequence[Path], model: str = "") -> Foreign:
         name = _reader_of(config, path).NAME
         if name in configs:
             raise UserError(Problem(where=str(path), key="", message=f"is a second config of {name}"))
-        configs[name] = Keys(config, str(path))
+        configs[name] = Keys({key: value for key, value in config.items() if key not in ignored}, str(path))
         files |= dict.fromkeys(config, path)
     where = " and ".join(map(str, paths))
+    for key in ignored:
+        if key not in files:
+            raise UserError(Problem(where=where, key=key, message="is to be ignored, but is no key of it"))
     readers = [reader for reader in READERS if reader.NAME in configs]
     last = readers[-1]
     if any(reader.NAME not in last.OVER for reader in readers[:-1]):
@@ -75,18 +79,34 @@ def read_framework(paths: Sequence[Path], model: str = "") -> Foreign:
     for reader in readers:
         known = table | ({"model": model} if model else {})
         table = reader.read(configs[reader.NAME], known, alone=len(readers) == 1)
+    problems = [problem for keys in configs.values() for problem in keys.problems()]
     if not model and "model" not in table:
         hint = "MODEL on the command line, or `model = ` in the plan"
-        raise UserError(Problem(where=where, key="", message="names no model", hint=hint))
-    return _accounted(table, readers, configs, files)
+        problems.append(Problem(where=where, key="", message="names no model", hint=hint))
+    if problems:
+        raise UserError(*problems)
+    return _accounted(table, readers, configs, files, ignored)
 
 
 def is_config(table: Table) -> bool:
     """Whether a file's table is another framework's config."""
-    return any(reader.recognizes(table) for reader in READERS)
+    return not table.keys().isdisjoint(UNREAD.values()) or any(reader.recognizes(table) for reader in READERS)
+
+
+UNREAD: Final = {
+    "a torchtune recipe": "checkpointer",
+    "a litgpt config": "checkpoint_dir",
+    "a DeepSpeed config": "zero_optimization",
+    "an accelerate config": "distributed_type",
+    "an ms-swift config": "tuner_type",
+}
+"""Configs that are known by a key of theirs and not read."""
 
 
 def _reader_of(config: Table, path: Path) -> Reader:
+    for name, key in UNREAD.items():
+        if key in config:
+            raise UserError(Problem(where=str(path), key=key, message=f"this is {name}, which is not read yet"))
     for reader in READERS:
         if reader.recognizes(config):
             return reader
@@ -97,7 +117,11 @@ def _reader_of(config: Table, path: Path) -> Reader:
 
 
 def _accounted(
-    table: Table, readers: Sequence[Reader], configs: Mapping[str, Keys], files: Mapping[str, Path]
+    table: Table,
+    readers: Sequence[Reader],
+    configs: Mapping[str, Keys],
+    files: Mapping[str, Path],
+    ignored: Sequence[str],
 ) -> Foreign:
     keys = tuple(configs.values())
     decides: dict[str, tuple[str, ...]] = {}
@@ -110,7 +134,7 @@ def _accounted(
         used={key: became for of in keys for key, became in of.used.items() if key not in of.not_modelled},
         assumed=tuple(text for of in keys for text in of.assumed),
         not_modelled=tuple(text for of in keys for text in of.not_modelled.values()),
-        not_understood=tuple(key for of in keys for key in of.not_understood),
+        ignored=tuple(ignored),
         irrelevant=tuple(key for of in keys for key in of.irrelevant),
         files=files,
         decides=decides,

@@ -8,11 +8,14 @@ from memplanner.frameworks.ignored_keys import AXOLOTL, AXOLOTL_PREFIXES
 from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import model_name
 from memplanner.frameworks.optimizers import take_optimizer
-from memplanner.frameworks.trainer import precision_of, take_attention, take_half, take_lora, take_trainer
+from memplanner.frameworks.trainer import ONE_GPU, precision_of, take_attention, take_half, take_lora, take_trainer
 from memplanner.settings.errors import show
 
 NAME: Final = "Axolotl"
 KNOWN_BY: Final = "Axolotl (base_model)"
+CUT: Final = (
+    "Cut Cross Entropy never makes the logits; `--loss fused` beside --ignore-key is the nearest that is modelled"
+)
 OVER: Final = ()
 DECIDES: Final = {
     **trainer.DECIDES,
@@ -77,16 +80,45 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             **dict.fromkeys(("liger_layer_norm", "liger_cross_entropy"), liger),
             **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), "fused adapters need less"),
             **dict.fromkeys(("unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o"), "fused adapters need less"),
-            "unfrozen_parameters": "which weights are frozen is not read; all are trained",
-            "lora_modules_to_save": "modules trained whole beside the adapter are not counted",
-            "relora_steps": "merging and restarting is not counted",
             "flash_attn_fuse_mlp": "fused blocks need less than what is counted",
-            "cut_cross_entropy": "its loss needs less than what is counted",
         }
     )
+    keys.bar_if_set(
+        {
+            "unfrozen_parameters": "which weights are frozen is not read, and all would be trained",
+            "lora_modules_to_save": "modules trained whole beside the adapter are not counted",
+            "relora": "merging and restarting is not counted",
+            "relora_steps": "merging and restarting is not counted",
+            "cut_cross_entropy": CUT,
+            "reward_model": "a head of its own takes the language model's place",
+            "process_reward_model": "a head of its own takes the language model's place",
+            "gptq": "a base that is quantised already is not modelled",
+            "lisa_n_layers": "which blocks are trained is not read, and all would be",
+            "use_ray": ONE_GPU,
+        }
+    )
+    _plugins(keys)
     take_trainer(keys, table, batch_default=None)
     keys.disregard(AXOLOTL, AXOLOTL_PREFIXES)
     return table
+
+
+def _plugins(keys: Keys) -> None:
+    """Liger's and Spectrum's plugins do nothing without keys of their own; Cut Cross Entropy's is on once listed
+    (integrations/cut_cross_entropy/args.py); what another one changes is not known.
+    """
+    barring = []
+    for name in keys.names("plugins"):
+        package = name.removeprefix("axolotl.integrations.").partition(".")[0]
+        if package == "cut_cross_entropy" and keys.peek("cut_cross_entropy") is not False:
+            keys.bar("plugins", name, CUT)
+            return
+        if package not in ("liger", "cut_cross_entropy"):
+            barring.append(name)
+    if barring:
+        keys.bar("plugins", ", ".join(barring), "what such a plugin changes is not known")
+    elif "plugins" in keys.used:
+        keys.use("plugins", "nothing by themselves")
 
 
 def _adapter(keys: Keys, table: Table) -> None:

@@ -15,10 +15,16 @@ AXOLOTL: Final = frozenset(
     learning_rate special_tokens tokens strict pad_to_sequence_len loss_watchdog_threshold loss_watchdog_patience
     auto_resume_from_checkpoints dataset_exact_deduplication eval_sample_packing sample_packing_eff_est
     sample_packing_bin_size sample_packing_group_size total_num_tokens min_sample_len excess_length_strategy
-    use_tensorboard resize_token_embeddings_to_32x mean_resizing_embeddings gc_steps plugins
+    use_tensorboard resize_token_embeddings_to_32x mean_resizing_embeddings gc_steps
+    skip_prepare_dataset eot_tokens tokenizer_use_mistral_common eta_min cosine_constant_lr_ratio lr_quadratic_warmup
+    adam_eps pretraining_dataset streaming streaming_multipack_buffer_size test_value curriculum_sampling
+    sample_packing_sequentially do_causal_lm_eval
     """.split()
 )
-AXOLOTL_PREFIXES: Final = ("wandb_", "mlflow_", "comet_", "use_wandb", "use_mlflow", "use_comet")
+AXOLOTL_PREFIXES: Final = (
+    *("wandb_", "mlflow_", "comet_", "swanlab_", "otel_"),
+    *("use_wandb", "use_mlflow", "use_comet", "use_swanlab", "use_otel_metrics"),
+)
 
 LLAMA_FACTORY: Final = frozenset(
     """
@@ -56,6 +62,8 @@ TRAINER: Final = frozenset(
     hub_token hub_private_repo hub_always_push hub_revision include_inputs_for_metrics include_for_metrics
     eval_do_concat_batches full_determinism use_cpu no_cuda include_tokens_per_second include_num_input_tokens_seen
     eval_on_start batch_eval_metrics eval_use_gather_object average_tokens_across_devices plot_loss overwrite_cache
+    model_revision hub_model_revision trust_remote_code chat_template dataset_name dataset_config dataset_train_split
+    dataset_test_split dataset_mixture dataset_mixer dataset_splits predict_with_generate
     dataset_num_proc dataset_text_field dataset_kwargs completion_only_loss assistant_only_loss eos_token pad_token
     """.split()
 )

@@ -1,11 +1,15 @@
-"""The keys of a config, taken one by one; each ends up used, not modelled, without bearing, or not understood."""
+"""The keys of a config, taken one by one: used, not modelled, without bearing, or in the way of an answer."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import Table
 from memplanner.settings.errors import show, suggest
+
+_ONE_BY_ONE: Final = 8
+"""Keys that are not understood, up to which each has a line of its own."""
+_SHOWN: Final = 20
 
 
 class Keys:
@@ -16,6 +20,7 @@ class Keys:
         self.used: dict[str, str] = {}
         self.assumed: list[str] = []
         self.not_modelled: dict[str, str] = {}
+        self._barring: dict[str, Problem] = {}
         self._mentioned = frozenset(config)
         self._irrelevant = [key for key, value in config.items() if value is None]
         """A key that is null is one that is not set."""
@@ -112,10 +117,28 @@ class Keys:
             if key not in self:
                 continue
             value = self.take(key)
-            if value in (False, 0, 0.0, "", "none") or value == [] or value == {}:
+            if _is_off(value):
                 self.use(key, "off")
             else:
                 self.leave_out(key, value, meaning)
+
+    def bar(self, key: str, value: Any, meaning: str) -> None:
+        """A taken key that decides the method, the weights, what is trained, the loss or the number of GPUs in a way
+        that is not modelled: without it the figures would be another run's. The other keys are read all the same.
+        """
+        message = f"{show(value)} is not modelled: {meaning}"
+        self._barring[key] = Problem(where=self.where, key=key, message=message, hint=_pass_over(key))
+
+    def bar_if_set(self, meanings: Mapping[str, str]) -> None:
+        """Keys that bar an answer where they are set to anything but false, zero or nothing."""
+        for key, meaning in meanings.items():
+            if key not in self:
+                continue
+            value = self.take(key)
+            if _is_off(value):
+                self.use(key, "off")
+            else:
+                self.bar(key, value, meaning)
 
     def disregard(self, keys: Collection[str], prefixes: tuple[str, ...] = ()) -> None:
         """Keys that do not bear on memory."""
@@ -128,10 +151,27 @@ class Keys:
         """Keys without bearing on memory, or not set."""
         return tuple(self._irrelevant)
 
-    @property
-    def not_understood(self) -> tuple[str, ...]:
-        """What nobody has taken."""
-        return tuple(self._left)
+    def problems(self) -> tuple[Problem, ...]:
+        """What is in the way of an answer: the keys that bar one, and those that nobody has taken unless they are
+        switched off. Only keys that are known to be without bearing on memory may be passed over.
+        """
+        self.disregard([key for key, value in self._left.items() if _is_off(value)])
+        message = "is not understood, and may bear on memory"
+        unknown = [Problem(where=self.where, key=key, message=message, hint=_pass_over(key)) for key in self._left]
+        if len(unknown) > _ONE_BY_ONE:
+            names = ", ".join([*self._left][:_SHOWN]) + (", …" if len(unknown) > _SHOWN else "")
+            message = f"{len(unknown)} keys are not understood, and may bear on memory: {names}"
+            unknown = [Problem(where=self.where, key="", message=message)]
+        return *self._barring.values(), *unknown
+
+
+def _is_off(value: Any) -> bool:
+    """Whether a key with this value asks for nothing."""
+    return value in (False, 0, 0.0, "", "none") or value == [] or value == {}
+
+
+def _pass_over(key: str) -> str:
+    return f"--ignore-key {key} answers as if it were not there"
 
 
 def set_path(table: Table, path: str, value: Any) -> None:

@@ -71,7 +71,8 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     if attention is not None:
         set_path(table, "step.attention", check_known(keys, "flash_attn", attention, _ATTENTION))
         keys.use("flash_attn", f"step.attention {_ATTENTION[attention]}")
-    take_optimizer(keys, "optim", table, default="adamw_torch")
+    galore = bool(keys.peek("use_galore"))  # its GaLoreAdamW is the counterpart of adamw_torch alone
+    take_optimizer(keys, "optim", table, default="adamw_torch" if galore else "adamw_torch_fused")
     _galore(keys, table)
     _checkpointing(keys, table)
     take_liger(keys, "enable_liger_kernel", table)
@@ -82,17 +83,24 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             "use_unsloth": "Unsloth's kernels need less than what is counted",
             "use_unsloth_gc": "activations that are offloaded are counted where they are made",
             "shift_attn": "not a modelled attention",
-            "additional_target": "modules trained whole beside the adapter are not counted",
-            "modules_to_save": "modules trained whole beside the adapter are not counted",
             **({} if "quantization" in table else {"upcast_layernorm": "the norms are counted in the weights' type"}),
             "upcast_lmhead_output": "the logits are counted in the weights' type",
-            "mixture_of_depths": "blocks that tokens skip are counted for all",
-            **dict.fromkeys(("use_badam", "use_apollo", "use_adam_mini", "use_muon"), "another optimizer is modelled"),
+        }
+    )
+    keys.bar_if_set(
+        {
+            "additional_target": "modules trained whole beside the adapter are not counted",
+            "modules_to_save": "modules trained whole beside the adapter are not counted",
+            "mixture_of_depths": "tokens skip blocks",
             **dict.fromkeys(
-                ("freeze_vision_tower", "freeze_multi_modal_projector"), "the text model alone is modelled"
+                ("use_badam", "use_apollo", "use_adam_mini", "use_muon"), "another optimizer would be counted"
             ),
-            "use_llama_pro": "which blocks are trained is not read",
-            "use_dft_loss": "its loss may need another amount",
+            **dict.fromkeys(
+                ("freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model"),
+                "the text model alone would be counted",
+            ),
+            "use_llama_pro": "which blocks are trained is not read, and all would be",
+            **dict.fromkeys(("use_dft_loss", "use_asft_loss", "use_eaft_loss"), "another loss would be counted"),
         }
     )
     take_trainer(keys, table, batch_default=8)
@@ -126,6 +134,8 @@ def _precision(keys: Keys, table: Table, *, adapted: bool) -> None:
     half = take_half(keys)
     if keys.flag("pure_bf16", "precision bf16"):
         table["precision"] = "bf16"
+        if adapted:  # model/adapter.py: adapters are upcast unless pure_bf16 is on
+            set_path(table, "method.adapter_dtype", "base")
     elif half:
         table |= {"precision": f"{half}-mixed", "master_weights": not adapted}
     elif adapted:

@@ -12,6 +12,10 @@ _LONGEST: Final = 256
 _TAIL: Final = re.compile(r"(-hf|-instruct|-chat|-base|-it)(-v\d[\w.]*)?$|-v\d[\w.]*$", re.IGNORECASE)
 
 
+DTYPES: Final = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+"""torch's types as a plan's."""
+
+
 def model_name(name: str) -> str:
     """A hub name as memplanner knows the model, else as it is: tuned versions have their base's shapes."""
     if name.startswith((".", "/", "~")) or name.endswith(".json"):
@@ -45,5 +49,4 @@ def model_dtype(model: str) -> str:
     if profile is None:
         return ""
     config = profile.config
-    words = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-    return words.get(str(config.get("dtype") or config.get("torch_dtype")), "")
+    return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), "")

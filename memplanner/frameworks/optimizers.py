@@ -12,6 +12,7 @@ OPTIMIZERS: Final[dict[str, Table]] = {
     "adamw_torch_fused": {"kind": "adamw", "implementation": "fused"},
     "adamw_bnb_8bit": {"kind": "adamw-8bit"},
     "adamw_8bit": {"kind": "adamw-8bit"},
+    "adamw_torch_8bit": {"kind": "adamw-8bit", "format": "torchao"},
     "paged_adamw_8bit": {"kind": "adamw-8bit"},
     "paged_adamw_32bit": {"kind": "adamw", "implementation": "fused", "state_dtype": "fp32"},
     "paged_adamw": {"kind": "adamw", "implementation": "fused", "state_dtype": "fp32"},
@@ -39,7 +40,7 @@ def take_optimizer(keys: Keys, key: str, table: Table, *, default: str) -> None:
     """The optimizer's name, and GaLore's settings with it."""
     name = keys.take(key)
     if name is None:
-        keys.assumed.append(f"optimizer {default}, transformers' default")
+        keys.assumed.append(f"optimizer {default}, transformers' default with torch 2.8 or newer")
         table["optimizer"] = dict(OPTIMIZERS[default])
         return
     if not isinstance(name, str):
@@ -83,7 +84,7 @@ def take_projected(keys: Keys, key: str, table: Table) -> None:
     if not words:
         return
     if not all(re.fullmatch(r"[\w.-]+", word, re.ASCII) for word in words):
-        keys.leave_out(key, ", ".join(words), "a pattern; the method's default modules are taken")
+        keys.bar(key, ", ".join(words), "which modules a pattern matches is not read yet; name them")
         return
     names: list[str] = []
     for word in words:

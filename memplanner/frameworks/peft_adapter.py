@@ -47,15 +47,15 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             set_path(table, "method.rank_pattern", pattern)
             keys.use("rank_pattern", "method.rank_pattern")
         else:
-            keys.leave_out("rank_pattern", pattern, "a pattern; the method's rank is taken for all")
+            keys.bar("rank_pattern", pattern, "which modules a pattern matches is not read yet; name them")
     elif pattern is not None:
         keys.use("rank_pattern", "method.rank_pattern, empty")
     bias = keys.take("bias")
     if bias is not None and bias != "none":
-        keys.leave_out("bias", bias, "trained biases are not counted")
+        keys.bar("bias", bias, "trained biases are not counted")
     elif bias is not None:
         keys.use("bias", "none trained")
-    keys.leave_out_if_set(
+    keys.bar_if_set(
         {
             "modules_to_save": "modules trained whole beside the adapter are not counted",
             "lora_bias": "biases of the adapters are not counted",

@@ -27,7 +27,7 @@ DECIDES: Final = {
 }
 """Setting -> the Trainer's keys that decide it, whatever they say."""
 
-ONE_GPU: Final = "the figures are for one GPU that holds everything"
+ONE_GPU: Final = "several GPUs share the work, and the figures would be for one that holds everything"
 PARALLEL: Final = dict.fromkeys(
     (
         "deepspeed",
@@ -89,9 +89,11 @@ def take_trainer(keys: Keys, table: Table, *, batch_default: int | None) -> None
     set_path(table, "step.grad_accumulation", keys.number("gradient_accumulation_steps", "step.grad_accumulation"))
     _take_checkpointing(keys, table)
     take_liger(keys, "use_liger_kernel", table)
+    keys.bar_if_set(PARALLEL)
+    if not keys.peek("do_train"):
+        keys.bar_if_set({"do_predict": "it asks for no training"})
     keys.leave_out_if_set(
         {
-            **PARALLEL,
             "auto_find_batch_size": "the batch may be halved until it fits; the figures are for the one given",
             "torch_compile": COMPILED,
             "torch_compile_backend": COMPILED,
@@ -159,7 +161,7 @@ def take_lora(keys: Keys, table: Table, names: dict[str, str]) -> None:
 
 
 def take_targets(keys: Keys, key: str, table: Table) -> None:
-    """target_modules: names, or a word for all linear layers of the blocks; a pattern is left out and said so."""
+    """target_modules: names, or a word for all linear layers of the blocks; a pattern bars an answer."""
     names = keys.names(key)
     if not names:
         return
@@ -170,7 +172,7 @@ def take_targets(keys: Keys, key: str, table: Table) -> None:
         set_path(table, "method.target_modules", list(names))
         keys.use(key, f"method.target_modules {', '.join(names)}")
     else:
-        keys.leave_out(key, ", ".join(names), "a pattern; the method's default modules are taken")
+        keys.bar(key, ", ".join(names), "which modules a pattern matches is not read yet; name them")
 
 
 def check_known(keys: Keys, key: str, value: Any, known: dict[str, str]) -> str:

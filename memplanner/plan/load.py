@@ -37,6 +37,7 @@ def load_plan(
     model: str = "",
     flags: Mapping[str, Any] | None = None,
     configs: Sequence[str] = (),
+    ignored: Sequence[str] = (),
 ) -> LoadedPlan:
     """The plan a command works on.
 
@@ -45,10 +46,12 @@ def load_plan(
     only when it was typed.
 
     flags: flag -> typed text (True/False for switches), e.g. {"--rank": "128"}. configs: files of another framework,
-    which are the base instead.
+    which are the base instead. ignored: keys of theirs that are passed over.
     """
     source, foreign = (
-        _framework(root, configs, model) if configs else (find_source(root, plan_file, default=not model), None)
+        _framework(root, configs, model, ignored)
+        if configs
+        else (find_source(root, plan_file, default=not model), None)
     )
     plan = merge(source.table | ({"model": model} if model else {}), flags or {}, where=source.label)
     untrusted = foreign is not None or (source.path is not None and (source.name or running_in_ci()))
@@ -58,13 +61,13 @@ def load_plan(
     return LoadedPlan(plan=plan, label=source.label, root=start, path=source.path, name=source.name, foreign=foreign)
 
 
-def _framework(root: Path, configs: Sequence[str], model: str) -> "tuple[Source, Foreign]":
+def _framework(root: Path, configs: Sequence[str], model: str, ignored: Sequence[str]) -> "tuple[Source, Foreign]":
     """Another framework's config as a source. A model's path in it may not leave the repository."""
     from memplanner.frameworks import read_framework
 
     paths = [root / word for word in configs]
     for path in paths:
         refuse_link_in_ci(path)
-    foreign = read_framework(paths, model)
+    foreign = read_framework(paths, model, ignored)
     label = f"{foreign.framework}, {' and '.join(map(str, paths))}"
     return Source(table=foreign.table, label=label, root=root, path=paths[0]), foreign

@@ -8,7 +8,7 @@ import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import Table
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from memplanner.frameworks import Foreign
 
 FROM: Final = "from"
+IGNORED: Final = "ignore_keys"
+"""Keys of the configs that are passed over."""
 MOST: Final = 256
 """Plans in one file."""
 NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", re.ASCII)
@@ -73,33 +75,44 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
     return tuple(tables)
 
 
-_Read = Callable[[tuple[Path, ...], str], "Foreign"]
+_Read = Callable[[tuple[Path, ...], str, tuple[str, ...]], "Foreign"]
 
 
 def _reader() -> _Read:
     """read_framework, which reads a config once for all the plans that start from it."""
 
     @functools.cache
-    def read(paths: tuple[Path, ...], model: str) -> "Foreign":
+    def read(paths: tuple[Path, ...], model: str, ignored: tuple[str, ...]) -> "Foreign":
         from memplanner.frameworks import read_framework
 
-        return read_framework(paths, model)
+        return read_framework(paths, model, ignored)
 
     return read
+
+
+def _names(value: Any, label: str, key: str) -> tuple[str, ...]:
+    """A name, or a list of names."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise UserError(Problem(where=label, key=key, message=f"{show(value)} is not a name or a list of names"))
+    return tuple(words)
 
 
 def _one(name: str, own: Table, shared: Table, label: str, root: Path, read: _Read) -> NamedTable:
     own = dict(own)
     start = own.pop(FROM, None)
+    ignored = _names(own.pop(IGNORED, []), label, IGNORED)
     if start is None:
+        if ignored:
+            raise UserError(Problem(where=label, key=IGNORED, message=f"is for a plan with `{FROM}`"))
         return NamedTable(name=name, table=overlay(shared, own), label=label)
-    words = [start] if isinstance(start, str) else start
-    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+    words = _names(start, label, FROM)
+    if not words:
         raise UserError(Problem(where=label, key=FROM, message=f"{show(start)} is not a file's name or a list of them"))
     model = own.get("model", shared.get("model", ""))
     paths = [resolve_inside(root, word, where=label, key=FROM) for word in words]
     for word, path in zip(words, paths, strict=True):
         if not path.is_file():
             raise UserError(Problem(where=label, key=FROM, message=f"{show(word)} is not a file"))
-    foreign = read(tuple(paths), model if isinstance(model, str) else "?")
+    foreign = read(tuple(paths), model if isinstance(model, str) else "?", ignored)
     return NamedTable(name=name, table=overlay(overlay(shared, foreign.table), own), label=label, foreign=foreign)

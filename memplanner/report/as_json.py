@@ -107,7 +107,7 @@ def foreign_object(foreign: "Foreign") -> dict[str, Any]:
         "used": dict(foreign.used),
         "assumed": list(foreign.assumed),
         "not_modelled": list(foreign.not_modelled),
-        "not_understood": list(foreign.not_understood),
+        "ignored": list(foreign.ignored),
         "irrelevant": list(foreign.irrelevant),
     }
 

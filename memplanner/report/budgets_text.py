@@ -40,7 +40,7 @@ def _notes(found: "CheckedPlans") -> list[str]:
     for checked in found.plans:
         foreign = checked.named.foreign
         if foreign is not None:
-            said = [*foreign.not_modelled, *(f"{key}: not understood" for key in foreign.not_understood)]
+            said = [*foreign.not_modelled, *(f"{key}: ignored, as asked" for key in foreign.ignored)]
             notes += [f"{checked.named.name}, from {foreign.framework}: {line}" for line in said]
     more = [f"and {len(notes) - _MOST_NOTES:,} more"] if len(notes) > _MOST_NOTES else []
     return [*notes[:_MOST_NOTES], *more]

@@ -117,7 +117,7 @@ def how_read(foreign: "Foreign") -> dict[str, list[str]]:
         f"Taken from {foreign.framework}": used,
         "Assumed, where it says nothing": list(foreign.assumed),
         "Not modelled": list(foreign.not_modelled),
-        "Not understood": [", ".join(foreign.not_understood)] if foreign.not_understood else [],
+        "Ignored, as asked": [", ".join(foreign.ignored)] if foreign.ignored else [],
         "Without bearing on memory": [", ".join(foreign.irrelevant)] if foreign.irrelevant else [],
     }
     return {title: lines for title, lines in told.items() if lines}

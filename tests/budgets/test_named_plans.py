@@ -101,7 +101,7 @@ def test_one_of_them_by_name(tmp_path: Path) -> None:
         ),
         ("[plans.a]\nbudget = '0%'", "memplanner.toml: plans.a: budget: '0%' is no memory at all"),
         ("[plans.a]\nbudget = '0 GiB'", "memplanner.toml: plans.a: budget: '0 GiB' is no memory at all"),
-        ("[plans.a]\nfrom = 3", "memplanner.toml: plans.a: from: 3 is not a file's name or a list of them"),
+        ("[plans.a]\nfrom = 3", "memplanner.toml: plans.a: from: 3 is not a name or a list of names"),
         ("[plans.a]\nfrom = '../other.yml'", "plans.a: from: '../other.yml' leads out of the repository"),
         ("[plans.a]\nmodel = '/etc/config.json'", "plans.a: model: '/etc/config.json' leads out of the repository"),
         ("[plans.a]\nmodel = '~/config.json'", "plans.a: model: '~/config.json' leads out of the repository"),

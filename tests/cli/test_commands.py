@@ -87,7 +87,7 @@ def test_schema(run: Run) -> None:
     assert schema["$defs"]["Step"]["properties"]["batch_size"]["minimum"] == 1
     assert {"type": "string"} in schema["properties"]["method"]["anyOf"]
     named = schema["properties"]["plans"]["additionalProperties"]["properties"]
-    assert set(named) == set(schema["properties"]) - {"plans"} | {"from"}
+    assert set(named) == set(schema["properties"]) - {"plans"} | {"from", "ignore_keys"}
 
 
 @pytest.mark.parametrize("width", [80, 120])

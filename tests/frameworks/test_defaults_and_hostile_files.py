@@ -29,13 +29,13 @@ def at_most_ten_seconds() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def read(folder: Path, text: str, model: str | None = None) -> Foreign:
+def read(folder: Path, text: str, model: str | None = None, *, ignored: tuple[str, ...] = ()) -> Foreign:
     """The config; where it names no model, one that nobody knows is taken unless `model` says otherwise."""
     if model is None:
         model = "" if "model_name_or_path" in text else "./a-model-of-ours"
     path = folder / "config.yml"
     path.write_text(text, encoding="utf-8")
-    return read_framework([path], model)
+    return read_framework([path], model, ignored)
 
 
 def bomb(levels: int = 11) -> str:
@@ -65,7 +65,7 @@ def test_an_alias_bomb_anywhere_is_a_short_refusal(tmp_path: Path, start: str, k
 
 
 def test_merge_keys_are_read_until_they_multiply(tmp_path: Path) -> None:
-    found = read(tmp_path, f"shared: &s {{optimizer: sgd}}\n{AXOLOTL}<<: *s\n")
+    found = read(tmp_path, f"shared: &s {{optimizer: sgd}}\n{AXOLOTL}<<: *s\n", ignored=("shared",))
     assert found.table["optimizer"] == {"kind": "sgd"}
     shared = "&a {" + ", ".join(f"key{n}: 1" for n in range(200)) + "}"
     many = "\n".join(f"b{n}: {{<<: *a}}" for n in range(100))
@@ -76,7 +76,8 @@ def test_merge_keys_are_read_until_they_multiply(tmp_path: Path) -> None:
 def test_nested_merge_keys_of_few_settings_are_no_bomb(tmp_path: Path) -> None:
     lines = ["a0: &a0 {x: 1, y: 2}"]
     lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 10)]
-    assert read(tmp_path, AXOLOTL + "\n".join(lines) + "\na: &a {<<: *a}\n")
+    names = ("a", *(f"a{n}" for n in range(10)))
+    assert read(tmp_path, AXOLOTL + "\n".join(lines) + "\na: &a {<<: *a}\n", ignored=names)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,8 @@ def test_nested_merge_keys_of_few_settings_are_no_bomb(tmp_path: Path) -> None:
 )
 def test_a_mappings_own_settings_win_then_those_merged_first(tmp_path: Path, lines: str, optimizer: str) -> None:
     shared = "one: &one {optimizer: sgd}\ntwo: &two {optimizer: adafactor}\n"
-    assert read(tmp_path, f"{shared}{AXOLOTL}{lines}\n").table["optimizer"]["kind"] == optimizer
+    config = read(tmp_path, f"{shared}{AXOLOTL}{lines}\n", ignored=("one", "two"))
+    assert config.table["optimizer"]["kind"] == optimizer
 
 
 def test_merging_what_is_no_mapping(tmp_path: Path) -> None:
@@ -212,15 +214,109 @@ def test_what_a_trainers_config_says_of_its_model(tmp_path: Path) -> None:
 
 
 def test_what_looks_like_a_date_is_text(tmp_path: Path) -> None:
-    assert read(tmp_path, AXOLOTL + "run: 2024-13-45\nday: 2024-01-02\n").not_understood == ("run", "day")
+    dates = "wandb_name: 2024-13-45\nwandb_run_id: 2024-01-02\n"
+    assert read(tmp_path, AXOLOTL + dates).irrelevant == ("wandb_name", "wandb_run_id")
     with pytest.raises(UserError, match="2024-01-02"):
         read(tmp_path, AXOLOTL + "sequence_len: 2024-01-02\n")
 
 
-def test_offloaded_checkpoints_and_patterns_of_ranks_are_said(tmp_path: Path) -> None:
+def test_offloaded_checkpoints_are_said_and_patterns_of_ranks_refused(tmp_path: Path) -> None:
     found = read(tmp_path, AXOLOTL + "gradient_checkpointing: offload\n")
     assert found.table["step"]["checkpointing"] == "full"
     assert found.not_modelled[0].startswith("gradient_checkpointing = 'offload': ")
-    found = read(tmp_path, PEFT + "rank_pattern: {'.*q_proj$': 3}\n")
-    assert "rank_pattern" not in found.table["method"]
-    assert found.not_modelled[0].startswith("rank_pattern = ")
+    with pytest.raises(UserError, match=r"rank_pattern: .* is not modelled: which modules a pattern matches"):
+        read(tmp_path, PEFT + "rank_pattern: {'.*q_proj$': 3}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        (AXOLOTL + "made_up_key: 3\n", "made_up_key", "is not understood, and may bear on memory"),
+        (TRAINER + "load_in_4bit: true\n", "load_in_4bit", "is not understood"),
+        (TRAINER + "beta: 0.1\n", "beta", "is not understood"),
+        (TRAINER + "use_peft: true\n", "use_peft", "is not understood"),
+        (TRAINER + "loss_type: dft\n", "loss_type", "'dft' is not modelled: another loss"),
+        (TRAINER + "do_predict: true\n", "do_predict", "it asks for no training"),
+        (AXOLOTL + "deepspeed: zero2.json\n", "deepspeed", "'zero2.json' is not modelled: several GPUs"),
+        (AXOLOTL + "fsdp_config: {activation_checkpointing: true}\n", "fsdp_config", "several GPUs"),
+        (AXOLOTL + "gptq: true\n", "gptq", "quantised already"),
+        (AXOLOTL + "reward_model: true\n", "reward_model", "a head of its own"),
+        (AXOLOTL + "unfrozen_parameters: [lm_head]\n", "unfrozen_parameters", "which weights are frozen"),
+        (AXOLOTL + "lisa_n_layers: 4\n", "lisa_n_layers", "which blocks are trained"),
+        (AXOLOTL + "plugins: [axolotl.integrations.kd.KDPlugin]\n", "plugins", "what such a plugin changes"),
+        (
+            AXOLOTL + "plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]\n",
+            "plugins",
+            "Cut Cross Entropy never makes the logits",
+        ),
+        (AXOLOTL + "adapter: lora\nlora_modules_to_save: [lm_head]\n", "lora_modules_to_save", "trained whole"),
+        (AXOLOTL + "adapter: lora\nlora_target_modules: '.*_proj'\n", "lora_target_modules", "a pattern"),
+        (FACTORY + "use_badam: true\n", "use_badam", "another optimizer"),
+        (FACTORY + "use_apollo: true\n", "use_apollo", "another optimizer"),
+        (PEFT + "modules_to_save: [lm_head]\n", "modules_to_save", "trained whole"),
+        (PEFT + "bias: all\n", "bias", "trained biases"),
+    ],
+)
+def test_a_key_that_decides_the_figures_and_is_not_read_bars_an_answer(
+    tmp_path: Path, text: str, key: str, said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, text)
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.hint) == (key, f"--ignore-key {key} answers as if it were not there")
+    assert said in problem.message
+    assert read(tmp_path, text, ignored=(key,)).ignored == (key,)
+
+
+@pytest.mark.parametrize("value", ["false", "null", "''", "[]", "0"])
+def test_a_key_that_asks_for_nothing_is_passed_over(tmp_path: Path, value: str) -> None:
+    text = f"{AXOLOTL}made_up_key: {value}\ndeepspeed: {value}\nplugins: [axolotl.integrations.liger.LigerPlugin]\n"
+    config = read(tmp_path, text)
+    assert (config.not_modelled, config.ignored) == ((), ())
+    assert "made_up_key" in config.irrelevant
+
+
+def test_everything_in_the_way_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, f"{TRAINER}deepspeed: x.json\nmade_up_key: 3\nother: 4\n", "")
+    assert [problem.key for problem in caught.value.problems] == ["deepspeed", "made_up_key", "other", ""]
+
+
+def test_only_what_is_there_can_be_ignored(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="made_up_key: is to be ignored, but is no key of it"):
+        read(tmp_path, AXOLOTL, ignored=("made_up_key",))
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("checkpointer", "torchtune"), ("zero_optimization", "DeepSpeed"), ("distributed_type", "accelerate")],
+)
+def test_a_config_of_a_framework_that_is_not_read_is_named(tmp_path: Path, key: str, name: str) -> None:
+    with pytest.raises(UserError, match=f"{key}: this is an? {name} .*, which is not read yet"):
+        read(tmp_path, f"{TRAINER}{key}: {{a: b}}\n", "llama-60m")
+
+
+def test_trl_where_it_is_silent(tmp_path: Path) -> None:
+    config = read(tmp_path, TRAINER + "dataset_name: trl-lib/Capybara\n", "qwen2.5-0.5b")
+    step = {"seq_len": 1024, "checkpointing": "full", "loss": "chunked", "batch_size": 8}
+    assert step.items() <= config.table["step"].items()
+    assert (config.table["precision"], config.table["master_weights"]) == ("bf16-mixed", True)
+    text = "max_length: 512\ngradient_checkpointing: false\nloss_type: nll\ntorch_dtype: bfloat16\nbf16: true\n"
+    config = read(tmp_path, TRAINER + text, "qwen2.5-0.5b")
+    assert config.table["step"] == {"seq_len": 512, "batch_size": 8}
+    assert (config.table["precision"], config.table["master_weights"]) == ("bf16-mixed", False)
+    assert read(tmp_path, TRAINER + "torch_dtype: auto\n", "qwen2.5-0.5b").table["master_weights"] is False
+    with pytest.raises(UserError, match="torch_dtype: 'bf16' is not a type that weights are loaded in"):
+        read(tmp_path, TRAINER + "torch_dtype: bf16\n", "qwen2.5-0.5b")
+
+
+def test_llama_factorys_adapters_stay_in_half_precision_with_pure_bf16(tmp_path: Path) -> None:
+    assert read(tmp_path, FACTORY + "pure_bf16: true\n").table["method"]["adapter_dtype"] == "base"
+    assert "adapter_dtype" not in read(tmp_path, FACTORY + "bf16: true\n").table["method"]
+    fused = {"kind": "adamw", "implementation": "fused"}
+    assert read(tmp_path, FACTORY).table["optimizer"] == fused, "the Trainer's default with torch 2.8 or newer"
+
+
+def test_torchaos_8_bit_adamw_by_the_trainers_name(tmp_path: Path) -> None:
+    optimizer = read(tmp_path, AXOLOTL + "optimizer: adamw_torch_8bit\n").table["optimizer"]
+    assert optimizer == {"kind": "adamw-8bit", "format": "torchao"}
