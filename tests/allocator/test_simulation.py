@@ -49,7 +49,7 @@ def program(sizes: tuple[int, ...] = (MIB // 2, 30 * MIB, 40 * MIB), **stays: tu
 
     early, late: what stays, made before the first step and in it: (copies, bytes of each tensor).
     """
-    blocks = Repeat(start=1, end=5, times=4, blocks=0, carried=(Carried(taken=0, given=1, offset=-1),))
+    blocks = Repeat(start=1, end=5, times=4, blocks=0, carried=(Carried(input=0, output=1, offset=-1),))
     structure = Structure((0, 1, 2, ~2, ~0, ~1), (("forward", 0), ("update", 6)), (blocks,), (1, 4, 4))
     categories: dict[str, Category] = {"early": "parameters", "late": "optimizer_state"}
     persistent = tuple(
