@@ -56,13 +56,13 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.against == "fake":
         gc.enable()  # models are full of cycles
         try:
-            found = validate_against_traces(paths, published)
+            validation = validate_against_traces(paths, published)
         except ModuleNotFoundError as error:
             message = f"needs {error.name}, which is not installed"
             problem = Problem(where="--against fake", key="", message=message, hint="pip install 'memplanner[live]'")
             raise UserError(problem) from None
     else:
-        found = merged([*([validate_records(paths)] if paths else []), *map(validate_published, published)])
-    code = ExitCode.DOES_NOT_FIT if found.beyond(tolerance) or not found.rows else ExitCode.OK
-    answer = ValidationAnswer(validation=found, tolerance=tolerance)
+        validation = merged([*([validate_records(paths)] if paths else []), *map(validate_published, published)])
+    code = ExitCode.DOES_NOT_FIT if validation.beyond(tolerance) or not validation.rows else ExitCode.OK
+    answer = ValidationAnswer(validation=validation, tolerance=tolerance)
     return Answer(text=VALIDATE.write(args.format, answer, page), code=code)
