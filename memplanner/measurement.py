@@ -133,7 +133,9 @@ def load_measurement(path: Path) -> Measurement:
     text = read_text(path)
     table = parse_json(text, path)
     if table.get("schema") != SCHEMA:
-        raise file_error(path, f"is no record of a run: schema {json.dumps(table.get('schema'))} is not {SCHEMA!r}")
+        raise file_error(
+            path, f"is not a record of a run: its schema is {json.dumps(table.get('schema'))}, not {SCHEMA!r}"
+        )
     try:
         return Measurement.model_validate_json(text)
     except ValidationError as error:

@@ -59,5 +59,5 @@ def _methods(text: str) -> tuple[str, ...]:
         if name not in known
     ]
     if problems or not names:
-        raise UserError(*problems or [Problem(where="--methods", key="", message="names no method")])
+        raise UserError(*problems or [Problem(where="--methods", key="", message="no method is named")])
     return names

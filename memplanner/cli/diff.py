@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
         "a plan file, a plan by name, a lock file, another framework's config, or REVISION:FILE for any, as git has it"
     )
     parser.add_argument("before", metavar="A", help=what)
-    parser.add_argument("after", metavar="B", help="the same, for what it is held against")
+    parser.add_argument("after", metavar="B", help="what A is compared with, in any of the same forms")
     parser.add_argument(
         "--tolerance",
         type=share("--tolerance"),

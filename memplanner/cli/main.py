@@ -149,7 +149,7 @@ def _answer(words: list[str], page: Page, root: Path) -> Answer:
     command = cast(Command, importlib.import_module(f"memplanner.cli.{name}"))
     parser = _Parser(
         prog=f"memplanner {name}",
-        description=f"{COMMANDS[name].capitalize()}.",
+        description=f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.",
         allow_abbrev=False,
         add_help=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=page.width),

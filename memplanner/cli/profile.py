@@ -54,19 +54,26 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
         default=2,
         type=integer("--steps", "a number from 0 to 1000", least=0, most=1000),
         metavar="N",
-        help="steps whose time is taken (default: 2)",
+        help="steps to time (default: 2)",
     )
     run.add_argument(
-        "--cap-memory", action="store_true", help="cuda: hold the process to what the plan's card would give"
+        "--cap-memory",
+        action="store_true",
+        help="cuda: limit the process to the memory that the plan's card would give",
     )
     run.add_argument(
-        "--rank-evidence", action="store_true", help="also the share of each weight's gradient that low ranks hold"
+        "--rank-evidence", action="store_true", help="also record how much of each weight's gradient low ranks hold"
     )
-    run.add_argument("--entry", default="", metavar="PACKAGE.MODULE:FUNCTION", help="profile your own model instead")
+    run.add_argument(
+        "--entry",
+        default="",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="profile your own model instead of a plan: a function that returns (model, optimizer or None, batch)",
+    )
     run.add_argument("--suite", default="", metavar="FILE", help="a grid of plans: a file, or a bundled suite's name")
-    run.add_argument("--out", default="", metavar="DIR", help="where records go, a JSON file each")
+    run.add_argument("--out", default="", metavar="DIR", help="directory for the records, one JSON file each")
     run.add_argument("--time-limit", default="", metavar="TIME", help="with --suite: stop after 90s, 9m or 1.5h")
-    run.add_argument("--again", action="store_true", help="with --suite: run what has a record already as well")
+    run.add_argument("--again", action="store_true", help="with --suite: also run plans that already have a record")
     run.add_argument("--format", choices=PROFILE.formats, default="text", help="how the answer is written")
     add_plan_flags(parser, described=described)
 

@@ -31,9 +31,11 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
         default="2%",
         type=share("--tolerance"),
         metavar="SHARE",
-        help="exit code 1 where an allocated peak is off by more (default: 2%%)",
+        help="exit with 1 where the prediction of an allocated peak is off by more than this (default: 2%%)",
     )
-    parser.add_argument("--format", choices=VALIDATE.formats, default="text", help="how it is written")
+    parser.add_argument(
+        "--format", choices=VALIDATE.formats, default="text", help="how the answer is written (default: text)"
+    )
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:

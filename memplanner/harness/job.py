@@ -286,7 +286,7 @@ def job_of_entry(entry: str | Callable[[], object], root: Path, device: str) -> 
     fixed = _as_batch(batch)
     if fixed is None:
         raise _entry_error(
-            f"{entry} returned {type(batch).__name__} for the batch, not tensors by name, in order, or one"
+            f"{entry} returned {type(batch).__name__} for the batch, not a tensor or a mapping or tuple of them"
         )
     tokens = fixed.get("input_ids")
 
@@ -328,7 +328,7 @@ def loss_of(output: Any) -> torch.Tensor:
     if loss is None:
         loss = output
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
-        message = "the model's answer is no loss, and has none: a scalar that requires a gradient"
+        message = "the model's answer holds no loss, which is one number that requires a gradient"
         raise UserError(Problem(where="--entry", key="", message=message))
     return loss
 

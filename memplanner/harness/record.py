@@ -102,7 +102,9 @@ def _evidence(job: Job, backend: Backend, run: RunResult) -> tuple[WeightEvidenc
     try:
         return rank_evidence(job, backend)
     except torch.OutOfMemoryError:
-        run.outcome = Outcome(status="completed", message="taking the rank evidence ran out of memory")
+        run.outcome = Outcome(
+            status="completed", message="the steps completed, then measuring rank evidence ran out of memory"
+        )
         return ()
 
 
@@ -119,8 +121,8 @@ def _require_memory(needed_bytes: int) -> None:
     available_here = available_bytes()
     if available_here is not None and needed_bytes > available_here:
         raise NotBuildableError(
-            f"its step takes {format_bytes(needed_bytes)} and this machine has {format_bytes(available_here)} to give; "
-            "fake tensors need neither"
+            f"its step needs {format_bytes(needed_bytes)} and this machine has {format_bytes(available_here)} free; "
+            "fake tensors take no memory"
         )
 
 

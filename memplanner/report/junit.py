@@ -34,10 +34,10 @@ def junit(checked_plans: "CheckedPlans", page: "Page") -> str:
 
 
 def junit_of_problems(problems: Sequence[Problem], page: "Page") -> str:
-    """A suite of one case in error: the question was wrong."""
+    """A suite of one case in error, which says what was wrong with the plans, files or flags."""
     suites, suite = _suite(tests=1, failures=0, errors=1)
     case = ET.SubElement(suite, "testcase", {"name": "plans", "classname": "memplanner", "time": "0"})
-    error = ET.SubElement(case, "error", {"message": str(problems[0]), "type": "WrongQuestion"})
+    error = ET.SubElement(case, "error", {"message": str(problems[0]), "type": "UsageError"})
     error.text = "\n".join(map(str, problems))
     return _text(suites)
 

@@ -41,7 +41,7 @@ def sarif(checked_plans: "CheckedPlans", page: "Page") -> str:
 
 
 def sarif_of_problems(problems: Sequence[Problem], page: "Page") -> str:
-    """The log where the question was wrong: nothing was looked at, and why."""
+    """The log where no plan was checked, with what was wrong with the plans, files or flags."""
     notifications = [{"level": "error", "message": {"text": str(problem)}} for problem in problems]
     invocation = {"executionSuccessful": False, "exitCode": 2, "toolConfigurationNotifications": notifications}
     return _log({"invocations": [invocation], "results": []})

@@ -80,7 +80,7 @@ def load_suite(name: str, root: Path) -> list[Case]:
             case_id = f"{group.name}-{label}" if label else group.name
             where = f"{path}, {case_id}"
             if case_id in cases:
-                problems.append(Problem(where=where, key="", message="two plans come to the same name"))
+                problems.append(Problem(where=where, key="", message="two plans have this name"))
                 continue
             try:
                 plan = merge(table, {}, where=where)

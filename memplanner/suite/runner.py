@@ -125,7 +125,7 @@ def _in_process(
     if backend == "cuda" and forked_too_late():
         os._exit(BAD_FORK)
     if why := available(backend):
-        raise SystemExit(f"{backend} cannot be had: {why}")
+        raise SystemExit(f"{backend} is not available: {why}")
     try:
         record = measure(TrainingPlan.model_validate_json(plan), backend, name=case_id, root=Path(root), **options)
     except UserError as error:

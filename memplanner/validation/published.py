@@ -149,11 +149,13 @@ def plan_of(row: PublishedRow, folder: Path) -> tuple[TrainingPlan, list[str]]:
     if row.framework not in ("none", "baseline-peft-bnb"):
         raise InexpressibleError(f"framework {row.framework!r}: another project's fused kernels")
     if row.method not in ("full", "lora") or row.optimizer != "adamw":
-        raise InexpressibleError(f"method {row.method!r} with optimizer {row.optimizer!r} is not read from such a row")
+        pair = f"method {row.method!r} with optimizer {row.optimizer!r}"
+        raise InexpressibleError(f"{pair} cannot be read: only full and LoRA training with AdamW can")
     precision = _PRECISIONS.get((row.base_dtype, row.autocast))
     attention, card = _ATTENTION.get(row.attention), _CARDS.get(row.gpu)
     if precision is None or attention is None or card is None:
-        raise InexpressibleError(f"{row.base_dtype} under autocast {row.autocast}, {row.attention}, on {row.gpu}")
+        ran = f"{row.base_dtype} under autocast {row.autocast}, {row.attention}, on {row.gpu}"
+        raise InexpressibleError(f"no plan expresses {ran}")
     assumptions: list[str] = []
     method: dict[str, Any] = {"kind": row.method}
     if row.method == "lora":

@@ -136,7 +136,7 @@ def test_what_does_not_complete_is_exit_code_1(folder: Path, capsys: pytest.Capt
         ("--entry not_there:f", "'not_there' cannot be imported"),
         ("--entry entry_points_here:three", "returned int, not (model, optimizer or None, batch)"),
         ("--entry entry_points_here:broken", "failed: ValueError: [red]no[/red]"),
-        ("--entry entry_points_here:lossless", "the model's answer is no loss"),
+        ("--entry entry_points_here:lossless", "the model's answer holds no loss"),
         ("--entry entry_points_here:build --device fake", "an entry point makes real tensors"),
         ("tiny.json --entry entry_points_here:build", "brings its own model"),
         ("--suite nosuch --out o", "no file or bundled suite is called 'nosuch'"),

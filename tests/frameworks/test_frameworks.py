@@ -278,9 +278,9 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, said: str) -> None
 
 def test_configs_that_do_not_belong_together(tmp_path: Path) -> None:
     axolotl, factory = write(tmp_path, AXOLOTL_QLORA, "a.yml"), write(tmp_path, FACTORY_LORA, "b.yml")
-    with pytest.raises(UserError, match="configs of Axolotl and LLaMA-Factory do not belong together"):
+    with pytest.raises(UserError, match="configs of Axolotl and LLaMA-Factory cannot be combined"):
         read_framework([axolotl, factory])
-    with pytest.raises(UserError, match="is a second config of Axolotl"):
+    with pytest.raises(UserError, match="is another config of Axolotl"):
         read_framework([axolotl, axolotl])
 
 

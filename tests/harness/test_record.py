@@ -85,7 +85,7 @@ def test_records_are_read_back_as_they_were(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "not valid JSON"),
-        ("{}", "is no record of a run: schema null"),
+        ("{}", "is not a record of a run: its schema is null"),
         ('{"schema": "memplanner/measurement/1"}', "is missing"),
         ('{"schema": "memplanner/measurement/1", "id": 3}', "3 is not text"),
     ],
@@ -146,7 +146,10 @@ def test_what_the_machine_cannot_hold_is_not_begun() -> None:
     ("fields", "message"),
     [
         ({"loss": "fused"}, "loss 'fused'"),
-        ({"method": {"kind": "gradnormlorp", "implementation": "weight-norm-galore-adamw"}}, "not a package"),
+        (
+            {"method": {"kind": "gradnormlorp", "implementation": "weight-norm-galore-adamw"}},
+            "cannot be installed as a package",
+        ),
         ({"method": "gradnormlorp", "optimizer": "sgd"}, "no library trains GradNormLoRP with sgd"),
         ({"optimizer": {"kind": "adamw-8bit", "format": "torchao"}}, "torchao"),
         ({"optimizer": {"kind": "adamw", "state_dtype": "bf16"}}, "bf16 moments"),

@@ -128,7 +128,7 @@ PROBLEMS = (
     "test_bad.py::test_nothing: memory_budget: strict: 1 is not True or False",
     "test_bad.py::test_nothing: memory_budget: tolerance: 'lots' is not a share such as '95%'",
     "test_bad.py::test_nothing: memory_budget: names neither a plan nor a model *",
-    "test_bad.py::test_lock: memory_budget: locked: the lock holds plans by name, and this one has none *",
+    "test_bad.py::test_lock: memory_budget: locked: requires plan: the lock lists plans by name *",
     "test_bad.py::test_model: memory_budget: model: no model or file is called 'lama-60m' (did you mean *",
     "test_bad.py::test_plan: memory_budget: plan: no file or plan is called 'lama' (*",
     "test_bad.py::TestClass: memory_budget: gpu: no card is called 'rtx4091' (did you mean *",

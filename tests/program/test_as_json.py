@@ -56,7 +56,7 @@ def test_computed_sizes_survive(fields: Fields) -> None:
     [
         ({"schema": "memplanner/program/99"}, "schema"),
         ({"phases": [["nap", 0]]}, "'nap' is not a phase"),
-        ({"sizes": ["@3"]}, "there is none"),
+        ({"sizes": ["@3"]}, "the program has none"),
         ({"sizes": [True]}, "not a whole number"),
         ({"events": None}, "not a step program"),
         ({"arithmetic": {"inputs": 1, "values": [2], "steps": [["exec", 0, 0, 0]]}}, "'exec' is not an operation"),

@@ -63,7 +63,7 @@ def test_every_point_of_the_grid_is_a_plan(tmp_path: Path) -> None:
         ("[[group]]\nname = 'a'\nplan = { precision = 'bf61' }", "a: precision: 'bf61' is not a known precision"),
         ("[[group]]\nname = 'a'\ngrid = { 'step.batch_size' = [] }", "has no values"),
         ("[[group]]\nname = 'a'\ngrid = { 'step.batch_size' = [1, 0] }", "a-bs0: step.batch_size: 0 is below 1"),
-        ("[[group]]\nname = 'a'\n[[group]]\nname = 'a'", "two plans come to the same name"),
+        ("[[group]]\nname = 'a'\n[[group]]\nname = 'a'", "two plans have this name"),
     ],
 )
 def test_what_is_wrong_with_a_suite_is_named(text: str, message: str, tmp_path: Path) -> None:
