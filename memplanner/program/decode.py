@@ -178,18 +178,30 @@ class _Decoder:
 
 def _still_there(stretches: Sequence[Stretch], bits: int) -> dict[int, int]:
     """Tensor → its copies that are allocated and not freed, as a number in which bit k stands for copy k."""
-    allocated: dict[int, int] = {}
-    freed: dict[int, int] = {}
-    low = (1 << bits) - 1
+    allocated: dict[tuple[int, int], set[int]] = {}
+    freed: dict[tuple[int, int], set[int]] = {}
     for events, times, step in stretches:
-        copies = sum(1 << time * abs(step) for time in range(times))
+        row = times, abs(step)  # of copies, of which the numbers name the lowest
         lowest = min(0, (times - 1) * step)
-        for event in events:
-            number, copies_of = (event, allocated) if event >= 0 else (~event, freed)
+        allocated.setdefault(row, set()).update([event + lowest for event in events if event >= 0])
+        freed.setdefault(row, set()).update([~event + lowest for event in events if event < 0])
+    # Most rows are freed as they were allocated, which leaves few to look at copy by copy.
+    gone = _copies({row: freed[row] - allocated[row] for row in freed}, bits)
+    remaining = _copies({row: allocated[row] - freed[row] for row in allocated}, bits)
+    left = ((tensor, copies & ~gone.get(tensor, 0)) for tensor, copies in sorted(remaining.items()))
+    return {tensor: copies for tensor, copies in left if copies}
+
+
+def _copies(rows: Mapping[tuple[int, int], Iterable[int]], bits: int) -> dict[int, int]:
+    """Tensor → its copies in the rows, each of so many copies, a step apart, from the named one on."""
+    copies: dict[int, int] = {}
+    low = (1 << bits) - 1
+    for (times, step), numbers in rows.items():
+        row = sum(1 << time * step for time in range(times))
+        for number in numbers:
             tensor = number >> bits
-            copies_of[tensor] = copies_of.get(tensor, 0) | (copies << ((number & low) + lowest))
-    remaining = ((tensor, copies & ~freed.get(tensor, 0)) for tensor, copies in allocated.items())
-    return {tensor: copies for tensor, copies in remaining if copies}
+            copies[tensor] = copies.get(tensor, 0) | row << (number & low)
+    return copies
 
 
 def _freed(tensors: dict[int, int], bits: int) -> Iterator[Stretch]:
