@@ -1,4 +1,8 @@
-"""The record of a run: what a step of a plan took, by phase and category. JSON, readable without torch."""
+"""The record of a run: the memory and time that a plan's step took, by phase and category.
+
+Records are JSON, and this file reads and writes them without torch, so that `validate` and the terminal interface work
+where no training library is installed.
+"""
 
 import json
 import os
@@ -23,99 +27,108 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class PhaseRecord(Settings):
-    """One phase of a step. Peaks are the most within the phase, ends what is left at its end."""
+    """The memory of one phase of a step: the most in use within it (peak) and what is left at its end (end)."""
 
     name: Phase
     peak_bytes: Bytes
-    """Allocated: live tensors, each rounded up to the caching allocator's blocks of 512 bytes."""
+    """Bytes of live tensors, each rounded up to the caching allocator's blocks of 512 bytes."""
     end_bytes: Bytes
+    """The same at the end of the phase."""
     at_peak: dict[Category, Bytes] = {}
-    """What is alive at the peak, by category; sums to peak_bytes."""
+    """What is alive at the peak, by category; the values add up to peak_bytes."""
     at_end: dict[Category, Bytes] = {}
+    """What is alive at the end of the phase, by category; the values add up to end_bytes."""
     reserved_bytes: Bytes | None = None
-    """The most that the caching allocator held (cuda)."""
+    """The most memory that the caching allocator had from the device within the phase; None except on cuda."""
     device_bytes: Bytes | None = None
-    """What the device gave out at the phase's end, context included, in bytes (cuda)."""
+    """Device memory in use at the end of the phase, by all processes and with the CUDA context; None except on cuda."""
     seconds: Seconds | None = None
-    """Duration (cuda and cpu)."""
+    """Duration of the phase; None on fake tensors, which take no time."""
 
 
 class Outcome(Settings):
-    """How the run ended; running out of memory is a result."""
+    """How the run ended. Running out of memory is an outcome and no error: predicted verdicts are compared with it."""
 
     status: Status
     phase: Phase | None = None
-    """Where it ended, unless completed."""
+    """The phase in which a run ended that did not complete."""
     message: str = ""
+    """Why the run did not complete, or could not measure all that was asked for."""
 
 
 class Environment(Settings):
-    """Where the run ran."""
+    """The machine, device and software that a run was made with."""
 
     memplanner: str
     commit: str = ""
-    """Commit of memplanner's sources; "" where it is installed from a package."""
+    """Commit of memplanner's sources, with "+" where files differ from it; "" where it is installed from a package."""
     python: str
     platform: str
     libraries: dict[str, str] = {}
-    """Versions of torch, transformers, peft, bitsandbytes …"""
+    """Library (torch, transformers, peft, bitsandbytes …) → its version."""
     gpu: str | None = None
     driver: str | None = None
     cuda: str | None = None
     compute_capability: str | None = None
     gpu_total_bytes: Bytes | None = None
-    """What the driver says a process can get."""
+    """The device memory that the driver reports in total."""
     memory_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """The share of the device that the process was held to (set_per_process_memory_fraction)."""
+    """The share of the device's memory that the process was limited to (torch.cuda.set_per_process_memory_fraction)."""
     allocator: str = ""
-    """PYTORCH_ALLOC_CONF."""
+    """The options of the caching allocator, as the variable PYTORCH_ALLOC_CONF sets them."""
 
 
 class WeightEvidence(Settings):
-    """How much of one weight's gradient a low rank holds."""
+    """How much of the gradient of one weight, a matrix (out, in), its best approximations of low rank hold."""
 
     name: str
     shape: tuple[int, int]
     energy: dict[str, Annotated[float, Field(ge=0, le=1)]]
-    """Rank → share of the squared Frobenius norm in the leading singular directions, the mean over the steps."""
+    """Rank r → share of the squared Frobenius norm in the r leading singular directions, the mean over the steps."""
 
 
 class Measurement(Settings):
-    """A run of a plan, or of a user's own entry point."""
+    """The record of one run, of a plan or of a user's own entry point, which has no plan.
+
+    Fields that a backend cannot measure are None or empty. Nothing is predicted for an entry point.
+    """
 
     schema_: Literal["memplanner/measurement/1"] = Field(default=SCHEMA, alias="schema")
     id: Annotated[str, Field(min_length=1, max_length=200)]
     backend: Backend
     date: str
-    """UTC, ISO 8601."""
+    """The time at which the run ended, in UTC (ISO 8601)."""
     plan: TrainingPlan | None
     """None for an entry point, whose memory no plan describes."""
     entry: str = ""
-    """package.module:function of an entry point."""
+    """package.module:function of an entry point; "" where a plan was run."""
     config: dict[str, Any] | None = None
-    """The model's config.json, so that the record stands by itself."""
+    """The model's config.json, so that the record can be compared wherever the plan's own model file is missing."""
     environment: Environment
     outcome: Outcome
     phases: tuple[PhaseRecord, ...] = ()
-    """In the order of a step; "refresh" is the update (or, with per-layer updates, the backward pass) of a step that
-    recomputed the subspaces."""
+    """In the order of a step. "refresh" is the phase that updates, the update or with per-layer updates the backward
+    pass, of a step that recomputed the subspaces."""
     persistent: dict[Category, Bytes] = {}
-    """Exact bytes of the tensors that a step leaves, by category; gradients as they are at the end of backward."""
+    """Exact bytes, without rounding to blocks, of the tensors that outlive a step, by category; gradients as they are
+    at the end of backward."""
     num_parameters: Annotated[int, Field(ge=0)] = 0
+    """Parameters of the model, adapters included; packed weights count as the elements that they stand for."""
     num_trainable: Annotated[int, Field(ge=0)] = 0
     context_bytes: Bytes | None = None
-    """Device memory outside the caching allocator: the CUDA context, loaded kernels (cuda)."""
+    """Device memory outside the caching allocator, of the CUDA context and loaded kernels; None except on cuda."""
     workspace_bytes: Bytes | None = None
-    """cuBLAS workspaces inside the allocator (cuda)."""
+    """cuBLAS workspaces, which the caching allocator holds; None except on cuda."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     measured_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps that were timed."""
     step_seconds: Seconds | None = None
-    """Median duration of a measured step, without the bookkeeping of phases."""
+    """Median duration of the timed steps, during which no phase is read."""
     refresh_seconds: Seconds | None = None
     """Duration of a step that recomputed the subspaces."""
     tokens_per_second: Seconds | None = None
     losses: tuple[float, ...] = ()
-    """The loss of every step (cuda and cpu)."""
+    """The loss of every step, warm-up included; empty on fake tensors, which have no values."""
     rank_evidence: tuple[WeightEvidence, ...] = ()
 
     @property
@@ -124,16 +137,18 @@ class Measurement(Settings):
         return max(self.phases, key=lambda p: p.peak_bytes, default=None)
 
     def dump(self) -> str:
-        """As JSON."""
+        """The record as JSON text that `load_measurement` reads."""
         return self.model_dump_json(by_alias=True, indent=1, exclude_defaults=False) + "\n"
 
 
 def load_measurement(path: Path) -> Measurement:
-    """The record in a file; UserError naming what is wrong with it."""
+    """Read the record in a file. UserError where there is none, or where the file holds anything else."""
     text = read_text(path)
     table = parse_json(text, path)
     if table.get("schema") != SCHEMA:
-        raise file_error(path, f"is no record of a run: schema {json.dumps(table.get('schema'))} is not {SCHEMA!r}")
+        raise file_error(
+            path, f"is not a record of a run: its schema is {json.dumps(table.get('schema'))}, not {SCHEMA!r}"
+        )
     try:
         return Measurement.model_validate_json(text)
     except ValidationError as error:
@@ -141,7 +156,7 @@ def load_measurement(path: Path) -> Measurement:
 
 
 def save_measurement(record: Measurement, path: Path) -> None:
-    """Write the record whole or not at all."""
+    """Write the record to a temporary file and rename it, so that nobody ever reads half a record."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -32,8 +32,8 @@ PROCESS_FIXTURES = frozenset({"in_processes", "pytester", "repository"})
 """What a test that starts processes asks for. Tests that start one without any of these are in PROCESS_TESTS."""
 PROCESS_TESTS = frozenset(
     {
-        "budgets/test_commands.py::test_wrong_questions",
-        "program/test_as_json.py::test_it_needs_neither_torch_nor_pydantic",
+        "budgets/test_commands.py::test_usage_errors_say_what_is_wrong",
+        "program/test_as_json.py::test_reading_a_program_needs_neither_torch_nor_pydantic",
         "suite/test_suite.py::test_a_case_that_dies_is_a_record_and_the_next_one_runs",
         "suite/test_suite.py::test_a_case_that_runs_out_of_time_has_no_record",
         "suite/test_suite.py::test_a_changed_plan_is_run_again",

@@ -68,7 +68,7 @@ def budget_request(keywords: Mapping[str, Any], root: Path, *, where: str) -> Bu
         message = "names neither a plan nor a model"
         problems.append(Problem(where=where, key="", message=message, hint='plan="pretrain" or model="llama-1b"'))
     if keywords.get("locked") and not keywords.get("plan"):
-        message = "the lock holds plans by name, and this one has none"
+        message = "requires plan: the lock lists plans by name"
         problems.append(Problem(where=where, key="locked", message=message, hint='plan="pretrain"'))
     flags = {FLAGS[name]: _typed(value) for name, value in keywords.items() if name in FLAGS}
     try:

@@ -58,31 +58,31 @@ def _checked(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 def _one(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import predict
 
-    found = loaded(args, root)
+    loaded_plan = loaded(args, root)
     if args.format not in CHECK.formats:
-        return _for_ci(args, found, page)
-    estimate = predict(found.plan, root=found.root)
+        return _for_ci(args, loaded_plan, page)
+    estimate = predict(loaded_plan.plan, root=loaded_plan.root)
     code = ExitCode.OK if passes(estimate.verdict, strict=args.strict) else ExitCode.DOES_NOT_FIT
     changes = None
     if code != ExitCode.OK and args.format != "json":
         from memplanner.solve.changes import single_changes
 
-        changes = single_changes(estimate, lambda plan: predict(plan, root=found.root), strict=args.strict)
-    answer = PlanAnswer(estimate=estimate, label=found.label, changes=changes, foreign=found.foreign)
+        changes = single_changes(estimate, lambda plan: predict(plan, root=loaded_plan.root), strict=args.strict)
+    answer = PlanAnswer(estimate=estimate, label=loaded_plan.label, changes=changes, foreign=loaded_plan.foreign)
     return Answer(text=CHECK.write(args.format, answer, page), code=code)
 
 
-def _for_ci(args: argparse.Namespace, found: "LoadedPlan", page: Page) -> Answer:
+def _for_ci(args: argparse.Namespace, loaded_plan: "LoadedPlan", page: Page) -> Answer:
     """One plan, as the only one of its kind."""
     from memplanner.budgets.check import NamedPlan, check_plans
 
     named = NamedPlan(
-        name=found.name or found.plan.model,
-        plan=found.plan,
-        root=found.root,
-        path=found.path,
-        alone=not found.name,
-        foreign=found.foreign,
+        name=loaded_plan.name or loaded_plan.plan.model,
+        plan=loaded_plan.plan,
+        root=loaded_plan.root,
+        path=loaded_plan.path,
+        alone=not loaded_plan.name,
+        foreign=loaded_plan.foreign,
     )
     return _answer(check_plans((named,), strict=args.strict), args.format, page)
 
@@ -103,12 +103,12 @@ def _all(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
         tolerance = share("--tolerance")(args.tolerance)  # read here, so that its error is written as --format says
     plans = named_plans(root, args.plan, typed_flags(args))
-    found = check_plans(
+    checked_plans = check_plans(
         plans, lock_path=lock_beside(plans), locked=args.locked, tolerance=tolerance, strict=args.strict
     )
-    return _answer(found, args.format, page)
+    return _answer(checked_plans, args.format, page)
 
 
-def _answer(found: "CheckedPlans", form: str, page: Page) -> Answer:
-    code = ExitCode.DOES_NOT_FIT if found.failed else ExitCode.OK
-    return Answer(text=BUDGETS.write(form, found, page), code=code)
+def _answer(checked_plans: "CheckedPlans", form: str, page: Page) -> Answer:
+    code = ExitCode.DOES_NOT_FIT if checked_plans.failed else ExitCode.OK
+    return Answer(text=BUDGETS.write(form, checked_plans, page), code=code)

@@ -33,20 +33,20 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import predict
 
     methods = _methods(args.methods)
-    found = loaded(args, root)
-    table = found.plan.model_dump(mode="json")
+    loaded_plan = loaded(args, root)
+    table = loaded_plan.plan.model_dump(mode="json")
     estimates: list[Estimate] = []
     refused: dict[str, UnsupportedError] = {}
-    for flags in at_equal_ranks(found.plan, methods, args.ranks):
+    for flags in at_equal_ranks(loaded_plan.plan, methods, args.ranks):
         plan = merge(table, flags, where="plan")
         try:
-            estimates.append(predict(plan, root=found.root))
+            estimates.append(predict(plan, root=loaded_plan.root))
         except UnsupportedError as error:  # of this method; the others are compared without it
             refused[plan.method.kind] = error
     if not estimates:
         raise next(iter(refused.values()))
     left_out = {method: error.problems[0].message for method, error in refused.items()}
-    answer = Comparison(estimates=estimates, label=found.label, left_out=left_out)
+    answer = Comparison(estimates=estimates, label=loaded_plan.label, left_out=left_out)
     return Answer(text=COMPARE.write(args.format, answer, page))
 
 
@@ -59,5 +59,5 @@ def _methods(text: str) -> tuple[str, ...]:
         if name not in known
     ]
     if problems or not names:
-        raise UserError(*problems or [Problem(where="--methods", key="", message="names no method")])
+        raise UserError(*problems or [Problem(where="--methods", key="", message="no method is named")])
     return names

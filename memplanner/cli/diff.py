@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
         "a plan file, a plan by name, a lock file, another framework's config, or REVISION:FILE for any, as git has it"
     )
     parser.add_argument("before", metavar="A", help=what)
-    parser.add_argument("after", metavar="B", help="the same, for what it is held against")
+    parser.add_argument("after", metavar="B", help="what A is compared with, in any of the same forms")
     parser.add_argument(
         "--tolerance",
         type=share("--tolerance"),
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.budgets.diff import differences
 
-    found = differences(args.before, args.after, root)
-    grown = args.tolerance is not None and any(growth.share > args.tolerance for growth in found)
+    growths = differences(args.before, args.after, root)
+    grown = args.tolerance is not None and any(growth.share > args.tolerance for growth in growths)
     code = ExitCode.DOES_NOT_FIT if grown else ExitCode.OK
-    return Answer(text=DIFF.write(args.format, found, page), code=code)
+    return Answer(text=DIFF.write(args.format, growths, page), code=code)

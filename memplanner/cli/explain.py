@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import predict
 
-    found = loaded(args, root)
-    estimate = predict(found.plan, root=found.root)
-    answer = Explanation(estimate=estimate, label=found.label, top=args.top)
+    loaded_plan = loaded(args, root)
+    estimate = predict(loaded_plan.plan, root=loaded_plan.root)
+    answer = Explanation(estimate=estimate, label=loaded_plan.label, top=args.top)
     return Answer(text=EXPLAIN.write(args.format, answer, page))

@@ -36,22 +36,24 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import longest_sequence, predict, widest_rank
     from memplanner.solve.largest import largest
 
-    found = loaded(args, root)
-    plan = found.plan
+    loaded_plan = loaded(args, root)
+    plan = loaded_plan.plan
     if args.evidence:
-        return _by_module(args, page, root, found)
+        return _by_module(args, page, root, loaded_plan)
     if args.maximize == "rank" and plan.method.chosen_rank is None:
         message, hint = no_rank(plan.method)
         raise UserError(Problem(where="--maximize", key="", message=message, hint=hint))
     ceilings = {"rank": widest_rank, "seq-len": longest_sequence}
-    ceiling = ceilings[args.maximize](plan, root=found.root) if args.maximize in ceilings else None
-    result = largest(plan, args.maximize, lambda p: predict(p, root=found.root), ceiling=ceiling, strict=args.strict)
+    ceiling = ceilings[args.maximize](plan, root=loaded_plan.root) if args.maximize in ceilings else None
+    result = largest(
+        plan, args.maximize, lambda p: predict(p, root=loaded_plan.root), ceiling=ceiling, strict=args.strict
+    )
     code = ExitCode.OK if result.value else ExitCode.DOES_NOT_FIT
-    answer = FitAnswer(largest=result, label=found.label, command=_command(args, result.value))
+    answer = FitAnswer(largest=result, label=loaded_plan.label, command=_command(args, result.value))
     return Answer(text=FIT.write(args.format, answer, page), code=code)
 
 
-def _by_module(args: argparse.Namespace, page: Page, root: Path, found: LoadedPlan) -> Answer:
+def _by_module(args: argparse.Namespace, page: Page, root: Path, loaded_plan: LoadedPlan) -> Answer:
     from memplanner.measurement import load_measurement
     from memplanner.prediction import Predictor
     from memplanner.report.ranks_text import RanksAnswer
@@ -63,8 +65,8 @@ def _by_module(args: argparse.Namespace, page: Page, root: Path, found: LoadedPl
     if not record.rank_evidence:
         hint = "memplanner profile --rank-evidence records it"
         raise UserError(Problem(where=args.evidence, key="rank_evidence", message="is empty", hint=hint))
-    ranks = ranks_by_evidence(found.plan, record.rank_evidence, Predictor(found.root), strict=args.strict)
-    return Answer(text=RANKS.write(args.format, RanksAnswer(ranks=ranks, label=found.label), page))
+    ranks = ranks_by_evidence(loaded_plan.plan, record.rank_evidence, Predictor(loaded_plan.root), strict=args.strict)
+    return Answer(text=RANKS.write(args.format, RanksAnswer(ranks=ranks, label=loaded_plan.label), page))
 
 
 def _command(args: argparse.Namespace, value: int) -> str:

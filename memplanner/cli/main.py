@@ -1,6 +1,7 @@
 """Finds the command, runs it, prints its answer or its errors, and returns the exit code. Nothing else prints."""
 
 import argparse
+import atexit
 import gc
 import importlib
 import os
@@ -33,8 +34,8 @@ COMMANDS = {
 }
 
 
-_MOST_TOLD = 50
-"""Problems that are told of one question."""
+_MOST_SHOWN = 50
+"""How many problems with one command line are printed; of the rest only their number."""
 
 
 class Answer(Frozen):
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
         gc.disable()  # a process of its own that lives a fraction of a second; saves a tenth of it
+        atexit.register(gc.freeze)  # nor is all there is searched for garbage at its end; a twentieth
         _without_plugins()
         _without_translations()
     try:
@@ -115,15 +117,15 @@ def _written(answer: Answer) -> int:
 
 def _complain(problems: Sequence[Problem]) -> None:
     """A line each on stderr; on GitHub Actions an annotation, which the runner reads there too."""
-    for problem in problems[:_MOST_TOLD]:
+    for problem in problems[:_MOST_SHOWN]:
         line = f"memplanner: {problem}"
         if os.environ.get("GITHUB_ACTIONS"):
             from memplanner.report.github import command
 
             line = command("error", {"title": "memplanner"}, line).rstrip()
         print(line, file=sys.stderr)
-    if len(problems) > _MOST_TOLD:
-        print(f"memplanner: and {len(problems) - _MOST_TOLD:,} more", file=sys.stderr)
+    if len(problems) > _MOST_SHOWN:
+        print(f"memplanner: and {len(problems) - _MOST_SHOWN:,} more", file=sys.stderr)
 
 
 def _inert(text: str) -> str:
@@ -157,7 +159,7 @@ def _answer(words: list[str], page: Page, root: Path) -> Answer:
     command = cast(Command, importlib.import_module(f"memplanner.cli.{name}"))
     parser = _Parser(
         prog=f"memplanner {name}",
-        description=f"{COMMANDS[name].capitalize()}.",
+        description=f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.",
         allow_abbrev=False,
         add_help=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=page.width),

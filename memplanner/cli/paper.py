@@ -16,5 +16,5 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import predict
     from memplanner.solve.published import compute, papers
 
-    found = [(paper, [compute(figure, predict) for figure in paper.figure]) for paper in papers()]
-    return Answer(text=PAPER.write(args.format, found, page))
+    computed = [(paper, [compute(figure, predict) for figure in paper.figure]) for paper in papers()]
+    return Answer(text=PAPER.write(args.format, computed, page))

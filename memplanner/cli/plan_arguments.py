@@ -19,9 +19,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser, *, described: bool, form
         "--plan",
         default="",
         metavar="FILE",
-        help="a plan in TOML or JSON, an earlier answer's JSON, or the name of one of memplanner.toml's plans or of a "
-        "bundled one; "
-        "default: memplanner.toml, [tool.memplanner] in pyproject.toml, or a bundled plan",
+        help="a plan file in TOML or JSON, an earlier answer in JSON, or the name of a plan in memplanner.toml or of a "
+        "bundled plan (default: memplanner.toml, [tool.memplanner] in pyproject.toml, or a bundled plan)",
     )
     parser.add_argument(
         "--from",
@@ -29,8 +28,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser, *, described: bool, form
         action="append",
         default=[],
         metavar="CONFIG",
-        help="instead: an Axolotl or LLaMA-Factory config, transformers' TrainingArguments, a peft adapter_config.json "
-        "(the last two together: give --from twice)",
+        help="instead of --plan, another tool's config: Axolotl's, LLaMA-Factory's, transformers' TrainingArguments or "
+        "peft's adapter_config.json (give --from twice for the last two together)",
     )
     parser.add_argument(
         "--ignore-key",

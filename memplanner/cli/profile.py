@@ -54,19 +54,26 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
         default=2,
         type=integer("--steps", "a number from 0 to 1000", least=0, most=1000),
         metavar="N",
-        help="steps whose time is taken (default: 2)",
+        help="steps to time (default: 2)",
     )
     run.add_argument(
-        "--cap-memory", action="store_true", help="cuda: hold the process to what the plan's card would give"
+        "--cap-memory",
+        action="store_true",
+        help="cuda: limit the process to the memory that the plan's card would give",
     )
     run.add_argument(
-        "--rank-evidence", action="store_true", help="also the share of each weight's gradient that low ranks hold"
+        "--rank-evidence", action="store_true", help="also record how much of each weight's gradient low ranks hold"
     )
-    run.add_argument("--entry", default="", metavar="PACKAGE.MODULE:FUNCTION", help="profile your own model instead")
+    run.add_argument(
+        "--entry",
+        default="",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="profile your own model instead of a plan: a function that returns (model, optimizer or None, batch)",
+    )
     run.add_argument("--suite", default="", metavar="FILE", help="a grid of plans: a file, or a bundled suite's name")
-    run.add_argument("--out", default="", metavar="DIR", help="where records go, a JSON file each")
+    run.add_argument("--out", default="", metavar="DIR", help="directory for the records, one JSON file each")
     run.add_argument("--time-limit", default="", metavar="TIME", help="with --suite: stop after 90s, 9m or 1.5h")
-    run.add_argument("--again", action="store_true", help="with --suite: run what has a record already as well")
+    run.add_argument("--again", action="store_true", help="with --suite: also run plans that already have a record")
     run.add_argument("--format", choices=PROFILE.formats, default="text", help="how the answer is written")
     add_plan_flags(parser, described=described)
 
@@ -80,28 +87,28 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
             raise _usage_error("memplanner profile", f"--{name.replace('_', '-')} requires --suite")
     if args.entry:
         return _run_entry(args, page, root)
-    loaded = _plans(args, root)
+    loaded_plans = _plans(args, root)
     device = _device(args.device)
-    if len(loaded) > 1:
+    if len(loaded_plans) > 1:
         from memplanner.suite.definition import Case
 
         cases = [
             Case(
-                id=_name(found, i),
-                plan=found.plan,
-                root=found.root,
+                id=_name(loaded_plan, i),
+                plan=loaded_plan.plan,
+                root=loaded_plan.root,
                 cap_memory=args.cap_memory,
                 rank_evidence=args.rank_evidence,
                 warmup=args.warmup,
                 steps=args.steps,
             )
-            for i, found in enumerate(loaded)
+            for i, loaded_plan in enumerate(loaded_plans)
         ]
         with tempfile.TemporaryDirectory() as scratch:
             return _run_all(cases, args, page, Path(args.out or scratch), device)
-    found = loaded[0]
-    record = _measure(found.plan, args, device, name=_name(found, 0), root=found.root)
-    return _answer(record, args, page, root=found.root, label=found.label)
+    loaded_plan = loaded_plans[0]
+    record = _measure(loaded_plan.plan, args, device, name=_name(loaded_plan, 0), root=loaded_plan.root)
+    return _answer(record, args, page, root=loaded_plan.root, label=loaded_plan.label)
 
 
 def _measure(plan: Any, args: argparse.Namespace, device: "Backend", *, name: str, root: Path, entry: str = "") -> Any:
@@ -138,10 +145,10 @@ def _free_name(folder: Path, name: str, plan: Any, device: "Backend", entry: str
         if not path.exists():
             return candidate
         try:
-            found = load_measurement(path)
+            record = load_measurement(path)
         except UserError:
             continue
-        if (found.plan, found.backend, found.entry) == (plan, device, entry):
+        if (record.plan, record.backend, record.entry) == (plan, device, entry):
             return candidate
     raise AssertionError("unreachable: some name is free")
 
@@ -275,13 +282,13 @@ def _plan(word: str, root: Path, flags: dict[str, Any]) -> LoadedPlan:
     return load_plan(root=root, model=word, flags=flags)
 
 
-def _name(found: LoadedPlan, index: int) -> str:
+def _name(loaded_plan: LoadedPlan, index: int) -> str:
     """A record's name: the plan file's, or the model's, numbered where there are several."""
-    if found.name:
-        return found.name
-    stem = Path(found.label.removeprefix("bundled plan ").split(" ")[0]).stem
+    if loaded_plan.name:
+        return loaded_plan.name
+    stem = Path(loaded_plan.label.removeprefix("bundled plan ").split(" ")[0]).stem
     if stem in ("defaults", "memplanner", "pyproject"):
-        stem = Path(found.plan.model).name.removesuffix(".json")
+        stem = Path(loaded_plan.plan.model).name.removesuffix(".json")
     return f"{stem}-{index + 1}" if index else stem
 
 

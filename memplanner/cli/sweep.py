@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     for axis in axes:
         total *= len(axis.values)
     with _progress(total) as advance:
-        found = sweep(
+        result = sweep(
             table,
             flags,
             axes,
@@ -65,8 +65,8 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
             where=source.label,
             advance=advance,
         )
-    code = ExitCode.OK if found.fitting(strict=args.strict) else ExitCode.DOES_NOT_FIT
-    answer = SweepAnswer(sweep=found, label=source.label, show=args.show, strict=args.strict)
+    code = ExitCode.OK if result.fitting(strict=args.strict) else ExitCode.DOES_NOT_FIT
+    answer = SweepAnswer(sweep=result, label=source.label, show=args.show, strict=args.strict)
     return Answer(text=SWEEP.write(args.format, answer, page), code=code)
 
 

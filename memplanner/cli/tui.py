@@ -40,7 +40,14 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
     state = start(root, plan_file=args.plan, model=args.model, flags=typed_flags(args))
     if not (on_a_terminal() or "TEXTUAL_DRIVER" in os.environ):  # which Textual's server sets for what it shows
-        raise UserError(Problem(where="memplanner tui", key="", message="needs a terminal", hint="or --web"))
+        raise UserError(
+            Problem(
+                where="memplanner tui",
+                key="",
+                message="needs a terminal",
+                hint="memplanner tui --web shows it in a browser",
+            )
+        )
     from memplanner.tui.app import MemplannerApp
 
     folder = Path(args.records) if args.records else None

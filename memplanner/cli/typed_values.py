@@ -51,7 +51,7 @@ def _continued(name: str, text: str, words: Sequence[str], at: int) -> Iterator[
     """What "…" stands for in "8,16,…,1024"."""
     hint = "such as 8,16,…,1024 (doubling) or 4,8,12,…,64 (in equal steps)"
     if name not in BY_FLAG or BY_FLAG[name].values != "integer" or at < 2 or at + 1 >= len(words):
-        message = f"{text!r}: '…' stands between two whole numbers and a last one"
+        message = f"{text!r}: '…' needs two whole numbers before it and one after it"
         raise UserError(Problem(where=name, key="", message=message, hint=hint))
     before = _numbers(name, [w for w in words[:at] if w not in _STEP])
     (last,) = _numbers(name, words[at + 1 : at + 2])

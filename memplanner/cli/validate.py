@@ -31,9 +31,11 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
         default="2%",
         type=share("--tolerance"),
         metavar="SHARE",
-        help="exit code 1 where an allocated peak is off by more (default: 2%%)",
+        help="exit with 1 where the prediction of an allocated peak is off by more than this (default: 2%%)",
     )
-    parser.add_argument("--format", choices=VALIDATE.formats, default="text", help="how it is written")
+    parser.add_argument(
+        "--format", choices=VALIDATE.formats, default="text", help="how the answer is written (default: text)"
+    )
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
@@ -56,13 +58,13 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.against == "fake":
         gc.enable()  # models are full of cycles
         try:
-            found = validate_against_traces(paths, published)
+            validation = validate_against_traces(paths, published)
         except ModuleNotFoundError as error:
             message = f"needs {error.name}, which is not installed"
             problem = Problem(where="--against fake", key="", message=message, hint="pip install 'memplanner[live]'")
             raise UserError(problem) from None
     else:
-        found = merged([*([validate_records(paths)] if paths else []), *map(validate_published, published)])
-    code = ExitCode.DOES_NOT_FIT if found.beyond(tolerance) or not found.rows else ExitCode.OK
-    answer = ValidationAnswer(validation=found, tolerance=tolerance)
+        validation = merged([*([validate_records(paths)] if paths else []), *map(validate_published, published)])
+    code = ExitCode.DOES_NOT_FIT if validation.beyond(tolerance) or not validation.rows else ExitCode.OK
+    answer = ValidationAnswer(validation=validation, tolerance=tolerance)
     return Answer(text=VALIDATE.write(args.format, answer, page), code=code)

@@ -62,7 +62,8 @@ def read_framework(paths: Sequence[Path], model: str = "", ignored: Sequence[str
         config = read_config(path)
         name = _reader_of(config, path).NAME
         if name in configs:
-            raise UserError(Problem(where=str(path), key="", message=f"is a second config of {name}"))
+            message = f"is another config of {name}: only one can be read"
+            raise UserError(Problem(where=str(path), key="", message=message))
         configs[name] = Keys({key: value for key, value in config.items() if key not in ignored}, str(path))
         files |= dict.fromkeys(config, path)
     where = " and ".join(map(str, paths))
@@ -73,7 +74,7 @@ def read_framework(paths: Sequence[Path], model: str = "", ignored: Sequence[str
     last = readers[-1]
     if any(reader.NAME not in last.OVER for reader in readers[:-1]):
         pairs = (f"{reader.NAME} and a {name} do" for reader in READERS for name in reader.OVER)
-        message = f"configs of {' and '.join(configs)} do not belong together"
+        message = f"configs of {' and '.join(configs)} cannot be combined"
         raise UserError(Problem(where=where, key="", message=message, hint=", ".join(pairs)))
     table: Table = {}
     for reader in readers:

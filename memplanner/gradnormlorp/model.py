@@ -33,9 +33,11 @@ def apply_gradnormlorp(model: nn.Module, settings: GradNormLorp | None = None, *
     """
     settings = settings or GradNormLorp()
     if settings.implementation != "reparameterised":
-        raise ValueError(f"implementation {settings.implementation!r} is other code; this is 'reparameterised'")
+        raise ValueError(
+            f"implementation {settings.implementation!r} is other code; apply_gradnormlorp makes 'reparameterised'"
+        )
     if any(layers(model)):
-        raise ValueError("the model is under GradNormLoRP already")
+        raise ValueError("the model already has GradNormLoRP layers")
     targets = dict(_targets(model, settings.target_modules))
     if not targets:
         names = sorted({name.rsplit(".", 1)[-1] for name, _ in _linears(model)})

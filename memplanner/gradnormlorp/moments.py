@@ -25,7 +25,7 @@ def initialise(state: dict[str, Any], grad: Tensor, how: StateFormat) -> None:
     """
     if how == "8-bit" and grad.numel() >= MIN_8BIT_NUMEL:
         if grad.dtype == torch.float64:
-            raise ValueError("8-bit moments want float32, bfloat16 or float16 parameters, not float64")
+            raise ValueError("8-bit moments require float32, bfloat16 or float16 parameters, not float64")
         blocks = -(-grad.numel() // BLOCK)
         for name in ("exp_avg", "exp_avg_sq"):
             state[name] = torch.zeros(grad.shape, dtype=torch.uint8, device=grad.device)

@@ -180,4 +180,4 @@ def _check(group: dict[str, Any]) -> None:
     }
     for name, is_wrong in violations.items():
         if is_wrong:
-            raise ValueError(f"{name} {group[name]!r} cannot be")
+            raise ValueError(f"{name} {group[name]!r} is not allowed")

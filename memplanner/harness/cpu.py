@@ -1,4 +1,6 @@
-"""Steps whose every storage is followed: on fake tensors, as a GPU would allocate, or on a CPU with real data."""
+"""Follows every storage of a step from allocation to release: on a CPU with real data, or on fake tensors, which
+allocate as on a GPU.
+"""
 
 import contextlib
 import dataclasses
@@ -29,7 +31,7 @@ from memplanner.timeline import Category, Phase
 
 
 class Tracker:
-    """Watches a job through a dispatch mode that sees every operation; `readings` are of the last step."""
+    """Follows a job's steps through a dispatch mode, which sees every operation; `readings` tells of the last step."""
 
     device = "cpu"
 
@@ -41,10 +43,10 @@ class Tracker:
         self.initial: list[Event] = []
         self.seconds: dict[Phase, float] = {}
         self.persistent: dict[Category, int] = {}
-        """Exact bytes by category of what outlives a step, and of the gradients, taken at the end of backward."""
+        """Exact bytes by category, at the end of backward, of what outlives a step and of the gradients."""
         self.names = names
         self.phase: Phase = "forward"
-        """The phase that is under way."""
+        """The phase that is running, for reporting where memory ran out."""
         self.paused = False
         """While set, the ends of phases are ignored: `marking` still reports them during steps that are only timed."""
         self._since = 0.0
@@ -73,21 +75,21 @@ class Tracker:
             self.meter.track(tensor, "input")
 
     def on_phase_begin(self, phase: Phase) -> None:
-        """The category of a tensor at birth depends on the phase."""
+        """Tell the dispatch mode the phase, which decides the category that new tensors begin with."""
         self.phase = phase
         self.meter.in_forward = phase == "forward"
         self.meter.in_backward = phase == "backward"
 
     def recompute(self, *, begins: bool) -> None:
-        """Within backward a checkpointed forward pass is repeated: its tensors are activations."""
+        """Backward repeats a checkpointed forward pass, or has done so; what that makes are activations."""
         self.meter.in_forward = begins
 
     def update(self, *, begins: bool) -> None:
-        """Within backward an optimizer steps: its additions are not the engine's sums of gradients."""
+        """An optimizer steps within backward, or has done so: its additions are no sums of gradients by the engine."""
         self.meter.in_backward = not begins
 
     def on_phase_end(self, phase: Phase) -> None:
-        """Record what every tensor alive now is: only now are gradients and states attached to the job."""
+        """Record the category of every tensor alive: only now does the job know its gradients and states."""
         if self.paused:
             return
         now = time.perf_counter()
@@ -107,7 +109,7 @@ class Tracker:
             self.meter.untrack(tensor)
 
     def track_job(self) -> None:
-        """Count what the job already owns: it was made before the dispatch mode watched."""
+        """Count the tensors that the job owns already, since they were made before the dispatch mode was active."""
         for tensors in self.job.tensors().values():
             for tensor in tensors:
                 self.meter.track(tensor, "held")
@@ -203,7 +205,7 @@ def _steps(job: Job, run: RunResult, tracker: "Tracker", warmup: int, timed: int
 
 
 def exact_bytes(tensors: dict[Category, list[torch.Tensor]]) -> dict[Category, int]:
-    """Exact bytes by category, each storage once."""
+    """Bytes of the tensors' storages by category, not rounded to blocks; a storage that several share counts once."""
     sizes: dict[Category, int] = {}
     seen: set[int] = set()
     for category, members in tensors.items():
@@ -217,7 +219,7 @@ def exact_bytes(tensors: dict[Category, list[torch.Tensor]]) -> dict[Category, i
 
 
 def _log(tracker: Tracker) -> dict[Phase, list[tuple[int, str]]]:
-    """The births and deaths of every phase, each birth with a description of its tensor."""
+    """The births and deaths of every phase: (bytes, description of the tensor) or (0, "free")."""
     names = tracker.meter.names
     if names is None:
         return {}
@@ -234,14 +236,16 @@ def _log(tracker: Tracker) -> dict[Phase, list[tuple[int, str]]]:
 
 @contextlib.contextmanager
 def faking(plan: TrainingPlan, root: Path) -> Iterator[FakeTensorMode]:
-    """A mode of fake tensors within which the plan's step allocates as it would on CUDA."""
+    """A mode of fake tensors on which the plan's step allocates as it would on CUDA."""
     mode = FakeTensorMode(allow_non_fake_inputs=False)
     with cuda_memory(kernel_of(plan, root)):
         yield mode
 
 
 def run_fake(plan: TrainingPlan, root: Path = Path(), *, names: bool = False) -> tuple[Job, RunResult]:
-    """Runs the plan's step on fake tensors, which gives exact live bytes without data and without a GPU."""
+    """Runs the plan's step on fake tensors: exact live bytes without data and without a GPU. names: also keep a log of
+    every birth and death.
+    """
     with faking(plan, root) as mode:
         job = job_of_plan(plan, root, "cpu", fake_mode=mode)
         with mode:
@@ -249,7 +253,7 @@ def run_fake(plan: TrainingPlan, root: Path = Path(), *, names: bool = False) ->
 
 
 def kernel_of(plan: TrainingPlan, root: Path) -> str:
-    """The attention kernel that the prediction chooses for this plan on a card that has every kernel."""
+    """The attention kernel that prediction chooses for the plan on a card that supports them all."""
     profile = find_model(plan.model, root)
     family, config = read_config(profile.config, profile.name)
     numerics = numerics_of(plan)

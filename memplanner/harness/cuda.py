@@ -1,4 +1,7 @@
-"""Steps on a CUDA device: the caching allocator's own figures by phase, its history by category."""
+"""Measures steps on a CUDA device: totals by the caching allocator's counters, categories by its recorded history.
+
+The step whose history is recorded is one more, so that recording adds nothing to the times of the others.
+"""
 
 import contextlib
 import dataclasses
@@ -19,7 +22,7 @@ from memplanner.program.program import round_to_block
 from memplanner.timeline import Category, Phase
 
 HISTORY_ENTRIES = 2_000_000
-"""Events of one step that the allocator's history can hold."""
+"""The most events that the allocator's history keeps; a step with more would lose its first ones."""
 
 
 class Statistics:
@@ -34,7 +37,7 @@ class Statistics:
         self._since = time.perf_counter()
 
     def begin(self) -> None:
-        """Start a new step: the counters of the peak begin anew."""
+        """Reset the peak counters and the clock before a step."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         self._since = time.perf_counter()
@@ -44,10 +47,10 @@ class Statistics:
         return contextlib.nullcontext()
 
     def on_batch(self, batch: Batch) -> None:
-        """Inputs are in the allocator's counters already."""
+        """Nothing to do: the allocator's counters include the inputs."""
 
     def on_phase_begin(self, phase: Phase) -> None:
-        """Remember the phase, which an error for lack of memory is reported with."""
+        """Remember the phase, for reporting where memory ran out."""
         self.phase = phase
 
     def on_phase_end(self, phase: Phase) -> None:
@@ -68,11 +71,11 @@ class Statistics:
         self._since = time.perf_counter()
 
     def on_host(self, tensors: list[torch.Tensor]) -> None:
-        """Host tensors are in no counter of the device."""
+        """Nothing to do: the device's counters do not include tensors on the host."""
 
 
 class History(Untimed):
-    """Follows one step through the allocator's history."""
+    """Finds what is alive at the peaks of one step, by category, in the allocator's history."""
 
     def __init__(self, job: Job) -> None:
         super().__init__("cuda")
@@ -82,7 +85,7 @@ class History(Untimed):
         self.initial = _active(torch.cuda.memory._snapshot(), self._roles())
 
     def on_batch(self, batch: Batch) -> None:
-        """Keep the inputs, to recognise their addresses at the end of each phase."""
+        """Keep the batch's tensors, whose addresses are looked up at the end of each phase."""
         self.inputs = [t for t in batch.values() if isinstance(t, torch.Tensor)]
 
     def on_phase_end(self, phase: Phase) -> None:
@@ -109,7 +112,9 @@ class History(Untimed):
 
 
 def events_of(trace: list[dict[str, Any]], in_forward: list[bool]) -> list[Event]:
-    """The allocator's trace as births and deaths; entries of segments become events that change nothing.
+    """The allocator's trace as births and deaths. Entries about segments become events that change nothing, so that
+    positions in the trace stay valid.
+
 
     trace: entries with "action", "addr" and "size", as torch.cuda.memory._snapshot() has them.
     """
@@ -126,7 +131,7 @@ def events_of(trace: list[dict[str, Any]], in_forward: list[bool]) -> list[Event
 
 
 def _active(snapshot: dict[str, Any], roles: dict[int, Category]) -> list[Event]:
-    """What is allocated before the step. Blocks that no tensor of the job uses are the libraries' workspaces."""
+    """Births of what exists before the step. Blocks that no tensor of the job uses are the libraries' workspaces."""
     events = []
     for segment in snapshot["segments"]:
         address = segment["address"]

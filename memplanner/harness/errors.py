@@ -1,5 +1,5 @@
-"""The harness's own error."""
+"""The error of plans that prediction answers for and this harness has no means to build."""
 
 
 class NotBuildableError(Exception):
-    """The plan asks for something that this harness cannot build."""
+    """Part of the plan has no builder in this harness, although a library may have it. The message names the part."""

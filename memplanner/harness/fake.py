@@ -1,4 +1,4 @@
-"""The fake backend in one call: a plan's trace."""
+"""A plan's trace: one call that runs its step on fake tensors, for comparison with predictions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ from memplanner.timeline import Category, Phase, PhasePeak
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """A traced step: each phase's peak and end, and exact bytes and counts of what a step leaves.
+    """A traced step, in bytes.
 
+    phases: each phase's peak and end. at_peak: by phase and category. persistent: exact bytes of what outlives a step.
     log: by phase, (bytes, description) of every birth and death; empty unless it was asked for.
     """
 
@@ -30,7 +31,7 @@ class Trace:
 
 
 def trace(plan: TrainingPlan, *, root: Path = Path(), log: bool = False) -> Trace:
-    """Traces the plan's real modules and optimizer on fake tensors, once the optimizer has made its states."""
+    """Traces a step of the plan's real modules and optimizer on fake tensors, with optimizer states made beforehand."""
     quiet_libraries()
     job, run = run_fake(plan, root, names=log)
     total, trained = count_parameters(job.model)

@@ -1,8 +1,8 @@
-"""From a log of births and deaths to what was alive when, by category. Knows neither torch nor devices.
+"""Finds from a log of births and deaths what was alive at each peak, by category. Knows neither torch nor devices.
 
-An address can be used again after its block is freed, so it identifies a block only for a while. What the blocks alive
-at the end of a phase are is therefore recorded there, as a mark, where the harness can look at the model, its gradients
-and the optimizer's states.
+An address can be used again after its block is freed, so it identifies a block only for a while. At the end of each
+phase the harness therefore sets a mark, which says which of the addresses in use hold parameters, gradients or
+optimizer states: it can look these up in the model and the optimizer at that moment.
 """
 
 from collections import Counter
@@ -24,18 +24,18 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The end of a phase, and what the addresses in use there stand for."""
+    """The end of a phase, and what the addresses in use hold at that moment."""
 
     phase: Phase
     position: int
     """Number of events before the end of the phase."""
     roles: Mapping[int, Category]
-    """Address → category; what is missing is an activation or a temporary, as its birth says."""
+    """Address → category. Blocks at other addresses keep the category of their birth: activations or temporaries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """The peak and the end of one phase: bytes alive, in total and by category."""
+    """Bytes alive at the peak and at the end of one phase, in total and by category."""
 
     phase: Phase
     peak_bytes: int

@@ -64,7 +64,7 @@ class Job:
         return contextlib.nullcontext() if self.autocast is None else torch.autocast(device, dtype=self.autocast)
 
     def make_states(self) -> None:
-        """Let the optimizers make their states as a first step would, without a forward and a backward pass."""
+        """Let the optimizers make their states, from empty gradients, which spares a forward and a backward pass."""
         for param in self.trained():
             param.grad = torch.empty_like(param)
         for optimizer in self.optimizers:
@@ -120,8 +120,8 @@ class Job:
 
     @cached_property
     def _added_by_peft(self) -> frozenset[str]:
-        """Names under which peft's layers keep what they add: every tuner lists its own. A head that is trained as a
-        copy lists the copy, but is no layer around another.
+        """Names of the submodules that peft's layers add to the layer that they wrap, as each tuner lists them. The
+        copy of a head that peft trains is listed too, but is no adapter: its module wraps no layer.
         """
         names: set[str] = set()
         for module in (m for m in self.model.modules() if hasattr(m, "base_layer")):
@@ -130,7 +130,7 @@ class Job:
         return frozenset(names)
 
     def on_host(self) -> list[torch.Tensor]:
-        """The step counts: torch's optimizers keep them on the host unless they are fused."""
+        """The step counts of the optimizers, which torch keeps on the host unless they are fused."""
         return [
             value
             for optimizer in self.optimizers
@@ -152,7 +152,7 @@ def _on_host(optimizer: torch.optim.Optimizer, key: str) -> bool:
 
 
 def _quantisation(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The scales and tables that a quantised weight of bitsandbytes keeps beside itself."""
+    """The scales and tables that bitsandbytes keeps with a quantised weight; none for any other tensor."""
     state = getattr(tensor, "quant_state", None)
     scales = []
     while state is not None:
@@ -175,7 +175,10 @@ def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = None) -> Job:
-    """The plan's job on "cuda" or "cpu", or on fake tensors where a fake mode is given."""
+    """Make the plan's job, with random weights and real text, on "cuda" or "cpu"; with a fake mode on fake tensors.
+
+    Raises as `build` and `optimizers_for` do for plans that cannot be built.
+    """
     model, family = build(plan, root, device="meta" if fake_mode is not None else device)
     if fake_mode is not None:
         fake_parameters(model, fake_mode)
@@ -238,7 +241,7 @@ def config_of(plan: TrainingPlan, root: Path) -> dict[str, Any]:
 
 
 def name_of(function: Callable[[], object]) -> str:
-    """package.module:function, as an entry point is named."""
+    """The function's name as an entry point is typed: package.module:function."""
     return f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 
@@ -266,7 +269,8 @@ def job_of_entry(entry: str | Callable[[], object], root: Path, device: str) -> 
     """The job of a function, or of `package.module:function`, that returns (model, optimizer or None, batch).
 
     batch: what the model is called with, as a mapping (keywords), a tuple (positions) or one tensor. The model's answer
-    is a loss, has a `.loss`, or is a mapping or tuple with the loss first. UserError where any of this is not so.
+    is a loss, has a `.loss`, or is a mapping with "loss" or a tuple with the loss first. UserError where any of this is
+    not so.
     """
     function, entry = (_imported(entry, root), entry) if isinstance(entry, str) else (entry, name_of(entry))
     try:
@@ -286,7 +290,7 @@ def job_of_entry(entry: str | Callable[[], object], root: Path, device: str) -> 
     fixed = _as_batch(batch)
     if fixed is None:
         raise _entry_error(
-            f"{entry} returned {type(batch).__name__} for the batch, not tensors by name, in order, or one"
+            f"{entry} returned {type(batch).__name__} for the batch, not a tensor or a mapping or tuple of them"
         )
     tokens = fixed.get("input_ids")
 
@@ -319,7 +323,7 @@ def call(model: nn.Module, batch: Batch) -> Any:
 
 
 def loss_of(output: Any) -> torch.Tensor:
-    """The loss in a model's answer."""
+    """The loss in a model's answer: its `.loss`, entry or first item, or the answer itself; else UserError."""
     loss = getattr(output, "loss", None)
     if loss is None and isinstance(output, Mapping):
         loss = output.get("loss")
@@ -328,7 +332,7 @@ def loss_of(output: Any) -> torch.Tensor:
     if loss is None:
         loss = output
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
-        message = "the model's answer is no loss, and has none: a scalar that requires a gradient"
+        message = "the model's answer holds no loss, which is one number that requires a gradient"
         raise UserError(Problem(where="--entry", key="", message=message))
     return loss
 

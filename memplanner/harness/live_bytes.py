@@ -1,4 +1,4 @@
-"""Exact live bytes of a real training step: a dispatch mode that follows every storage from birth to death."""
+"""A dispatch mode that follows every storage from allocation to release, for the exact live bytes of a real step."""
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -32,7 +32,7 @@ class LiveBytes(TorchDispatchMode):
         self._storages: dict[int, tuple[Any, Event]] = {}
 
     def alive(self) -> list[Event]:
-        """Everything alive, as births."""
+        """Everything alive now, as the events of its births."""
         return [event for _, event in self._storages.values()]
 
     def track(self, tensor: torch.Tensor, why: object = "") -> None:
@@ -58,7 +58,7 @@ class LiveBytes(TorchDispatchMode):
             counted[1].category = category
 
     def untrack(self, tensor: torch.Tensor) -> None:
-        """Stop counting a tensor that lives on the host when training on a GPU."""
+        """Stop counting a tensor, such as one that stays on the host when training on a GPU."""
         self._dead(tensor.untyped_storage()._cdata)
 
     def _dead(self, key: int) -> None:

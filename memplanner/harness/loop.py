@@ -1,4 +1,4 @@
-"""One training step, phase by phase; a watch is called at every boundary."""
+"""Runs one training step as a plain training loop does, and calls a watch where each phase begins and ends."""
 
 import contextlib
 import unittest.mock
@@ -14,7 +14,7 @@ from memplanner.timeline import Phase
 
 
 class Watch(Protocol):
-    """What a backend does at the boundaries of a step."""
+    """What a backend does where the phases of a step begin and end."""
 
     device: str
 
@@ -35,7 +35,7 @@ class Watch(Protocol):
 
 
 class Untimed:
-    """Does nothing at any boundary, so that the step it is given to costs what it costs unwatched."""
+    """Does nothing where phases begin and end, for steps that are only timed or not read by phases."""
 
     def __init__(self, device: str) -> None:
         self.device = device

@@ -1,4 +1,4 @@
-"""Callbacks around recomputation and updates within a backward pass, whose caller cannot see them."""
+"""Callbacks around recomputations and updates inside `backward()`, where the training loop cannot see them."""
 
 import contextlib
 from collections.abc import Callable
@@ -20,12 +20,12 @@ class Notice:
 
 
 recompute_notice = Notice()
-"""Around every forward pass that checkpointing recomputes."""
+"""Entered around every forward pass that checkpointing recomputes."""
 
 update_notice = Notice()
-"""Around every optimizer's step inside backward."""
+"""Entered around every optimizer step inside backward."""
 
 
 def recomputing() -> tuple[Any, Any]:
-    """torch.utils.checkpoint's context_fn: contexts of the first pass and of the recomputed one."""
+    """A context_fn for torch.utils.checkpoint: the contexts of the first forward pass and of its recomputation."""
     return contextlib.nullcontext(), recompute_notice

@@ -1,7 +1,8 @@
 """Rank evidence: the share of each weight's gradient that its leading singular directions hold.
 
-The gradients are of the weights themselves, whatever the method trains: of a layer y = x·Wᵀ the gradient is gᵀ·x, from
-the layer's input x and its output's gradient g, and is never kept for more than one layer at a time.
+The gradients are those of the full weights, whatever the method trains. For a layer y = x·Wᵀ, with input x (tokens, in)
+and output gradient g (tokens, out), the weight's gradient is gᵀ·x (out, in). It is made in a backward hook for one
+layer at a time and not kept.
 """
 
 import contextlib
@@ -22,13 +23,13 @@ OVERSAMPLING = 8
 """Columns beyond the largest rank in the randomised decomposition (arXiv 0909.4061, section 4.2 and on)."""
 POWER_ITERATIONS = 2
 MOST = 256
-"""Largest rank that the randomised decomposition computes; shares of larger ranks are left out."""
+"""The largest rank that the randomised decomposition computes. Shares of larger ranks are left out."""
 
 
 def energy_shares(gradient: Tensor, ranks: tuple[int, ...] = RANKS) -> dict[int, float]:
     """Rank → ‖G_r‖² / ‖G‖², G_r the best rank-r approximation of the gradient G (m, n), by a randomised SVD.
 
-    Ranks from the smaller side on hold everything; ranks above 256 are left out unless they do.
+    A rank equal to the smaller side holds everything. Other ranks above 256 or the smaller side are left out.
     """
     whole = gradient.float()
     total = float(whole.square().sum())
@@ -46,7 +47,7 @@ def energy_shares(gradient: Tensor, ranks: tuple[int, ...] = RANKS) -> dict[int,
 
 
 def rank_evidence(job: Job, device: str, steps: int = STEPS) -> tuple[WeightEvidence, ...]:
-    """Runs a few more steps of the job and decomposes the gradient of every linear layer of its blocks in each."""
+    """Run a few more steps and decompose, in each, the gradient of every linear layer in the model's blocks."""
     sums: dict[str, dict[int, float]] = {}
     shapes: dict[str, tuple[int, int]] = {}
     with _watching(job.model, sums, shapes):
@@ -69,7 +70,7 @@ def _watching(
 ) -> Iterator[None]:
     handles = [module.register_forward_hook(_hook(name, sums, shapes)) for name, module in linear_layers(model)]
     getter: Any = getattr(model, "get_input_embeddings", None)
-    if getter is not None:  # without it a first layer whose input needs no gradient would never be asked for its own
+    if getter is not None:  # so that first layers whose weights are frozen have output gradients too
         handles.append(getter().register_forward_hook(lambda module, inputs, output: output.requires_grad_()))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Runs a plan or an entry point on a backend and makes the record of it."""
+"""Runs a plan or an entry point on a backend and makes the run's record, with the environment it was made in."""
 
 import datetime
 import importlib.metadata
@@ -102,7 +102,9 @@ def _evidence(job: Job, backend: Backend, run: RunResult) -> tuple[WeightEvidenc
     try:
         return rank_evidence(job, backend)
     except torch.OutOfMemoryError:
-        run.outcome = Outcome(status="completed", message="taking the rank evidence ran out of memory")
+        run.outcome = Outcome(
+            status="completed", message="the steps completed, then measuring rank evidence ran out of memory"
+        )
         return ()
 
 
@@ -115,12 +117,12 @@ def _run(job: Job, backend: Backend, warmup: int, timed: int) -> RunResult:
 
 
 def _require_memory(needed_bytes: int) -> None:
-    """Refuse a step that this machine has no memory for, which the system would end by killing the process."""
+    """Refuse a step that needs more memory than this machine has free: the system would kill the process."""
     available_here = available_bytes()
     if available_here is not None and needed_bytes > available_here:
         raise NotBuildableError(
-            f"its step takes {format_bytes(needed_bytes)} and this machine has {format_bytes(available_here)} to give; "
-            "fake tensors need neither"
+            f"its step needs {format_bytes(needed_bytes)} and this machine has {format_bytes(available_here)} free; "
+            "fake tensors take no memory"
         )
 
 
@@ -135,7 +137,7 @@ def available_bytes() -> int | None:
 
 
 def _set_allocator(plan: TrainingPlan) -> None:
-    """Set the plan's options of the caching allocator, before the process's first allocation."""
+    """Set the plan's options of the caching allocator. Call it before the process allocates anything on the device."""
     options = []
     if plan.allocator.expandable_segments:
         options.append("expandable_segments:True")
@@ -146,7 +148,7 @@ def _set_allocator(plan: TrainingPlan) -> None:
 
 
 def _cap(plan: TrainingPlan) -> float | None:
-    """Limit the allocator to what the plan's card would leave it beside the CUDA context."""
+    """Limit the allocator to what the plan's card would leave beside the CUDA context; the share of this card."""
     if not isinstance(plan.device, GpuDevice):
         return None
     from memplanner.harness.cuda import cap_memory

@@ -1,4 +1,4 @@
-"""The result of running a job on a backend."""
+"""What a backend measured of a job, before it becomes a record."""
 
 from dataclasses import dataclass, field
 

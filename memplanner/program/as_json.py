@@ -120,7 +120,7 @@ def _number(number: int) -> int | str:
 def _read_number(text: Any, arithmetic: Arithmetic | None) -> Any:
     if isinstance(text, str) and text.startswith("@"):
         if arithmetic is None:
-            raise ValueError(f"{text!r} is a number of an arithmetic, and there is none")
+            raise ValueError(f"{text!r} refers to an arithmetic, and the program has none")
         return arithmetic.at_place(int(text[1:]))
     if isinstance(text, bool) or not isinstance(text, int):
         raise ValueError(f"{text!r} is not a whole number")

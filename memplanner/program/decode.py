@@ -84,11 +84,11 @@ class _Decoder:
         }
         """Tensor that a block makes → the number of its blocks."""
         self.left_over = {
-            carried.given: repeat.times - 1 if carried.offset < 0 else 0
+            carried.output: repeat.times - 1 if carried.offset < 0 else 0
             for repeat in structure.repeats
             for carried in repeat.carried
         }
-        """Tensor that a block makes for its neighbour → the copy that none takes: in forward the last block's."""
+        """Output of a block → the copy that no neighbour reads: in forward the last block's."""
 
     def decoded(self) -> Decoded:
         """Decode the whole structure, phase by phase."""
@@ -141,7 +141,7 @@ class _Decoder:
         the last, which alone frees tensors from outside the blocks.
         """
         order = range(repeat.times - 1, -1, -1) if repeat.descending else range(repeat.times)
-        links = {carried.taken: carried for carried in repeat.carried}
+        links = {carried.input: carried for carried in repeat.carried}
         made_by, blocks = self.made_by, repeat.blocks
         last = self.structure.events[repeat.start : repeat.end]
         foreign = [n for n, e in enumerate(last) if e < 0 and (~e in links or made_by.get(~e) != blocks)]
@@ -158,7 +158,7 @@ class _Decoder:
         self, repeat: Repeat, number: int, events: Sequence[int], foreign: Iterable[int], links: Mapping[int, Carried]
     ) -> Span:
         """The events of one block. foreign: the positions of frees of tensors that this block has not made. links: what
-        blocks take from their neighbours, by the tensor that the block at the edge takes.
+        blocks hand on, by the input that the block at the edge reads from outside.
         """
         tensors = list(events)
         copies: dict[int, int] = {}
@@ -166,30 +166,42 @@ class _Decoder:
             tensor = ~events[place]
             carried = links.get(tensor)
             if carried is not None and 0 <= number + carried.offset < repeat.times:
-                tensors[place], copies[place] = ~carried.given, number + carried.offset
-            else:  # from outside these blocks; where other blocks made it, the copy that none of them took
+                tensors[place], copies[place] = ~carried.output, number + carried.offset
+            else:  # from outside these blocks; where other blocks made it, the copy that none of them read
                 copies[place] = self.left_over.get(tensor, 0)
         for carried in repeat.carried:
             if carried.freed_at_end and 0 <= number + carried.offset < repeat.times:
                 copies[len(tensors)] = number + carried.offset
-                tensors.append(~carried.given)
+                tensors.append(~carried.output)
         return Span(self.phase, tuple(tensors), copy=number, other_copies=copies)
 
 
 def _still_there(stretches: Sequence[Stretch], bits: int) -> dict[int, int]:
     """Tensor → its copies that are allocated and not freed, as a number in which bit k stands for copy k."""
-    allocated: dict[int, int] = {}
-    freed: dict[int, int] = {}
-    low = (1 << bits) - 1
+    allocated: dict[tuple[int, int], set[int]] = {}
+    freed: dict[tuple[int, int], set[int]] = {}
     for events, times, step in stretches:
-        copies = sum(1 << time * abs(step) for time in range(times))
+        row = times, abs(step)  # of copies, of which the numbers name the lowest
         lowest = min(0, (times - 1) * step)
-        for event in events:
-            number, copies_of = (event, allocated) if event >= 0 else (~event, freed)
+        allocated.setdefault(row, set()).update([event + lowest for event in events if event >= 0])
+        freed.setdefault(row, set()).update([~event + lowest for event in events if event < 0])
+    # Most rows are freed as they were allocated, which leaves few to look at copy by copy.
+    gone = _copies({row: freed[row] - allocated[row] for row in freed}, bits)
+    remaining = _copies({row: allocated[row] - freed[row] for row in allocated}, bits)
+    left = ((tensor, copies & ~gone.get(tensor, 0)) for tensor, copies in sorted(remaining.items()))
+    return {tensor: copies for tensor, copies in left if copies}
+
+
+def _copies(rows: Mapping[tuple[int, int], Iterable[int]], bits: int) -> dict[int, int]:
+    """Tensor → its copies in the rows, each of so many copies, a step apart, from the named one on."""
+    copies: dict[int, int] = {}
+    low = (1 << bits) - 1
+    for (times, step), numbers in rows.items():
+        row = sum(1 << time * step for time in range(times))
+        for number in numbers:
             tensor = number >> bits
-            copies_of[tensor] = copies_of.get(tensor, 0) | (copies << ((number & low) + lowest))
-    remaining = ((tensor, copies & ~freed.get(tensor, 0)) for tensor, copies in allocated.items())
-    return {tensor: copies for tensor, copies in remaining if copies}
+            copies[tensor] = copies.get(tensor, 0) | row << (number & low)
+    return copies
 
 
 def _freed(tensors: dict[int, int], bits: int) -> Iterator[Stretch]:

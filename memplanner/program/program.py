@@ -111,17 +111,17 @@ class Persistent(Frozen, eq=False, kw_only=False):
 
 
 class Carried(NamedTuple):
-    """A tensor that each block takes from its neighbour and frees in this section.
+    """A tensor that equal blocks hand on: each reads its neighbour's output as its input, and frees it in this section.
 
-    given: the tensor that a block makes for its neighbour. taken: the tensor from outside that the block at the edge of
-    the row, which has no such neighbour, takes instead. offset: -1 where the neighbour is the block before, +1 where it
-    is the block after. Where the section's events free `taken`, every other block frees its neighbour's `given` there.
-    freed_at_end: the events do not free `taken`, because something outside keeps it alive; every other block frees its
-    neighbour's `given` at the end of the section.
+    output: the tensor that a block makes for its neighbour. input: the tensor from outside that the block at the edge
+    of the row, which has no such neighbour, reads instead. offset: -1 where a block reads the output of the block
+    before, +1 where it reads that of the block after. Where the section's events free `input`, every other block frees
+    its neighbour's output there. freed_at_end: the events do not free `input`, because something outside keeps it
+    alive; every other block frees its neighbour's output at the end of the section.
     """
 
-    taken: int
-    given: int
+    input: int
+    output: int
     offset: Literal[-1, 1]
     freed_at_end: bool = False
 

@@ -81,14 +81,14 @@ def explain_json(answer: "Explanation", page: "Page") -> str:
 
 def fit_json(answer: "FitAnswer", page: "Page") -> str:
     """The answer of `fit --format json`. value: 0 where nothing fits; next: one unit more, null at the ceiling."""
-    found = answer.largest
+    largest = answer.largest
     value = {
         "schema": "memplanner/fit/1",
-        "axis": found.axis,
-        "value": found.value,
-        "ceiling": found.ceiling,
-        "estimate": estimate_object(found.estimate),
-        "next": None if found.above is None else estimate_object(found.above),
+        "axis": largest.axis,
+        "value": largest.value,
+        "ceiling": largest.ceiling,
+        "estimate": estimate_object(largest.estimate),
+        "next": None if largest.above is None else estimate_object(largest.above),
     }
     return dump(value)
 
@@ -132,11 +132,11 @@ def growth_object(growth: "Growth") -> dict[str, Any]:
     }
 
 
-def budgets_json(found: "CheckedPlans", page: "Page") -> str:
+def budgets_json(checked_plans: "CheckedPlans", page: "Page") -> str:
     """The answer of `check --all --format json`."""
     value = {
         "schema": "memplanner/budgets/1",
-        "ok": not found.failed,
+        "ok": not checked_plans.failed,
         "plans": [
             {
                 "name": checked.named.name,
@@ -149,16 +149,16 @@ def budgets_json(found: "CheckedPlans", page: "Page") -> str:
                 "estimate": estimate_object(checked.estimate),
                 "growth": None if checked.growth is None else growth_object(checked.growth),
             }
-            for checked in found.plans
+            for checked in checked_plans.plans
         ],
-        "gone": list(found.gone),
+        "gone": list(checked_plans.gone),
     }
     return dump(value)
 
 
-def diff_json(found: Sequence["Growth"], page: "Page") -> str:
+def diff_json(growths: Sequence["Growth"], page: "Page") -> str:
     """The answer of `diff --format json`."""
-    return dump({"schema": "memplanner/diff/1", "plans": [growth_object(growth) for growth in found]})
+    return dump({"schema": "memplanner/diff/1", "plans": [growth_object(growth) for growth in growths]})
 
 
 def dump(value: dict[str, Any]) -> str:

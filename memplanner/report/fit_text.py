@@ -29,24 +29,24 @@ class FitAnswer(Frozen):
     command: str
 
 
-def headline(found: "Largest") -> str:
+def headline(largest: "Largest") -> str:
     """One line: the value, the card, and why it is not more."""
-    name, device = NAMES[found.axis], device_word(found.estimate.plan)
-    if not found.value:
-        return f"NO {name.upper()} FITS {device}: 1 already needs {format_bytes(found.estimate.device_bytes)}"
-    line = f"LARGEST {name.upper()} ON {device}: {found.value}"
-    return line if found.above is not None else f"{line}, the most that makes sense; there is room for more"
+    name, device = NAMES[largest.axis], device_word(largest.estimate.plan)
+    if not largest.value:
+        return f"NO {name.upper()} FITS {device}: 1 already needs {format_bytes(largest.estimate.device_bytes)}"
+    line = f"LARGEST {name.upper()} ON {device}: {largest.value}"
+    return line if largest.above is not None else f"{line}, the most that makes sense; there is room for more"
 
 
-def _rows(found: "Largest") -> list[tuple["Estimate", tuple[str, ...]]]:
-    shown = [(max(found.value, 1), found.estimate)]
-    if found.above is not None:
-        shown.append((found.value + 1, found.above))
+def _rows(largest: "Largest") -> list[tuple["Estimate", tuple[str, ...]]]:
+    shown = [(max(largest.value, 1), largest.estimate)]
+    if largest.above is not None:
+        shown.append((largest.value + 1, largest.above))
     return [
         (
             estimate,
             (
-                f"{NAMES[found.axis]} {value}",
+                f"{NAMES[largest.axis]} {value}",
                 VERDICT_WORDS[estimate.verdict].lower(),
                 format_bytes(estimate.device_bytes),
                 format_bytes(estimate.margin_bytes),
@@ -60,17 +60,17 @@ def _rows(found: "Largest") -> list[tuple["Estimate", tuple[str, ...]]]:
 
 def fit_text(answer: FitAnswer, page: "Page") -> str:
     """The whole answer for people."""
-    found, width = answer.largest, page.width
-    estimate = found.estimate
+    largest, width = answer.largest, page.width
+    estimate = largest.estimate
     rows = [
         [Span(text, VERDICT_COLOURS[e.verdict] if i == 1 else "") for i, text in enumerate(row)]
-        for e, row in _rows(found)
+        for e, row in _rows(largest)
     ]
     columns = [Column(title=title, right=i in (2, 3, 4), shrinks=i == 5) for i, title in enumerate(TITLES)]
-    command = [*heading("See it whole"), (Span(f"  {printable(answer.command)}"),)] if found.value else []
+    command = [*heading("See it whole"), (Span(f"  {printable(answer.command)}"),)] if largest.value else []
     return page.write(
         [
-            *paragraph(headline(found), width, rest="  ", colour=VERDICT_COLOURS[estimate.verdict], bold=True),
+            *paragraph(headline(largest), width, rest="  ", colour=VERDICT_COLOURS[estimate.verdict], bold=True),
             *of_plan(plan_words(estimate.plan), answer.label, width),
             *heading(f"On {device_word(estimate.plan)}, {format_bytes(estimate.limit_bytes)}"),
             *table(columns, rows, width),
@@ -82,10 +82,10 @@ def fit_text(answer: FitAnswer, page: "Page") -> str:
 
 def fit_markdown(answer: FitAnswer, page: "Page") -> str:
     """The same as Markdown."""
-    found = answer.largest
-    lines = [f"**{escape(headline(found))}**", "", escape(plan_words(found.estimate.plan)), ""]
-    lines += markdown_table(TITLES, [row for _, row in _rows(found)], right_from=2)
+    largest = answer.largest
+    lines = [f"**{escape(headline(largest))}**", "", escape(plan_words(largest.estimate.plan)), ""]
+    lines += markdown_table(TITLES, [row for _, row in _rows(largest)], right_from=2)
     lines += ["", f"Plan: {escape(answer.label)}."]
-    if found.value:
+    if largest.value:
         lines += ["", f"    {printable(answer.command)}"]
     return "\n".join(lines) + "\n"

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from memplanner.report.terminal import Page
 
 
-def github(found: "CheckedPlans", page: "Page") -> str:
+def github(checked_plans: "CheckedPlans", page: "Page") -> str:
     """An annotation for each failing plan and each tight one; and the report for people, its commands switched off."""
-    lines = [quiet(budgets_text(found, page))]
-    for checked in found.plans:
+    lines = [quiet(budgets_text(checked_plans, page))]
+    for checked in checked_plans.plans:
         if checked.ok and checked.estimate.verdict != "tight":
             continue
         place = {"file": checked.where, "line": str(checked.line)} if checked.where else {}
@@ -45,8 +45,8 @@ def inert(text: str) -> str:
 
 def command(name: str, properties: dict[str, str], message: str) -> str:
     """A workflow command with everything in it escaped."""
-    said = ",".join(f"{key}={_data(printable(value), ':,')}" for key, value in properties.items())
-    return f"::{name} {said}::{_data(message)}\n"
+    pairs = ",".join(f"{key}={_data(printable(value), ':,')}" for key, value in properties.items())
+    return f"::{name} {pairs}::{_data(message)}\n"
 
 
 def _data(text: str, also: str = "") -> str:

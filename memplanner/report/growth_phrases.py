@@ -70,15 +70,15 @@ def growth_words(growth: "Growth") -> str:
 
 def complaints(checked: "Checked") -> list[str]:
     """Why a plan fails, one line each; nothing where it does not."""
-    found = []
+    reasons = []
     if checked.over_budget:
-        found.append(verdict_line(checked.estimate))
+        reasons.append(verdict_line(checked.estimate))
     if checked.is_unlocked:
-        found.append("not in the lock: `memplanner lock` writes it anew")
+        reasons.append("not in the lock: `memplanner lock` writes it anew")
     if checked.has_grown:
         assert checked.growth is not None, "it has grown"
-        found.append(f"grown beyond {checked.tolerance:.1%} since the lock: {growth_words(checked.growth)}")
-    return found
+        reasons.append(f"grown beyond {checked.tolerance:.1%} since the lock: {growth_words(checked.growth)}")
+    return reasons
 
 
 def explanation(checked: "Checked") -> list[str]:

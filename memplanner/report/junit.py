@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from memplanner.report.terminal import Page
 
 
-def junit(found: "CheckedPlans", page: "Page") -> str:
+def junit(checked_plans: "CheckedPlans", page: "Page") -> str:
     """A suite with a case a plan. Control characters, which XML cannot hold, are written as escapes."""
-    suites, suite = _suite(tests=len(found.plans), failures=len(found.failed), errors=0)
-    for checked in found.plans:
+    suites, suite = _suite(tests=len(checked_plans.plans), failures=len(checked_plans.failed), errors=0)
+    for checked in checked_plans.plans:
         place = {
             "name": printable(checked.named.name),
             "classname": printable(checked.where or "memplanner"),
@@ -34,19 +34,19 @@ def junit(found: "CheckedPlans", page: "Page") -> str:
 
 
 def junit_of_problems(problems: Sequence[Problem], page: "Page") -> str:
-    """A suite of one case in error: the question was wrong."""
+    """A suite of one case in error, which says what was wrong with the plans, files or flags."""
     suites, suite = _suite(tests=1, failures=0, errors=1)
     case = ET.SubElement(suite, "testcase", {"name": "plans", "classname": "memplanner", "time": "0"})
-    error = ET.SubElement(case, "error", {"message": str(problems[0]), "type": "WrongQuestion"})
+    error = ET.SubElement(case, "error", {"message": str(problems[0]), "type": "UsageError"})
     error.text = "\n".join(map(str, problems))
     return _text(suites)
 
 
 def _suite(**counts: int) -> tuple[ET.Element, ET.Element]:
     """The root, and the one suite in it."""
-    said = {name: str(count) for name, count in counts.items()}
-    suites = ET.Element("testsuites", said)
-    return suites, ET.SubElement(suites, "testsuite", {"name": "memplanner", **said})
+    attributes = {name: str(count) for name, count in counts.items()}
+    suites = ET.Element("testsuites", attributes)
+    return suites, ET.SubElement(suites, "testsuite", {"name": "memplanner", **attributes})
 
 
 def _text(suites: ET.Element) -> str:

@@ -139,9 +139,9 @@ def table(
     spare = width - indent - sum(widths) - 2 * (len(columns) - 1)
     for i, column in enumerate(columns):
         if column.shrinks and spare < 0:
-            given = min(-spare, max(widths[i] - 8, 0))
-            widths[i] -= given
-            spare += given
+            cut = min(-spare, max(widths[i] - 8, 0))
+            widths[i] -= cut
+            spare += cut
     out = []
     for line in lines:
         spans = [Span(" " * indent)]

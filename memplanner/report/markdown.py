@@ -32,7 +32,7 @@ def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, righ
 
 def problems_markdown(problems: Sequence[Problem], page: "Page") -> str:
     """Why there is no answer."""
-    lines = ["**memplanner has no answer: the question was wrong**", ""]
+    lines = ["**memplanner has no answer: a plan, file or flag is wrong**", ""]
     return "\n".join([*lines, *(f"- {escape(str(problem))}" for problem in problems)]) + "\n"
 
 

@@ -113,11 +113,11 @@ def margin_words(margin: "Margin") -> str:
 def how_read(foreign: "Foreign") -> dict[str, list[str]]:
     """What became of every key of another framework's config, by title; nothing is left out silently."""
     used = [f"{key}: {became}" for key, became in foreign.used.items()]
-    told = {
+    sections = {
         f"Taken from {foreign.framework}": used,
         "Assumed, where it says nothing": list(foreign.assumed),
         "Not modelled": list(foreign.not_modelled),
         "Ignored, as asked": [", ".join(foreign.ignored)] if foreign.ignored else [],
         "Without bearing on memory": [", ".join(foreign.irrelevant)] if foreign.irrelevant else [],
     }
-    return {title: lines for title, lines in told.items() if lines}
+    return {title: lines for title, lines in sections.items() if lines}

@@ -119,10 +119,10 @@ def _at_peak(record: "Measurement", estimate: "Estimate | None", width: int) -> 
         predicted = estimate.at_peak
     rows = []
     for category in CATEGORIES:
-        found, expected = peak.at_peak.get(category, 0), predicted.get(category, 0)
-        if found or expected:
-            row = [category.replace("_", " "), format_bytes(found)]
-            rows.append([*row, format_bytes(expected)] if predicted else row)
+        measured, estimated = peak.at_peak.get(category, 0), predicted.get(category, 0)
+        if measured or estimated:
+            row = [category.replace("_", " "), format_bytes(measured)]
+            rows.append([*row, format_bytes(estimated)] if predicted else row)
     columns = [Column(title="Alive at the peak"), Column(title="Measured", right=True)]
     columns += [Column(title="Predicted", right=True)] * bool(predicted)
     return [BLANK, *table(columns, rows, width)]

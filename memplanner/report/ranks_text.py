@@ -24,23 +24,23 @@ class RanksAnswer(Frozen):
     label: str
 
 
-def _rows(found: "Ranks") -> list[tuple[str, ...]]:
+def _rows(ranks: "Ranks") -> list[tuple[str, ...]]:
     return [
-        (module.name, str(module.count), str(rank := found.ranks[module.name]), f"{module.shares[rank]:.2%}")
-        for module in found.modules
+        (module.name, str(module.count), str(rank := ranks.ranks[module.name]), f"{module.shares[rank]:.2%}")
+        for module in ranks.modules
     ]
 
 
-def _summary(found: "Ranks") -> str:
-    text = f"These ranks hold {found.share:.2%} of the recorded gradients, the mean over the weights"
-    if not found.uniform:
+def _summary(ranks: "Ranks") -> str:
+    text = f"These ranks hold {ranks.share:.2%} of the recorded gradients, the mean over the weights"
+    if not ranks.uniform:
         return f"{text}; no rank that all have evidence for fits everywhere."
-    return f"{text}; rank {found.uniform} everywhere, the largest that fits, holds {found.uniform_share:.2%}."
+    return f"{text}; rank {ranks.uniform} everywhere, the largest that fits, holds {ranks.uniform_share:.2%}."
 
 
-def settings(found: "Ranks") -> list[str]:
+def settings(ranks: "Ranks") -> list[str]:
     """The lines of a plan file."""
-    method = found.estimate.plan.method
+    method = ranks.estimate.plan.method
     lines = ["[method]", f'kind = "{method.kind}"', f"rank = {method.chosen_rank}"]
     if method.ranks_by_name:
         lines += ["", "[method.rank_pattern]", *(f'"{name}" = {rank}' for name, rank in method.ranks_by_name.items())]
@@ -49,41 +49,41 @@ def settings(found: "Ranks") -> list[str]:
 
 def ranks_text(answer: RanksAnswer, page: "Page") -> str:
     """The whole answer for people."""
-    found, width = answer.ranks, page.width
+    ranks, width = answer.ranks, page.width
     columns = [Column(title=title, right=i > 0) for i, title in enumerate(TITLES)]
     return page.write(
         [
-            *opening(found.estimate, answer.label, width),
+            *opening(ranks.estimate, answer.label, width),
             *heading("Ranks by module"),
-            *table(columns, _rows(found), width),
+            *table(columns, _rows(ranks), width),
             BLANK,
-            *paragraph(_summary(found), width),
+            *paragraph(_summary(ranks), width),
             *heading("In the plan's file"),
-            *((Span(f"  {line}"),) for line in settings(found)),
+            *((Span(f"  {line}"),) for line in settings(ranks)),
         ]
     )
 
 
 def ranks_markdown(answer: RanksAnswer, page: "Page") -> str:
     """The same as Markdown."""
-    found = answer.ranks
-    rows = [[escape(cell) for cell in row] for row in _rows(found)]
-    lines = [f"**{escape(verdict_line(found.estimate))}**", "", f"Plan: {escape(answer.label)}.", ""]
-    lines += [*markdown_table(TITLES, rows), "", escape(_summary(found)), ""]
-    return "\n".join([*lines, *(f"    {line}".rstrip() for line in settings(found))]) + "\n"
+    ranks = answer.ranks
+    rows = [[escape(cell) for cell in row] for row in _rows(ranks)]
+    lines = [f"**{escape(verdict_line(ranks.estimate))}**", "", f"Plan: {escape(answer.label)}.", ""]
+    lines += [*markdown_table(TITLES, rows), "", escape(_summary(ranks)), ""]
+    return "\n".join([*lines, *(f"    {line}".rstrip() for line in settings(ranks))]) + "\n"
 
 
 def ranks_json(answer: RanksAnswer, page: "Page") -> str:
     """The object of `fit --evidence --format json`."""
-    found = answer.ranks
+    ranks = answer.ranks
     value = {
         "schema": "memplanner/ranks/1",
-        "share": found.share,
-        "uniform": {"rank": found.uniform, "share": found.uniform_share},
+        "share": ranks.share,
+        "uniform": {"rank": ranks.uniform, "share": ranks.uniform_share},
         "modules": [
-            {"name": m.name, "weights": m.count, "rank": found.ranks[m.name], "share": m.shares[found.ranks[m.name]]}
-            for m in found.modules
+            {"name": m.name, "weights": m.count, "rank": ranks.ranks[m.name], "share": m.shares[ranks.ranks[m.name]]}
+            for m in ranks.modules
         ],
-        "estimate": estimate_object(found.estimate),
+        "estimate": estimate_object(ranks.estimate),
     }
     return dump(value)

@@ -34,16 +34,16 @@ RULES = {
 """What each rule means, and what to do about it."""
 
 
-def sarif(found: "CheckedPlans", page: "Page") -> str:
+def sarif(checked_plans: "CheckedPlans", page: "Page") -> str:
     """The log: a result for each plan that fails or is tight, at the line that makes it."""
-    told = [checked for checked in found.plans if not checked.ok or checked.estimate.verdict == "tight"]
-    return _log({"results": [_result(checked) for checked in told]})
+    reported = [checked for checked in checked_plans.plans if not checked.ok or checked.estimate.verdict == "tight"]
+    return _log({"results": [_result(checked) for checked in reported]})
 
 
 def sarif_of_problems(problems: Sequence[Problem], page: "Page") -> str:
-    """The log where the question was wrong: nothing was looked at, and why."""
-    told = [{"level": "error", "message": {"text": str(problem)}} for problem in problems]
-    invocation = {"executionSuccessful": False, "exitCode": 2, "toolConfigurationNotifications": told}
+    """The log where no plan was checked, with what was wrong with the plans, files or flags."""
+    notifications = [{"level": "error", "message": {"text": str(problem)}} for problem in problems]
+    invocation = {"executionSuccessful": False, "exitCode": 2, "toolConfigurationNotifications": notifications}
     return _log({"invocations": [invocation], "results": []})
 
 

@@ -28,15 +28,15 @@ class _Roles(Frozen):
 
 def sweep_svg(answer: SweepAnswer, page: "Page") -> str:
     """The picture. Hollow dots stand for what is needed at least. UserError where no axis is numeric."""
-    found = answer.sweep
-    roles = _roles(found.axes)
-    lines = _lines(found, roles)
+    sweep = answer.sweep
+    roles = _roles(sweep.axes)
+    lines = _lines(sweep, roles)
     count = len(lines)
     shown = lines if count <= LINES else [lines[i * (count - 1) // (LINES - 1)] for i in range(LINES)]
-    title = f"Device memory: {headline(found)}"
+    title = f"Device memory: {headline(sweep)}"
     if len(shown) < count:
         title += f" ({len(shown)} of {count} lines drawn)"
-    return line_chart(title, axis_title(found.axes[roles.across]), shown, _limits(found, roles))
+    return line_chart(title, axis_title(sweep.axes[roles.across]), shown, _limits(sweep, roles))
 
 
 def _roles(axes: "Sequence[Axis]") -> _Roles:
@@ -50,17 +50,17 @@ def _roles(axes: "Sequence[Axis]") -> _Roles:
     return _Roles(across=across, devices=devices, others=others)
 
 
-def _lines(found: "Sweep", roles: _Roles) -> list[Line]:
+def _lines(sweep: "Sweep", roles: _Roles) -> list[Line]:
     """A line for each combination of the other axes; of several cards the one with the most to say."""
     series: dict[tuple[Value, ...], dict[float, tuple[int, bool]]] = {}
-    for point in found.points:
+    for point in sweep.points:
         if point.values[roles.across] == "":
             continue
         sizes = series.setdefault(tuple(point.values[i] for i in roles.others), {})
         x = float(point.values[roles.across])
         if x not in sizes or (sizes[x][1] and point.device_bytes is not None):
             sizes[x] = (point.least_device_bytes, point.device_bytes is None)
-    names = [axis_title(found.axes[i]).lower() for i in roles.others]
+    names = [axis_title(sweep.axes[i]).lower() for i in roles.others]
     return [
         Line(
             name=", ".join(f"{name} {value_text(v)}" for name, v in zip(names, values, strict=True)) or "device",
@@ -71,7 +71,7 @@ def _lines(found: "Sweep", roles: _Roles) -> list[Line]:
     ]
 
 
-def _limits(found: "Sweep", roles: _Roles) -> list[tuple[str, int]]:
+def _limits(sweep: "Sweep", roles: _Roles) -> list[tuple[str, int]]:
     """The limit of each device."""
-    limits = {tuple(point.values[i] for i in roles.devices): point.limit_bytes for point in found.points}
+    limits = {tuple(point.values[i] for i in roles.devices): point.limit_bytes for point in sweep.points}
     return [(", ".join(map(value_text, values)) or "limit", size) for values, size in limits.items()]

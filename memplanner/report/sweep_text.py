@@ -56,11 +56,11 @@ def value_text(value: str | bool) -> str:
     return {True: "yes", False: "no", "": "–"}.get(value) or str(value)
 
 
-def headline(found: "Sweep") -> str:
+def headline(sweep: "Sweep") -> str:
     """How many there are and how many fit."""
-    fits = len(found.fitting())
-    tight = sum(point.verdict == "tight" for point in found.points)
-    plans = "plan fits" if len(found.points) == 1 else f"of {len(found.points):,} plans fit"
+    fits = len(sweep.fitting())
+    tight = sum(point.verdict == "tight" for point in sweep.points)
+    plans = "plan fits" if len(sweep.points) == 1 else f"of {len(sweep.points):,} plans fit"
     return f"{fits:,} {plans}" + (f", {tight:,} of them tight" if tight else "")
 
 
@@ -79,9 +79,9 @@ def rows_of(points: Sequence["Point"]) -> list[tuple[str, ...]]:
     ]
 
 
-def notes_of(found: "Sweep", listed: Sequence["Point"]) -> list[str]:
+def notes_of(sweep: "Sweep", listed: Sequence["Point"]) -> list[str]:
     """What the reader should know: what was left out, and what the signs mean."""
-    notes = [f"{count:,} left out: {reason}" for reason, count in found.skipped.items()]
+    notes = [f"{count:,} left out: {reason}" for reason, count in sweep.skipped.items()]
     if any(point.device_bytes is None for point in listed):
         notes.append("≥: tensors and context alone are above the limit; what the allocator adds was not worked out")
     return notes
@@ -89,28 +89,28 @@ def notes_of(found: "Sweep", listed: Sequence["Point"]) -> list[str]:
 
 def sweep_text(answer: SweepAnswer, page: "Page") -> str:
     """The answer for people."""
-    found, width = answer.sweep, page.width
+    sweep, width = answer.sweep, page.width
     points, title = answer.chosen()
     listed = points if answer.show else points[:SHOWN]
-    notes = notes_of(found, listed)
+    notes = notes_of(sweep, listed)
     if len(points) > len(listed):
         notes.insert(0, f"{len(points) - len(listed):,} more: --show frontier lists them, --format csv has all")
     return page.write(
         [
-            (Span(headline(found).upper(), bold=True),),
+            (Span(headline(sweep).upper(), bold=True),),
             *paragraph(f"Plan: {answer.label}.", width, rest="  "),
             BLANK,
             *paragraph(title, width, bold=True),
-            *(_table(found, listed, width) if listed else [(Span("  none"),)]),
+            *(_table(sweep, listed, width) if listed else [(Span("  none"),)]),
             *section("Notes", notes, width),
         ]
     )
 
 
-def _table(found: "Sweep", points: Sequence["Point"], width: int) -> list[Line]:
+def _table(sweep: "Sweep", points: Sequence["Point"], width: int) -> list[Line]:
     """The axes, verdict and device always; of the rest as much as there is room for."""
-    n = len(found.axes)
-    columns = [Column(title=t, right=i not in (n, n + 4) and _right(found, i)) for i, t in enumerate(_titles(found))]
+    n = len(sweep.axes)
+    columns = [Column(title=t, right=i not in (n, n + 4) and _right(sweep, i)) for i, t in enumerate(_titles(sweep))]
     rows = [
         [Span(text, VERDICT_COLOURS[point.verdict] if i == n else "") for i, text in enumerate(row)]
         for point, row in zip(points, rows_of(points), strict=True)
@@ -118,35 +118,35 @@ def _table(found: "Sweep", points: Sequence["Point"], width: int) -> list[Line]:
     return table_that_fits(columns, rows, width, least=n + 2)
 
 
-def _titles(found: "Sweep") -> list[str]:
-    return [*(axis_title(axis) for axis in found.axes), *AFTER]
+def _titles(sweep: "Sweep") -> list[str]:
+    return [*(axis_title(axis) for axis in sweep.axes), *AFTER]
 
 
-def _right(found: "Sweep", column: int) -> bool:
+def _right(sweep: "Sweep", column: int) -> bool:
     """Whether a column holds numbers."""
-    if column >= len(found.axes):
+    if column >= len(sweep.axes):
         return True
-    return all(isinstance(v, str) and v.isdigit() for v in found.axes[column].values)
+    return all(isinstance(v, str) and v.isdigit() for v in sweep.axes[column].values)
 
 
 def sweep_markdown(answer: SweepAnswer, page: "Page") -> str:
     """The same as Markdown."""
-    found = answer.sweep
+    sweep = answer.sweep
     points, title = answer.chosen()
     listed = points if answer.show else points[:SHOWN]
     rows = [[escape(text) for text in row] for row in rows_of(listed)]
-    lines = [f"**{headline(found)}**", "", f"Plan: {escape(answer.label)}. {escape(title)}.", ""]
-    lines += markdown_table(_titles(found), rows, right_from=len(found.axes) + 1)
-    return "\n".join([*lines, "", *(f"- {escape(note)}" for note in notes_of(found, listed))]).rstrip() + "\n"
+    lines = [f"**{headline(sweep)}**", "", f"Plan: {escape(answer.label)}. {escape(title)}.", ""]
+    lines += markdown_table(_titles(sweep), rows, right_from=len(sweep.axes) + 1)
+    return "\n".join([*lines, "", *(f"- {escape(note)}" for note in notes_of(sweep, listed))]).rstrip() + "\n"
 
 
 def _key(axis: "Axis") -> str:
     return axis.name.removeprefix("--").replace("-", "_")
 
 
-def _record(found: "Sweep", point: "Point") -> dict[str, str | int | bool | None]:
+def _record(sweep: "Sweep", point: "Point") -> dict[str, str | int | bool | None]:
     """One point's fields, as CSV and JSON have them."""
-    settings = {_key(axis): value for axis, value in zip(found.axes, point.values, strict=True)}
+    settings = {_key(axis): value for axis, value in zip(sweep.axes, point.values, strict=True)}
     return {
         **{key: int(v) if isinstance(v, str) and v.isascii() and v.isdigit() else v for key, v in settings.items()},
         "verdict": point.verdict,
@@ -163,22 +163,22 @@ def _record(found: "Sweep", point: "Point") -> dict[str, str | int | bool | None
 
 def sweep_csv(answer: SweepAnswer, page: "Page") -> str:
     """Every point, a line each. Empty cells are null in JSON: what was not worked out, or a setting there is not."""
-    found, out = answer.sweep, io.StringIO()
+    sweep, out = answer.sweep, io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    records = [_record(found, point) for point in found.points]
-    writer.writerow(records[0] if records else [*(_key(axis) for axis in found.axes)])
+    records = [_record(sweep, point) for point in sweep.points]
+    writer.writerow(records[0] if records else [*(_key(axis) for axis in sweep.axes)])
     writer.writerows(record.values() for record in records)
     return out.getvalue()
 
 
 def sweep_json(answer: SweepAnswer, page: "Page") -> str:
     """Every point, which are on the frontier, and what was left out."""
-    found = answer.sweep
-    best = {id(point) for point in found.frontier(strict=answer.strict)}
+    sweep = answer.sweep
+    best = {id(point) for point in sweep.frontier(strict=answer.strict)}
     value = {
         "schema": "memplanner/sweep/1",
-        "axes": [{"name": _key(axis), "values": list(axis.values)} for axis in found.axes],
-        "points": [{**_record(found, point), "frontier": id(point) in best} for point in found.points],
-        "skipped": [{"reason": reason, "count": count} for reason, count in found.skipped.items()],
+        "axes": [{"name": _key(axis), "values": list(axis.values)} for axis in sweep.axes],
+        "points": [{**_record(sweep, point), "frontier": id(point) in best} for point in sweep.points],
+        "skipped": [{"reason": reason, "count": count} for reason, count in sweep.skipped.items()],
     }
     return indented_json(value)

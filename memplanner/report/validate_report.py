@@ -35,31 +35,31 @@ class ValidationAnswer(Frozen):
 
 def validate_text(answer: ValidationAnswer, page: "Page") -> str:
     """The whole report."""
-    found, tolerance, width = answer.validation, answer.tolerance, page.width
-    beyond = found.beyond(tolerance)
+    validation, tolerance, width = answer.validation, answer.tolerance, page.width
+    beyond = validation.beyond(tolerance)
     colour = VERDICT_COLOURS["fits" if not beyond else "does-not-fit"]
-    worst = max((abs(r.error) for r in found.rows if r.metric == "allocated"), default=0.0)
-    first = f"{'WITHIN' if not beyond else 'BEYOND'} {tolerance:.2%} of the allocated peak: {_runs(found)}, "
-    first += f"worst {worst:.2%}, {_counted(len(found.false_fits), 'false fit')}"
+    worst = max((abs(r.error) for r in validation.rows if r.metric == "allocated"), default=0.0)
+    first = f"{'WITHIN' if not beyond else 'BEYOND'} {tolerance:.2%} of the allocated peak: {_runs(validation)}, "
+    first += f"worst {worst:.2%}, {_counted(len(validation.false_fits), 'false fit')}"
     texts: dict[str, list[str]] = {}
-    for assumption in found.assumptions:
+    for assumption in validation.assumptions:
         texts.setdefault(assumption.text, []).append(assumption.id)
     return page.write(
         [
             *paragraph(first, width, rest="  ", colour=colour, bold=True),
-            *_groups(found, width),
-            *_worst(found, width),
-            *section("Left out", [f"{s.id}: {s.reason}" for s in found.skipped], width),
+            *_groups(validation, width),
+            *_worst(validation, width),
+            *section("Left out", [f"{s.id}: {s.reason}" for s in validation.skipped], width),
             *section("Assumed", [f"{text} ({_counted(len(ids))})" for text, ids in texts.items()], width),
-            *section("Predicted to fit, ran out of memory", found.false_fits, width),
-            *section("Predicted not to fit, did", found.false_alarms, width),
+            *section("Predicted to fit, ran out of memory", validation.false_fits, width),
+            *section("Predicted not to fit, did", validation.false_alarms, width),
         ]
     )
 
 
-def _runs(found: "Validation") -> str:
+def _runs(validation: "Validation") -> str:
     """How much was compared."""
-    return f"{_counted(len({row.id for row in found.rows}), 'run')}, {_counted(len(found.rows), 'figure')}"
+    return f"{_counted(len({row.id for row in validation.rows}), 'run')}, {_counted(len(validation.rows), 'figure')}"
 
 
 def _counted(count: int, what: str = "run") -> str:
@@ -71,10 +71,10 @@ def _shortened(name: str, width: int = 36) -> str:
     return name if len(name) <= width else f"{name[:5]}…{name[6 - width :]}"
 
 
-def _groups(found: "Validation", width: int) -> list[Line]:
+def _groups(validation: "Validation", width: int) -> list[Line]:
     lines: list[Line] = []
     groups: dict[str, list[tuple[str, Summary]]] = {}
-    for name, summary in found.groups().items():
+    for name, summary in validation.groups().items():
         where, _, metric = name.rpartition(" · ")
         groups.setdefault(where, []).append((metric, summary))
     for where, summaries in groups.items():
@@ -103,10 +103,10 @@ def worst_rows(rows: "Sequence[Row]", count: int = WORST) -> "list[Row]":
     return sorted((r for r in rows if r.error), key=lambda row: -abs(row.error))[:count]
 
 
-def _worst(found: "Validation", width: int) -> list[Line]:
+def _worst(validation: "Validation", width: int) -> list[Line]:
     rows = [
         (_shortened(r.id), r.metric, format_bytes(r.predicted_bytes), format_bytes(r.measured_bytes), percent(r.error))
-        for r in worst_rows(found.rows)
+        for r in worst_rows(validation.rows)
     ]
     if not rows:
         return []
@@ -120,11 +120,11 @@ def _worst(found: "Validation", width: int) -> list[Line]:
 
 def validate_json(answer: ValidationAnswer, page: "Page") -> str:
     """The JSON answer; its names are fixed."""
-    found = answer.validation
+    validation = answer.validation
     value = {
         "schema": SCHEMA,
         "tolerance": answer.tolerance,
-        "within_tolerance": not found.beyond(answer.tolerance),
+        "within_tolerance": not validation.beyond(answer.tolerance),
         "rows": [
             {
                 "id": r.id,
@@ -139,15 +139,15 @@ def validate_json(answer: ValidationAnswer, page: "Page") -> str:
                 "peer_predicted_bytes": r.peer_bytes,
                 "peer_error": r.peer_error,
             }
-            for r in found.rows
+            for r in validation.rows
         ],
-        "skipped": [{"id": s.id, "reason": s.reason} for s in found.skipped],
-        "assumptions": [{"id": a.id, "text": a.text} for a in found.assumptions],
+        "skipped": [{"id": s.id, "reason": s.reason} for s in validation.skipped],
+        "assumptions": [{"id": a.id, "text": a.text} for a in validation.assumptions],
         "summary": {
-            "by_group": {name: _summary(s) for name, s in found.groups().items()},
-            "by_metric": {name: _summary(s) for name, s in found.by_metric().items()},
-            "false_fits": len(found.false_fits),
-            "false_alarms": len(found.false_alarms),
+            "by_group": {name: _summary(s) for name, s in validation.groups().items()},
+            "by_metric": {name: _summary(s) for name, s in validation.by_metric().items()},
+            "false_fits": len(validation.false_fits),
+            "false_alarms": len(validation.false_alarms),
         },
     }
     return indented_json(value)
@@ -171,16 +171,16 @@ def _finite(error: float) -> float | None:
 
 def validate_markdown(answer: ValidationAnswer, page: "Page") -> str:
     """As Markdown, for a job's summary."""
-    found = answer.validation
-    state = "within" if not found.beyond(answer.tolerance) else "**beyond**"
+    validation = answer.validation
+    state = "within" if not validation.beyond(answer.tolerance) else "**beyond**"
     lines = [
-        f"Allocated peaks are {state} {answer.tolerance:.2%}: {_runs(found)}, "
-        f"{_counted(len(found.false_fits), 'false fit')}.",
+        f"Allocated peaks are {state} {answer.tolerance:.2%}: {_runs(validation)}, "
+        f"{_counted(len(validation.false_fits), 'false fit')}.",
         "",
         "| group | figure | runs | mean | median | 95% | worst | peer's median | peer's worst |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name, s in found.groups().items():
+    for name, s in validation.groups().items():
         where, _, metric = name.rpartition(" · ")
         peers = [percent(e, signed=False) if e is not None else "" for e in (s.peer_median, s.peer_worst)]
         shown = [percent(e, signed=False) for e in (s.mean, s.median, s.p95)]
@@ -188,9 +188,9 @@ def validate_markdown(answer: ValidationAnswer, page: "Page") -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Furthest off:", "", "| run | figure | predicted | measured | error |"]
     lines.append("| --- | --- | ---: | ---: | ---: |")
-    for r in worst_rows(found.rows):
+    for r in worst_rows(validation.rows):
         cells = [escape(r.id), escape(r.metric), format_bytes(r.predicted_bytes), format_bytes(r.measured_bytes)]
         lines.append(f"| {' | '.join([*cells, percent(r.error)])} |")
-    if found.skipped:
-        lines += ["", "Left out:", "", *(f"- {escape(s.id)}: {escape(s.reason)}" for s in found.skipped)]
+    if validation.skipped:
+        lines += ["", "Left out:", "", *(f"- {escape(s.id)}: {escape(s.reason)}" for s in validation.skipped)]
     return "\n".join(lines) + "\n"

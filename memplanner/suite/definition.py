@@ -1,4 +1,4 @@
-"""A suite file: groups of plans, each a base plan and a grid of values that vary it."""
+"""Suite files: groups of plans to be measured together, each a base plan and a grid of values that vary it."""
 
 import itertools
 import re
@@ -22,25 +22,25 @@ MOST_CASES = 10_000
 
 
 class Group(Settings):
-    """Plans that vary along the axes of a grid."""
+    """A base plan and the grid of values that it is run with, one plan for every combination."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,60}$")]
     plan: dict[str, Any] = {}
-    """Settings of every plan of the group, as in a plan file; they win over the suite's."""
+    """Settings of every plan of the group, as in a plan file; they take precedence over the suite's."""
     grid: dict[str, list[Any]] = {}
-    """Key of a plan setting (step.batch_size) → its values; every combination is a plan."""
+    """Dotted name of a setting, such as step.batch_size → the values it takes."""
     cap_memory: bool = False
-    """Hold the process to what the plan's card gives (cuda)."""
+    """Limit the process to the memory that the plan's card would give it (cuda)."""
     rank_evidence: bool = False
-    """Take how much of each weight's gradient low ranks hold (cuda and cpu)."""
+    """Also measure how much of each weight's gradient low ranks hold (cuda and cpu)."""
     warmup: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Steps before the measured ones."""
+    """Steps before the timed ones."""
     steps: Annotated[int, Field(ge=0, le=1000)] = 2
-    """Steps whose time is taken."""
+    """Steps that are timed."""
 
 
 class Suite(Settings):
-    """A file of profiles/suites, or a user's own."""
+    """The contents of a suite file, one of profiles/suites or a user's own."""
 
     description: str = ""
     plan: dict[str, Any] = {}
@@ -50,7 +50,7 @@ class Suite(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One plan to run. id: also the name of its record."""
+    """One plan to run and how. id: names the case and its record's file. root: where the plan's paths begin."""
 
     id: str
     plan: TrainingPlan
@@ -62,7 +62,7 @@ class Case:
 
 
 def load_suite(name: str, root: Path) -> list[Case]:
-    """The cases of a suite file or a bundled suite, in the file's order; UserError with every problem."""
+    """The cases of a suite file or of a bundled suite, in the file's order. UserError with every problem."""
     path = root / name
     if not path.exists():
         bundled = stems("suites", ".toml")
@@ -80,7 +80,7 @@ def load_suite(name: str, root: Path) -> list[Case]:
             case_id = f"{group.name}-{label}" if label else group.name
             where = f"{path}, {case_id}"
             if case_id in cases:
-                problems.append(Problem(where=where, key="", message="two plans come to the same name"))
+                problems.append(Problem(where=where, key="", message="two plans have this name"))
                 continue
             try:
                 plan = merge(table, {}, where=where)
@@ -104,7 +104,7 @@ def load_suite(name: str, root: Path) -> list[Case]:
 
 
 def _combinations(common: Mapping[str, Any], group: Group, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(label, table) of every point of the group's grid."""
+    """Each combination of the grid's values: its label, which ends the case's id, and its plan's table."""
     for key, values in group.grid.items():
         if not values:
             raise file_error(path, f"group {group.name}: grid {key!r} has no values")
@@ -122,7 +122,7 @@ def _combinations(common: Mapping[str, Any], group: Group, path: Path) -> Iterat
 
 
 def _label(key: str, value: Any) -> str:
-    """A value as part of a file's name."""
+    """A value as part of a case's id, which is a file's name: batch_size = 8 is "bs8", padding = true "padding"."""
     if isinstance(value, bool):
         return key.rpartition(".")[2].replace("_", "-") if value else ""
     if isinstance(value, Mapping):

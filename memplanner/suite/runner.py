@@ -1,4 +1,8 @@
-"""Runs cases one after another, each in a process of its own, and writes a record of each."""
+"""Runs cases one after another and writes a record of each.
+
+Each case has a process of its own: what one leaves in memory must not count in the next, and a process that the system
+kills takes no other case with it.
+"""
 
 import datetime
 import importlib.metadata
@@ -25,15 +29,20 @@ PRELOADED = (
     "transformers.models.llama.modeling_llama",
     "transformers.models.roberta.modeling_roberta",
 )
-"""Imported once and inherited by every case. Nothing here may touch the GPU (peft would, through bitsandbytes)."""
+"""Modules that are imported once, in the process that all cases are forked from. None of them may use CUDA, which does
+not survive a fork (peft would, through bitsandbytes).
+"""
 
 BAD_FORK = 77
-"""Exit code of a case that finds CUDA used before it was forked; it is run again in a fresh process."""
+"""Exit code of a case whose process was forked from one that had used CUDA; it is run again in a fresh process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """An event: a case begins, is done, has a record from before ("kept"), or is left for another time."""
+    """An event of a run: a case begins, is done, has a record from before ("kept"), or is left for a later call.
+
+    record: of cases that are done or kept. seconds: how long the case ran.
+    """
 
     what: Literal["begins", "done", "kept", "left"]
     case: Case
@@ -50,10 +59,11 @@ def run_cases(
     again: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Progress]:
-    """Run the cases that have no record in `out` yet. Each record is written whole as soon as its case is done.
+    """Run the cases that have no record in the directory `out` yet; each record is written as soon as its case is done.
 
     seconds: the time after which the running case is stopped and no other begins; they are left for the next call.
-    again: run cases that have records as well. stopped: asked ten times a second; true has the effect of `seconds`.
+    again: run cases that have records too. stopped: is asked ten times a second, and ends the run as `seconds` does
+    once it is true.
     """
     begun = time.monotonic()
     deadline = None if seconds is None else begun + seconds
@@ -90,7 +100,7 @@ def run_cases(
 
 
 def _run_alone(case: Case, backend: Backend, path: Path, start: str, over: Callable[[], bool]) -> int | None:
-    """The exit code of the case's process; None where it was stopped."""
+    """Run one case in its own process: the exit code, or None where `over` became true and the process was ended."""
     log = _log(path.parent, case)
     log.parent.mkdir(parents=True, exist_ok=True)
     options = {
@@ -125,7 +135,7 @@ def _in_process(
     if backend == "cuda" and forked_too_late():
         os._exit(BAD_FORK)
     if why := available(backend):
-        raise SystemExit(f"{backend} cannot be had: {why}")
+        raise SystemExit(f"{backend} is not available: {why}")
     try:
         record = measure(TrainingPlan.model_validate_json(plan), backend, name=case_id, root=Path(root), **options)
     except UserError as error:
@@ -141,7 +151,7 @@ def _log(out: Path, case: Case) -> Path:
 
 
 def _reusable_record(path: Path, case: Case, backend: Backend) -> Measurement | None:
-    """The case's record from before, if it is of this very plan and complete; None where the case must run."""
+    """An earlier run's record, if it is of the same plan and backend and has all that the case asks for; else None."""
     if not path.exists():
         return None
     try:

@@ -1,7 +1,7 @@
 """Rows of third parties' published measurements as plans.
 
 The file: {"rows": [{id, source, gpu, num_gpus, model, arch, method, rank, …, measured: {…}, peer_predicted: {…}}]}.
-A setting of a source's runs that its rows do not state is listed as an assumption.
+Where a row does not state a setting, it is assumed from what is known of its source, and the assumption is listed.
 """
 
 import json
@@ -25,7 +25,7 @@ Bytes = Annotated[int, Field(ge=0)]
 
 
 class Measured(Settings):
-    """What was measured; other keys of the file are ignored."""
+    """The figures measured for a row, in bytes; None where its source has none. Other keys of the file are ignored."""
 
     model_config = ConfigDict(extra="ignore")
     allocated_peak: Bytes
@@ -42,7 +42,7 @@ class Measured(Settings):
 
 
 class PeerPrediction(Settings):
-    """What another tool predicted for the row."""
+    """What another tool predicted for the row, in bytes."""
 
     tool: str
     allocated_peak: Bytes | None = None
@@ -50,7 +50,7 @@ class PeerPrediction(Settings):
 
 
 class PublishedRow(Settings):
-    """One published measurement."""
+    """One published measurement: the run's settings, in the words of its source, and its figures."""
 
     model_config = ConfigDict(extra="ignore")
     id: str
@@ -78,7 +78,7 @@ class PublishedRow(Settings):
 
 
 class PublishedFile(Settings):
-    """The whole file."""
+    """The whole file; keys beside the rows are ignored."""
 
     model_config = ConfigDict(extra="ignore")
     rows: list[PublishedRow]
@@ -89,7 +89,7 @@ class InexpressibleError(Exception):
 
 
 def load_published(path: Path) -> list[PublishedRow]:
-    """The file's rows; UserError naming what is wrong with it."""
+    """Read the file's rows. UserError that names what is wrong with the file."""
     text = read_text(path)
     parse_json(text, path)
     try:
@@ -99,7 +99,7 @@ def load_published(path: Path) -> list[PublishedRow]:
 
 
 def validate_published(path: Path) -> Validation:
-    """Predict and compare every row, or list it with the reason why it cannot be."""
+    """Predict and compare every row; rows that no plan expresses are listed with the reason."""
     validation = Validation()
     rows = load_published(path)
     if not rows:
@@ -143,17 +143,21 @@ _QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 def plan_of(row: PublishedRow, folder: Path) -> tuple[TrainingPlan, list[str]]:
-    """The row's plan, with what had to be assumed; a made-up config.json goes into `folder`."""
+    """The row's plan and the assumptions that it needed. A config.json for a model that is not bundled is written into
+    `folder`. InexpressibleError where no plan expresses the row.
+    """
     if row.num_gpus > 1:
         raise InexpressibleError(f"{row.num_gpus} GPUs: parallelism is not part of a plan yet")
     if row.framework not in ("none", "baseline-peft-bnb"):
         raise InexpressibleError(f"framework {row.framework!r}: another project's fused kernels")
     if row.method not in ("full", "lora") or row.optimizer != "adamw":
-        raise InexpressibleError(f"method {row.method!r} with optimizer {row.optimizer!r} is not read from such a row")
+        pair = f"method {row.method!r} with optimizer {row.optimizer!r}"
+        raise InexpressibleError(f"{pair} cannot be read: only full and LoRA training with AdamW can")
     precision = _PRECISIONS.get((row.base_dtype, row.autocast))
     attention, card = _ATTENTION.get(row.attention), _CARDS.get(row.gpu)
     if precision is None or attention is None or card is None:
-        raise InexpressibleError(f"{row.base_dtype} under autocast {row.autocast}, {row.attention}, on {row.gpu}")
+        ran = f"{row.base_dtype} under autocast {row.autocast}, {row.attention}, on {row.gpu}"
+        raise InexpressibleError(f"no plan expresses {ran}")
     assumptions: list[str] = []
     method: dict[str, Any] = {"kind": row.method}
     if row.method == "lora":
@@ -240,7 +244,7 @@ def _model(row: PublishedRow, folder: Path) -> str:
 
 
 def published_rows(row: PublishedRow, estimate: Estimate) -> list[Row]:
-    """Every figure that the row and the estimate both have."""
+    """Compare all figures that the row has and an estimate knows."""
     peaks = {phase.name: phase.peak_bytes for phase in estimate.phases}
     persistent = estimate.persistent
     measured = row.measured

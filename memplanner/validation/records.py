@@ -18,7 +18,9 @@ _NAMES = {category: category.replace("_", " ") for category in CATEGORIES}
 
 
 def records_in(words: Iterable[str], root: Path) -> list[Path]:
-    """The record files among these files and directories; UserError for what is neither."""
+    """The files named, and every .json below the directories named. UserError for a word that is neither, or a
+    directory without records.
+    """
     paths: list[Path] = []
     for word in words:
         path = root / word
@@ -35,7 +37,7 @@ def records_in(words: Iterable[str], root: Path) -> list[Path]:
 
 
 def validate_records(paths: Iterable[Path]) -> Validation:
-    """Predict every record's plan and compare."""
+    """Predict the plan of every record and compare it with what was measured."""
     validation = Validation()
     with tempfile.TemporaryDirectory() as scratch:
         for path in paths:
@@ -45,7 +47,11 @@ def validate_records(paths: Iterable[Path]) -> Validation:
 
 
 def compare_record(validation: Validation, record: Measurement, scratch: Path) -> None:
-    """Predict the record's plan and add the comparison to `validation`."""
+    """Predict the record's plan and add the comparison to `validation`, or the reason why there is none.
+
+    Verdicts are compared only on CUDA, and only where the process was limited to the card's memory or ran out of it:
+    elsewhere a run that completes shows nothing about the plan's card.
+    """
     plan = record.plan
     if plan is None:
         validation.skipped.append(Skipped(id=record.id, reason=f"entry point {record.entry}: no plan describes it"))
@@ -72,7 +78,7 @@ def compare_record(validation: Validation, record: Measurement, scratch: Path) -
 
 
 def _standing_alone(record: Measurement, plan: TrainingPlan, scratch: Path) -> TrainingPlan:
-    """The plan with the model that the record itself describes."""
+    """The plan with its model read from the config in the record. Bundled models keep their names."""
     if record.config is None or _bundled(plan.model):
         return plan
     path = scratch / "config.json"
@@ -88,7 +94,9 @@ def _bundled(model: str) -> bool:
 
 
 def record_rows(record: Measurement, estimate: Estimate) -> list[Row]:
-    """The figures that the record and the estimate both have: allocated peak, phases, categories, reserved, device."""
+    """Compare all figures that the record and the estimate both have: the allocated peak, phases, categories, reserved
+    and device memory. Categories at the peak only where both have their peak in the same phase.
+    """
     assert record.plan is not None
     on_cuda = record.backend == "cuda"
     predicted = estimate.phase_peaks(workspaces=on_cuda)

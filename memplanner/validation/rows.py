@@ -1,4 +1,4 @@
-"""A comparison of one figure, and the summary of many."""
+"""What a validation consists of: comparisons of single figures, what could not be compared, and summaries."""
 
 import math
 import statistics
@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One figure of one run, in bytes. peer_bytes: what another tool predicted for it."""
+    """One figure of one run, predicted and measured, in bytes. peer, peer_bytes: another tool and what it predicted."""
 
     id: str
     source: str
     gpu: str
     method: str
     metric: str
-    """allocated, reserved, device; a phase; a category, followed by " at peak" or by nothing (what a step keeps)."""
+    """Which figure: "allocated", "reserved" or "device" for the peak of that kind; a phase for its own peak; a category
+    for the bytes that outlive a step, or with " at peak" those alive at the peak."""
     predicted_bytes: int
     measured_bytes: int
     peer: str = ""
@@ -34,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """A row that no plan expresses, and why."""
+    """A run that was not compared, and why."""
 
     id: str
     reason: str
@@ -42,7 +43,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumption:
-    """A setting that a source does not state, and the value that was assumed."""
+    """A setting that a source does not state, and what was assumed for it."""
 
     id: str
     text: str
@@ -50,7 +51,7 @@ class Assumption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A summary of the absolute errors of some rows."""
+    """The absolute errors of some rows in a few figures, as shares of what was measured. p95: the 95th percentile."""
 
     count: int
     mean: float
@@ -72,7 +73,7 @@ class Validation:
     false_fits: list[str] = field(default_factory=list)
     """Runs predicted to fit their card that ran out of memory on it."""
     false_alarms: list[str] = field(default_factory=list)
-    """Runs predicted not to fit that did."""
+    """Runs predicted not to fit that completed."""
 
     def groups(self) -> dict[str, Summary]:
         """Group ("source · gpu · method · metric") → its summary, in the order of the rows."""
@@ -95,7 +96,7 @@ class Validation:
 
 
 def summary(rows: Sequence[Row]) -> Summary:
-    """The summary of some rows, of which there must be at least one."""
+    """Summarise rows, of which there must be at least one."""
     errors = sorted(abs(row.error) for row in rows)
     peers = sorted(abs(row.peer_error) for row in rows if row.peer_error is not None)
     return Summary(
@@ -116,7 +117,7 @@ def _error(predicted: int, measured: int) -> float:
 
 
 def merged(parts: Iterable[Validation]) -> Validation:
-    """Several validations as one."""
+    """One validation with everything that the parts hold, in their order."""
     whole = Validation()
     for part in parts:
         for name in ("rows", "skipped", "assumptions", "false_fits", "false_alarms"):

@@ -1,4 +1,4 @@
-"""Compares predictions with traces made now, of plans that records or published rows describe."""
+"""Compares predictions with traces that are made for the purpose, of plans that records or published rows describe."""
 
 import json
 import tempfile
@@ -13,7 +13,7 @@ from memplanner.validation.rows import Skipped, Validation
 
 
 def validate_traces(plans: Iterable[tuple[str, TrainingPlan, Path]]) -> Validation:
-    """Trace every plan (name, plan, directory of its model) on fake tensors and compare."""
+    """Trace every plan on fake tensors and compare. plans: (name, plan, directory that the model's path is in)."""
     from memplanner.harness.record import measure
 
     validation = Validation()
@@ -24,8 +24,8 @@ def validate_traces(plans: Iterable[tuple[str, TrainingPlan, Path]]) -> Validati
 
 
 def validate_against_traces(records: Iterable[Path], published: Iterable[Path]) -> Validation:
-    """Trace and compare the plans of records and published rows. ModuleNotFoundError where a trace's libraries are
-    missing.
+    """Trace the plans of records and of published rows and compare. ModuleNotFoundError where torch or another library
+    of the harness is not installed.
     """
     plans: list[tuple[str, TrainingPlan, Path]] = []
     skipped: list[Skipped] = []

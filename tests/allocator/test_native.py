@@ -99,7 +99,7 @@ def test_the_peak_of_one_pool_is_the_same(small: bool, asked: list[tuple[int, in
     asked=st.lists(st.tuples(st.integers(1, 1 << 30), st.integers(0, 9)), min_size=1, max_size=40),
     times=st.integers(2, 6),
 )
-def test_what_restores_a_pool_is_replayed_only_until_it_does(
+def test_stretches_that_leave_the_pool_unchanged_give_the_same_peak(
     small: bool, standing: list[int], asked: list[tuple[int, int]], times: int
 ) -> None:
     """Some blocks, every second of them freed; then a stretch that frees what it allocates, several times."""
@@ -145,7 +145,7 @@ def test_an_end_that_is_too_large_to_be_found_is_used_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1 << 62], [1 << 100], [1 << 61, 1 << 61], [1 << 60] * 5, [-512]], ids=str)
-def test_4_eib_are_left_to_the_reference(sizes: list[int]) -> None:
+def test_totals_of_4_eib_overflow(sizes: list[int]) -> None:
     with pytest.raises(OverflowError):
         native.Replay([Stretch(array("i", range(len(sizes))))]).peak_reserved(sizes)
 
@@ -153,7 +153,7 @@ def test_4_eib_are_left_to_the_reference(sizes: list[int]) -> None:
 @pytest.mark.parametrize(
     "size", [TIB - 512, TIB, TIB + 512, 1 << 50, (1 << 60) - 2 * MIB, (1 << 62) - 2 * MIB], ids=str
 )
-def test_less_is_not(size: int) -> None:
+def test_totals_below_4_eib_do_not_overflow(size: int) -> None:
     """The block is freed and asked for again, at the same size and at the least that is too large for it."""
     replay = native.Replay([Stretch(array("i", (0, ~0, 0, ~0)))])
     segment = -(-size // (2 * MIB)) * 2 * MIB
@@ -174,12 +174,12 @@ def test_a_model_of_many_layers_in_which_nothing_is_freed() -> None:
     [(~0,), (0, 0), (0, ~0, ~0), (1,), (~1,), (1 << 30,)],
     ids=["never there", "there already", "freed before", "no tensor", "free of no tensor", "far away"],
 )
-def test_a_log_that_cannot_be_is_refused(events: tuple[int, ...]) -> None:
+def test_an_inconsistent_log_is_refused(events: tuple[int, ...]) -> None:
     with pytest.raises(AssertionError, match="a block is allocated that is there already, or freed that is not"):
         native.Replay([Stretch(array("i", events))]).peak_reserved([512])
 
 
 @pytest.mark.parametrize("step", [1, -1, 1 << 40])
-def test_copies_that_no_tensor_has_are_refused(step: int) -> None:
+def test_copies_beyond_a_tensors_number_are_refused(step: int) -> None:
     with pytest.raises(AssertionError, match="a block is allocated that is there already, or freed that is not"):
         native.Replay([Stretch(array("i", (1,)), 4, step)], bits=1).peak_reserved([512, 512])

@@ -148,7 +148,7 @@ def test_each_time_of_a_stretch_has_its_own_block_numbers() -> None:
     assert list(map(list, Stretch(array("i", (4, ~9)), 3, -2).each_time())) == [[4, ~9], [2, ~7], [0, ~5]]
 
 
-def test_a_replay_requests_what_has_bytes() -> None:
+def test_a_replay_skips_tensors_without_bytes() -> None:
     """Three copies of two tensors; of another pool or of no bytes is the third."""
     stretches = [Stretch(array("i", (0, 4, 8)), 3, 1), Stretch(array("i", (~0, ~8)), 3, 1), Stretch(array("i", (0,)))]
     replay = Replay(stretches, bits=2)

@@ -268,7 +268,7 @@ def test_reserved_only_grows_and_only_by_whole_segments(sequence: Events) -> Non
 
 @any_sequence
 @given(events)
-def test_what_is_all_given_back_can_be_had_again_at_once(sequence: Events) -> None:
+def test_after_everything_is_freed_whole_segments_are_available(sequence: Events) -> None:
     """Every segment is whole again: each block of 2 or 20 MiB, or larger, is allocated without a new one."""
     allocator, live = CachingAllocator(), list[tuple[int, Block]]()
     play(allocator, sequence, live)

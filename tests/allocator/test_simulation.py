@@ -34,7 +34,7 @@ def test_predictions_are_the_same_without_the_compiled_one(
     assert (reserved(), reserved(**tight)) == (wanted, squeezed)
 
 
-def test_more_than_64_bits_hold_is_left_to_python() -> None:
+def test_sizes_beyond_64_bits_are_replayed_in_python() -> None:
     step = {"batch_size": 1 << 20, "seq_len": 1 << 24}
     estimate = predict(TrainingPlan.model_validate({"model": "llama-7b", "step": step}))
     assert estimate.reserved_bytes > 1 << 62
@@ -48,7 +48,7 @@ def program(sizes: tuple[int, ...] = (MIB // 2, 30 * MIB, 40 * MIB), **stays: tu
 
     early, late: what stays, made before the first step and in it: (copies, bytes of each tensor).
     """
-    blocks = Repeat(start=1, end=5, times=4, blocks=0, carried=(Carried(taken=0, given=1, offset=-1),))
+    blocks = Repeat(start=1, end=5, times=4, blocks=0, carried=(Carried(input=0, output=1, offset=-1),))
     structure = Structure((0, 1, 2, ~2, ~0, ~1), (("forward", 0), ("update", 6)), (blocks,), (1, 4, 4))
     categories: dict[str, Category] = {"early": "parameters", "late": "optimizer_state"}
     persistent = tuple(
@@ -88,6 +88,6 @@ def test_what_the_first_step_makes_before_its_update_stays() -> None:
     assert early == base + 5 * 80 * MIB
 
 
-def test_each_simulation_remembers_by_itself() -> None:
+def test_simulations_do_not_share_their_caches() -> None:
     one, other = AllocatorSimulation(), AllocatorSimulation()
     assert one.reserved_bytes(program()) == one.reserved_bytes(program()) == other.reserved_bytes(program())

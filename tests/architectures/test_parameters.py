@@ -59,13 +59,13 @@ def test_every_bundled_model(path: Path) -> None:
     buffers = [p for p in estimate.program.persistent if p.role == "buffer"]
     assert sum(p.num_bytes for p in buffers) == sum(b.numel() * b.element_size() for b in module.buffers())
     for precision, width in WIDTHS.items():
-        found = predict(TrainingPlan.model_validate({"model": path.stem, "precision": precision}))
-        weights = [p for p in found.program.persistent if p.role == "weight"]
-        buffers = [p for p in found.program.persistent if p.role == "buffer"]
+        predicted = predict(TrainingPlan.model_validate({"model": path.stem, "precision": precision}))
+        weights = [p for p in predicted.program.persistent if p.role == "weight"]
+        buffers = [p for p in predicted.program.persistent if p.role == "buffer"]
         assert sum(p.num_bytes for p in weights) == real * width
-        assert found.persistent["gradients"] == real * width
-        assert found.persistent["optimizer_state"] == 2 * real * width
-        assert found.persistent["parameters"] == real * width + sum(p.num_bytes for p in buffers)
+        assert predicted.persistent["gradients"] == real * width
+        assert predicted.persistent["optimizer_state"] == 2 * real * width
+        assert predicted.persistent["parameters"] == real * width + sum(p.num_bytes for p in buffers)
 
 
 ADAPTERS: list[dict[str, Any]] = [

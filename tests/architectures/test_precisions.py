@@ -60,8 +60,8 @@ def quantised_tensors(module: Any) -> list[Any]:
     state = getattr(module.weight, "quant_state", None)
     if state is None:
         return [scb] if (scb := getattr(module.weight, "SCB", None)) is not None else []
-    found = [state.absmax, state.code]
-    return [*found, state.state2.absmax, state.state2.code, state.offset] if state.nested else found
+    tensors = [state.absmax, state.code]
+    return [*tensors, state.state2.absmax, state.state2.code, state.offset] if state.nested else tensors
 
 
 @pytest.mark.parametrize("method", ["lora", "dora"])
@@ -84,10 +84,10 @@ def test_quantised_base(quantization: str, kbit: bool, method: str, tmp_path: Pa
         "quantization": quantization,
         "kbit_preparation": kbit,
     }
-    found = predict(TrainingPlan.model_validate(plan))
+    estimate = predict(TrainingPlan.model_validate(plan))
     names = {"fp32": "float32", "bf16": "bfloat16"}
     predicted: Counter[tuple[str, bool]] = Counter()
-    for p in found.program.persistent:
+    for p in estimate.program.persistent:
         if p.role != "state" and "inv_freq" not in p.name:
             predicted[names.get(p.dtype.name, p.dtype.name), p.trainable] += p.num_bytes
     assert predicted == real

@@ -96,14 +96,14 @@ def test_a_lowered_budget_is_named(ask: Ask, tmp_path: Path) -> None:
     assert "no byte moved by budget 9GiB → 100MiB" in ask("diff", "memplanner.lock.json", "memplanner.toml")[1]
 
 
-def test_a_plan_that_is_gone_is_a_note(ask: Ask, tmp_path: Path) -> None:
+def test_a_locked_plan_that_no_longer_exists_is_a_note(ask: Ask, tmp_path: Path) -> None:
     ask("lock")
     change(tmp_path, "[plans.b]", "[plans.other]")
     assert "in the lock, but no plan any more: b" in ask("check", "--all")[1]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("check", "--locked"), "memplanner check: --locked requires --all"),
         (("check", "--tolerance", "3%"), "memplanner check: --tolerance requires --all"),
@@ -124,15 +124,15 @@ def test_a_plan_that_is_gone_is_a_note(ask: Ask, tmp_path: Path) -> None:
         (("diff", "HEAD:/etc/passwd", "a"), "HEAD:/etc/passwd: is not a file, plan or REVISION:FILE"),
     ],
 )
-def test_wrong_questions(ask: Ask, words: tuple[str, ...], said: str) -> None:
+def test_usage_errors_say_what_is_wrong(ask: Ask, words: tuple[str, ...], message: str) -> None:
     code, out, err = ask(*words)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{}", "its schema is None, not 'memplanner/lock/1' (`memplanner lock` writes it anew)"),
         ("[", "not valid JSON"),
@@ -141,12 +141,12 @@ def test_wrong_questions(ask: Ask, words: tuple[str, ...], said: str) -> None:
         ('{"schema": "memplanner/lock/1", "memplanner": 1, "plans": {}}', "memplanner: 1 is not text"),
     ],
 )
-def test_a_spoilt_lock(tmp_path: Path, text: str, said: str) -> None:
+def test_a_damaged_lock_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "memplanner.lock.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         read_lock(path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_diff(ask: Ask, tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ def test_diff(ask: Ask, tmp_path: Path) -> None:
     assert ask("diff", "b", "a", "--tolerance", "10%")[0] == 0
     ask("lock")
     change(tmp_path, "[plans.b]", "precision = 'fp32'\n[plans.b]")
-    found = json.loads(ask("diff", "memplanner.lock.json", "memplanner.toml", "--format", "json")[1])
-    assert found["schema"] == "memplanner/diff/1"
-    a, b = found["plans"]
+    answer = json.loads(ask("diff", "memplanner.lock.json", "memplanner.toml", "--format", "json")[1])
+    assert answer["schema"] == "memplanner/diff/1"
+    a, b = answer["plans"]
     assert a["changes"] == [{"key": "precision", "before": "bf16", "after": "fp32"}]
     assert sum(row["bytes"] for row in a["rows"]) == a["grown_bytes"] > 0 == b["grown_bytes"]
 
@@ -181,7 +181,7 @@ def test_revisions_bring_their_own_model_configs(
     assert "parameters +" in out
 
 
-def test_auto_is_for_github_there_and_plain_elsewhere(
+def test_format_auto_is_github_on_actions_and_text_elsewhere(
     ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from memplanner.cli.main import main
@@ -193,7 +193,7 @@ def test_auto_is_for_github_there_and_plain_elsewhere(
     assert "\n::error file=memplanner.toml,line=7,title=Memory budget%3A b is over budget::" in capsys.readouterr().out
 
 
-def test_no_text_is_a_command_there(
+def test_no_output_is_a_workflow_command_on_actions(
     ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from memplanner.cli.main import main
@@ -271,7 +271,7 @@ def test_neither_plans_nor_lock_are_read_through_a_link_out_of_the_repository(
 
 
 @pytest.mark.parametrize("size", [0, 10**400, 1 << 70])
-def test_a_lock_of_no_real_size_is_refused(ask: Ask, tmp_path: Path, size: int) -> None:
+def test_a_lock_with_an_impossible_size_is_refused(ask: Ask, tmp_path: Path, size: int) -> None:
     ask("lock")
     path = tmp_path / "memplanner.lock.json"
     locked = json.loads(path.read_text(encoding="utf-8"))
@@ -283,7 +283,7 @@ def test_a_lock_of_no_real_size_is_refused(ask: Ask, tmp_path: Path, size: int) 
         assert "device_bytes" in err
 
 
-def test_a_plan_asked_for_by_name_may_not_leave_the_repository_either(ask: Ask, tmp_path: Path) -> None:
+def test_a_plan_asked_for_by_name_is_not_read_from_outside_either(ask: Ask, tmp_path: Path) -> None:
     change(tmp_path, 'model = "llama-60m"\nbudget', 'model = "/etc/config.json"\nbudget')
     for words in (("check", "--plan", "b"), ("explain", "--plan", "b"), ("diff", "a", "b"), ("check", "--all")):
         code, out, err = ask(*words)
@@ -291,7 +291,7 @@ def test_a_plan_asked_for_by_name_may_not_leave_the_repository_either(ask: Ask, 
         assert "leads out of the repository" in err
 
 
-def test_in_a_build_no_plan_may_leave_the_repository(
+def test_in_a_build_no_plan_is_read_from_outside_the_repository(
     ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At home, a file that holds a single plan may name a model anywhere."""
@@ -319,20 +319,22 @@ def main_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.parametrize("form", ["junit", "sarif", "markdown"])
-def test_a_wrong_question_is_said_in_files_that_others_read(ask: Ask, tmp_path: Path, form: str) -> None:
+def test_usage_errors_are_written_in_the_formats_for_builds(ask: Ask, tmp_path: Path, form: str) -> None:
     change(tmp_path, "precision", "precisoin")
     code, out, err = ask("check", "--all", "--format", form)
-    said = "memplanner.toml: plans.b: precisoin: unknown key (did you mean 'precision'?)"
-    assert (code, err) == (2, f"memplanner: {said}\n")
+    problem = "memplanner.toml: plans.b: precisoin: unknown key (did you mean 'precision'?)"
+    assert (code, err) == (2, f"memplanner: {problem}\n")
     if form == "junit":
         (case,) = ET.fromstring(out).iter("testcase")
         (error,) = case
-        assert (error.tag, error.text) == ("error", said)
+        assert (error.tag, error.text) == ("error", problem)
     elif form == "sarif":
         (run,) = json.loads(out)["runs"]
         (invocation,) = run["invocations"]
         assert (invocation["executionSuccessful"], run["results"]) == (False, [])
-        assert [told["message"]["text"] for told in invocation["toolConfigurationNotifications"]] == [said]
+        assert [notification["message"]["text"] for notification in invocation["toolConfigurationNotifications"]] == [
+            problem
+        ]
     else:
         assert out.startswith("**memplanner has no answer")
         assert "plans.b: precisoin: unknown key" in out
@@ -367,7 +369,7 @@ def test_errors_of_a_revision_name_the_revision(
     assert err.startswith("memplanner: HEAD:memplanner.toml: plans.pretrain: method.rnak: unknown key")
 
 
-def test_on_github_a_wrong_question_is_an_annotation(
+def test_on_github_a_usage_error_is_an_annotation(
     ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from memplanner.cli.main import main
@@ -383,7 +385,7 @@ def test_on_github_a_wrong_question_is_an_annotation(
     assert "##[" not in line
 
 
-def test_markdown_of_one_plan_is_no_command_there(
+def test_markdown_of_one_plan_is_no_workflow_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from memplanner.cli.main import main

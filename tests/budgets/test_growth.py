@@ -27,42 +27,42 @@ def grown(before: dict[str, Any], after: dict[str, Any], **versions: Any) -> Gro
 
 
 def test_one_change_is_the_cause_of_every_row() -> None:
-    found = grown(BASE, BASE | {"method": {"kind": "galore", "rank": 128}})
-    assert [change.key for change in found.changes] == ["method.rank"]
-    said = [row_words(row, found) for row in found.rows]
-    assert all(line.endswith(": method.rank 64 → 128") for line in said)
-    assert any(line.startswith("optimizer state +") for line in said)
+    difference = grown(BASE, BASE | {"method": {"kind": "galore", "rank": 128}})
+    assert [change.key for change in difference.changes] == ["method.rank"]
+    phrases = [row_words(row, difference) for row in difference.rows]
+    assert all(line.endswith(": method.rank 64 → 128") for line in phrases)
+    assert any(line.startswith("optimizer state +") for line in phrases)
 
 
 def test_each_of_several_changes_answers_for_what_it_moves() -> None:
     step = {"batch_size": 8, "seq_len": 64}
-    found = grown(BASE, BASE | {"method": {"kind": "galore", "rank": 128}, "step": step})
-    causes = {row.part: [change.key for change, _ in row.causes] for row in found.rows}
+    difference = grown(BASE, BASE | {"method": {"kind": "galore", "rank": 128}, "step": step})
+    causes = {row.part: [change.key for change, _ in row.causes] for row in difference.rows}
     assert causes["activations"] == ["step.batch_size"]
     assert causes["optimizer state"] == ["method.rank"]
 
 
 def test_another_kind_is_one_change() -> None:
-    found = grown(BASE, BASE | {"method": {"kind": "lora", "rank": 64}, "device": "t4"})
-    assert [change.key for change in found.changes] == ["method", "device.name"]
-    assert "method galore → lora" in " ".join(row_words(row, found) for row in found.rows)
+    difference = grown(BASE, BASE | {"method": {"kind": "lora", "rank": 64}, "device": "t4"})
+    assert [change.key for change in difference.changes] == ["method", "device.name"]
+    assert "method galore → lora" in " ".join(row_words(row, difference) for row in difference.rows)
 
 
-def test_a_budget_moves_no_tensor() -> None:
-    found = grown(BASE, BASE | {"budget": "4GiB"})
-    assert ([change.key for change in found.changes], found.rows, found.bytes) == (["budget"], (), 0)
-    found = grown(BASE, BASE | {"budget": "4GiB", "step": {"batch_size": 3, "seq_len": 64}})
-    assert {change.key for row in found.rows for change, _ in row.causes} == {"step.batch_size"}
+def test_a_changed_budget_moves_no_bytes() -> None:
+    difference = grown(BASE, BASE | {"budget": "4GiB"})
+    assert ([change.key for change in difference.changes], difference.rows, difference.bytes) == (["budget"], (), 0)
+    difference = grown(BASE, BASE | {"budget": "4GiB", "step": {"batch_size": 3, "seq_len": 64}})
+    assert {change.key for row in difference.rows for change, _ in row.causes} == {"step.batch_size"}
 
 
-def test_without_a_change_it_is_the_tool() -> None:
+def test_growth_without_a_changed_setting_is_due_to_the_version() -> None:
     one = snapshot(PREDICT(TrainingPlan.model_validate(BASE)))
     two = one.model_copy(update={"context_bytes": one.context_bytes + 512, "device_bytes": one.device_bytes + 512})
-    found = growth("plan", one, two, PREDICT, versions=("0.1.0", "0.2.0"))
-    assert [row_words(row, found) for row in found.rows] == ["context +512 B: memplanner 0.1.0 → 0.2.0"]
+    difference = growth("plan", one, two, PREDICT, versions=("0.1.0", "0.2.0"))
+    assert [row_words(row, difference) for row in difference.rows] == ["context +512 B: memplanner 0.1.0 → 0.2.0"]
 
 
-def test_new_and_gone() -> None:
+def test_a_new_plan_and_a_removed_one() -> None:
     one = snapshot(PREDICT(TrainingPlan.model_validate(BASE)))
     assert growth_words(growth("plan", None, one, PREDICT)).startswith("new, ")
     assert growth_words(growth("plan", one, None, PREDICT)).startswith("gone, ")
@@ -73,9 +73,9 @@ def test_a_lock_of_another_version_may_have_settings_that_nobody_knows() -> None
     one = snapshot(PREDICT(TrainingPlan.model_validate(BASE)))
     old = one.model_copy(update={"plan": one.plan | {"unheard": {"of": 1}}})
     two = snapshot(PREDICT(TrainingPlan.model_validate(BASE | {"method": {"kind": "galore", "rank": 128}})))
-    found = growth("plan", old, two, PREDICT)
-    assert [change.key for change in found.changes] == ["method.rank", "unheard"]
-    assert {row_words(row, found).partition(": ")[2] for row in found.rows} == {"several changes together"}
+    difference = growth("plan", old, two, PREDICT)
+    assert [change.key for change in difference.changes] == ["method.rank", "unheard"]
+    assert {row_words(row, difference).partition(": ")[2] for row in difference.rows} == {"several changes together"}
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -93,12 +93,16 @@ def test_rows_add_up_to_the_growth(rank: int, batch: int, checkpointing: str, op
         "step": {"batch_size": batch, "seq_len": 64, "checkpointing": checkpointing},
         "device": device,
     }
-    found = grown(BASE, after)
-    assert found.before is not None
-    assert found.after is not None
-    assert sum(found.before.parts.values()) == found.before.device_bytes
-    assert sum(row.bytes for row in found.rows) == found.bytes == found.after.device_bytes - found.before.device_bytes
-    assert [row.bytes for row in found.rows] == sorted((row.bytes for row in found.rows), reverse=True)
+    difference = grown(BASE, after)
+    assert difference.before is not None
+    assert difference.after is not None
+    assert sum(difference.before.parts.values()) == difference.before.device_bytes
+    assert (
+        sum(row.bytes for row in difference.rows)
+        == difference.bytes
+        == difference.after.device_bytes - difference.before.device_bytes
+    )
+    assert [row.bytes for row in difference.rows] == sorted((row.bytes for row in difference.rows), reverse=True)
 
 
 def test_changes_are_in_the_second_plans_order() -> None:

@@ -43,7 +43,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a." * 80_000 + "a = 1", "has more than 256 dots on line 1: not a file of settings"),
         ("[plans.x]\nmodel" + ".a" * 200 + " = 1", "has more than 64 levels of tables"),
@@ -64,15 +64,15 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         ),
     ],
 )
-def test_a_plan_file(ask: Ask, tmp_path: Path, text: str, said: str) -> None:
+def test_a_hostile_plan_file_is_refused_in_one_line(ask: Ask, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "memplanner.toml").write_text(text, encoding="utf-8")
     code, out, err = ask("check", "--all")
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
-    assert said in line
+    assert message in line
 
 
-def test_problems_without_number_are_not_all_told(ask: Ask, tmp_path: Path) -> None:
+def test_only_fifty_problems_are_printed(ask: Ask, tmp_path: Path) -> None:
     text = "[plans.x]\n" + "".join(f"key{n} = 1\n" for n in range(2000))
     (tmp_path / "memplanner.toml").write_text(text, encoding="utf-8")
     code, _, err = ask("check", "--all")
@@ -84,14 +84,14 @@ def test_problems_without_number_are_not_all_told(ask: Ask, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "text", ["base_model: " + "-v1" * 40_000, "base_model: x" + "-chat" * 20_000, "adapter: [0x" + "f" * 5000 + "]"]
 )
-def test_a_config(ask: Ask, tmp_path: Path, text: str) -> None:
+def test_a_hostile_config_is_refused_in_one_line(ask: Ask, tmp_path: Path, text: str) -> None:
     (tmp_path / "memplanner.toml").write_text("[plans.x]\nfrom = 'a.yml'\n", encoding="utf-8")
     (tmp_path / "a.yml").write_text(text, encoding="utf-8")
     code, _, err = ask("check", "--all")
     assert (code, len(err.splitlines())) == (2, 1)
 
 
-def test_sizes_that_no_device_has(ask: Ask, tmp_path: Path) -> None:
+def test_sizes_that_no_device_has_are_refused(ask: Ask, tmp_path: Path) -> None:
     huge = MODEL | dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size"), 1 << 24) | {"head_dim": 1 << 23}
     (tmp_path / "model.json").write_text(json.dumps(huge), encoding="utf-8")
     step = "{batch_size = 1048576, seq_len = 16777216, attention = 'eager'}"
@@ -146,7 +146,7 @@ def test_a_locks_model_is_not_looked_for_outside(
         assert not any("precision fp32" in row for row in rows), "no figure was worked out from it"
 
 
-def test_a_lock_of_many_settings_or_deep_ones(
+def test_a_lock_may_have_many_settings_but_no_deep_ones(
     ask: Ask, locked: Callable[[Callable[[dict[str, Any]], object]], None]
 ) -> None:
     def many(entry: dict[str, Any]) -> None:
@@ -225,7 +225,7 @@ def commit(repository: Repository) -> None:
         "[plans.a]\nmodel = '../../outside.json'\n",
     ],
 )
-def test_what_a_revisions_plans_name(
+def test_a_revisions_plans_that_cannot_be_read_are_refused(
     plans: str, repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository.plans.write_text(plans, encoding="utf-8")

@@ -49,7 +49,7 @@ def complaint(folder: Path, **options: Any) -> str:
     return str(caught.value).replace(f"{folder}/", "")
 
 
-def test_what_is_said_of_all_and_what_of_one(tmp_path: Path) -> None:
+def test_a_plans_own_settings_win_over_shared_ones(tmp_path: Path) -> None:
     first, second, third = named_plans(write(tmp_path, SHARED))
     assert [plan.name for plan in (first, second, third)] == ["first", "second", "third"]
     assert (first.plan.method.kind, first.plan.method.rank, first.plan.budget) == ("lora", 4, "4GiB")  # type: ignore[attr-defined]
@@ -64,7 +64,7 @@ def test_flags_are_laid_over_each(tmp_path: Path) -> None:
     assert {(p.plan.step.batch_size, p.plan.device.name) for p in plans} == {(9, "t4")}  # type: ignore[union-attr]
 
 
-def test_in_pyproject(tmp_path: Path) -> None:
+def test_plans_may_stand_in_pyproject(tmp_path: Path) -> None:
     text = "[project]\nname = 'x'\n\n[tool.memplanner]\nmodel = 'llama-60m'\n\n"
     text += "[tool.memplanner.plans.a]\nprecision = 'fp32'\n"
     (plan,) = named_plans(write(tmp_path, text, "pyproject.toml"))
@@ -73,7 +73,7 @@ def test_in_pyproject(tmp_path: Path) -> None:
     assert (plan.place(), plan.place("precision"), plan.place("model")) == ((path, 7), (path, 8), (path, 5))
 
 
-def test_one_of_them_by_name(tmp_path: Path) -> None:
+def test_one_plan_is_loaded_by_its_name(tmp_path: Path) -> None:
     write(tmp_path, SHARED)
     loaded = load_plan(root=tmp_path, plan_file="second", flags={"--rank": "32"})
     assert (loaded.name, loaded.plan.method.rank) == ("second", 32)  # type: ignore[attr-defined]
@@ -86,7 +86,7 @@ def test_one_of_them_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("plans = 3", "memplanner.toml: plans: 3 is not a table of plans by name"),
         ("[plans]", "memplanner.toml: plans: {} is not a table of plans by name"),
@@ -112,15 +112,15 @@ def test_one_of_them_by_name(tmp_path: Path) -> None:
         ("model = 'llama-60m'", "memplanner.toml: holds no named plans (several plans are tables"),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, said: str | None) -> None:
+def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, message: str | None) -> None:
     write(tmp_path, text)
-    if said is None:
-        named_plans(tmp_path)  # a name that nobody knows is told when it is predicted
+    if message is None:
+        named_plans(tmp_path)  # that no card or model has the name shows only in a prediction
     else:
-        assert said in complaint(tmp_path)
+        assert message in complaint(tmp_path)
 
 
-def test_there_are_no_plans(tmp_path: Path) -> None:
+def test_a_folder_without_plans_is_refused(tmp_path: Path) -> None:
     assert "memplanner.toml: no such file, and pyproject.toml has no [tool.memplanner]" in complaint(tmp_path)
 
 
@@ -147,7 +147,7 @@ def test_links_are_followed_before_a_path_is_judged(tmp_path: Path) -> None:
     assert resolve_inside(top / "below", "../own.json", where="x", key="model") == top / "below" / ".." / "own.json"
 
 
-def test_lines() -> None:
+def test_the_line_of_a_key_is_found() -> None:
     lines = SHARED.splitlines()
     for keys, line in (
         (("plans", "first"), "[plans.first]"),
@@ -157,18 +157,18 @@ def test_lines() -> None:
         (("plans", "third", "step", "seq_len"), "seq_len = 128"),
         (("step", "batch_size"), "batch_size = 3"),
     ):
-        found = line_of(SHARED, keys)
-        assert found is not None
-        assert lines[found - 1] == line
+        number = line_of(SHARED, keys)
+        assert number is not None
+        assert lines[number - 1] == line
     assert line_of(SHARED, ("plans", "third", "step", "batch_size")) is None
     assert line_of("plans.a.model = 'x'\n", ("plans", "a")) == 1
 
 
 @settings(deadline=None, derandomize=True)
 @given(text=st.text(alphabet='[]{},plans.a="#\n\\ \x00é', max_size=60))
-def test_any_text_has_lines(text: str) -> None:
-    found = line_of(text, ("plans", "a"))
-    assert found is None or 1 <= found <= len(text.splitlines())
+def test_the_line_of_a_key_is_within_any_text(text: str) -> None:
+    number = line_of(text, ("plans", "a"))
+    assert number is None or 1 <= number <= len(text.splitlines())
 
 
 def test_a_settings_place_is_where_its_value_comes_from(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ TEXT = (TOP / "docs" / "ci.md").read_text(encoding="utf-8")
 BLOCKS = [(kind.strip(), body) for kind, body in re.findall(r"^```(\S.*?)\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)]
 
 
-def bodies(kind: str) -> list[str]:
-    return [body for found, body in BLOCKS if found == kind]
+def bodies(wanted: str) -> list[str]:
+    return [body for language, body in BLOCKS if language == wanted]
 
 
 def document(kind: str) -> Any:

@@ -41,38 +41,40 @@ def by_action(repository: Repository, locked: str = "true") -> tuple[int, str]:
     assert kept.read_text(encoding="utf-8") == "kept", "nothing is written through a link"
     if done.returncode == 2:
         return done.returncode, done.stdout + done.stderr
-    told = summary.read_text(encoding="utf-8")
-    assert told.startswith("**"), told
+    page = summary.read_text(encoding="utf-8")
+    assert page.startswith("**"), page
     assert '"version": "2.1.0"' in summary.with_name("log.sarif").read_text(encoding="utf-8")
     if done.returncode:
         assert "::error file=memplanner.toml,line=10,title=Memory budget%3A pretrain is " in done.stdout
-        assert SAYS_WHY.replace("+", "\\+") in told
+        assert SAYS_WHY.replace("+", "\\+") in page
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("build", [by_command, by_pytest, by_action])
-def test_a_raised_rank(build: Callable[[Repository], tuple[int, str]], repository: Repository) -> None:
-    code, said = build(repository)
-    assert code == 0, said
+def test_a_raised_rank_fails_until_budget_and_lock_allow_it(
+    build: Callable[[Repository], tuple[int, str]], repository: Repository
+) -> None:
+    code, output = build(repository)
+    assert code == 0, output
     repository.replace("rank = 128", "rank = 256")
-    code, said = build(repository)
-    assert code == 1, said
-    assert SAYS_WHY in said
-    assert "of 10.00 GiB budget on rtx3060" in said
+    code, output = build(repository)
+    assert code == 1, output
+    assert SAYS_WHY in output
+    assert "of 10.00 GiB budget on rtx3060" in output
     repository.replace('budget = "10GiB"', 'budget = "11GiB"')
-    code, said = build(repository)
-    assert code == 1, said  # within its budget now, but more than was agreed to
-    assert SAYS_WHY in said
+    code, output = build(repository)
+    assert code == 1, output  # within its budget now, but more than was agreed to
+    assert SAYS_WHY in output
     assert repository.shell("memplanner lock").returncode == 0
-    code, said = build(repository)
-    assert code == 0, said
+    code, output = build(repository)
+    assert code == 0, output
 
 
-def test_the_actions_input(repository: Repository) -> None:
+def test_the_action_reads_its_input_locked(repository: Repository) -> None:
     assert repository.shell("rm memplanner.lock.json").returncode == 0
     assert by_action(repository, "false")[0] == by_action(repository, "False")[0] == 0
-    for said in ("True", "true"):
-        code, out = by_action(repository, said)
+    for locked in ("True", "true"):
+        code, out = by_action(repository, locked)
         assert code == 2
         assert "memplanner.lock.json: no such file" in out
     code, out = by_action(repository, "yes")

@@ -147,7 +147,7 @@ def test_hostile_names_are_one_harmless_line(run: Run, name: str) -> None:
         (("check", "--format", "yaml"), "memplanner check: argument --format: invalid choice: 'yaml'"),
     ],
 )
-def test_wrong_questions(run: Run, words: tuple[str, ...], message: str) -> None:
+def test_usage_errors_are_one_line_and_exit_code_2(run: Run, words: tuple[str, ...], message: str) -> None:
     code, out, err = run(*words)
     assert (code, out) == (2, "")
     assert err.startswith(f"memplanner: {message}")

@@ -35,11 +35,11 @@ def test_the_command_it_prints_fits_and_one_more_does_not(axis: str, capsys: pyt
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "fit", *LORA, "--gpu", "2GB", "--maximize", "batch-size", "--format", "json")
-    found = json.loads(out)
+    answer = json.loads(out)
     assert code == 0
-    assert list(found) == ["schema", "axis", "value", "ceiling", "estimate", "next"]
-    assert found["estimate"]["plan"]["step"]["batch_size"] == found["value"]
-    assert found["next"]["verdict"] == "does-not-fit"
+    assert list(answer) == ["schema", "axis", "value", "ceiling", "estimate", "next"]
+    assert answer["estimate"]["plan"]["step"]["batch_size"] == answer["value"]
+    assert answer["next"]["verdict"] == "does-not-fit"
 
 
 def test_a_card_with_room_for_any_rank_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,13 +96,13 @@ def test_ranks_by_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     path = tmp_path / "record.json"
     save_measurement(record, path)
     code, out, _ = run(capsys, "fit", *LORA, "--gpu", "301MB", "--evidence", str(path), "--format", "json")
-    found = json.loads(out)
+    answer = json.loads(out)
     assert code == 0
-    assert found["schema"] == "memplanner/ranks/1"
-    ranks = {module["name"]: module["rank"] for module in found["modules"]}
+    assert answer["schema"] == "memplanner/ranks/1"
+    ranks = {module["name"]: module["rank"] for module in answer["modules"]}
     assert ranks["q_proj"] > ranks["v_proj"]
-    assert found["estimate"]["plan"]["method"]["rank_pattern"] == {"q_proj": ranks["q_proj"]}
-    assert found["share"] > found["uniform"]["share"]
+    assert answer["estimate"]["plan"]["method"]["rank_pattern"] == {"q_proj": ranks["q_proj"]}
+    assert answer["share"] > answer["uniform"]["share"]
     _, text, _ = run(capsys, "fit", *LORA, "--gpu", "301MB", "--evidence", str(path))
     assert f'  [method.rank_pattern]\n  "q_proj" = {ranks["q_proj"]}\n' in text
     code, _, err = run(capsys, "fit", *LORA, "--evidence", str(path), "--maximize", "seq-len")

@@ -48,9 +48,9 @@ def test_exit_codes() -> None:
 
 def test_json_of_check(run: Run) -> None:
     code, out, err = run("check", "--gpu", "rtx4090", "--format", "json")
-    found = json.loads(out)
+    answer = json.loads(out)
     assert (code, err) == (0, "")
-    assert list(found) == [
+    assert list(answer) == [
         "schema",
         "verdict",
         "gpu",
@@ -68,12 +68,12 @@ def test_json_of_check(run: Run) -> None:
         "margin_bytes",
         "plan",
     ]
-    assert found["schema"] == "memplanner/estimate/1"
-    assert list(found["gpu"]) == ["name", "total_bytes"]
-    assert [list(phase) for phase in found["phases"]] == [["name", "peak_bytes"]] * len(found["phases"])
-    assert list(found["persistent"]) == ["parameters", "adapters", "gradients", "optimizer_state", "projectors"]
-    assert list(found["parameters"]) == ["total", "trainable"]
-    assert list(found["at_peak"]) == [
+    assert answer["schema"] == "memplanner/estimate/1"
+    assert list(answer["gpu"]) == ["name", "total_bytes"]
+    assert [list(phase) for phase in answer["phases"]] == [["name", "peak_bytes"]] * len(answer["phases"])
+    assert list(answer["persistent"]) == ["parameters", "adapters", "gradients", "optimizer_state", "projectors"]
+    assert list(answer["parameters"]) == ["total", "trainable"]
+    assert list(answer["at_peak"]) == [
         "parameters",
         "adapters",
         "gradients",
@@ -84,4 +84,4 @@ def test_json_of_check(run: Run) -> None:
         "workspaces",
         "inputs",
     ]
-    assert all(type(found[key]) is int for key in found if key.endswith("_bytes"))
+    assert all(type(answer[key]) is int for key in answer if key.endswith("_bytes"))

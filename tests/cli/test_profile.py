@@ -79,13 +79,13 @@ def test_a_run_is_laid_over_its_prediction(folder: Path, capsys: pytest.CaptureF
 def test_json_is_the_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["profile", "tiny.json", "--device", "cpu", *SHORT, "--format", "json", "--out", "records"]
     assert main([*words, "--rank-evidence", "--steps", "1"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["schema"] == "memplanner/measurement/1"
-    assert found["backend"] == "cpu"
-    assert found["plan"]["precision"] == "fp32"
-    assert [p["name"] for p in found["phases"]] == ["load", "forward", "loss", "backward", "update", "steady"]
-    assert found["rank_evidence"][0]["energy"]["64"] == 1.0
-    assert json.loads((folder / "records" / "tiny.json").read_text()) == found
+    record = json.loads(capsys.readouterr().out)
+    assert record["schema"] == "memplanner/measurement/1"
+    assert record["backend"] == "cpu"
+    assert record["plan"]["precision"] == "fp32"
+    assert [p["name"] for p in record["phases"]] == ["load", "forward", "loss", "backward", "update", "steady"]
+    assert record["rank_evidence"][0]["energy"]["64"] == 1.0
+    assert json.loads((folder / "records" / "tiny.json").read_text()) == record
 
 
 def test_several_plans_run_each_in_its_own_process(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +136,7 @@ def test_what_does_not_complete_is_exit_code_1(folder: Path, capsys: pytest.Capt
         ("--entry not_there:f", "'not_there' cannot be imported"),
         ("--entry entry_points_here:three", "returned int, not (model, optimizer or None, batch)"),
         ("--entry entry_points_here:broken", "failed: ValueError: [red]no[/red]"),
-        ("--entry entry_points_here:lossless", "the model's answer is no loss"),
+        ("--entry entry_points_here:lossless", "the model's answer holds no loss"),
         ("--entry entry_points_here:build --device fake", "an entry point makes real tensors"),
         ("tiny.json --entry entry_points_here:build", "brings its own model"),
         ("--suite nosuch --out o", "no file or bundled suite is called 'nosuch'"),
@@ -177,7 +177,7 @@ def test_another_plans_record_is_not_written_over(folder: Path, capsys: pytest.C
     assert {row["id"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"tiny", "tiny-2"}
 
 
-def test_one_of_several_plans_by_its_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_of_several_plans_is_run_by_its_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plans = "model = 'tiny.json'\n[plans.long.step]\nseq_len = 64\n[plans.short.step]\nseq_len = 32\n"
     (folder / "memplanner.toml").write_text(plans)
     assert main(["profile", "short", "--device", "fake", "--out", "records"]) == 0

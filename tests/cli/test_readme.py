@@ -14,13 +14,13 @@ QUICK = ("check", "compare", "explain", "fit", "validate")
 
 def examples() -> list[tuple[str, str]]:
     """(command, what the README says it prints) of every console block that can be run in a test."""
-    found = []
+    examples = []
     for block in re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, shown = part.partition("\n")
             if shown and shlex.split(command)[1] in QUICK and "--all" not in command:  # tests/ci has a repository
-                found.append((command, shown))
-    return found
+                examples.append((command, shown))
+    return examples
 
 
 @pytest.mark.parametrize(("command", "shown"), examples(), ids=lambda text: text.partition("\n")[0][:60])

@@ -44,13 +44,13 @@ def test_text_shows_the_frontier_of_many(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_csv_and_json_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     rows = list(csv.DictReader(io.StringIO(run(capsys, *RANKS, "--format", "csv")[1])))
-    found = json.loads(run(capsys, *RANKS, "--format", "json")[1])
-    assert found["schema"] == "memplanner/sweep/1"
-    assert [axis["name"] for axis in found["axes"]] == ["gpu", "rank"]
-    assert len(rows) == len(found["points"]) == 8
-    for row, point in zip(rows, found["points"], strict=True):
+    answer = json.loads(run(capsys, *RANKS, "--format", "json")[1])
+    assert answer["schema"] == "memplanner/sweep/1"
+    assert [axis["name"] for axis in answer["axes"]] == ["gpu", "rank"]
+    assert len(rows) == len(answer["points"]) == 8
+    for row, point in zip(rows, answer["points"], strict=True):
         assert {k: "" if v is None else str(v) for k, v in point.items() if k != "frontier"} == row
-    assert [p["rank"] for p in found["points"] if p["frontier"]] == [64]
+    assert [p["rank"] for p in answer["points"] if p["frontier"]] == [64]
 
 
 def test_svg_is_a_picture_with_a_line_and_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,8 +70,8 @@ def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_with_and_without(capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads(run(capsys, "--both", "per-layer-updates,keep-outputs", "--format", "json")[1])
-    assert [(p["per_layer_updates"], p["keep_outputs"]) for p in found["points"]] == [
+    answer = json.loads(run(capsys, "--both", "per-layer-updates,keep-outputs", "--format", "json")[1])
+    assert [(p["per_layer_updates"], p["keep_outputs"]) for p in answer["points"]] == [
         (False, False),
         (False, True),
         (True, False),
@@ -80,7 +80,7 @@ def test_with_and_without(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--both", "per-layer-update"), "did you mean 'per-layer-updates'?"),
         (("--rank", "8,16"), "method 'full' has no rank"),
@@ -92,10 +92,10 @@ def test_with_and_without(capsys: pytest.CaptureFixture[str]) -> None:
         (("--gpu", "t4,a10", "--format", "svg"), "a picture needs an axis of numbers"),
     ],
 )
-def test_bad_input_is_one_line(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, *words)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
 
 

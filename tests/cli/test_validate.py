@@ -42,19 +42,19 @@ def test_beyond_the_tolerance_is_exit_code_1(folder: Path, capsys: pytest.Captur
 
 def test_json_has_fixed_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = answer(capsys, "--published", str(DATA), "--format", "json")
-    found = json.loads(out)
+    written = json.loads(out)
     assert code == 0
-    assert found["schema"] == "memplanner/validation/1"
-    assert found["within_tolerance"] is True
-    row = found["rows"][0]
+    assert written["schema"] == "memplanner/validation/1"
+    assert written["within_tolerance"] is True
+    row = written["rows"][0]
     assert row["id"] == "a6000-06"
     assert row["metric"] == "allocated"
     assert row["error"] == pytest.approx(row["predicted_bytes"] / row["measured_bytes"] - 1)
     assert row["peer"] == "vramcalc"
-    group = found["summary"]["by_group"]["vramcalc 0.1.2 · NVIDIA RTX A6000 · full · allocated"]
+    group = written["summary"]["by_group"]["vramcalc 0.1.2 · NVIDIA RTX A6000 · full · allocated"]
     assert (group["count"], group["worst"] < 0.001, group["peer_worst"] > 0.04) == (5, True, True)
-    assert found["summary"]["by_metric"]["allocated"]["count"] == 47
-    assert len(found["skipped"]) == 6
+    assert written["summary"]["by_metric"]["allocated"]["count"] == 47
+    assert len(written["skipped"]) == 6
 
 
 def test_markdown_escapes_what_files_say(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,15 +50,15 @@ def torch_adamw(state_dtype: str) -> Callable[[TrainingPlan], bool]:
 
 
 NOT_BUILDABLE: Final[tuple[tuple[Callable[[TrainingPlan], bool], str], ...]] = (
-    (lambda plan: isinstance(rule_of(plan), WeightNormAdamW), "the authors' code is not a package"),
-    (torch_adamw("fp32"), "torch.optim.AdamW with fp32 moments"),
-    (torch_adamw("bf16"), "torch.optim.AdamW with bf16 moments"),
-    (lambda plan: getattr(rule_of(plan), "format", "") == "torchao", "torchao is not used by this harness"),
+    (lambda plan: isinstance(rule_of(plan), WeightNormAdamW), "the authors' code cannot be installed as a package"),
+    (torch_adamw("fp32"), "torch.optim.AdamW has no option for fp32 moments"),
+    (torch_adamw("bf16"), "torch.optim.AdamW has no option for bf16 moments"),
+    (lambda plan: getattr(rule_of(plan), "format", "") == "torchao", "no builder for torchao's optimizers"),
 )
 """Plans that prediction answers for and this harness has no library for, with its reason."""
 WITHOUT_TRACE: Final = {
-    ("loss", "chunked"): "transformers has no such loss of its own",
-    ("loss", "fused"): "transformers has no such loss of its own",
+    ("loss", "chunked"): "no model of transformers has such a loss",
+    ("loss", "fused"): "no model of transformers has such a loss",
 }
 """Kinds that no trace holds, with the reason: a trace is of what the harness builds."""
 

@@ -95,7 +95,7 @@ def test_a_mappings_own_settings_win_then_those_merged_first(tmp_path: Path, lin
     assert config.table["optimizer"]["kind"] == optimizer
 
 
-def test_merging_what_is_no_mapping(tmp_path: Path) -> None:
+def test_merging_anything_but_a_mapping_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"not valid YAML at line \d+, column 1: << merges something that is not a mapping"
     ):
@@ -107,13 +107,13 @@ def test_a_setting_given_twice_is_refused(tmp_path: Path) -> None:
         read(tmp_path, f"rank: 8\n{AXOLOTL}rank: 16\n")
 
 
-def test_a_config_is_short(tmp_path: Path) -> None:
+def test_a_config_larger_than_128_kib_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is larger than 128 KiB"):
         read(tmp_path, AXOLOTL + "#" * 128 * 1024)
 
 
 @pytest.mark.parametrize("value", ["[x]", "{a: b}", "3"])
-def test_an_attention_that_is_no_word(tmp_path: Path, value: str) -> None:
+def test_an_attention_that_is_no_text_is_refused(tmp_path: Path, value: str) -> None:
     with pytest.raises(UserError, match=r"attn_implementation: .* is not text"):
         read(tmp_path, f"{TRAINER}attn_implementation: {value}\n")
 
@@ -127,10 +127,10 @@ def test_no_file_that_a_config_names_is_read(tmp_path: Path, monkeypatch: pytest
         assert read(tmp_path, f"base_model: {name}\n").table["model"] == name
 
 
-def test_axolotl_where_it_is_silent(tmp_path: Path) -> None:
-    found = read(tmp_path, AXOLOTL)
-    assert (found.table["precision"], found.table["step"]["seq_len"]) == ("bf16-mixed", 512)
-    assert "sequence_len 512, Axolotl's default" in found.assumed
+def test_axolotls_defaults_are_assumed(tmp_path: Path) -> None:
+    foreign = read(tmp_path, AXOLOTL)
+    assert (foreign.table["precision"], foreign.table["step"]["seq_len"]) == ("bf16-mixed", 512)
+    assert "sequence_len 512, Axolotl's default" in foreign.assumed
     assert read(tmp_path, AXOLOTL + "bf16: false\n").table["precision"] == "fp32"
     assert read(tmp_path, AXOLOTL + "bf16:\n").table["precision"] == "fp32", "null is not the default"
     assert read(tmp_path, AXOLOTL + "bf16:\nfp16: true\n").table["precision"] == "fp16-mixed"
@@ -155,7 +155,7 @@ def test_llama_factory_without_autocast_keeps_a_frozen_base_in_half(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("said", "targets"),
+    ("words", "targets"),
     [
         ("[attn]", ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]),
         ("[q_proj, mlp]", ["q_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]),
@@ -164,10 +164,10 @@ def test_llama_factory_without_autocast_keeps_a_frozen_base_in_half(tmp_path: Pa
         ("[attn, mlp, lm_head]", ["all-linear", "lm_head"]),
     ],
 )
-def test_galore_projects_what_has_the_word_in_its_path(tmp_path: Path, said: str, targets: list[str]) -> None:
-    found = read(tmp_path, f"{TRAINER}optim: galore_adamw\noptim_target_modules: {said}\n")
-    assert found.table["method"]["target_modules"] == targets
-    text = f"{FACTORY}finetuning_type: full\nuse_galore: true\ngalore_update_interval: 50\ngalore_target: {said}\n"
+def test_galore_projects_what_has_the_word_in_its_path(tmp_path: Path, words: str, targets: list[str]) -> None:
+    foreign = read(tmp_path, f"{TRAINER}optim: galore_adamw\noptim_target_modules: {words}\n")
+    assert foreign.table["method"]["target_modules"] == targets
+    text = f"{FACTORY}finetuning_type: full\nuse_galore: true\ngalore_update_interval: 50\ngalore_target: {words}\n"
     method = read(tmp_path, text).table["method"]
     assert (method["target_modules"], method["refresh_interval"]) == (targets, 50)
 
@@ -187,7 +187,7 @@ def test_ligers_switch_fuses_the_loss_where_it_has_kernels(tmp_path: Path, text:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (FACTORY + "use_galore: true\n", "use_galore: needs finetuning_type full"),
         (FACTORY + "quantization_bit: 4\nquantization_method: hqq\n", "quantization_method: 'hqq' is not modelled"),
@@ -195,19 +195,19 @@ def test_ligers_switch_fuses_the_loss_where_it_has_kernels(tmp_path: Path, text:
         (PEFT + "rank_pattern: {q_proj: x}\n", "rank_pattern: 'q_proj' = 'x' is not a whole number above zero"),
     ],
 )
-def test_what_would_be_another_run(tmp_path: Path, text: str, said: str) -> None:
+def test_values_that_cannot_be_modelled_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         read(tmp_path, text)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_what_a_trainers_config_says_of_its_model(tmp_path: Path) -> None:
-    found = read(tmp_path, TRAINER + "model_name_or_path: Qwen/Qwen2.5-0.5B\nbf16: true\n", "")
-    assert found.framework == "transformers TrainingArguments"
+    foreign = read(tmp_path, TRAINER + "model_name_or_path: Qwen/Qwen2.5-0.5B\nbf16: true\n", "")
+    assert foreign.framework == "transformers TrainingArguments"
     expected: dict[str, Any] = {"model": "qwen2.5-0.5b", "precision": "bf16-mixed", "master_weights": False}
-    assert expected.items() <= found.table.items()
-    found = read(tmp_path, TRAINER + "bf16: true\n", "qwen2.5-0.5b")
-    assert expected.items() <= found.table.items(), "the model that the plan names says how its weights are loaded"
+    assert expected.items() <= foreign.table.items()
+    foreign = read(tmp_path, TRAINER + "bf16: true\n", "qwen2.5-0.5b")
+    assert expected.items() <= foreign.table.items(), "the model that the plan names says how its weights are loaded"
     for text in (TRAINER, PEFT):
         with pytest.raises(UserError, match=r"config\.yml: names no model \(MODEL on the command line, or"):
             read(tmp_path, text, "")

@@ -136,43 +136,43 @@ def write(folder: Path, text: str | dict[str, Any], name: str = "config.yml") ->
 
 
 def plan_of(*paths: Path) -> tuple[TrainingPlan, Foreign]:
-    found = read_framework(paths)
-    return merge(found.table, {}, where=str(paths[0])), found
+    foreign = read_framework(paths)
+    return merge(foreign.table, {}, where=str(paths[0])), foreign
 
 
-def accounted(found: Foreign) -> list[str]:
-    left_out = [text.partition(" = ")[0] for text in found.not_modelled]
-    return sorted([*found.used, *left_out, *found.ignored, *found.irrelevant])
+def accounted(foreign: Foreign) -> list[str]:
+    left_out = [text.partition(" = ")[0] for text in foreign.not_modelled]
+    return sorted([*foreign.used, *left_out, *foreign.ignored, *foreign.irrelevant])
 
 
 def test_axolotl_qlora(tmp_path: Path) -> None:
-    plan, found = plan_of(write(tmp_path, AXOLOTL_QLORA))
+    plan, foreign = plan_of(write(tmp_path, AXOLOTL_QLORA))
     assert (plan.model, plan.method.kind, plan.method.rank) == ("llama-2-7b", "lora", 32)  # type: ignore[attr-defined]
     assert plan.method.target_modules == ("all-linear",)  # type: ignore[attr-defined]
     assert (plan.quantization, plan.precision, plan.master_weights) == ("nf4-double", "bf16-mixed", False)
     assert (plan.optimizer.kind, plan.step.attention) == ("adamw-8bit", "flash-attention-2")
     assert (plan.step.batch_size, plan.step.seq_len, plan.step.grad_accumulation) == (2, 4096, 4)
     assert plan.step.checkpointing == "full"
-    assert [text.partition(" = ")[0] for text in found.not_modelled] == ["optimizer", "sample_packing"]
-    assert "wandb_project" in found.irrelevant, "what is null is not set"
-    assert "special_tokens" in found.irrelevant
+    assert [text.partition(" = ")[0] for text in foreign.not_modelled] == ["optimizer", "sample_packing"]
+    assert "wandb_project" in foreign.irrelevant, "what is null is not set"
+    assert "special_tokens" in foreign.irrelevant
 
 
 def test_axolotl_full_with_galore(tmp_path: Path) -> None:
-    plan, found = plan_of(write(tmp_path, AXOLOTL_FULL))
+    plan, foreign = plan_of(write(tmp_path, AXOLOTL_FULL))
     assert (plan.model, plan.method.kind, plan.method.rank) == ("tinyllama-1.1b", "galore", 64)  # type: ignore[attr-defined]
     assert plan.method.refresh_interval == 100  # type: ignore[attr-defined]
     assert (plan.optimizer.kind, plan.step.per_layer_updates, plan.step.loss.kind) == ("adamw-8bit", True, "fused")
-    assert found.not_modelled == ()
+    assert foreign.not_modelled == ()
 
 
 def test_llama_factory_lora(tmp_path: Path) -> None:
-    plan, found = plan_of(write(tmp_path, FACTORY_LORA))
+    plan, foreign = plan_of(write(tmp_path, FACTORY_LORA))
     assert (plan.model, plan.method.kind, plan.method.rank) == ("llama-3-8b", "lora", 8)  # type: ignore[attr-defined]
     assert (plan.precision, plan.master_weights) == ("bf16-mixed", False), "the base stays in half precision"
     assert plan.step.checkpointing == "full"
-    assert "gradient checkpointing, which LLaMA-Factory switches on" in found.assumed
-    assert found.not_modelled == ()
+    assert "gradient checkpointing, which LLaMA-Factory switches on" in foreign.assumed
+    assert foreign.not_modelled == ()
 
 
 def test_llama_factory_full(tmp_path: Path) -> None:
@@ -184,35 +184,35 @@ def test_llama_factory_full(tmp_path: Path) -> None:
 
 
 def test_llama_factory_galore(tmp_path: Path) -> None:
-    plan, found = plan_of(write(tmp_path, FACTORY_GALORE))
+    plan, foreign = plan_of(write(tmp_path, FACTORY_GALORE))
     assert (plan.method.kind, plan.method.rank, plan.precision) == ("galore", 128, "bf16")  # type: ignore[attr-defined]
     assert plan.method.target_modules == ("mlp.down_proj", "self_attn.q_proj")  # type: ignore[attr-defined]
     assert plan.step.per_layer_updates
-    assert "cutoff_len 2048, LLaMA-Factory's default" in found.assumed
+    assert "cutoff_len 2048, LLaMA-Factory's default" in foreign.assumed
 
 
 def test_training_arguments_with_an_adapter(tmp_path: Path) -> None:
     paths = write(tmp_path, ARGUMENTS, "training_args.json"), write(tmp_path, ADAPTER, "adapter_config.json")
     for order in (paths, paths[::-1]):
-        plan, found = plan_of(*order)
-        assert found.framework == "transformers TrainingArguments and peft adapter"
+        plan, foreign = plan_of(*order)
+        assert foreign.framework == "transformers TrainingArguments and peft adapter"
         assert (plan.model, plan.method.kind, plan.method.rank) == ("mistral-7b-v0.1", "dora", 16)  # type: ignore[attr-defined]
         assert plan.method.rank_pattern == {"q_proj": 4}  # type: ignore[attr-defined]
         assert (plan.precision, plan.master_weights) == ("bf16-mixed", False)
-        assert "weights loaded in bf16, as the model is published: TrainingArguments does not say" in found.assumed
+        assert "weights loaded in bf16, as the model is published: TrainingArguments does not say" in foreign.assumed
         assert (plan.optimizer.kind, plan.step.batch_size) == ("adamw-8bit", 4)
-        assert accounted(found) == sorted([*ARGUMENTS, *ADAPTER])
+        assert accounted(foreign) == sorted([*ARGUMENTS, *ADAPTER])
 
 
 def test_every_field_of_the_real_classes_is_understood(tmp_path: Path) -> None:
     transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
     arguments = transformers.TrainingArguments(output_dir="x", use_cpu=True).to_dict()
-    found = read_framework([write(tmp_path, json.dumps(arguments, default=str), "training_args.json")], "llama-60m")
-    assert found.not_modelled == ()
+    foreign = read_framework([write(tmp_path, json.dumps(arguments, default=str), "training_args.json")], "llama-60m")
+    assert foreign.not_modelled == ()
     lora = peft.LoraConfig(r=4, target_modules=["q_proj"]).to_dict()
     lora = {key: sorted(value) if isinstance(value, set) else value for key, value in lora.items()}
-    found = read_framework([write(tmp_path, json.dumps(lora, default=str), "adapter_config.json")], "llama-60m")
-    assert found.not_modelled == ()
+    foreign = read_framework([write(tmp_path, json.dumps(lora, default=str), "adapter_config.json")], "llama-60m")
+    assert foreign.not_modelled == ()
 
 
 @pytest.mark.parametrize("beside", ["axolotl", "peft"])
@@ -236,13 +236,13 @@ def test_every_nth_block_is_checkpointed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [AXOLOTL_QLORA, AXOLOTL_FULL, FACTORY_LORA, FACTORY_FULL, FACTORY_GALORE])
 def test_every_key_is_accounted_for_once_and_the_plan_can_be_predicted(tmp_path: Path, text: str) -> None:
-    plan, found = plan_of(write(tmp_path, text))
-    assert accounted(found) == sorted(yaml.safe_load(text))
+    plan, foreign = plan_of(write(tmp_path, text))
+    assert accounted(foreign) == sorted(yaml.safe_load(text))
     assert predict(plan).allocated_bytes > 0
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("base_model: x\nmicro_batch_size: two", "micro_batch_size: 'two' is not a whole number above zero"),
         ("base_model: x\nadapter: lora\nlora_dropout: 2", "lora_dropout: 2 is not a number from 0 to below 1"),
@@ -266,19 +266,19 @@ def test_every_key_is_accounted_for_once_and_the_plan_can_be_predicted(tmp_path:
         ("[" * 5000, "not"),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         read_framework([write(tmp_path, text)])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "config.yml"))
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_configs_that_do_not_belong_together(tmp_path: Path) -> None:
+def test_configs_that_cannot_be_combined_are_refused(tmp_path: Path) -> None:
     axolotl, factory = write(tmp_path, AXOLOTL_QLORA, "a.yml"), write(tmp_path, FACTORY_LORA, "b.yml")
-    with pytest.raises(UserError, match="configs of Axolotl and LLaMA-Factory do not belong together"):
+    with pytest.raises(UserError, match="configs of Axolotl and LLaMA-Factory cannot be combined"):
         read_framework([axolotl, factory])
-    with pytest.raises(UserError, match="is a second config of Axolotl"):
+    with pytest.raises(UserError, match="is another config of Axolotl"):
         read_framework([axolotl, axolotl])
 
 
@@ -288,11 +288,11 @@ def test_an_alias_bomb_is_data_like_any_other(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.yml: 12 keys are not understood, and may bear on memory: a0, a1, a2"):
         read_framework([write(tmp_path, "\n".join(lines))])
     bomb = "\n".join(lines).replace("a11:", "sample_packing:")
-    found = read_framework([write(tmp_path, bomb)], ignored=[f"a{n}" for n in range(11)])
-    assert len(found.not_modelled[0]) < 400
+    foreign = read_framework([write(tmp_path, bomb)], ignored=[f"a{n}" for n in range(11)])
+    assert len(foreign.not_modelled[0]) < 400
 
 
-def test_a_models_path_may_not_leave_the_repository(tmp_path: Path) -> None:
+def test_a_models_path_outside_the_repository_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "base_model: ../../elsewhere/config.json")
     with pytest.raises(UserError, match="leads out of the repository"):
         load_plan(root=tmp_path, configs=["config.yml"])
@@ -314,16 +314,16 @@ KEYS = sorted(
     changes=st.dictionaries(st.sampled_from([*KEYS, *ARGUMENTS, *ADAPTER]), VALUES, max_size=4),
     as_json=st.booleans(),
 )
-def test_whatever_is_in_it_it_is_a_plan_or_a_user_error(
+def test_a_changed_config_is_a_plan_or_a_user_error(
     tmp_path_factory: pytest.TempPathFactory, base: str, changes: dict[str, Any], as_json: bool
 ) -> None:
     config = yaml.safe_load(base) | changes
     folder = tmp_path_factory.mktemp("fuzz")
     text = json.dumps(config) if as_json else yaml.safe_dump(config, allow_unicode=True)
     try:
-        found = read_framework([write(folder, text, "c.json" if as_json else "c.yml")])
-        assert accounted(found) == sorted(config)
-        merge(found.table, {}, where="fuzz")
+        foreign = read_framework([write(folder, text, "c.json" if as_json else "c.yml")])
+        assert accounted(foreign) == sorted(config)
+        merge(foreign.table, {}, where="fuzz")
     except UserError as error:
         assert all(line for line in str(error).splitlines())
 

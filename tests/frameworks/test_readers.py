@@ -23,7 +23,7 @@ def test_readers_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: str(reader.NAME))
-def test_what_decides_a_setting_decides_one_that_there_is(reader: object) -> None:
+def test_every_setting_that_a_reader_decides_exists(reader: object) -> None:
     for setting in reader.DECIDES:  # type: ignore[attr-defined]
         assert owners(TrainingPlan, tuple(setting.split("."))), setting
 
@@ -57,5 +57,5 @@ def test_the_line_of_a_key_in_json(indent: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "a: b: c", "[" * 5000, "- 1", "", "a: 1\na: 2"])
-def test_what_is_no_mapping_has_no_lines(text: str) -> None:
+def test_text_without_a_mapping_has_no_lines(text: str) -> None:
     assert line_of(text, ("a",), form="yaml") is None

@@ -48,10 +48,10 @@ def test_forward_and_gradients_are_the_formula_s(norm: Norm, bias: bool, shape: 
     ours, theirs = layer(x), materialised(layer, x, detached=norm == "detached")
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     direction = torch.randn_like(ours)
-    for found, expected in zip(
+    for computed, expected in zip(
         torch.autograd.grad(ours, inputs, direction), torch.autograd.grad(theirs, inputs, direction), strict=True
     ):
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(computed, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_detached_and_exact_gradients_differ() -> None:
@@ -82,9 +82,9 @@ def test_a_fresh_layer_computes_what_its_base_does(dtype: torch.dtype) -> None:
     base = nn.Linear(300, 280, dtype=dtype)
     x = torch.randn(7, 300, dtype=dtype)
     expected = base(x)
-    found = GradNormLoRPLinear(base, rank=4)(x)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, expected, rtol=2 * torch.finfo(dtype).eps, atol=2 * torch.finfo(dtype).eps)
+    computed = GradNormLoRPLinear(base, rank=4)(x)
+    assert computed.dtype == dtype
+    torch.testing.assert_close(computed, expected, rtol=2 * torch.finfo(dtype).eps, atol=2 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -93,10 +93,10 @@ def test_norms_in_float32_hold_against_float64(dtype: torch.dtype, size: float) 
     torch.manual_seed(1)
     weight, i, j = (torch.randn(shape).to(dtype) for shape in ((700, 64), (700, 16), (16, 64)))
     i = i * size
-    found = adapted_row_squares(weight, row_squares(weight), i, j, 0.5)
+    computed = adapted_row_squares(weight, row_squares(weight), i, j, 0.5)
     exact = (weight.double() + 0.5 * i.double() @ j.double()).square().sum(dim=1)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), exact, rtol=3e-6, atol=0)
+    assert computed.dtype == torch.float32
+    torch.testing.assert_close(computed.double(), exact, rtol=3e-6, atol=0)
 
 
 def test_cancellation_costs_float32_s_rounding_of_the_larger_terms() -> None:
@@ -104,10 +104,10 @@ def test_cancellation_costs_float32_s_rounding_of_the_larger_terms() -> None:
     torch.manual_seed(2)
     i, j = torch.randn(40, 8), torch.randn(8, 50)
     weight = -(i @ j) + 1e-2 * torch.randn(40, 50)
-    found = adapted_row_squares(weight, row_squares(weight), i, j, 1.0).double()
+    computed = adapted_row_squares(weight, row_squares(weight), i, j, 1.0).double()
     exact = (weight.double() + i.double() @ j.double()).square().sum(dim=1)
     terms = weight.double().square().sum(dim=1)
-    assert ((found - exact).abs() <= 8 * torch.finfo(torch.float32).eps * terms).all()
+    assert ((computed - exact).abs() <= 8 * torch.finfo(torch.float32).eps * terms).all()
 
 
 class LargestTensor(TorchDispatchMode):

@@ -50,8 +50,8 @@ def train(model: nn.Module, optimizer: GradNormLoRPAdamW, steps: int) -> GradNor
 def logits(model: Any) -> Tensor:
     model.eval()
     with torch.no_grad():
-        found: Tensor = model(**batch_for(model)).logits
-    return found
+        output: Tensor = model(**batch_for(model)).logits
+    return output
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -71,8 +71,8 @@ def test_every_linear_layer_of_the_blocks_is_a_target_and_no_other(family: str, 
 
 def test_targets_and_ranks_go_by_the_ends_of_names() -> None:
     settings = GradNormLorp(rank=4, target_modules=("q_proj", "down_proj"), rank_pattern={"layers.1.mlp.down_proj": 9})
-    found = {name: layer.rank for name, layer in layers(apply_gradnormlorp(small_llama(), settings))}
-    assert found == {
+    ranks = {name: layer.rank for name, layer in layers(apply_gradnormlorp(small_llama(), settings))}
+    assert ranks == {
         "model.layers.0.self_attn.q_proj": 4,
         "model.layers.0.mlp.down_proj": 4,
         "model.layers.1.self_attn.q_proj": 4,
@@ -80,7 +80,7 @@ def test_targets_and_ranks_go_by_the_ends_of_names() -> None:
     }
 
 
-def test_names_that_match_nothing_are_said() -> None:
+def test_names_that_match_no_layer_are_reported() -> None:
     with pytest.raises(ValueError, match=r"match no linear layer; there are: .*q_proj"):
         apply_gradnormlorp(small_llama(), GradNormLorp(target_modules=("qproj",)))
     with pytest.warns(UserWarning, match="'qproj' matches no linear layer"):

@@ -20,5 +20,5 @@ def test_every_loss_is_what_it_was(name: str) -> None:
     assert losses_of(CURVES[name]) == pytest.approx(kept, rel=CURVES[name].tolerance, abs=0)
 
 
-def test_no_curve_is_kept_for_nothing() -> None:
+def test_every_recorded_curve_has_its_training() -> None:
     assert KEPT_LOSSES.keys() == CURVES.keys()

@@ -125,25 +125,25 @@ def workspaces(estimate: Estimate) -> int:
 def test_every_phase_agrees_with_the_trace(model: str, fields: dict[str, Any], tmp_path: Path) -> None:
     plan = plan_of(model, fields, tmp_path)
     estimate = predict(plan)
-    found_by_trace = trace(plan)
-    traced = {p.name: p for p in found_by_trace.phases}
+    trace_of_plan = trace(plan)
+    traced = {p.name: p for p in trace_of_plan.phases}
     predicted = {p.name: p for p in estimate.phases}
     assert predicted.keys() == traced.keys()
     extra = workspaces(estimate)
     for name, phase in predicted.items():
-        other = traced[name]
-        expected = {"peak": other.peak_bytes, "end": other.end_bytes}
-        found = {"peak": phase.peak_bytes, "end": phase.end_bytes}
+        traced_phase = traced[name]
+        expected = {"peak": traced_phase.peak_bytes, "end": traced_phase.end_bytes}
+        bytes_predicted = {"peak": phase.peak_bytes, "end": phase.end_bytes}
         if name != "load":
-            found = {k: v - extra for k, v in found.items()}
-        for key, value in found.items():
+            bytes_predicted = {k: v - extra for k, v in bytes_predicted.items()}
+        for key, value in bytes_predicted.items():
             assert value == pytest.approx(expected[key], rel=TOLERANCE), f"{key} of {name}"
-    assert estimate.persistent == {name: found_by_trace.persistent.get(name, 0) for name in estimate.persistent}  # type: ignore[call-overload]
+    assert estimate.persistent == {name: trace_of_plan.persistent.get(name, 0) for name in estimate.persistent}  # type: ignore[call-overload]
     assert (estimate.num_parameters, estimate.num_trainable) == (
-        found_by_trace.num_parameters,
-        found_by_trace.num_trainable,
+        trace_of_plan.num_parameters,
+        trace_of_plan.num_trainable,
     )
-    at_peak = found_by_trace.at_peak[estimate.peak_phase]
+    at_peak = trace_of_plan.at_peak[estimate.peak_phase]
     for category, size in estimate.at_peak.items():
         if category != "workspaces":
             assert size == pytest.approx(at_peak.get(category, 0), abs=TOLERANCE * estimate.allocated_bytes), category

@@ -50,11 +50,11 @@ METHODS: list[Any] = [
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_every_linear_layer_of_the_blocks_has_its_evidence(method: Any, checkpointing: str) -> None:
     job = job_of_plan(tiny(method=method, step={"checkpointing": checkpointing}), SUITES, "cpu")
-    found = rank_evidence(job, "cpu", steps=1)
-    assert len(found) == len(list(linear_layers(job.model))) == 2 * 7
-    names = {evidence.name for evidence in found}
+    all_evidence = rank_evidence(job, "cpu", steps=1)
+    assert len(all_evidence) == len(list(linear_layers(job.model))) == 2 * 7
+    names = {evidence.name for evidence in all_evidence}
     assert "model.layers.1.mlp.down_proj" in names
-    for evidence in found:
+    for evidence in all_evidence:
         assert evidence.shape in ((256, 256), (688, 256), (256, 688))
         assert all(0 < share <= 1 for share in evidence.energy.values())
         assert evidence.energy["256"] == 1.0
@@ -65,8 +65,8 @@ def test_the_gradient_is_the_weight_s_own() -> None:
     taken: dict[str, torch.Tensor] = {}
     for name, param in job.model.named_parameters():
         param.register_post_accumulate_grad_hook(lambda p, n=name: taken.update({n: p.grad.clone()}))  # type: ignore[misc]
-    found = {evidence.name: evidence for evidence in rank_evidence(job, "cpu", steps=1)}
-    for name, evidence in found.items():
+    evidence_by_name = {evidence.name: evidence for evidence in rank_evidence(job, "cpu", steps=1)}
+    for name, evidence in evidence_by_name.items():
         expected = energy_shares(taken[f"{name}.weight"])
         for rank, share in expected.items():
             assert evidence.energy[str(rank)] == pytest.approx(share, abs=1e-3), (name, rank)

@@ -34,28 +34,28 @@ def test_peaks_ends_and_categories() -> None:
     ]
 
 
-def test_an_address_used_again_is_another_tensor() -> None:
+def test_a_reused_address_is_another_tensor() -> None:
     """The temporary at 7 is not the gradient that comes to lie there later."""
     events = [Event(7, 64), Event(8, 8), Event(7, 0), Event(7, 16), Event(8, 0)]
-    found = read_history([], events, [Mark("backward", 5, {7: "gradients"})])
-    assert found == [reading("backward", {"temporaries": 72}, {"gradients": 16})]
+    readings = read_history([], events, [Mark("backward", 5, {7: "gradients"})])
+    assert readings == [reading("backward", {"temporaries": 72}, {"gradients": 16})]
 
 
 def test_a_phase_without_events_keeps_what_there_is() -> None:
-    found = read_history([Event(1, 8, "parameters")], [], [Mark("load", 0, {}), Mark("forward", 0, {})])
-    assert [(r.phase, r.peak_bytes, r.end_bytes) for r in found] == [("load", 8, 8), ("forward", 8, 8)]
+    readings = read_history([Event(1, 8, "parameters")], [], [Mark("load", 0, {}), Mark("forward", 0, {})])
+    assert [(r.phase, r.peak_bytes, r.end_bytes) for r in readings] == [("load", 8, 8), ("forward", 8, 8)]
 
 
-def test_a_role_learnt_later_holds_for_the_time_before() -> None:
+def test_a_category_from_a_mark_holds_since_birth() -> None:
     """A moment made in one phase and known as state at its end counts as state at that phase's peak."""
     events = [Event(3, 32), Event(4, 8), Event(4, 0)]
-    found = read_history([], events, [Mark("update", 3, {3: "optimizer_state"})])
-    assert found == [reading("update", {"optimizer_state": 32, "temporaries": 8}, {"optimizer_state": 32})]
+    readings = read_history([], events, [Mark("update", 3, {3: "optimizer_state"})])
+    assert readings == [reading("update", {"optimizer_state": 32, "temporaries": 8}, {"optimizer_state": 32})]
 
 
-def test_dead_blocks_that_nobody_knew_change_nothing() -> None:
-    found = read_history([], [Event(9, 0), Event(1, 8)], [Mark("forward", 2, {})])
-    assert found[0].peak_bytes == 8
+def test_freeing_an_unknown_address_changes_nothing() -> None:
+    readings = read_history([], [Event(9, 0), Event(1, 8)], [Mark("forward", 2, {})])
+    assert readings[0].peak_bytes == 8
 
 
 def entry(action: str, addr: int, size: int) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def test_cuda_s_trace_becomes_events() -> None:
         Event((1 << 20) + 1536, 8519680, "workspaces"),
     ]
     events = events_of(trace, [True, True, False, False, False])
-    found = read_history(initial, events, [Mark("forward", 2, {}), Mark("backward", 5, {8192: "gradients"})])
-    assert found[0].at_peak == {"parameters": 1024, "activations": 1024, "workspaces": 8519680}
-    assert found[1].at_peak == {"parameters": 1024, "gradients": 512, "activations": 1024, "workspaces": 8519680}
-    assert found[1].at_end == {"parameters": 1024, "gradients": 512, "workspaces": 8519680}
+    readings = read_history(initial, events, [Mark("forward", 2, {}), Mark("backward", 5, {8192: "gradients"})])
+    assert readings[0].at_peak == {"parameters": 1024, "activations": 1024, "workspaces": 8519680}
+    assert readings[1].at_peak == {"parameters": 1024, "gradients": 512, "activations": 1024, "workspaces": 8519680}
+    assert readings[1].at_end == {"parameters": 1024, "gradients": 512, "workspaces": 8519680}

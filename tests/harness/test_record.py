@@ -49,7 +49,7 @@ METHODS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", METHODS, ids=lambda f: str(f["method"])[:40])
-def test_real_steps_hold_what_fake_ones_say(fields: dict[str, Any]) -> None:
+def test_peaks_of_real_steps_are_those_of_fake_ones(fields: dict[str, Any]) -> None:
     """This machine's kernels keep what CUDA's do, but for the column-major copy that cuSOLVER's SVD is given."""
     real = measure(tiny(**fields), "cpu", name="real", root=SUITES, timed=1)
     fake = measure(tiny(**fields), "fake", name="fake", root=SUITES)
@@ -57,9 +57,9 @@ def test_real_steps_hold_what_fake_ones_say(fields: dict[str, Any]) -> None:
     assert real.persistent == fake.persistent
     assert (real.num_parameters, real.num_trainable) == (fake.num_parameters, fake.num_trainable)
     assert peaks(real).keys() == peaks(fake).keys()
-    for name, found in peaks(real).items():
+    for name, peak_and_end in peaks(real).items():
         copy = 4 * 688 * 256 if name == "refresh" else 0
-        for ours, theirs in zip(found, peaks(fake)[name], strict=True):
+        for ours, theirs in zip(peak_and_end, peaks(fake)[name], strict=True):
             assert theirs * 0.998 - copy <= ours <= theirs * 1.002, name
     for phase in real.phases:
         assert sum(phase.at_end.values()) == phase.end_bytes
@@ -85,12 +85,12 @@ def test_records_are_read_back_as_they_were(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "not valid JSON"),
-        ("{}", "is no record of a run: schema null"),
+        ("{}", "is not a record of a run: its schema is null"),
         ('{"schema": "memplanner/measurement/1"}', "is missing"),
         ('{"schema": "memplanner/measurement/1", "id": 3}', "3 is not text"),
     ],
 )
-def test_what_is_no_record_is_refused_in_a_line(text: str, message: str, tmp_path: Path) -> None:
+def test_other_files_than_records_are_refused_in_one_line(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text)
     with pytest.raises(UserError) as caught:
@@ -121,10 +121,10 @@ def test_running_out_of_memory_is_an_outcome(phase: str, monkeypatch: pytest.Mon
             model.register_forward_pre_hook(full)
         if phase == "backward":
             model.lm_head.register_forward_hook(lambda m, i, o: Full.apply(o))
-        found = made(plan, model)
+        optimizer_list = made(plan, model)
         if phase == "update":
-            found[0].register_step_pre_hook(full)
-        return found
+            optimizer_list[0].register_step_pre_hook(full)
+        return optimizer_list
 
     monkeypatch.setattr("memplanner.harness.job.optimizers_for", optimizers)
     record = measure(tiny(method="full"), "cpu", name="r", root=SUITES)
@@ -134,7 +134,7 @@ def test_running_out_of_memory_is_an_outcome(phase: str, monkeypatch: pytest.Mon
     assert record.phases[0].name == "load"
 
 
-def test_what_the_machine_cannot_hold_is_not_begun() -> None:
+def test_a_step_larger_than_the_machines_memory_is_not_begun() -> None:
     there = available_bytes()
     assert there is not None
     record = measure(tiny(method="full"), "cpu", name="r", root=SUITES, needed_bytes=there * 2)
@@ -146,7 +146,10 @@ def test_what_the_machine_cannot_hold_is_not_begun() -> None:
     ("fields", "message"),
     [
         ({"loss": "fused"}, "loss 'fused'"),
-        ({"method": {"kind": "gradnormlorp", "implementation": "weight-norm-galore-adamw"}}, "not a package"),
+        (
+            {"method": {"kind": "gradnormlorp", "implementation": "weight-norm-galore-adamw"}},
+            "cannot be installed as a package",
+        ),
         ({"method": "gradnormlorp", "optimizer": "sgd"}, "no library trains GradNormLoRP with sgd"),
         ({"optimizer": {"kind": "adamw-8bit", "format": "torchao"}}, "torchao"),
         ({"optimizer": {"kind": "adamw", "state_dtype": "bf16"}}, "bf16 moments"),

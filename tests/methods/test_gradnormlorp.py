@@ -22,7 +22,7 @@ def test_low_rank_weight_norm_adamw(model: str, rank: int, gigabytes: float) -> 
 
 def test_dora_under_galore() -> None:
     """Rank 8 on q and v of LLaMA-7B: 4.456 M trained, 17.0 MiB of state in bf16, two 8×8 projectors a module."""
-    e = estimate(
+    predicted = estimate(
         "llama-7b",
         rank=8,
         projection_rank=1024,
@@ -30,15 +30,15 @@ def test_dora_under_galore() -> None:
         train_rest=False,
         target_modules=["q_proj", "v_proj"],
     )
-    assert e.num_trainable == 4_456_448
-    assert e.persistent["optimizer_state"] / 2**20 == pytest.approx(17.0, abs=0.001)
-    assert e.persistent["projectors"] == 32 * 2 * 2 * 8 * 8 * 2
+    assert predicted.num_trainable == 4_456_448
+    assert predicted.persistent["optimizer_state"] / 2**20 == pytest.approx(17.0, abs=0.001)
+    assert predicted.persistent["projectors"] == 32 * 2 * 2 * 8 * 8 * 2
 
 
 @pytest.mark.parametrize(("projection_rank", "projection"), [(4, "two-sided"), (4, "one-sided"), (16, "two-sided")])
 def test_moments_and_projectors_by_hand(projection_rank: int, projection: str) -> None:
     k, r, d = 16, projection_rank, 512
-    e = estimate(
+    predicted = estimate(
         "llama-60m",
         rank=k,
         projection_rank=r,
@@ -54,13 +54,13 @@ def test_moments_and_projectors_by_hand(projection_rank: int, projection: str) -
     else:
         moments, projectors = k * k, d * k  # the short side is left whole
     layers, bf16, fp32 = 8, 2, 4  # the magnitude and the kept squares of row norms are in fp32
-    assert e.persistent["optimizer_state"] == layers * (bf16 * 2 * 2 * moments + fp32 * 2 * d)
-    assert e.persistent["projectors"] == layers * bf16 * 2 * projectors
-    assert e.persistent["adapters"] == layers * (bf16 * 2 * d * k + fp32 * 2 * d)
-    assert e.num_trainable == layers * (2 * d * k + d)
+    assert predicted.persistent["optimizer_state"] == layers * (bf16 * 2 * 2 * moments + fp32 * 2 * d)
+    assert predicted.persistent["projectors"] == layers * bf16 * 2 * projectors
+    assert predicted.persistent["adapters"] == layers * (bf16 * 2 * d * k + fp32 * 2 * d)
+    assert predicted.num_trainable == layers * (2 * d * k + d)
 
 
 def test_no_tensor_of_the_weights_shape_is_made() -> None:
-    e = estimate("llama-60m", rank=8, train_rest=False)
-    made = {(tensor.shape.dims, tensor.name) for tensor in e.program.tensors}
+    predicted = estimate("llama-60m", rank=8, train_rest=False)
+    made = {(tensor.shape.dims, tensor.name) for tensor in predicted.program.tensors}
     assert not [name for dims, name in made if dims in ((512, 512), (1376, 512), (512, 1376))]

@@ -33,11 +33,11 @@ def refusal(table: dict[str, Any], **flags: Any) -> list[str]:
 
 @pytest.mark.parametrize("name", stems("plans", ".toml"))
 def test_bundled_plans_are_valid(name: str, tmp_path: Path) -> None:
-    found = load_plan(root=tmp_path, plan_file=name)
-    assert found.plan.model in name
+    loaded = load_plan(root=tmp_path, plan_file=name)
+    assert loaded.plan.model in name
 
 
-def test_order_of_sources(tmp_path: Path) -> None:
+def test_sources_are_looked_up_in_order(tmp_path: Path) -> None:
     assert load_plan(root=tmp_path).label == f"bundled plan {DEFAULT_PLAN}"
     assert load_plan(root=tmp_path, model="gpt2").label == "defaults"
     project = tmp_path / "pyproject.toml"
@@ -116,13 +116,13 @@ def test_toml_numbers_are_not_guessed(value: Any) -> None:
         ({"method": {"kind": "lora", "dropout": float("nan")}}, "file: method.dropout: nan"),
     ],
 )
-def test_messages(table: dict[str, Any], message: str) -> None:
-    found = refusal(table)
-    assert len(found) == 1
-    assert found[0].startswith(message)
+def test_a_wrong_table_is_refused_with_one_message(table: dict[str, Any], message: str) -> None:
+    problems = refusal(table)
+    assert len(problems) == 1
+    assert problems[0].startswith(message)
 
 
-def test_a_flag_answers_for_its_own_value_only() -> None:
+def test_an_error_names_the_flag_only_if_the_flag_is_wrong() -> None:
     assert refusal({"method": {"kind": "lora", "rank": 0}}, method="dora") == ["file: method.rank: 0 is below 1"]
     assert refusal({"method": "lora"}, rank="0") == ["--rank: 0 is below 1"]
 
@@ -174,7 +174,7 @@ def test_any_bytes_make_a_plan_or_a_user_error(tmp_path_factory: pytest.TempPath
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, "a = " + "[" * 100_000, "\ufeff{}"])
 @pytest.mark.parametrize("end", [".toml", ".json"])
-def test_pathological_files(tmp_path: Path, text: str, end: str) -> None:
+def test_pathological_files_are_refused_briefly(tmp_path: Path, text: str, end: str) -> None:
     (tmp_path / f"p{end}").write_text(text)
     try:
         load_plan(root=tmp_path, plan_file=f"p{end}")

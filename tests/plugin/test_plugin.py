@@ -128,7 +128,7 @@ PROBLEMS = (
     "test_bad.py::test_nothing: memory_budget: strict: 1 is not True or False",
     "test_bad.py::test_nothing: memory_budget: tolerance: 'lots' is not a share such as '95%'",
     "test_bad.py::test_nothing: memory_budget: names neither a plan nor a model *",
-    "test_bad.py::test_lock: memory_budget: locked: the lock holds plans by name, and this one has none *",
+    "test_bad.py::test_lock: memory_budget: locked: requires plan: the lock lists plans by name *",
     "test_bad.py::test_model: memory_budget: model: no model or file is called 'lama-60m' (did you mean *",
     "test_bad.py::test_plan: memory_budget: plan: no file or plan is called 'lama' (*",
     "test_bad.py::TestClass: memory_budget: gpu: no card is called 'rtx4091' (did you mean *",
@@ -144,8 +144,8 @@ def test_bad_markers_are_collection_errors_that_list_every_problem(
     assert result.ret in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.TESTS_FAILED)  # xdist's own choice
     result.stdout.fnmatch_lines_random(list(PROBLEMS))
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
-    said, _, _summary = result.stdout.str().partition("short test summary info")  # whole only where CI is set
-    assert said.count("rtx4091") == 1, "a class's marker is complained about once"
+    report, _, _summary = result.stdout.str().partition("short test summary info")  # whole only where CI is set
+    assert report.count("rtx4091") == 1, "a class's marker is complained about once"
 
 
 def test_marks_of_a_class_hold_for_its_tests_and_xdist_runs_them(pytester: pytest.Pytester) -> None:
@@ -224,13 +224,15 @@ print("LOADED", sorted(m for m in sys.modules if m.split(".")[0] in {"pydantic",
 """
 
 
-def test_a_run_that_does_not_use_it_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_a_run_without_budgets_imports_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "test_plain.py").write_text("def test_plain(): pass\n", encoding="utf-8")
     done = subprocess.run([sys.executable, "-c", LOADS], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "LOADED ['memplanner.pytest_plugin']"
 
 
-def test_what_it_prints_is_no_command_in_a_build(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_are_no_workflow_commands_in_a_build(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     write(pytester, f'{SMALL}, budget="##[error]forged"')
     result = pytester.runpytest_subprocess()

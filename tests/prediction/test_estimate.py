@@ -47,8 +47,8 @@ def test_a_card_adds_its_context_and_workspaces() -> None:
     assert hopper.at_peak["workspaces"] == 2 * 32 * (1 << 20)
 
 
-def end_of(phase: str, e: Estimate) -> int:
-    return next(p.end_bytes for p in e.phases if p.name == phase)
+def end_of(phase: str, predicted: Estimate) -> int:
+    return next(p.end_bytes for p in predicted.phases if p.name == phase)
 
 
 def test_gradients_kept_are_alive_in_forward() -> None:
@@ -63,8 +63,8 @@ def test_gradients_kept_are_alive_in_forward() -> None:
 
 def test_the_output_object_holds_the_logits() -> None:
     step = {"batch_size": 2, "seq_len": 64}
-    plain, held = estimate(step=step), estimate(step={**step, "keep_outputs": True})
-    assert end_of("loss", held) - end_of("loss", plain) == 2 * 64 * 32000 * 2
+    plain, with_outputs = estimate(step=step), estimate(step={**step, "keep_outputs": True})
+    assert end_of("loss", with_outputs) - end_of("loss", plain) == 2 * 64 * 32000 * 2
 
 
 def test_foreach_makes_a_root_per_parameter() -> None:
@@ -77,36 +77,38 @@ def test_foreach_makes_a_root_per_parameter() -> None:
 
 
 def test_per_layer_updates_keep_no_gradients() -> None:
-    e = estimate(step={"per_layer_updates": True})
-    assert e.persistent["gradients"] == 0
-    assert end_of("backward", e) == end_of("steady", e) + 2 * 2048 + 512 - 512  # the two token tensors of 256 × 8 B
+    predicted = estimate(step={"per_layer_updates": True})
+    assert predicted.persistent["gradients"] == 0
+    assert (
+        end_of("backward", predicted) == end_of("steady", predicted) + 2 * 2048 + 512 - 512
+    )  # the two token tensors of 256 × 8 B
 
 
 def test_the_cross_entropy_peak_is_twelve_bytes_per_logit() -> None:
     tokens, vocab = 16 * 256, 32000
-    e = estimate(method="lora", step={"batch_size": 16, "seq_len": 256, "checkpointing": "full"})
-    assert e.peak_phase == "backward"
-    logits = [r for r in e.rows if r.shape[-1:] == (vocab,) and r.dtype == "fp32"]
+    predicted = estimate(method="lora", step={"batch_size": 16, "seq_len": 256, "checkpointing": "full"})
+    assert predicted.peak_phase == "backward"
+    logits = [r for r in predicted.rows if r.shape[-1:] == (vocab,) and r.dtype == "fp32"]
     assert len(logits) == 3
     assert sum(r.bytes for r in logits) == 12 * tokens * vocab
 
 
-def test_a_sequence_beyond_the_position_table() -> None:
+def test_a_sequence_beyond_the_position_table_is_refused() -> None:
     with pytest.raises(UserError, match="1025 is above the 1024 positions of gpt2"):
         predict(TrainingPlan.model_validate({"model": "gpt2", "step": {"seq_len": 1025}}))
     with pytest.raises(UserError, match="513 is above the 512 positions of roberta-base"):
         predict(TrainingPlan.model_validate({"model": "roberta-base", "step": {"seq_len": 513}}))
 
 
-def test_targets_that_name_nothing() -> None:
+def test_targets_that_match_no_module_are_refused() -> None:
     with pytest.raises(UserError, match="its modules: q_proj, k_proj"):
         estimate(method={"kind": "lora", "target_modules": ["querry"]})
 
 
-def test_the_a_hundred_and_twenty_six_layers_of_llama_405b() -> None:
-    e = predict(TrainingPlan.model_validate({"model": "llama-3.1-405b", "method": "lora", "device": "b200"}))
-    assert e.verdict == "does-not-fit"
-    assert e.num_parameters > 405_000_000_000
+def test_llama_405b_is_predicted_with_its_126_layers() -> None:
+    predicted = predict(TrainingPlan.model_validate({"model": "llama-3.1-405b", "method": "lora", "device": "b200"}))
+    assert predicted.verdict == "does-not-fit"
+    assert predicted.num_parameters > 405_000_000_000
 
 
 def test_a_config_that_changes_is_read_again(tmp_path: Path) -> None:
@@ -128,10 +130,10 @@ def test_adjacent_runs_of_equal_blocks() -> None:
 
 
 def test_an_ordinary_batch_beside_the_longest() -> None:
-    e = estimate(step={"seq_len": 1024, "typical_seq_len": 300})
+    predicted = estimate(step={"seq_len": 1024, "typical_seq_len": 300})
     short = estimate(step={"seq_len": 300})
-    assert e.allocated_bytes == estimate(step={"seq_len": 1024}).allocated_bytes
-    assert e.notes == (TypicalBatch(seq_len=300, allocated_bytes=short.allocated_bytes),)
+    assert predicted.allocated_bytes == estimate(step={"seq_len": 1024}).allocated_bytes
+    assert predicted.notes == (TypicalBatch(seq_len=300, allocated_bytes=short.allocated_bytes),)
 
 
 def test_allocator_options_change_reserved_alone() -> None:
@@ -147,7 +149,7 @@ def test_allocator_options_change_reserved_alone() -> None:
     assert expandable.expandable_saving_bytes == 0
 
 
-def test_a_device_that_is_short_of_what_the_allocator_would_like() -> None:
+def test_unused_segments_are_returned_on_a_device_that_is_short_of_memory() -> None:
     """Between what is alive and what would be reserved there are sizes at which the cache must be emptied."""
 
     def on(size: int) -> Estimate:

@@ -79,39 +79,39 @@ def estimate(tmp_path: Path) -> Callable[..., Estimate]:
 Estimating = Callable[..., Estimate]
 
 
-def peak(found: Estimate, phase: str) -> int:
-    return next(p.peak_bytes for p in found.phases if p.name == phase)
+def peak(predicted: Estimate, phase: str) -> int:
+    return next(p.peak_bytes for p in predicted.phases if p.name == phase)
 
 
-def end(found: Estimate, phase: str) -> int:
-    return next(p.end_bytes for p in found.phases if p.name == phase)
+def end(predicted: Estimate, phase: str) -> int:
+    return next(p.end_bytes for p in predicted.phases if p.name == phase)
 
 
 # -- the step ------------------------------------------------------------------------------------------------------
 
 
 def test_load_and_steady(estimate: Estimating) -> None:
-    found = estimate()
+    predicted = estimate()
     assert WEIGHTS == 295_552
-    assert found.num_parameters == found.num_trainable == WEIGHTS // 2
-    assert peak(found, "load") == end(found, "load") == BLOCKS + BUFFERS == 298_496
-    assert peak(found, "steady") == end(found, "steady") == STEADY == 893_440 + WORKSPACES
-    assert found.persistent["optimizer_state"] == 2 * WEIGHTS
-    assert found.persistent["gradients"] == WEIGHTS
+    assert predicted.num_parameters == predicted.num_trainable == WEIGHTS // 2
+    assert peak(predicted, "load") == end(predicted, "load") == BLOCKS + BUFFERS == 298_496
+    assert peak(predicted, "steady") == end(predicted, "steady") == STEADY == 893_440 + WORKSPACES
+    assert predicted.persistent["optimizer_state"] == 2 * WEIGHTS
+    assert predicted.persistent["gradients"] == WEIGHTS
 
 
 @pytest.mark.parametrize("more", [1, 2, 3, 7])
 def test_forward_saves_what_its_formulas_say(estimate: Estimating, more: int) -> None:
     assert SAVED == 368_128
-    found = estimate(step={"batch_size": 2 * more})
-    assert end(found, "forward") == STEADY + more * (TOKENS + LOGITS) + forward_saves(more * T)
+    predicted = estimate(step={"batch_size": 2 * more})
+    assert end(predicted, "forward") == STEADY + more * (TOKENS + LOGITS) + forward_saves(more * T)
 
 
 def test_the_loss_keeps_its_log_probabilities(estimate: Estimating) -> None:
     """The bf16 logits go once they are in fp32, and those once the log-softmax is there; then three small tensors."""
-    found = estimate()
-    assert end(found, "loss") == STEADY + TOKENS + SAVED + 2 * LOGITS + 3 * SCALE
-    assert peak(found, "loss") >= STEADY + TOKENS + SAVED + 5 * LOGITS
+    predicted = estimate()
+    assert end(predicted, "loss") == STEADY + TOKENS + SAVED + 2 * LOGITS + 3 * SCALE
+    assert peak(predicted, "loss") >= STEADY + TOKENS + SAVED + 5 * LOGITS
 
 
 def test_update_makes_a_root_per_moment(estimate: Estimating) -> None:
@@ -125,61 +125,61 @@ def test_update_makes_a_root_per_moment(estimate: Estimating) -> None:
     assert peak(fused, "update") == ready + tensors * SCALE  # a step count each, on the device
     # The head's root and denominator, and the final norm's denominator, which the loop still holds.
     assert peak(one, "update") == ready + 2 * (2 * V * H) + -(-2 * H // 512) * 512
-    for found in (foreach, fused, one):
-        assert end(found, "update") - TOKENS - BLOCKS == end(found, "steady")
+    for predicted in (foreach, fused, one):
+        assert end(predicted, "update") - TOKENS - BLOCKS == end(predicted, "steady")
 
 
 @pytest.mark.parametrize("accumulation", [2, 3, 64])
 def test_accumulated_gradients_live_through_forward(estimate: Estimating, accumulation: int) -> None:
-    plain, found = estimate(), estimate(step={"grad_accumulation": accumulation})
+    plain, predicted = estimate(), estimate(step={"grad_accumulation": accumulation})
     for phase in ("forward", "loss"):
-        assert peak(found, phase) == peak(plain, phase) + BLOCKS
-        assert end(found, phase) == end(plain, phase) + BLOCKS
-    assert end(found, "backward") == end(plain, "backward")
-    assert end(found, "steady") == STEADY
-    assert found.persistent == plain.persistent
+        assert peak(predicted, phase) == peak(plain, phase) + BLOCKS
+        assert end(predicted, phase) == end(plain, phase) + BLOCKS
+    assert end(predicted, "backward") == end(plain, "backward")
+    assert end(predicted, "steady") == STEADY
+    assert predicted.persistent == plain.persistent
 
 
 def test_kept_gradients_outlive_the_step(estimate: Estimating) -> None:
-    plain, found = estimate(), estimate(step={"keep_gradients": True})
-    assert end(found, "forward") == end(plain, "forward") + BLOCKS
-    assert end(found, "backward") == end(plain, "backward")
-    assert end(found, "steady") == STEADY + BLOCKS
+    plain, predicted = estimate(), estimate(step={"keep_gradients": True})
+    assert end(predicted, "forward") == end(plain, "forward") + BLOCKS
+    assert end(predicted, "backward") == end(plain, "backward")
+    assert end(predicted, "steady") == STEADY + BLOCKS
     both = estimate(step={"keep_gradients": True, "grad_accumulation": 4})
-    assert both.phases == found.phases
+    assert both.phases == predicted.phases
 
 
 def test_per_layer_updates_leave_no_gradient(estimate: Estimating) -> None:
-    plain, found = estimate(), estimate(step={"per_layer_updates": True})
-    assert found.persistent == {**plain.persistent, "gradients": 0}
-    assert end(found, "forward") == end(plain, "forward")
-    assert end(found, "backward") == peak(found, "update") == end(found, "update") == STEADY + TOKENS
-    assert end(found, "steady") == STEADY
-    assert peak(found, "update") == peak(plain, "update") - 2 * BLOCKS  # neither gradients nor roots
+    plain, predicted = estimate(), estimate(step={"per_layer_updates": True})
+    assert predicted.persistent == {**plain.persistent, "gradients": 0}
+    assert end(predicted, "forward") == end(plain, "forward")
+    assert end(predicted, "backward") == peak(predicted, "update") == end(predicted, "update") == STEADY + TOKENS
+    assert end(predicted, "steady") == STEADY
+    assert peak(predicted, "update") == peak(plain, "update") - 2 * BLOCKS  # neither gradients nor roots
 
 
 def test_the_output_object_holds_the_logits(estimate: Estimating) -> None:
-    plain, found = estimate(), estimate(step={"keep_outputs": True})
-    assert end(found, "forward") == end(plain, "forward")
-    assert end(found, "loss") == end(plain, "loss") + LOGITS
-    assert peak(found, "backward") == peak(plain, "backward") + LOGITS
-    assert end(found, "backward") == end(plain, "backward")
-    assert end(found, "steady") == STEADY
+    plain, predicted = estimate(), estimate(step={"keep_outputs": True})
+    assert end(predicted, "forward") == end(plain, "forward")
+    assert end(predicted, "loss") == end(plain, "loss") + LOGITS
+    assert peak(predicted, "backward") == peak(plain, "backward") + LOGITS
+    assert end(predicted, "backward") == end(plain, "backward")
+    assert end(predicted, "steady") == STEADY
 
 
 def test_full_checkpointing_keeps_the_blocks_inputs(estimate: Estimating) -> None:
-    found = estimate(step={"checkpointing": "full", "input_gradients": False})
-    assert end(found, "forward") == STEADY + TOKENS + LAYERS * T * H * 2 + norm_saves(T) + ROTARY + LOGITS
+    predicted = estimate(step={"checkpointing": "full", "input_gradients": False})
+    assert end(predicted, "forward") == STEADY + TOKENS + LAYERS * T * H * 2 + norm_saves(T) + ROTARY + LOGITS
 
 
 def test_lora_by_hand(estimate: Estimating) -> None:
     """Rank 4 on q and v, fp32: A (4, 64) and B (64, 4), 1 KiB each; a gradient and two moments as large."""
-    found = estimate(method={"kind": "lora", "rank": 4})
+    predicted = estimate(method={"kind": "lora", "rank": 4})
     adapters = LAYERS * 2 * 2 * (4 * H * 4)
     expected = {"adapters": adapters, "gradients": adapters, "optimizer_state": 2 * adapters, "projectors": 0}
-    assert {name: found.persistent[name] for name in expected} == expected
-    assert (found.num_trainable, found.num_parameters) == (adapters // 4, WEIGHTS // 2 + adapters // 4)
-    assert end(found, "steady") == BLOCKS + BUFFERS + 3 * adapters + WORKSPACES
+    assert {name: predicted.persistent[name] for name in expected} == expected
+    assert (predicted.num_trainable, predicted.num_parameters) == (adapters // 4, WEIGHTS // 2 + adapters // 4)
+    assert end(predicted, "steady") == BLOCKS + BUFFERS + 3 * adapters + WORKSPACES
 
 
 # -- reserved, device, verdict -------------------------------------------------------------------------------------
@@ -187,11 +187,11 @@ def test_lora_by_hand(estimate: Estimating) -> None:
 
 def test_reserved_by_hand(estimate: Estimating) -> None:
     """Nothing but the two workspaces is above 1 MiB: 16.25 of a 20 MiB segment; the rest is in one small segment."""
-    found = estimate()
-    small = found.allocated_bytes - WORKSPACES
+    predicted = estimate()
+    small = predicted.allocated_bytes - WORKSPACES
     assert small < 2 * MIB
-    assert found.reserved_bytes == 20 * MIB + 2 * MIB
-    assert found.device_bytes == found.reserved_bytes
+    assert predicted.reserved_bytes == 20 * MIB + 2 * MIB
+    assert predicted.device_bytes == predicted.reserved_bytes
 
 
 def test_exactly_at_the_limit_is_tight_and_one_byte_over_does_not_fit(estimate: Estimating) -> None:
@@ -240,32 +240,32 @@ def test_the_budget_has_the_same_boundaries(estimate: Estimating) -> None:
     ],
 )
 def test_budget_and_headroom(estimate: Estimating, budget: str | None, headroom: str, limit: int) -> None:
-    found = estimate(device="10GiB", budget=budget, headroom=headroom)
-    assert (found.total_bytes, found.limit_bytes) == (10 * GIB, limit)
-    assert found.margin_bytes == limit - found.device_bytes
+    predicted = estimate(device="10GiB", budget=budget, headroom=headroom)
+    assert (predicted.total_bytes, predicted.limit_bytes) == (10 * GIB, limit)
+    assert predicted.margin_bytes == limit - predicted.device_bytes
 
 
 @pytest.mark.parametrize(
     ("size", "total"), [("24GiB", 24 * GIB), ("24 GB", 24 * 10**9), ("1.5GiB", 3 * GIB // 2), ("512 MiB", 512 * MIB)]
 )
 def test_a_device_by_its_size(estimate: Estimating, size: str, total: int) -> None:
-    found = estimate(device=size)
-    assert found.gpu is None
-    assert (found.total_bytes, found.context_bytes) == (total, 0)
-    assert found.at_peak["workspaces"] == WORKSPACES
-    assert found.allocated_bytes == estimate().allocated_bytes
+    predicted = estimate(device=size)
+    assert predicted.gpu is None
+    assert (predicted.total_bytes, predicted.context_bytes) == (total, 0)
+    assert predicted.at_peak["workspaces"] == WORKSPACES
+    assert predicted.allocated_bytes == estimate().allocated_bytes
 
 
 @pytest.mark.parametrize("name", [gpu.id for gpu in all_gpus()])
 def test_every_card_adds_its_context_and_workspaces(estimate: Estimating, name: str) -> None:
     """What the step itself allocates is the same on every card that runs the same attention kernel."""
-    found = estimate(device=name, step={"attention": "eager"})
-    gpu = found.gpu
+    predicted = estimate(device=name, step={"attention": "eager"})
+    gpu = predicted.gpu
     assert gpu is not None
-    assert found.total_bytes == found.limit_bytes == gpu.total.bytes
-    assert found.device_bytes == found.reserved_bytes + gpu.context.bytes
+    assert predicted.total_bytes == predicted.limit_bytes == gpu.total.bytes
+    assert predicted.device_bytes == predicted.reserved_bytes + gpu.context.bytes
     own = 2 * gpu.cublas_workspace.bytes
     plain = estimate(step={"attention": "eager"})
-    assert found.at_peak["workspaces"] == -(-own // 512) * 512
-    assert found.allocated_bytes - own == plain.allocated_bytes - WORKSPACES
-    assert found.verdict == "fits"
+    assert predicted.at_peak["workspaces"] == -(-own // 512) * 512
+    assert predicted.allocated_bytes - own == plain.allocated_bytes - WORKSPACES
+    assert predicted.verdict == "fits"

@@ -149,8 +149,8 @@ def estimate(fields: Fields) -> Estimate:
     return predict(TrainingPlan.model_validate(fields))
 
 
-def phase_bytes(found: Estimate) -> dict[str, tuple[int, int]]:
-    return {phase.name: (phase.peak_bytes, phase.end_bytes) for phase in found.phases}
+def phase_bytes(predicted: Estimate) -> dict[str, tuple[int, int]]:
+    return {phase.name: (phase.peak_bytes, phase.end_bytes) for phase in predicted.phases}
 
 
 def assert_no_phase_lower(lower: Estimate, higher: Estimate, but: str = "") -> None:
@@ -178,7 +178,7 @@ def assert_same_walk(fields: Fields, root: Path = Path()) -> None:
 
 @every_plan
 @given(plans())
-def test_collapsed_walk_equals_the_expanded_one(fields: Fields) -> None:
+def test_the_collapsed_program_equals_the_expanded_one(fields: Fields) -> None:
     assert_same_walk(fields)
 
 
@@ -197,7 +197,9 @@ def test_a_first_block_of_another_type_is_written_by_itself(checkpointing: str) 
 
 @every_plan
 @given(plans(), st.integers(1, 20), st.sampled_from((1, 7, 32, 100, 128, 129, 256, 500, 512)))
-def test_a_pattern_at_other_sizes_is_the_walk_of_those(fields: Fields, batch: int, seq: int) -> None:
+def test_a_symbolic_program_at_other_sizes_equals_the_one_written_for_them(
+    fields: Fields, batch: int, seq: int
+) -> None:
     plan = TrainingPlan.model_validate(fields)
     fields = changed(fields, "step", batch_size=batch, seq_len=seq)
     pattern, notes = _pattern(plan)
@@ -223,13 +225,13 @@ def _pattern(plan: TrainingPlan) -> tuple[SymbolicProgram, tuple[Note, ...]]:
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "sdpa-math"])
 @pytest.mark.parametrize("loss", ["cross-entropy", "chunked", "fused"])
 @pytest.mark.parametrize("model", MODELS)
-def test_most_other_sizes_are_of_the_same_pattern(model: str, loss: str, attention: str) -> None:
+def test_one_symbolic_program_serves_most_other_sizes(model: str, loss: str, attention: str) -> None:
     step = {"batch_size": 2, "seq_len": 128, "attention": attention, "loss": loss}
     pattern, _ = _pattern(TrainingPlan.model_validate({"model": model, "step": step}))
     assert all(pattern.at(batch, seq) for batch in (2, 3, 16) for seq in (64, 128, 512))
 
 
-def test_where_a_single_sequence_needs_fewer_copies_it_is_another_pattern() -> None:
+def test_a_single_sequence_that_needs_fewer_copies_has_its_own_program() -> None:
     fields: Fields = {"model": "llama-60m", "step": {"batch_size": 2, "seq_len": 128, "attention": "eager"}}
     assert _pattern(TrainingPlan.model_validate(fields))[0].at(1, 128) is None
     predictor = Predictor()
@@ -282,7 +284,7 @@ def test_every_depth_and_checkpointing_collapses(
 
 @pytest.mark.parametrize("pattern", ["layers.0.self_attn.q_proj", "layers.2.self_attn.v_proj", "layers.5.mlp.up_proj"])
 @pytest.mark.parametrize("checkpointing", ["none", "full", "every-2"])
-def test_a_block_of_another_rank_is_walked_by_itself(pattern: str, checkpointing: str, tmp_path: Path) -> None:
+def test_a_block_of_another_rank_is_written_by_itself(pattern: str, checkpointing: str, tmp_path: Path) -> None:
     method = {"kind": "lora", "rank": 4, "target_modules": ["all-linear"], "rank_pattern": {pattern: 32}}
     step = {"checkpointing": checkpointing, "seq_len": 64}
     fields = {"model": tiny("llama", 6, tmp_path), "method": method, "device": "24GiB", "step": step}
@@ -298,25 +300,25 @@ def test_a_block_of_another_rank_is_walked_by_itself(pattern: str, checkpointing
 @every_plan
 @given(plans())
 def test_rows_sum_to_the_peak(fields: Fields) -> None:
-    found = estimate(fields)
-    assert found.allocated_bytes == max(phase.peak_bytes for phase in found.phases)
-    assert sum(row.bytes for row in found.rows) == found.allocated_bytes
-    assert sum(found.at_peak.values()) == found.allocated_bytes
-    assert tuple(found.at_peak) == CATEGORIES
-    for category, total in found.at_peak.items():
-        assert sum(row.bytes for row in found.rows if row.category == category) == total
-    assert [row.bytes for row in found.rows] == sorted((row.bytes for row in found.rows), reverse=True)
+    predicted = estimate(fields)
+    assert predicted.allocated_bytes == max(phase.peak_bytes for phase in predicted.phases)
+    assert sum(row.bytes for row in predicted.rows) == predicted.allocated_bytes
+    assert sum(predicted.at_peak.values()) == predicted.allocated_bytes
+    assert tuple(predicted.at_peak) == CATEGORIES
+    for category, total in predicted.at_peak.items():
+        assert sum(row.bytes for row in predicted.rows if row.category == category) == total
+    assert [row.bytes for row in predicted.rows] == sorted((row.bytes for row in predicted.rows), reverse=True)
 
 
 @every_plan
 @given(plans())
 def test_nothing_is_negative(fields: Fields) -> None:
-    found = estimate(fields)
-    assert all(row.bytes > 0 and row.count > 0 for row in found.rows)
-    assert all(total >= 0 for total in found.at_peak.values())
-    assert all(total >= 0 for total in found.persistent.values())
-    assert all(live > 0 for _, live, _ in found.timeline.points())
-    assert 0 < found.num_trainable <= found.num_parameters
+    predicted = estimate(fields)
+    assert all(row.bytes > 0 and row.count > 0 for row in predicted.rows)
+    assert all(total >= 0 for total in predicted.at_peak.values())
+    assert all(total >= 0 for total in predicted.persistent.values())
+    assert all(live > 0 for _, live, _ in predicted.timeline.points())
+    assert 0 < predicted.num_trainable <= predicted.num_parameters
 
 
 def _formula(text: str) -> int:
@@ -359,13 +361,15 @@ def test_every_row_holds_its_tensor_and_says_why(fields: Fields) -> None:
 @every_plan
 @given(plans())
 def test_persistent_gradients_are_the_trainable_bytes(fields: Fields) -> None:
-    found = estimate(fields)
-    trained = [p for p in found.program.persistent if p.trainable]
+    predicted = estimate(fields)
+    trained = [p for p in predicted.program.persistent if p.trainable]
     weights = sum(p.copies * p.shape.numel * p.dtype.size for p in trained)
-    assert found.persistent["gradients"] == (0 if found.plan.step.per_layer_updates else weights)
-    assert found.num_trainable == sum(p.copies * p.shape.numel for p in trained)
-    held = [h for h in found.program.persistent if h.category in ("parameters", "adapters")]
-    assert found.persistent["parameters"] + found.persistent["adapters"] == sum(h.num_bytes for h in held)
+    assert predicted.persistent["gradients"] == (0 if predicted.plan.step.per_layer_updates else weights)
+    assert predicted.num_trainable == sum(p.copies * p.shape.numel for p in trained)
+    weights_and_adapters = [h for h in predicted.program.persistent if h.category in ("parameters", "adapters")]
+    assert predicted.persistent["parameters"] + predicted.persistent["adapters"] == sum(
+        h.num_bytes for h in weights_and_adapters
+    )
 
 
 # -- the timeline --------------------------------------------------------------------------------------------------
@@ -391,29 +395,29 @@ def test_phases_come_in_order(fields: Fields) -> None:
 @every_plan
 @given(plans())
 def test_the_curve_passes_through_the_phases(fields: Fields) -> None:
-    found = estimate(fields)
-    curve = found.timeline.points()
+    predicted = estimate(fields)
+    curve = predicted.timeline.points()
     order = [PHASES.index(name) for name, _, _ in curve]
     assert order == sorted(order)
-    for phase in found.phases:
+    for phase in predicted.phases:
         points = [live for name, live, _ in curve if name == phase.name]
-        if points and phase.name not in ("refresh", "steady") and found.peak_phase != "refresh":
+        if points and phase.name not in ("refresh", "steady") and predicted.peak_phase != "refresh":
             assert max(points) == phase.peak_bytes
-    if found.peak_phase != "refresh":
-        assert max(live for _, live, _ in curve) == found.allocated_bytes
+    if predicted.peak_phase != "refresh":
+        assert max(live for _, live, _ in curve) == predicted.allocated_bytes
 
 
 @every_plan
 @given(plans())
-def test_a_step_leaves_what_it_found(fields: Fields) -> None:
+def test_the_steady_bytes_are_those_that_outlive_a_step(fields: Fields) -> None:
     """Steady is what outlives the step: weights, states, projectors, workspaces, and gradients where they are kept."""
-    found = estimate(fields)
+    predicted = estimate(fields)
     kept = [
         tensor.block_bytes
-        for tensor in found.program.persistent
-        if tensor.category != "gradients" or found.plan.step.keep_gradients
+        for tensor in predicted.program.persistent
+        if tensor.category != "gradients" or predicted.plan.step.keep_gradients
     ]
-    assert found.phases[-1].end_bytes == sum(kept)
+    assert predicted.phases[-1].end_bytes == sum(kept)
 
 
 # -- monotony ------------------------------------------------------------------------------------------------------
@@ -561,10 +565,10 @@ def test_dora_costs_lora_and_a_magnitude_per_row(fields: Fields) -> None:
 @given(plans())
 def test_the_budget_moves_the_verdict_and_nothing_else(fields: Fields) -> None:
     plain = estimate(fields)
-    held = estimate({**fields, "budget": "1KiB", "headroom": "10%"})
-    assert held.verdict == "does-not-fit"
-    assert phase_bytes(held) == phase_bytes(plain)
-    assert held.rows == plain.rows
+    budgeted = estimate({**fields, "budget": "1KiB", "headroom": "10%"})
+    assert budgeted.verdict == "does-not-fit"
+    assert phase_bytes(budgeted) == phase_bytes(plain)
+    assert budgeted.rows == plain.rows
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
@@ -582,7 +586,7 @@ def test_a_refresh_adds_its_own_tensors_and_no_others(method: str, per_layer: bo
     assert {program.phases_of(index)[0] for index in program.refresh_only} == {where}
 
 
-def test_a_card_with_another_workspace_shares_the_walk() -> None:
+def test_cards_with_other_workspaces_share_the_program() -> None:
     predictor = Predictor()
     for plan in (
         TrainingPlan.model_validate({"model": "llama-60m", "method": "gradnormlorp", "device": gpu})
@@ -591,5 +595,5 @@ def test_a_card_with_another_workspace_shares_the_walk() -> None:
         shared, alone = predictor(plan), predict(plan)
         assert shared.phases == alone.phases
         assert (shared.device_bytes, shared.at_peak) == (alone.device_bytes, alone.at_peak)
-        held = [[(h.name, h.block_bytes) for h in estimate.program.persistent] for estimate in (shared, alone)]
-        assert held[0] == held[1]
+        blocks = [[(h.name, h.block_bytes) for h in estimate.program.persistent] for estimate in (shared, alone)]
+        assert blocks[0] == blocks[1]

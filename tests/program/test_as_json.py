@@ -21,7 +21,7 @@ from tests.prediction.test_invariants import Fields, every_plan, plans
 
 @every_plan
 @given(plans())
-def test_a_program_survives(fields: Fields) -> None:
+def test_a_program_is_read_back_as_it_was(fields: Fields) -> None:
     estimate = predict(TrainingPlan.model_validate(fields))
     again = loads(dumps(estimate.program))
     assert isinstance(again, StepProgram)
@@ -35,7 +35,7 @@ def test_a_program_survives(fields: Fields) -> None:
 
 @every_plan
 @given(plans())
-def test_computed_sizes_survive(fields: Fields) -> None:
+def test_computed_sizes_are_read_back_as_they_were(fields: Fields) -> None:
     plan = TrainingPlan.model_validate(fields)
     _, family, config = model_of(plan, Path())
     step = assemble(plan, family, config, compute_capability=capability_of(gpu_of(plan)))
@@ -56,19 +56,19 @@ def test_computed_sizes_survive(fields: Fields) -> None:
     [
         ({"schema": "memplanner/program/99"}, "schema"),
         ({"phases": [["nap", 0]]}, "'nap' is not a phase"),
-        ({"sizes": ["@3"]}, "there is none"),
+        ({"sizes": ["@3"]}, "the program has none"),
         ({"sizes": [True]}, "not a whole number"),
         ({"events": None}, "not a step program"),
         ({"arithmetic": {"inputs": 1, "values": [2], "steps": [["exec", 0, 0, 0]]}}, "'exec' is not an operation"),
     ],
 )
-def test_what_is_no_program_is_refused(change: dict[str, object], message: str) -> None:
+def test_other_texts_than_programs_are_refused(change: dict[str, object], message: str) -> None:
     table = json.loads(dumps(predict(TrainingPlan(model="llama-60m")).program))
     with pytest.raises(ValueError, match=message):
         loads(json.dumps(table | change))
 
 
-def test_it_needs_neither_torch_nor_pydantic() -> None:
+def test_reading_a_program_needs_neither_torch_nor_pydantic() -> None:
     code = "import sys, memplanner.program.as_json; print([m for m in ('torch', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

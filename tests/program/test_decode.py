@@ -32,7 +32,7 @@ def one_by_one(stretches: Iterable[Stretch], bits: int) -> list[tuple[str, int, 
 
 def test_blocks_hand_their_output_to_the_next() -> None:
     """Tensor 0 enters three blocks. Each makes 1 from its input, which it then frees, and keeps 2 for backward."""
-    blocks = Repeat(start=1, end=4, times=3, blocks=0, carried=(Carried(taken=0, given=1, offset=-1),))
+    blocks = Repeat(start=1, end=4, times=3, blocks=0, carried=(Carried(input=0, output=1, offset=-1),))
     program, before, after = decode((0, 1, 2, ~0, ~1, ~2), 6, [blocks], (1, 3, 3))
     assert program.bits == 2
     assert one_by_one(before, 2) == [
@@ -67,7 +67,7 @@ def test_what_is_left_is_freed_by_the_next_step() -> None:
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(tensors=st.lists(st.tuples(st.integers(1, 9), st.sampled_from(("all", "last", "none"))), max_size=8))
 def test_what_is_left_is_what_was_made_and_not_freed(tensors: list[tuple[int, str]]) -> None:
-    """Of each tensor all copies are freed, or none, or the last alone, as that of what blocks give to each other."""
+    """Of each tensor all copies are freed, or none, or the last alone, as of an output that its reader frees."""
     events: list[int] = []
     repeats: list[Repeat] = []
     for i, (count, freed) in enumerate(tensors):

@@ -39,7 +39,7 @@ def test_wrapped_lines_fit_and_drop_no_word(text: str, width: int) -> None:
 
 
 @given(st.text(max_size=40).filter(str.isprintable), st.integers(1, 30))
-def test_fit(text: str, width: int) -> None:
+def test_fitted_text_is_no_wider_than_asked(text: str, width: int) -> None:
     assert text_width(fit(text, width)) <= width
 
 

@@ -27,7 +27,7 @@ TEXTS = st.text(
 )
 
 
-def found(name: str) -> CheckedPlans:
+def checked_plans(name: str) -> CheckedPlans:
     """A plan of that name that does not fit."""
     return CheckedPlans(
         plans=(Checked(named=NamedPlan(name=name, plan=ESTIMATE.plan, root=Path()), estimate=ESTIMATE),)
@@ -54,7 +54,7 @@ def commands(log: str) -> list[str]:
 @given(name=TEXTS)
 @example(name=NASTY)
 def test_no_name_forges_an_annotation(name: str) -> None:
-    checked = found(name)
+    checked = checked_plans(name)
     log = github(checked, PAGE)
     (only,) = commands(log)
     assert only.startswith("::error title=Memory budget%3A ")
@@ -85,7 +85,7 @@ def test_lines_for_people_are_inert(text: str) -> None:
 @given(name=TEXTS)
 @example(name=NASTY)
 def test_xml_stays_well_formed(name: str) -> None:
-    text = junit(found(name), PAGE)
+    text = junit(checked_plans(name), PAGE)
     root = ET.fromstring(text.encode("utf-8"))
     (case,) = root.iter("testcase")
     assert [child.tag for child in case] == ["properties", "failure"]
@@ -95,7 +95,7 @@ def test_xml_stays_well_formed(name: str) -> None:
 @given(name=TEXTS)
 @example(name=NASTY)
 def test_sarif_is_json_with_one_result(name: str) -> None:
-    (run,) = json.loads(sarif(found(name), PAGE))["runs"]
+    (run,) = json.loads(sarif(checked_plans(name), PAGE))["runs"]
     (result,) = run["results"]
     assert result["ruleId"] == "over-budget"
     assert result["message"]["text"].encode("utf-8")
@@ -105,7 +105,7 @@ def test_sarif_is_json_with_one_result(name: str) -> None:
 @given(name=TEXTS)
 @example(name=NASTY)
 def test_markdown_holds_no_markup_of_the_names(name: str) -> None:
-    text = budgets_markdown(found(name), PAGE)
+    text = budgets_markdown(checked_plans(name), PAGE)
     bare = re.sub(r"\\.", "", text)
     assert not re.search(r"[<>`@]|\]\(", bare)
     table = [line for line in text.splitlines() if line.startswith("|")]
@@ -116,7 +116,7 @@ def test_markdown_holds_no_markup_of_the_names(name: str) -> None:
 @settings(deadline=None, derandomize=True)
 @given(text=TEXTS)
 @example(text=NASTY)
-def test_what_is_wrong_with_a_question_is_no_markup_either(text: str) -> None:
+def test_usage_errors_hold_no_markup_either(text: str) -> None:
     problems = (Problem(where=text, key=text, message=text, hint=text), Problem(where="x", key="", message=text))
     (case,) = ET.fromstring(junit_of_problems(problems, PAGE).encode("utf-8")).iter("testcase")
     assert [child.tag for child in case] == ["error"]
@@ -130,5 +130,5 @@ def test_what_is_wrong_with_a_question_is_no_markup_either(text: str) -> None:
 @settings(deadline=None, derandomize=True)
 @given(name=TEXTS)
 def test_text_drives_no_terminal(name: str) -> None:
-    text = budgets_text(found(name), PAGE)
+    text = budgets_text(checked_plans(name), PAGE)
     assert all(c == "\n" or c.isprintable() for c in text)

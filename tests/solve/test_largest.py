@@ -50,14 +50,14 @@ def test_exact_at_every_bound_and_ceiling() -> None:
     for axis, bound, ceiling in product(AXES, BOUNDS, CEILINGS):
         where = f"{axis}, fits up to {bound}, searched up to {ceiling}"
         predicted = Threshold(axis, bound)
-        found = largest(plan(), axis, predicted, ceiling=ceiling)
-        assert found.value == min(bound, ceiling), where
-        assert value_of(found.estimate.plan, axis) == max(found.value, 1), where
+        result = largest(plan(), axis, predicted, ceiling=ceiling)
+        assert result.value == min(bound, ceiling), where
+        assert value_of(result.estimate.plan, axis) == max(result.value, 1), where
         if 0 < bound < ceiling:
-            assert found.above is not None, where
-            assert value_of(found.above.plan, axis) == bound + 1, where
+            assert result.above is not None, where
+            assert value_of(result.above.plan, axis) == bound + 1, where
         else:
-            assert found.above is None, where
+            assert result.above is None, where
         assert predicted.asked <= 30, where
 
 
@@ -67,17 +67,17 @@ def on(memory: str, axis: SearchAxis, **fields: Any) -> Largest:
 
 @pytest.mark.parametrize(("axis", "memory"), [("rank", "700MB"), ("batch-size", "2GB"), ("seq-len", "2GB")])
 def test_one_more_does_not_fit(axis: SearchAxis, memory: str) -> None:
-    found = on(memory, axis)
-    assert found.value > 1
-    assert found.estimate.margin_bytes >= 0
-    assert found.above is not None
-    assert found.above.margin_bytes < 0
+    result = on(memory, axis)
+    assert result.value > 1
+    assert result.estimate.margin_bytes >= 0
+    assert result.above is not None
+    assert result.above.margin_bytes < 0
 
 
 def test_strict_leaves_the_error_margin_free() -> None:
-    found = largest(plan(device="2GB"), "batch-size", predict, strict=True)
-    assert found.estimate.verdict == "fits"
-    assert found.value < on("2GB", "batch-size").value
+    result = largest(plan(device="2GB"), "batch-size", predict, strict=True)
+    assert result.estimate.verdict == "fits"
+    assert result.value < on("2GB", "batch-size").value
 
 
 def test_full_training_has_no_rank() -> None:

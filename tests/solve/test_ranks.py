@@ -36,22 +36,22 @@ def plan(gpu: str, method: str = "lora") -> TrainingPlan:
 def test_the_plan_fits_and_no_module_could_have_more(method: str) -> None:
     predict = Predictor()
     gpu = {"lora": "330MiB", "gradnormlorp": "520MiB"}[method]
-    found = ranks_by_evidence(plan(gpu, method), evidence(), predict)
-    assert found.estimate.verdict != "does-not-fit"
-    assert max(found.ranks.values()) > 1
-    assert min(found.ranks.values()) < 256
-    own = found.estimate.plan.method
+    result = ranks_by_evidence(plan(gpu, method), evidence(), predict)
+    assert result.estimate.verdict != "does-not-fit"
+    assert max(result.ranks.values()) > 1
+    assert min(result.ranks.values()) < 256
+    own = result.estimate.plan.method
     assert own.kind == method
-    for name, rank in found.ranks.items():
+    for name, rank in result.ranks.items():
         assert own.rank_at(f"model.layers.3.mlp.{name}") == rank  # type: ignore[attr-defined]
         if rank < 256:
-            ranks = {**found.ranks, name: 2 * rank}
+            ranks = {**result.ranks, name: 2 * rank}
             lowest = min(ranks.values())
             pattern = {n: r for n, r in ranks.items() if r != lowest}
             more = own.model_copy(update={"rank": lowest, "rank_pattern": pattern})
-            raised = found.estimate.plan.model_copy(update={"method": more})
+            raised = result.estimate.plan.model_copy(update={"method": more})
             assert predict(raised).verdict == "does-not-fit", name
-    assert found.share >= found.uniform_share > 0
+    assert result.share >= result.uniform_share > 0
 
 
 def test_more_goes_where_it_gains_more_per_element() -> None:
@@ -60,7 +60,7 @@ def test_more_goes_where_it_gains_more_per_element() -> None:
     assert ranks["v_proj"] > ranks["down_proj"]
 
 
-def test_what_the_method_leaves_alone_gets_no_rank() -> None:
+def test_modules_that_are_no_targets_get_no_rank() -> None:
     alone = merge(
         {"model": "llama-60m"}, {"--method": "lora", "--gpu": "2GiB", "--target-modules": "q_proj"}, where="test"
     )
@@ -69,8 +69,10 @@ def test_what_the_method_leaves_alone_gets_no_rank() -> None:
         ranks_by_evidence(alone, evidence(("down_proj",)), Predictor())
 
 
-@pytest.mark.parametrize(("gpu", "method", "said"), [("100MiB", "lora", "not even rank 1"), ("t4", "full", "no rank")])
-def test_what_cannot_be_answered(gpu: str, method: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("gpu", "method", "message"), [("100MiB", "lora", "not even rank 1"), ("t4", "full", "no rank")]
+)
+def test_requests_without_an_answer_are_refused(gpu: str, method: str, message: str) -> None:
     flags = {"--method": method, "--gpu": gpu}
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         ranks_by_evidence(merge({"model": "llama-60m"}, flags, where="test"), evidence(), Predictor())

@@ -27,9 +27,9 @@ def axis(name: str, *values: str | bool) -> Axis:
 
 def test_every_point_is_a_prediction() -> None:
     axes = [axis("--rank", "8", "64"), axis("--gpu", "rtx4090", "t4", "300MiB"), axis("--batch-size", "1", "7")]
-    found = run(axes, {"--method": "lora", "--checkpointing": "full"})
-    assert [point.values for point in found.points] == list(product(*(a.values for a in axes)))
-    for point in found.points:
+    result = run(axes, {"--method": "lora", "--checkpointing": "full"})
+    assert [point.values for point in result.points] == list(product(*(a.values for a in axes)))
+    for point in result.points:
         estimate = predict(merge(BASE, point.flags, where="test"))
         assert (point.verdict, point.allocated_bytes) == (estimate.verdict, estimate.allocated_bytes)
         assert point.limit_bytes == estimate.limit_bytes
@@ -38,7 +38,7 @@ def test_every_point_is_a_prediction() -> None:
             assert point.least_device_bytes <= estimate.device_bytes
         else:
             assert point.device_bytes == point.least_device_bytes == estimate.device_bytes
-    assert {point.verdict for point in found.points} == {"fits", "does-not-fit"}
+    assert {point.verdict for point in result.points} == {"fits", "does-not-fit"}
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
@@ -49,10 +49,10 @@ def test_any_order_gives_the_same(seed: int) -> None:
     shuffled = [axis(a.name, *rng.sample(a.values, len(a.values))) for a in rng.sample(axes, len(axes))]
     flags = {"--method": "galore"}
 
-    def facts(found: Sweep) -> dict[frozenset[tuple[str, Any]], Any]:
+    def facts(result: Sweep) -> dict[frozenset[tuple[str, Any]], Any]:
         return {
             frozenset(p.flags.items()): (p.verdict, p.allocated_bytes, p.reserved_bytes, p.device_bytes, p.limit_bytes)
-            for p in found.points
+            for p in result.points
         }
 
     plain, mixed = run(axes, flags), run(shuffled, flags)
@@ -62,16 +62,16 @@ def test_any_order_gives_the_same(seed: int) -> None:
     }
 
 
-def test_a_method_without_ranks_stands_once() -> None:
-    found = run([axis("--method", "full", "lora"), axis("--rank", "8", "16")])
-    assert [point.values for point in found.points] == [("full", ""), ("lora", "8"), ("lora", "16")]
+def test_a_method_without_ranks_is_one_point() -> None:
+    result = run([axis("--method", "full", "lora"), axis("--rank", "8", "16")])
+    assert [point.values for point in result.points] == [("full", ""), ("lora", "8"), ("lora", "16")]
 
 
-def test_what_is_no_plan_is_left_out_and_counted() -> None:
-    found = run([axis("--grad-accumulation", "1", "4"), axis("--per-layer-updates", False, True)])
-    assert [point.values for point in found.points] == [("1", False), ("1", True), ("4", False)]
-    assert list(found.skipped.values()) == [1]
-    assert "grad_accumulation 4" in next(iter(found.skipped))
+def test_combinations_that_are_no_plan_are_left_out_and_counted() -> None:
+    result = run([axis("--grad-accumulation", "1", "4"), axis("--per-layer-updates", False, True)])
+    assert [point.values for point in result.points] == [("1", False), ("1", True), ("4", False)]
+    assert list(result.skipped.values()) == [1]
+    assert "grad_accumulation 4" in next(iter(result.skipped))
 
 
 @pytest.mark.parametrize("bad", [axis("--rank", "8", "abc"), axis("--rank", "8", "0"), axis("model", "llama-60m", "x")])
@@ -82,8 +82,8 @@ def test_a_value_that_never_works_is_an_error(bad: Axis) -> None:
 
 
 def test_moments_in_eight_bits_are_second_best() -> None:
-    found = run([axis("--optimizer", "adamw-8bit", "adamw"), axis("--batch-size", "1", "2")], {"--gpu": "24GiB"})
-    assert [point.values for point in found.frontier()] == [("adamw", "2")]
+    result = run([axis("--optimizer", "adamw-8bit", "adamw"), axis("--batch-size", "1", "2")], {"--gpu": "24GiB"})
+    assert [point.values for point in result.frontier()] == [("adamw", "2")]
     others = run([axis("--optimizer", "sgd", "adamw"), axis("--batch-size", "1", "2")], {"--gpu": "24GiB"})
     assert [point.values for point in others.frontier()] == [("sgd", "2"), ("adamw", "2")]
 
@@ -95,17 +95,17 @@ def test_the_frontier_is_what_nothing_beats() -> None:
         axis("--batch-size", "1", "4", "16", "64"),
         axis("--checkpointing", "none", "every-2", "full"),
     ]
-    found = run(axes, {"--gpu": "2GiB"})
+    result = run(axes, {"--gpu": "2GiB"})
     order = {"none": 3, "every-2": 2, "full": 1}
 
     def beats(a: Any, b: Any) -> bool:
         better = [int(x) >= int(y) for x, y in zip(a[1:3], b[1:3], strict=True)] + [order[a[3]] >= order[b[3]]]
         return bool(a != b and a[0] == b[0] and all(better))
 
-    fitting = [point.values for point in found.points if point.verdict != "does-not-fit"]
+    fitting = [point.values for point in result.points if point.verdict != "does-not-fit"]
     expected = [v for v in fitting if not any(beats(other, v) for other in fitting)]
-    assert 0 < len(expected) < len(fitting) < len(found.points)
-    assert [point.values for point in found.frontier()] == expected
+    assert 0 < len(expected) < len(fitting) < len(result.points)
+    assert [point.values for point in result.frontier()] == expected
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_lists_of_numbers(text: str, values: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", ",", "8,…", "…,8", "8,…,64", "16,8,…,64", "5..1", "1..9..0", "1..x", "1..2..3..4", "1..9999999999"]
 )
-def test_lists_that_are_none(text: str) -> None:
+def test_malformed_lists_are_refused(text: str) -> None:
     with pytest.raises(UserError):
         values_of("--rank", text)
 

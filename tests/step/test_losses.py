@@ -105,8 +105,8 @@ PLANS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("order", ["pr", "rp", "prp"])
 def test_blocks_written_together_cost_what_single_blocks_cost(order: str, fields: dict[str, Any], write: Write) -> None:
     together, apart = write(order, **fields), write(order, collapse=False, **fields)
-    found, expected = ([(p.name, p.peak, p.end) for p in Liveness(program).phases] for program in (together, apart))
-    assert found == expected
+    collapsed, expected = ([(p.name, p.peak, p.end) for p in Liveness(program).phases] for program in (together, apart))
+    assert collapsed == expected
     assert together.persistent.by_category == apart.persistent.by_category
     assert together.persistent.num_parameters == apart.persistent.num_parameters
 

@@ -63,10 +63,10 @@ def test_every_point_of_the_grid_is_a_plan(tmp_path: Path) -> None:
         ("[[group]]\nname = 'a'\nplan = { precision = 'bf61' }", "a: precision: 'bf61' is not a known precision"),
         ("[[group]]\nname = 'a'\ngrid = { 'step.batch_size' = [] }", "has no values"),
         ("[[group]]\nname = 'a'\ngrid = { 'step.batch_size' = [1, 0] }", "a-bs0: step.batch_size: 0 is below 1"),
-        ("[[group]]\nname = 'a'\n[[group]]\nname = 'a'", "two plans come to the same name"),
+        ("[[group]]\nname = 'a'\n[[group]]\nname = 'a'", "two plans have this name"),
     ],
 )
-def test_what_is_wrong_with_a_suite_is_named(text: str, message: str, tmp_path: Path) -> None:
+def test_a_wrong_suite_is_refused_with_the_reason(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         suite(text, tmp_path)
     assert any(message in str(problem) for problem in caught.value.problems), caught.value.problems
@@ -140,11 +140,11 @@ def test_a_case_that_dies_is_a_record_and_the_next_one_runs(
 
     monkeypatch.setattr(runner, "_in_process", _crash if how == "crash" else _kill)
     first, second = smoke("llama-full", "llama-lora-r8")
-    found = list(run_cases([first], "fake", tmp_path))[-1].record
-    assert found is not None
-    assert found.outcome.status == "failed"
+    record = list(run_cases([first], "fake", tmp_path))[-1].record
+    assert record is not None
+    assert record.outcome.status == "failed"
     expected = "RuntimeError: no [bold]good[/bold]" if how == "crash" else "killed by SIGKILL"
-    assert found.outcome.message == expected
+    assert record.outcome.message == expected
     monkeypatch.undo()
     pytest.importorskip("transformers")
     assert [e.what for e in run_cases([first, second], "fake", tmp_path)] == ["begins", "done"] * 2

@@ -22,16 +22,16 @@ COMPUTED: dict[str, Callable[[Any, Any], Any]] = {
 
 @pytest.mark.parametrize("formula", COMPUTED.values(), ids=COMPUTED)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 5000))
-def test_what_was_computed_is_computed_again(
+def test_recorded_arithmetic_is_computed_for_other_inputs(
     formula: Callable[[Any, Any], Any], a: int, b: int, c: int, d: int
 ) -> None:
     program = Arithmetic(a, b)
-    found = formula(*program.inputs)
-    assert resolved(found, program.values) == formula(a, b)
+    number = formula(*program.inputs)
+    assert resolved(number, program.values) == formula(a, b)
     again = program.run(c, d)
     assert again is not None
-    assert resolved(found, again) == formula(c, d)
-    assert resolved(found, program.values) == formula(a, b), "the program's own values stay"
+    assert resolved(number, again) == formula(c, d)
+    assert resolved(number, program.values) == formula(a, b), "the program's own values stay"
 
 
 ASKED: dict[str, Callable[[Any], Any]] = {
@@ -49,18 +49,20 @@ ASKED: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("question", ASKED.values(), ids=ASKED)
 @pytest.mark.parametrize("first", [7, 8, 9])
 @pytest.mark.parametrize("other", [7, 8, 9])
-def test_a_comparison_must_come_out_the_same(question: Callable[[Any], Any], first: int, other: int) -> None:
+def test_other_inputs_must_give_comparisons_the_same_outcome(
+    question: Callable[[Any], Any], first: int, other: int
+) -> None:
     program = Arithmetic(first)
     (x,) = program.inputs
     assert question(x) == question(first)
     assert (program.run(other) is not None) == (question(other) == question(first))
 
 
-def test_the_smaller_of_two_stays_the_same_one() -> None:
+def test_min_holds_while_the_same_operand_is_smaller() -> None:
     program = Arithmetic(100)
     (x,) = program.inputs
-    found: Any = min(256, x)  # type: ignore[call-overload]
-    assert [resolved(found, program.run(n) or ()) for n in (1, 255)] == [1, 255]
+    number: Any = min(256, x)  # type: ignore[call-overload]
+    assert [resolved(number, program.run(n) or ()) for n in (1, 255)] == [1, 255]
     assert program.run(257) is None
 
 
@@ -74,7 +76,7 @@ BOUND: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("use", BOUND.values(), ids=BOUND)
-def test_whatever_needs_the_number_itself_binds_the_program_to_it(use: Callable[[Any], Any]) -> None:
+def test_an_operation_that_needs_the_number_binds_the_program_to_it(use: Callable[[Any], Any]) -> None:
     program = Arithmetic(5)
     (x,) = program.inputs
     assert len(use(x)) == len(use(5))
@@ -82,7 +84,7 @@ def test_whatever_needs_the_number_itself_binds_the_program_to_it(use: Callable[
     assert program.run(6) is None
 
 
-def test_what_is_not_known_to_be_sound_is_refused() -> None:
+def test_operations_that_cannot_be_recorded_are_refused() -> None:
     (x,) = Arithmetic(5).inputs
     number: Any = x
     for use in (
@@ -103,9 +105,9 @@ def test_numbers_of_two_programs_do_not_mix() -> None:
         x + y
 
 
-def test_what_a_comparison_has_ruled_out_is_not_computed() -> None:
+def test_operations_that_a_guard_rules_out_are_not_computed() -> None:
     program = Arithmetic(7)
     (x,) = program.inputs
-    found = (x + 5) // (x - 5) if x > 5 else 0
-    assert resolved(found, program.values) == 6
+    number = (x + 5) // (x - 5) if x > 5 else 0
+    assert resolved(number, program.values) == 6
     assert program.run(5) is None

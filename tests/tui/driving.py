@@ -86,11 +86,11 @@ async def type_in(app: MemplannerApp, pilot: Pilot[None], text: str, *after: str
 
 def shown(app: MemplannerApp, where: str) -> str:
     """The text of a Static or a Picture."""
-    found = app.screen.query_one(where)
-    if isinstance(found, Picture):
-        return found.text
-    assert isinstance(found, Static)
-    content: Any = found.visual
+    widget = app.screen.query_one(where)
+    if isinstance(widget, Picture):
+        return widget.text
+    assert isinstance(widget, Static)
+    content: Any = widget.visual
     return str(content.plain if isinstance(content, Text) else content)
 
 
@@ -105,6 +105,6 @@ def rows(app: MemplannerApp, where: str) -> list[list[str]]:
     return [[str(cell) for cell in table.get_row_at(i)] for i in range(table.row_count)]
 
 
-def said(app: MemplannerApp) -> list[str]:
+def notifications(app: MemplannerApp) -> list[str]:
     """Notifications, title and message."""
     return [f"{n.title}: {n.message}" if n.title else n.message for n in app._notifications]

@@ -61,11 +61,11 @@ def ink_of(svg: str) -> list[dict[str, str]]:
     palette = {colour.lower() for colour in (*CATEGORY_COLOURS.values(), *VERDICT_COLOURS.values(), ACCENT, MUTED, BAD)}
     lines: list[dict[str, str]] = []
     for parts in _lines(svg):
-        said: dict[str, str] = {}
+        ink: dict[str, str] = {}
         for text, name in parts:
             if styles[name][:7] in palette:
-                said[styles[name]] = said.get(styles[name], "") + text.replace(" ", "")
-        lines.append(said)
+                ink[styles[name]] = ink.get(styles[name], "") + text.replace(" ", "")
+        lines.append(ink)
     return lines
 
 

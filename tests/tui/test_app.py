@@ -19,7 +19,7 @@ from memplanner.tui.widgets.fields import Field
 from memplanner.tui.widgets.footer import KeysFooter
 from memplanner.tui.widgets.help import Help
 from memplanner.units import format_bytes
-from tests.tui.driving import drive, field, press, rows, said, settle, shown, type_in
+from tests.tui.driving import drive, field, notifications, press, rows, settle, shown, type_in
 
 App: TypeAlias = MemplannerApp
 Keys: TypeAlias = Pilot[None]
@@ -37,7 +37,7 @@ def test_a_newcomer_picks_a_rank_and_leaves_with_a_plan(tmp_path: Path, monkeypa
         await press(app, pilot, "down", "down", "down", "right")
         assert "‹ 256 ›" in field(app, "rank")
         await press(app, pilot, "s", "enter")
-        assert said(app)[-1] == "Saved; ask for it with: memplanner check --plan memplanner.toml"
+        assert notifications(app)[-1] == "Saved; ask for it with: memplanner check --plan memplanner.toml"
 
     app = drive(play, tmp_path, model="", flags={})
     table = tomllib.loads((tmp_path / "memplanner.toml").read_text())
@@ -114,7 +114,7 @@ def test_a_bad_value_is_marked_at_its_field(name: str, typed: str, message: str,
         assert app.state.plan == before
         assert "of the last plan without problems" in shown(app, "#verdict")
         await press(app, pilot, "s")
-        assert "problems" in said(app)[-1]
+        assert "problems" in notifications(app)[-1]
         await press(app, pilot, "u")
         assert "✗" not in field(app, name)
 
@@ -216,14 +216,14 @@ def test_compare_lays_methods_and_cards_side_by_side(tmp_path: Path) -> None:
 def test_the_frontier_is_sorted_and_taken_over(tmp_path: Path) -> None:
     async def play(app: App, pilot: Keys) -> None:
         await press(app, pilot, "4")
-        found = rows(app, "#frontier-table")
-        assert found
-        assert shown(app, "#frontier-heading").startswith(f"The frontier on 2GiB: {len(found)} of ")
-        tokens = [int(row[2]) for row in found]
+        frontier_rows = rows(app, "#frontier-table")
+        assert frontier_rows
+        assert shown(app, "#frontier-heading").startswith(f"The frontier on 2GiB: {len(frontier_rows)} of ")
+        tokens = [int(row[2]) for row in frontier_rows]
         assert tokens == sorted(tokens, reverse=True)
         await press(app, pilot, "a")
         everything = rows(app, "#frontier-table")
-        assert len(everything) > len(found)
+        assert len(everything) > len(frontier_rows)
         assert {"fits", "tight"} >= {row[5] for row in everything}
         for _ in range(5):
             await press(app, pilot, "o")
@@ -237,7 +237,7 @@ def test_the_frontier_is_sorted_and_taken_over(tmp_path: Path) -> None:
             first[4],
         ]
         assert format_bytes(app.state.estimate.device_bytes) == first[6]
-        assert said(app)[-1].startswith("Taken over (u takes it back): rank ")
+        assert notifications(app)[-1].startswith("Taken over (u takes it back): rank ")
 
     drive(play, tmp_path)
 
@@ -286,7 +286,7 @@ def test_copy_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         await press(app, pilot, "y")
         assert app.clipboard == "memplanner check llama-60m --method lora --rank 8 --gpu 2GiB"
         await press(app, pilot, "e", "e")
-        assert said(app)[-1] == "Exported: memplanner-report-2.svg and memplanner-report-2.md"
+        assert notifications(app)[-1] == "Exported: memplanner-report-2.svg and memplanner-report-2.md"
 
     drive(play, tmp_path)
     assert ET.parse(tmp_path / "memplanner-report.svg").getroot().tag.endswith("svg")
@@ -376,7 +376,7 @@ def test_a_run_can_be_cancelled(tmp_path: Path) -> None:
         await press(app, pilot, "x")
         await app.workers.wait_for_complete()
         await pilot.pause()
-        assert said(app)[-1] == "Cancelled"
+        assert notifications(app)[-1] == "Cancelled"
         assert rows(app, "#records") == []
 
     drive(play, tmp_path, model="llama-1b")
@@ -454,10 +454,10 @@ def test_every_field_shows_what_was_typed_while_one_is_bad(tmp_path: Path) -> No
         assert "gpt2" in field(app, "model")
         await press(app, pilot, "w")
         await press(app, pilot, "y")
-        assert said(app)[-2:] == ["The plan has problems: they are marked at their fields"] * 2
+        assert notifications(app)[-2:] == ["The plan has problems: they are marked at their fields"] * 2
         assert not isinstance(app.screen, Ask)
         await press(app, pilot, "2")
-        assert said(app)[-1] == "This is of the last plan without problems"
+        assert notifications(app)[-1] == "This is of the last plan without problems"
         app.set_field("--rank", "4")
         assert (app.state.plan.model, app.state.problems) == ("gpt2", {})
 

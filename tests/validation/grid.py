@@ -15,16 +15,16 @@ QUANTISABLE = ("llama", "mistral", "qwen2", "qwen3")
 def draw(seed: int, count: int, folder: Path) -> list[TrainingPlan]:
     """`count` plans that can be; the same for the same seed."""
     rng = random.Random(seed)
-    found: list[TrainingPlan] = []
-    while len(found) < count:
+    plans: list[TrainingPlan] = []
+    while len(plans) < count:
         model = rng.choice(list(MODELS))
         try:
             plan = plan_of(model, _fields(rng, model), folder)
             predict(plan)
         except (ValueError, UserError):  # settings that exclude each other
             continue
-        found.append(plan)
-    return found
+        plans.append(plan)
+    return plans
 
 
 WITH_DROPOUT = ("gpt2", "roberta", "bert")

@@ -34,12 +34,12 @@ def count_and_seed() -> tuple[int, int]:
 def test_plans_drawn_at_random(tmp_path: Path) -> None:
     count, seed = count_and_seed()
     plans = {f"plan {i} of seed {seed}": plan for i, plan in enumerate(draw(seed, count, tmp_path))}
-    found = validate_traces((name, plan, tmp_path) for name, plan in plans.items())
-    assert len(found.skipped) <= count // 20, found.skipped
-    kept = [row for row in found.rows if row.metric in KEPT]
+    validation = validate_traces((name, plan, tmp_path) for name, plan in plans.items())
+    assert len(validation.skipped) <= count // 20, validation.skipped
+    kept = [row for row in validation.rows if row.metric in KEPT]
     assert kept
     assert [row for row in kept if row.predicted_bytes != row.measured_bytes] == []
-    peaks = [row for row in found.rows if row.metric in PEAKS]
+    peaks = [row for row in validation.rows if row.metric in PEAKS]
     assert statistics.median(abs(row.error) for row in peaks) <= MEDIAN
     off = [f"{row.id}: {row.metric} {row.error:+.3%}, {plans[row.id]!r}" for row in peaks if abs(row.error) > WORST]
     assert off == []

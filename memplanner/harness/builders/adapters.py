@@ -44,7 +44,9 @@ def _dora(method: Dora, model: nn.Module, family: Family, dtype: torch.dtype) ->
 @adapted.register
 def _gradnormlorp(method: GradNormLorp, model: nn.Module, family: Family, dtype: torch.dtype) -> nn.Module:
     if method.is_bare:
-        raise NotBuildableError(f"implementation {method.implementation!r}: the authors' code is not a package")
+        raise NotBuildableError(
+            f"implementation {method.implementation!r}: the authors' code cannot be installed as a package"
+        )
     if method.implementation == "reparameterised":
         return apply_gradnormlorp(model, method)
     factors = Dora(

@@ -45,10 +45,10 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     config.use_cache = False
     config._attn_implementation = _ATTENTION.get(plan.step.attention, "sdpa")
     if plan.step.loss.kind != "cross-entropy":
-        raise NotBuildableError(f"loss {plan.step.loss.kind!r}: transformers has no such loss of its own")
+        raise NotBuildableError(f"loss {plan.step.loss.kind!r}: no model of transformers has such a loss")
     factory: Any = AutoModelForSequenceClassification if family.classifier else AutoModelForCausalLM
     if isinstance(plan.step.loss, CrossEntropy) and plan.step.loss.shifts == "logits":
-        raise NotBuildableError("a loss that shifts logits: this transformers shifts labels")
+        raise NotBuildableError("a loss that shifts logits: the installed transformers shifts labels")
     dtype = DTYPES[plan.precision] if plan.master_weights else AUTOCAST[plan.precision]
     with torch.device(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -97,7 +97,8 @@ def _quantised(model: nn.Module, plan: TrainingPlan) -> nn.Module:
     compute = AUTOCAST.get(plan.precision, DTYPES[plan.precision])
     for name, linear in list(block_linears(model)):
         if not isinstance(linear, nn.Linear):
-            raise NotBuildableError(f"quantization {plan.quantization!r} of {type(linear).__name__} layers")
+            layers = type(linear).__name__
+            raise NotBuildableError(f"quantization {plan.quantization!r} of {layers} layers: only nn.Linear has one")
         weight = linear.weight
         sizes: dict[str, Any] = {"bias": linear.bias is not None, "device": "meta"}
         quantised: Any

@@ -108,7 +108,7 @@ def optimizer_of(rule: object, groups: Groups) -> torch.optim.Optimizer:
 @optimizer_of.register
 def _adamw(rule: AdamW, groups: Groups) -> torch.optim.Optimizer:
     if rule.state_dtype != "param":
-        raise NotBuildableError(f"torch.optim.AdamW with {rule.state_dtype} moments")
+        raise NotBuildableError(f"torch.optim.AdamW has no option for {rule.state_dtype} moments")
     implementation = rule.implementation
     return torch.optim.AdamW(
         groups, lr=LEARNING_RATE, foreach=implementation == "foreach", fused=implementation == "fused"
@@ -118,7 +118,7 @@ def _adamw(rule: AdamW, groups: Groups) -> torch.optim.Optimizer:
 @optimizer_of.register
 def _adamw8bit(rule: AdamW8bit, groups: Groups) -> torch.optim.Optimizer:
     if rule.format != "bitsandbytes":
-        raise NotBuildableError(f"optimizer {rule.describe()}: torchao is not used by this harness")
+        raise NotBuildableError(f"optimizer {rule.describe()}: this harness has no builder for torchao's optimizers")
     import bitsandbytes
 
     return bitsandbytes.optim.AdamW8bit(groups, lr=LEARNING_RATE)  # type: ignore[no-any-return]
@@ -167,4 +167,4 @@ def _gradnormlorp(rule: GradNormLorpAdamW, groups: Groups) -> torch.optim.Optimi
 
 @optimizer_of.register
 def _weight_norm(rule: WeightNormAdamW, groups: Groups) -> torch.optim.Optimizer:
-    raise NotBuildableError("the authors' optimizers over bare weights: their code is not a package")
+    raise NotBuildableError("optimizers over bare weights: the authors' code cannot be installed as a package")
