@@ -26,7 +26,16 @@ def document(kind: str) -> Any:
 
 
 def test_every_example_is_of_a_kind_that_is_run() -> None:
-    ran = {"toml", "console", "console rank-256", "yaml github-workflow", "yaml gitlab", "yaml pre-commit", "python"}
+    ran = {
+        "toml",
+        "console",
+        "console rank-256",
+        "console refused",
+        "yaml github-workflow",
+        "yaml gitlab",
+        "yaml pre-commit",
+        "python",
+    }
     assert {kind for kind, _ in BLOCKS} == ran
 
 
@@ -41,13 +50,13 @@ class Console:
     monkeypatch: pytest.MonkeyPatch
     capsys: pytest.CaptureFixture[str]
 
-    def hold(self, root: Path, body: str) -> None:
+    def hold(self, root: Path, body: str, *, refused: bool = False) -> None:
         for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
             command, _, shown = part.partition("\n")
             words = shlex.split(command, comments=True)[1:]
-            _, printed, errors = run_in(root, self.monkeypatch, self.capsys, *words)
-            assert errors == ""
-            rest = printed
+            code, printed, errors = run_in(root, self.monkeypatch, self.capsys, *words)
+            assert (code, printed) == (2, "") if refused else errors == ""
+            rest = printed = errors if refused else printed
             for stretch in filter(str.strip, re.split("…\n?", shown)):
                 assert stretch.strip("\n") in rest, printed
                 rest = rest.partition(stretch.strip("\n"))[2]
@@ -65,6 +74,13 @@ def test_commands(kind: str, repository: Repository, console: Console) -> None:
     assert bodies(kind)
     for body in bodies(kind):
         console.hold(repository.root, body)
+
+
+def test_a_config_that_is_refused(repository: Repository, console: Console) -> None:
+    with (repository.root / "axolotl.yml").open("a", encoding="utf-8") as config:
+        config.write("\ndeepspeed: zero2.json\nour_own_key: 3\n")
+    (body,) = bodies("console refused")
+    console.hold(repository.root, body, refused=True)
 
 
 def test_the_readmes_example(repository: Repository, console: Console) -> None:
