@@ -1,6 +1,6 @@
 """The vocabulary in which predictions, traces and measurements are all written: phases, categories, tensor rows."""
 
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from memplanner.frozen import Frozen
 
@@ -28,6 +28,23 @@ Verdict = Literal["fits", "tight", "does-not-fit"]
 def passes(verdict: Verdict, *, strict: bool = False) -> bool:
     """Whether the verdict lets a build or a search go on. strict: a tight fit does not."""
     return verdict == "fits" or (verdict == "tight" and not strict)
+
+
+class Answered(Protocol):
+    """What has been found out about a plan on a device."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether it fits."""
+
+    @property
+    def is_squeezed(self) -> bool:
+        """Whether it fits only because the allocator returns unused segments to the device and asks again."""
+
+
+def advisable(answer: Answered, *, strict: bool = False) -> bool:
+    """Whether people should be advised to run it: it passes, and not only by squeezing the allocator."""
+    return passes(answer.verdict, strict=strict) and not answer.is_squeezed
 
 
 class TensorRow(Frozen):

@@ -75,6 +75,7 @@ class FakeEstimate:
     device_bytes: int = 18 * GIB
     allocated_bytes: int = 16 * GIB
     reserved_bytes: int = 17 * GIB
+    wanted_bytes: int = 17 * GIB
     verdict: Verdict = "fits"
     implementation: str = "transformers + peft"
     notes: tuple[Note, ...] = (
@@ -84,7 +85,7 @@ class FakeEstimate:
     peak_phase: Phase = "backward"
     fragmentation_bytes: int = 1 * GIB
     expandable_saving_bytes: int = 0
-    returns_segments: bool = False
+    is_squeezed: bool = False
     error_margin_bytes: int = 100 * MIB
     margin: Margin = MARGIN
     context_bytes: int = 700 * MIB

@@ -68,7 +68,7 @@ class Estimate(Frozen):
         """torch.cuda.max_memory_reserved: the segments that the caching allocator holds. Where the device has no room
         for all of them, those that remain after it has returned unused ones, if the step fits into these.
         """
-        return self._wanted_bytes if self._squeezed_bytes is None else self._squeezed_bytes
+        return self.wanted_bytes if self._squeezed_bytes is None else self._squeezed_bytes
 
     @property
     def is_simulated(self) -> bool:
@@ -76,9 +76,11 @@ class Estimate(Frozen):
         return "reserved_bytes" in self.__dict__
 
     @property
-    def returns_segments(self) -> bool:
-        """Whether the step fits only because the allocator returns unused segments to the device."""
-        return self._squeezed_bytes is not None
+    def is_squeezed(self) -> bool:
+        """Whether the step fits only because the allocator, out of room, returns unused segments and asks again. That
+        takes time, and whatever else asks for memory in between ends the run.
+        """
+        return self._squeezed_bytes is not None and self.margin_bytes >= 0
 
     def _reserved(self, limit: int | None = None) -> int:
         chosen = self.plan.allocator
@@ -88,15 +90,15 @@ class Estimate(Frozen):
         )
 
     @cached_property
-    def _wanted_bytes(self) -> int:
-        """Segments on a device that has room for every one that is requested."""
+    def wanted_bytes(self) -> int:
+        """What the step would reserve on a device that has room for every segment it asks for."""
         return self._reserved()
 
     @cached_property
     def _squeezed_bytes(self) -> int | None:
         """Segments on this device, where it has less room than that and the step fits nevertheless; else None."""
         room = self.total_bytes - self.context_bytes
-        if not self.allocated_bytes <= room < self._wanted_bytes:
+        if not self.allocated_bytes <= room < self.wanted_bytes:
             return None
         try:
             return self._reserved(room)
@@ -169,8 +171,10 @@ class Estimate(Frozen):
 
     @property
     def verdict(self) -> Verdict:
-        """fits, tight (within the error margin below the limit) or does-not-fit."""
-        return "does-not-fit" if self.is_hopeless else verdict_of(self.margin_bytes, self.error_margin_bytes)
+        """fits, tight (within the error margin below the limit, or squeezed) or does-not-fit."""
+        if self.is_hopeless:
+            return "does-not-fit"
+        return "tight" if self.is_squeezed else verdict_of(self.margin_bytes, self.error_margin_bytes)
 
     @cached_property
     def timeline(self) -> Timeline:

@@ -26,6 +26,7 @@ def estimate_object(estimate: "Estimate") -> dict[str, Any]:
     return {
         "schema": "memplanner/estimate/1",
         "verdict": estimate.verdict,
+        "squeezed": estimate.is_squeezed,
         "gpu": {
             "name": estimate.gpu.name if estimate.gpu is not None else device_word(estimate.plan),
             "total_bytes": estimate.total_bytes,
@@ -33,6 +34,7 @@ def estimate_object(estimate: "Estimate") -> dict[str, Any]:
         "allocated_bytes": estimate.allocated_bytes,
         "fragmentation_bytes": estimate.fragmentation_bytes,
         "reserved_bytes": estimate.reserved_bytes,
+        "wanted_bytes": estimate.wanted_bytes,
         "context_bytes": estimate.context_bytes,
         "device_bytes": estimate.device_bytes,
         "limit_bytes": estimate.limit_bytes,
@@ -86,6 +88,7 @@ def fit_json(answer: "FitAnswer", page: "Page") -> str:
         "schema": "memplanner/fit/1",
         "axis": largest.axis,
         "value": largest.value,
+        "comfortable": largest.comfortable,
         "ceiling": largest.ceiling,
         "estimate": estimate_object(largest.estimate),
         "next": None if largest.above is None else estimate_object(largest.above),

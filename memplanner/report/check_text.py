@@ -76,6 +76,7 @@ def _peaks(estimate: "Estimate", width: int) -> list[Line]:
         ("allocated", estimate.allocated_bytes, "live tensors"),
         ("fragmentation", estimate.fragmentation_bytes, "held by the caching allocator, no use at the peak"),
         ("reserved", estimate.reserved_bytes, "the two together"),
+        *([("wanted", estimate.wanted_bytes, "reserved where there is room for it")] if estimate.is_squeezed else []),
         ("context", estimate.context_bytes, "CUDA's own, outside the allocator"),
         ("device", estimate.device_bytes, "what nvidia-smi shows for the process"),
         ("limit", estimate.limit_bytes, limit),
@@ -109,10 +110,10 @@ def _changes(changes: "Changes", width: int) -> list[Line]:
 def _notes(estimate: "Estimate") -> list[str]:
     counts = f"{format_count(estimate.num_parameters)} parameters, {format_count(estimate.num_trainable)} trained"
     advice: list[str] = []
-    if estimate.returns_segments:
+    if estimate.is_squeezed:
         advice.append(
-            "it fits only because the caching allocator returns unused segments to the device and asks again, which "
-            "takes time."
+            "it fits only because the caching allocator, out of room, returns unused segments to the device and asks "
+            "again, which takes time; whatever else asks for memory then ends the run. Not advisable."
         )
     saving = estimate.expandable_saving_bytes
     if saving > 0.01 * estimate.reserved_bytes:

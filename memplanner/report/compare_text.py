@@ -10,7 +10,7 @@ from memplanner.report.layout import Column, Line, Span, heading, section, table
 from memplanner.report.markdown import escape, markdown_table
 from memplanner.report.notes import note_sentences
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.phrases import VERDICT_WORDS, device_word, plan_words
+from memplanner.report.phrases import device_word, plan_words, verdict_word
 from memplanner.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def rows_of(estimates: Sequence["Estimate"]) -> list[tuple[str, ...]]:
             (
                 method.kind,
                 "–" if method.chosen_rank is None else str(method.chosen_rank),
-                VERDICT_WORDS[estimate.verdict].lower(),
+                verdict_word(estimate),
                 format_bytes(estimate.device_bytes),
                 format_bytes(estimate.allocated_bytes),
                 estimate.peak_phase,

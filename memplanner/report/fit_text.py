@@ -9,7 +9,7 @@ from memplanner.report.layout import Column, Span, heading, paragraph, section, 
 from memplanner.report.markdown import escape, markdown_table
 from memplanner.report.notes import note_sentences
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.phrases import PHASE_WORDS, VERDICT_WORDS, device_word, margin_words, plan_words
+from memplanner.report.phrases import PHASE_WORDS, device_word, margin_words, plan_words, verdict_word
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
@@ -35,11 +35,16 @@ def headline(largest: "Largest") -> str:
     if not largest.value:
         return f"NO {name.upper()} FITS {device}: 1 already needs {format_bytes(largest.estimate.device_bytes)}"
     line = f"LARGEST {name.upper()} ON {device}: {largest.value}"
+    if largest.estimate.verdict == "tight":
+        comfortable = f"{largest.comfortable} fits comfortably" if largest.comfortable else "none fits comfortably"
+        line += f", tight; {comfortable}"
     return line if largest.above is not None else f"{line}, the most that makes sense; there is room for more"
 
 
 def _rows(largest: "Largest") -> list[tuple["Estimate", tuple[str, ...]]]:
     shown = [(max(largest.value, 1), largest.estimate)]
+    if largest.comfortable_estimate is not None and largest.comfortable != largest.value:
+        shown.insert(0, (largest.comfortable, largest.comfortable_estimate))
     if largest.above is not None:
         shown.append((largest.value + 1, largest.above))
     return [
@@ -47,7 +52,7 @@ def _rows(largest: "Largest") -> list[tuple["Estimate", tuple[str, ...]]]:
             estimate,
             (
                 f"{NAMES[largest.axis]} {value}",
-                VERDICT_WORDS[estimate.verdict].lower(),
+                verdict_word(estimate),
                 format_bytes(estimate.device_bytes),
                 format_bytes(estimate.margin_bytes),
                 format_bytes(estimate.allocated_bytes),

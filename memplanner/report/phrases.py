@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
-from memplanner.timeline import CATEGORIES, Category
+from memplanner.timeline import CATEGORIES, Answered, Category
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
@@ -43,7 +43,15 @@ def verdict_line(estimate: "Estimate") -> str:
 def need_words(estimate: "Estimate") -> str:
     """The verdict, and what is needed of what there is."""
     need, limit = format_bytes(estimate.device_bytes), format_bytes(estimate.limit_bytes)
+    if estimate.is_squeezed:
+        wanted = format_bytes(estimate.wanted_bytes + estimate.context_bytes)
+        return f"{VERDICT_WORDS['tight']}, squeezed: wants {wanted}, can be squeezed into {need} of {limit}"
     return f"{VERDICT_WORDS[estimate.verdict]}: {need} of {limit}"
+
+
+def verdict_word(answer: Answered) -> str:
+    """The verdict in a table: "fits", "tight", "squeezed" for the tight fit that returns segments, "does not fit"."""
+    return "squeezed" if answer.is_squeezed else VERDICT_WORDS[answer.verdict].lower()
 
 
 def spare_words(estimate: "Estimate", *, shares: bool = False) -> str:
@@ -52,7 +60,8 @@ def spare_words(estimate: "Estimate", *, shares: bool = False) -> str:
     if estimate.margin_bytes < 0:
         return f"{format_bytes(size)} too much" + (f", {part} over" if shares else "")
     words = f"{format_bytes(size)} to spare" + (f", {part}" if shares else "")
-    return f"{words} (±{format_bytes(estimate.error_margin_bytes)})" if estimate.verdict == "tight" else words
+    tight = estimate.verdict == "tight" and not estimate.is_squeezed
+    return f"{words} (±{format_bytes(estimate.error_margin_bytes)})" if tight else words
 
 
 def method_words(plan: TrainingPlan) -> str:

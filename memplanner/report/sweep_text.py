@@ -10,7 +10,7 @@ from memplanner.report.as_json import indented_json
 from memplanner.report.layout import BLANK, Column, Line, Span, paragraph, section, table_that_fits
 from memplanner.report.markdown import escape, markdown_table
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.phrases import PHASE_WORDS, VERDICT_WORDS
+from memplanner.report.phrases import PHASE_WORDS, verdict_word
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
@@ -59,9 +59,11 @@ def value_text(value: str | bool) -> str:
 def headline(sweep: "Sweep") -> str:
     """How many there are and how many fit."""
     fits = len(sweep.fitting())
-    tight = sum(point.verdict == "tight" for point in sweep.points)
+    squeezed = sum(point.is_squeezed for point in sweep.points)
+    tight = sum(point.verdict == "tight" for point in sweep.points) - squeezed
     plans = "plan fits" if len(sweep.points) == 1 else f"of {len(sweep.points):,} plans fit"
-    return f"{fits:,} {plans}" + (f", {tight:,} of them tight" if tight else "")
+    more = f", {squeezed:,} more only by squeezing the allocator" if squeezed else ""
+    return f"{fits:,} {plans}" + (f", {tight:,} of them tight" if tight else "") + more
 
 
 def rows_of(points: Sequence["Point"]) -> list[tuple[str, ...]]:
@@ -69,7 +71,7 @@ def rows_of(points: Sequence["Point"]) -> list[tuple[str, ...]]:
     return [
         (
             *(value_text(value) for value in point.values),
-            VERDICT_WORDS[point.verdict].lower(),
+            verdict_word(point),
             ("" if point.device_bytes is not None else "≥ ") + format_bytes(point.least_device_bytes),
             ("" if point.device_bytes is not None else "≤ ") + format_bytes(point.margin_bytes),
             format_bytes(point.allocated_bytes),
@@ -150,6 +152,7 @@ def _record(sweep: "Sweep", point: "Point") -> dict[str, str | int | bool | None
     return {
         **{key: int(v) if isinstance(v, str) and v.isascii() and v.isdigit() else v for key, v in settings.items()},
         "verdict": point.verdict,
+        "squeezed": point.is_squeezed,
         "allocated_bytes": point.allocated_bytes,
         "reserved_bytes": point.reserved_bytes,
         "context_bytes": point.context_bytes,

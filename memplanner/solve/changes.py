@@ -23,7 +23,7 @@ from memplanner.plan.flags import Value, command_words
 from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.solve.compare import common_rank
-from memplanner.timeline import passes
+from memplanner.timeline import advisable
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
@@ -77,7 +77,7 @@ def single_changes(
         change = Change(
             flags=flags, effect=effect, intrusion=intrusion, saved_bytes=saved, device_bytes=changed.device_bytes
         )
-        if passes(changed.verdict, strict=strict):
+        if advisable(changed, strict=strict):
             fitting.append(change)
             fitting_families.add(family)
         elif family not in others or others[family].saved_bytes < saved:

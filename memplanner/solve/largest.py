@@ -1,12 +1,13 @@
 """The largest rank, batch or sequence of a plan that its device still holds."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
-from memplanner.timeline import passes
+from memplanner.timeline import advisable
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
@@ -19,14 +20,19 @@ CEILINGS: Final[dict[SearchAxis, int]] = {"rank": 1 << 20, "batch-size": 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Largest:
-    """value: the largest that fits, 0 where not even 1 does. estimate: at that value (at 1 where none fits).
+    """The largest value with which the plan fits, of all up to `ceiling`, and not only by squeezing the allocator.
 
+    value: that value, 0 where there is none. estimate: at that value (at 1 where there is none).
+    comfortable, comfortable_estimate: the same of values that fit with more to spare than the estimate may be off; 0
+    and None where there is none.
     above: one unit more, which does not fit; None where the search ended at `ceiling` instead.
     """
 
     axis: SearchAxis
     value: int
     estimate: "Estimate"
+    comfortable: int
+    comfortable_estimate: "Estimate | None"
     above: "Estimate | None"
     ceiling: int
 
@@ -39,30 +45,53 @@ def largest(
     ceiling: int | None = None,
     strict: bool = False,
 ) -> Largest:
-    """Search by doubling and then by bisection: exact to one unit where memory grows with the value.
+    """Search from above: exact also where a larger value needs less, because less is lost to fragmentation.
 
-    Fragmentation can make a value need less than the one before. `value` then still fits and its successor still does
-    not, but a larger one may fit as well. ceiling: no larger value makes sense (the model's positions, a matrix's
-    side). strict: a tight fit does not count.
+    What tensors need grows with the value, and so the largest value whose tensors and context are within the limit is
+    found by doubling and bisection. From there down every value is tried until one fits. ceiling: no larger value makes
+    sense (the model's positions, a matrix's side). strict: a tight fit does not count.
     UserError where the plan has no such setting (full training has no rank).
     """
     table = plan.model_dump(mode="json")
     if axis == "seq-len":  # the typical length may be above one that is tried, and decides nothing
         table["step"]["typical_seq_len"] = None
     top = min(CEILINGS[axis], ceiling or CEILINGS[axis])
-    tried: dict[int, Estimate] = {}
 
-    def fits(value: int) -> bool:
-        if value not in tried:
-            tried[value] = predict(merge(table, {f"--{axis}": str(value)}, where="plan"))
-        return passes(tried[value].verdict, strict=strict)
+    @functools.cache
+    def at(value: int) -> "Estimate":
+        return predict(merge(table, {f"--{axis}": str(value)}, where="plan"))
 
+    def is_hopeless(value: int) -> bool:
+        return at(value).is_hopeless
+
+    def is_never_comfortable(value: int) -> bool:
+        estimate = at(value)
+        least = estimate.allocated_bytes + estimate.context_bytes
+        return estimate.limit_bytes - least < round(least * estimate.margin.share)
+
+    start = _last_before(is_hopeless, top)
+    value = next((value for value in range(start, 0, -1) if advisable(at(value), strict=strict)), 0)
+    start = min(value, _last_before(is_never_comfortable, top))
+    comfortable = next((value for value in range(start, 0, -1) if at(value).verdict == "fits"), 0)
+    return Largest(
+        axis=axis,
+        value=value,
+        estimate=at(max(value, 1)),
+        comfortable=comfortable,
+        comfortable_estimate=at(comfortable) if comfortable else None,
+        above=at(value + 1) if 0 < value < top else None,
+        ceiling=top,
+    )
+
+
+def _last_before(beyond: Callable[[int], bool], top: int) -> int:
+    """The largest value up to `top` that is not beyond, where all values above one that is beyond are so too; 0 where
+    already 1 is.
+    """
     low, high = 0, 1
-    while high <= top and fits(high):
+    while high <= top and not beyond(high):
         low, high = high, min(2 * high, top) if high < top else top + 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return Largest(
-        axis=axis, value=low, estimate=tried[max(low, 1)], above=tried.get(high) if low else None, ceiling=top
-    )
+        low, high = (low, middle) if beyond(middle) else (middle, high)
+    return low

@@ -9,7 +9,7 @@ from memplanner.errors import Problem, UserError
 from memplanner.measurement import WeightEvidence
 from memplanner.plan.flags import no_rank
 from memplanner.plan.training_plan import TrainingPlan
-from memplanner.timeline import passes
+from memplanner.timeline import advisable
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
@@ -66,7 +66,7 @@ def ranks_by_evidence(
         raise _evidence_error("none of the record's weights is one that the plan's method acts on")
     ranks = {module.name: min(module.shares) for module in modules}
     best = predicted(ranks)
-    if not passes(best.verdict, strict=strict):
+    if not advisable(best, strict=strict):
         raise _evidence_error(f"not even rank {min(ranks.values())} fits")
     open_ = {module.name: module for module in modules}
     while open_:
@@ -75,13 +75,13 @@ def ranks_by_evidence(
             break
         _, name, rank = max(steps)
         tried = predicted({**ranks, name: rank})
-        if not passes(tried.verdict, strict=strict):
+        if not advisable(tried, strict=strict):
             del open_[name]
         else:
             ranks[name], best = rank, tried
     uniform = 0
     for rank in sorted(set.intersection(*(set(module.shares) for module in modules))):
-        if passes(predicted({module.name: rank for module in modules}).verdict, strict=strict):
+        if advisable(predicted({module.name: rank for module in modules}), strict=strict):
             uniform = rank
     everywhere = {module.name: uniform for module in modules}
     return Ranks(

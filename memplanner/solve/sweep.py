@@ -11,7 +11,7 @@ from memplanner.plan import moment_width
 from memplanner.plan.flags import MODEL, Value, useful
 from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
-from memplanner.timeline import Phase, Verdict, passes
+from memplanner.timeline import Phase, Verdict, advisable
 
 if TYPE_CHECKING:
     from memplanner.prediction.estimate import Estimate
@@ -53,6 +53,8 @@ class Point:
     limit_bytes: int
     peak_phase: Phase
     trainable: int
+    is_squeezed: bool = False
+    """Whether it fits only because the allocator returns unused segments and asks again."""
 
     @property
     def least_device_bytes(self) -> int:
@@ -76,8 +78,8 @@ class Sweep:
     skipped: Mapping[str, int]
 
     def fitting(self, *, strict: bool = False) -> list[Point]:
-        """Points that fit; strict: a tight fit is none."""
-        return [point for point in self.points if passes(point.verdict, strict=strict)]
+        """Points that fit without squeezing the allocator; strict: a tight fit is none."""
+        return [point for point in self.points if advisable(point, strict=strict)]
 
     def frontier(self, *, strict: bool = False) -> tuple[Point, ...]:
         """Points that fit and that no other beats: as good in every ordered axis, and better in one.
@@ -240,4 +242,5 @@ def _point(estimate: "Estimate", typed: Mapping[str, Value], values: tuple[Value
         limit_bytes=estimate.limit_bytes,
         peak_phase=estimate.peak_phase,
         trainable=estimate.num_trainable,
+        is_squeezed=not hopeless and estimate.is_squeezed,
     )

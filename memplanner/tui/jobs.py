@@ -10,7 +10,7 @@ from memplanner.prediction import Predictor
 from memplanner.solve import largest as solve_largest
 from memplanner.solve.changes import single_changes
 from memplanner.solve.sweep import Axis, Sweep, sweep
-from memplanner.timeline import Verdict, passes
+from memplanner.timeline import Verdict, advisable
 from memplanner.tui.state import Choice, Flags, ceiling, title_of
 from memplanner.units import format_bytes
 
@@ -40,7 +40,7 @@ def ways_to_fit(emit: Callable[[tuple[Choice, Flags]], None], plan: TrainingPlan
     """Emit single changes that make the plan fit, and the largest rank, batch and sequence that the card holds."""
     predictor = Predictor(root)
     estimate = predictor(plan)
-    if not passes(estimate.verdict):
+    if not advisable(estimate):
         changes = single_changes(estimate, predictor)
         for change in changes.fitting or changes.others:
             verb = "then it fits" if changes.fitting else "not enough"
@@ -53,6 +53,10 @@ def ways_to_fit(emit: Callable[[tuple[Choice, Flags]], None], plan: TrainingPlan
         best = solve_largest.largest(plan, axis, predictor, ceiling=ceiling(plan, flag, root))
         if not best.value:
             continue
-        tight = " (tight)" if best.estimate.verdict == "tight" else ""
-        words = f"the largest {title_of(flag)} that fits, {format_bytes(best.estimate.margin_bytes)} to spare{tight}"
-        emit((Choice(value=f"{flag} {best.value}", about=words), {flag: str(best.value)}))
+        offered = [("that fits comfortably", best.comfortable, best.comfortable_estimate)]
+        if best.value != best.comfortable:
+            offered.append(("that fits, tightly", best.value, best.estimate))
+        for how, value, at_value in offered:
+            if at_value is not None:
+                words = f"the largest {title_of(flag)} {how}, {format_bytes(at_value.margin_bytes)} to spare"
+                emit((Choice(value=f"{flag} {value}", about=words), {flag: str(value)}))

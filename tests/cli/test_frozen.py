@@ -53,10 +53,12 @@ def test_json_of_check(run: Run) -> None:
     assert list(answer) == [
         "schema",
         "verdict",
+        "squeezed",
         "gpu",
         "allocated_bytes",
         "fragmentation_bytes",
         "reserved_bytes",
+        "wanted_bytes",
         "context_bytes",
         "device_bytes",
         "limit_bytes",

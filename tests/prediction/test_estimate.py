@@ -10,6 +10,7 @@ from memplanner.errors import UserError
 from memplanner.notes import TypicalBatch
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
+from memplanner.timeline import advisable, passes
 
 
 def estimate(**fields: Any) -> Estimate:
@@ -160,11 +161,14 @@ def test_unused_segments_are_returned_on_a_device_that_is_short_of_memory() -> N
         )
 
     roomy = on(24 << 30)
-    assert not roomy.returns_segments
+    assert not roomy.is_squeezed
     squeezed = on(roomy.reserved_bytes - (64 << 20))
-    assert squeezed.returns_segments
+    assert squeezed.is_squeezed
     assert squeezed.allocated_bytes <= squeezed.reserved_bytes <= squeezed.total_bytes
     assert squeezed.verdict == "tight"
+    assert not advisable(squeezed), "it passes, and is nothing to recommend"
+    assert passes(squeezed.verdict)
+    assert squeezed.wanted_bytes == roomy.reserved_bytes > squeezed.reserved_bytes
     short = on(roomy.allocated_bytes + (64 << 20))
-    assert (short.returns_segments, short.verdict) == (False, "does-not-fit")
+    assert (short.is_squeezed, short.verdict) == (False, "does-not-fit")
     assert short.reserved_bytes == roomy.reserved_bytes

@@ -12,7 +12,7 @@ from memplanner.catalogue import all_gpus
 from memplanner.errors import UserError
 from memplanner.prediction import Estimate
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.phrases import VERDICT_WORDS, device_word
+from memplanner.report.phrases import device_word, verdict_word
 from memplanner.solve.compare import at_equal_ranks, common_rank
 from memplanner.tui.screens.pane import Pane
 from memplanner.tui.state import Flags, PlanState
@@ -97,7 +97,7 @@ class ComparePane(Pane):
 
     def _verdict(self, estimate: Estimate) -> Text:
         style = self.ink.style(VERDICT_COLOURS[estimate.verdict])
-        return Text(VERDICT_WORDS[estimate.verdict].lower(), style)
+        return Text(verdict_word(estimate), style)
 
     def _method_cells(self, estimate: Estimate) -> list[Text]:
         return [

@@ -10,7 +10,7 @@ from textual.widgets import DataTable, ProgressBar, Static
 from textual.worker import get_current_worker
 
 from memplanner.report.palette import VERDICT_COLOURS
-from memplanner.report.phrases import VERDICT_WORDS, device_word
+from memplanner.report.phrases import device_word, verdict_word
 from memplanner.solve.sweep import Axis, Point, Sweep
 from memplanner.tui.background import in_background
 from memplanner.tui.jobs import combinations
@@ -141,7 +141,7 @@ class FrontierPane(Pane):
             (float(tokens), right(str(tokens))),
             (optimizer, Text(optimizer)),
             (checkpointing, Text(checkpointing)),
-            (point.verdict, Text(VERDICT_WORDS[point.verdict].lower(), style)),
+            (point.verdict, Text(verdict_word(point), style)),
             (float(device), right(format_bytes(device))),
             (float(point.margin_bytes), right(format_bytes(point.margin_bytes))),
         ]
