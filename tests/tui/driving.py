@@ -19,6 +19,8 @@ from memplanner.tui.widgets.fields import Field
 from memplanner.tui.widgets.picture import Picture
 
 SMALL = {"--method": "lora", "--rank": "8", "--gpu": "2GiB"}
+MOST_SECONDS = 120
+"""After this an interface that no longer answers is an error, and not a build that never ends."""
 Play = Callable[[MemplannerApp, Pilot[None]], Awaitable[None]]
 
 
@@ -41,7 +43,7 @@ def drive(
             await settle(app, pilot)
             await play(app, pilot)
 
-    asyncio.run(run())
+    asyncio.run(asyncio.wait_for(run(), MOST_SECONDS))
     return app
 
 

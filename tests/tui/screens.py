@@ -9,7 +9,7 @@ from pathlib import Path
 from memplanner.report.palette import ACCENT, BAD, CATEGORY_COLOURS, MUTED, VERDICT_COLOURS
 from memplanner.tui.app import MemplannerApp
 from memplanner.tui.state import start
-from tests.tui.driving import press, settle
+from tests.tui.driving import MOST_SECONDS, press, settle
 
 FOLDER = Path(__file__).parents[2] / "docs" / "screens"
 SIZES = ((80, 24), (120, 36), (160, 50))
@@ -45,7 +45,7 @@ def draw(tab: str, size: tuple[int, int], expected: list[str] | None = None) -> 
                 await pilot.pause(0.25)
             return shot
 
-    return asyncio.run(run())
+    return asyncio.run(asyncio.wait_for(run(), MOST_SECONDS))
 
 
 def text_of(svg: str) -> list[str]:

@@ -13,7 +13,7 @@ from textual.widgets import DataTable, Input, TabbedContent
 from memplanner.measurement import load_measurement
 from memplanner.plan.load import load_plan
 from memplanner.tui.app import MemplannerApp
-from memplanner.tui.screens.timeline import TimelinePane
+from memplanner.tui.screens.timeline import Course, TimelinePane
 from memplanner.tui.widgets.ask import Ask
 from memplanner.tui.widgets.fields import Field
 from memplanner.tui.widgets.footer import KeysFooter
@@ -380,6 +380,18 @@ def test_a_run_can_be_cancelled(tmp_path: Path) -> None:
         assert rows(app, "#records") == []
 
     drive(play, tmp_path, model="llama-1b")
+
+
+def test_a_key_may_come_before_the_timeline_is_drawn(tmp_path: Path) -> None:
+    async def play(app: App, pilot: Keys) -> None:
+        pane = app.query_one(TimelinePane)
+        pane.query_one(Course).action_zoom()
+        assert pane.steps == ()
+        await press(app, pilot, "2")
+        assert pane.zoomed
+        assert pane.base > 0
+
+    drive(play, tmp_path)
 
 
 def test_a_key_at_the_bottom_can_be_clicked(tmp_path: Path) -> None:

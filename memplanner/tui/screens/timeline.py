@@ -38,8 +38,10 @@ class Course(Picture, can_focus=True):
         self.pane = pane
 
     def draw(self) -> None:
-        """Draw the columns for the present size."""
+        """Draw the columns for the present size, unless a key came before the tab had one and there are none yet."""
         pane = self.pane
+        if not pane.steps:
+            return
         width, height = self.size
         lines = step_picture(pane.drawn, pane.room, width, height, cursor=pane.cursor, base=pane.base)
         self.update(pane.ink.paint(lines))
