@@ -22,7 +22,9 @@ LORA = ("llama-60m", "--method", "lora", "--precision", "bf16")
 
 
 @pytest.mark.parametrize("axis", ["rank", "batch-size", "seq-len"])
-def test_the_command_it_prints_fits_and_one_more_is_not_advisable(axis: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_it_prints_fits_and_nothing_above_is_advisable(
+    axis: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = (*LORA, "--gpu", "850MB" if axis == "rank" else "2GB", "--batch-size", "4")
     code, out, _ = run(capsys, "fit", *words, "--maximize", axis)
     assert code == 0

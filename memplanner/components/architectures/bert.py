@@ -180,4 +180,13 @@ def _read(f: ConfigReader, model_type: str) -> BertConfig:
     )
 
 
-FAMILY = Family("bert", _read, Bert, ("query", "value"), ("query", "key", "value", "dense"), classifier=True)
+FAMILY = Family(
+    "bert",
+    _read,
+    Bert,
+    ("query", "value"),
+    ("query", "key", "value", "dense"),
+    classifier=True,
+    trained_as=("ForSequenceClassification", "ForMaskedLM", "ForPreTraining", "Model"),
+)
+"""A published masked language model is fine-tuned as a classifier of sequences, whose head takes the other's place."""

@@ -83,8 +83,8 @@ def show_value(value: Any) -> str:
 
 class Family(Frozen, kw_only=False):
     """A family of architectures: how its config is read and its forward pass written, the projections that methods
-    take by default (peft's mapping, and every linear layer of the blocks), and the longest sequence, where positions
-    are a table.
+    take by default (peft's mapping, and every linear layer of the blocks), the longest sequence, where positions are a
+    table, and what it is trained as.
     """
 
     name: str
@@ -93,6 +93,8 @@ class Family(Frozen, kw_only=False):
     lora_targets: tuple[str, ...]
     block_targets: tuple[str, ...]
     classifier: bool = False
+    trained_as: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
+    """Ends of the names of transformers' classes that the model stands for, or that are loaded as it is."""
 
     def longest_sequence(self, config: Any) -> int | None:
         """Tokens that the position table has room for; None where positions are rotary. RoBERTa's first two rows are
