@@ -111,6 +111,10 @@ class FakeEstimate:
     )
 
     @property
+    def is_hopeless(self) -> bool:
+        return self.allocated_bytes + self.context_bytes > self.limit_bytes
+
+    @property
     def margin_bytes(self) -> int:
         return self.limit_bytes - self.device_bytes
 

@@ -112,6 +112,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(flag="--per-layer-updates", path=("step", "per_layer_updates"), values="switch"),
     Option(flag="--keep-gradients", path=("step", "keep_gradients"), values="switch"),
     Option(flag="--keep-outputs", path=("step", "keep_outputs"), values="switch"),
+    Option(flag="--expandable-segments", path=("allocator", "expandable_segments"), values="switch"),
     Option(flag="--budget", path=("budget",), metavar="SIZE|SHARE"),
     Option(flag="--headroom", path=("headroom",), metavar="SIZE|SHARE"),
 )

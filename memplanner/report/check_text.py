@@ -104,6 +104,12 @@ def _changes(changes: "Changes", width: int) -> list[Line]:
     else:
         effects = [(Span(f"      {fit(c.effect, width - 6)}", MUTED),) for c in shown]
         lines = [line for pair in zip(lines, effects, strict=True) for line in pair]
+    together = changes.together
+    if together is not None:
+        words = f"{together.typed}: {together.effect}"
+        need = f"saves {format_bytes(together.saved_bytes)} → {format_bytes(together.device_bytes)}"
+        less = ", and give up less" if changes.fitting else ""
+        lines += [*heading(f"Together these make it fit{less}"), *bullets([words, need], width)]
     return [*heading(title), *lines]
 
 

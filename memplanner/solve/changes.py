@@ -1,4 +1,4 @@
-"""The single changes of a plan that would make it fit, the least intrusive first.
+"""The changes of a plan that would make it fit: single ones, the least intrusive first, or several together.
 
 Each change is a set of flags as a user would type them, laid over the plan by the code that reads typed flags, so that
 what is offered works as typed. `intrusion` orders the changes by what the user gives up:
@@ -13,7 +13,7 @@ what is offered works as typed. `intrusion` orders the changes by what the user 
 """
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from memplanner.plan.flags import Value, command_words
 from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.solve.compare import common_rank
+from memplanner.solve.largest import SearchAxis, largest
 from memplanner.timeline import advisable
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 Flags = Mapping[str, Value]
 SHOWN = 6
+STORED = 3
+"""The intrusion of changes that leave ranks, method and data as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,56 +53,143 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """fitting: changes that make the plan fit. others: where none does, those that save most. Both may be empty."""
+    """fitting: changes that make the plan fit, each the best of its kind. others: where none does, those that save
+    most. together: less intrusive ones that make it fit with one another, where a single one would have to take away
+    ranks, the method or data, or none is enough; None where they are not enough either.
+    """
 
     fitting: tuple[Change, ...]
     others: tuple[Change, ...]
+    together: Change | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A change to be tried. family: of its kind the first that fits is the best."""
+
+    family: str
+    intrusion: int
+    flags: Flags
+    effect: str
 
 
 def single_changes(
     estimate: "Estimate", predict: "Callable[[TrainingPlan], Estimate]", *, strict: bool = False
 ) -> Changes:
-    """Try each single change of the estimate's plan through `predict`; strict: a tight fit is none."""
+    """Try each single change of the estimate's plan through `predict`, and where none is enough, several together.
+
+    strict: a tight fit is none.
+    """
     fitting: list[Change] = []
     others: dict[str, Change] = {}
+    tried: list[_Candidate] = []
     base = estimate.plan.model_dump(mode="json")
     fitting_families: set[str] = set()
-    for family, intrusion, flags, effect in _candidates(estimate.plan):
-        if family in fitting_families:
+    for candidate in (*_candidates(estimate.plan), *_largest_values(estimate.plan, predict, strict=strict)):
+        if candidate.family in fitting_families:
             continue  # a smaller dose of the same change was enough
         try:
-            changed = predict(merge(base, flags, where="plan"))
+            changed = predict(merge(base, candidate.flags, where="plan"))
         except UserError:
             continue  # not a plan that this model and method allow
-        saved = estimate.device_bytes - changed.device_bytes
-        if saved <= 0:
+        tried.append(candidate)  # what saves nothing alone may save beside another change
+        if changed.device_bytes >= estimate.device_bytes:
             continue
-        change = Change(
-            flags=flags, effect=effect, intrusion=intrusion, saved_bytes=saved, device_bytes=changed.device_bytes
-        )
+        change = _change(candidate.flags, candidate.effect, candidate.intrusion, estimate, changed)
         if advisable(changed, strict=strict):
             fitting.append(change)
-            fitting_families.add(family)
-        elif family not in others or others[family].saved_bytes < saved:
-            others[family] = change
+            fitting_families.add(candidate.family)
+        elif candidate.family not in others or others[candidate.family].saved_bytes < change.saved_bytes:
+            others[candidate.family] = change
     fitting.sort(key=lambda change: (change.intrusion, -change.saved_bytes))
-    most = sorted(others.values(), key=lambda change: -change.saved_bytes)
-    return Changes(fitting=tuple(fitting[:SHOWN]), others=() if fitting else tuple(most[:SHOWN]))
+    most = [] if fitting else sorted(others.values(), key=lambda change: -change.saved_bytes)
+    together = None
+    if not fitting or fitting[0].intrusion > STORED:
+        lesser = [c for c in tried if not fitting or c.intrusion < fitting[0].intrusion]
+        together = _together(estimate, lesser, predict, strict=strict)
+    return Changes(fitting=tuple(fitting[:SHOWN]), others=tuple(most[:SHOWN]), together=together)
 
 
-def _candidates(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
-    """(family, intrusion, flags, effect); within a family the smaller dose comes first."""
-    yield from _implementations(plan)
-    yield from _batches(plan)
-    yield from _storage(plan)
-    yield from _methods(plan)
-    if plan.step.seq_len >= 256:
-        half = plan.step.seq_len // 2
-        yield "seq", 6, {"--seq-len": str(half)}, f"sequences cut at {half} tokens"
+def _change(flags: Flags, effect: str, intrusion: int, before: "Estimate", after: "Estimate") -> Change:
+    saved = before.device_bytes - after.device_bytes
+    return Change(flags=flags, effect=effect, intrusion=intrusion, saved_bytes=saved, device_bytes=after.device_bytes)
+
+
+def _together(
+    estimate: "Estimate",
+    candidates: Sequence[_Candidate],
+    predict: "Callable[[TrainingPlan], Estimate]",
+    *,
+    strict: bool,
+) -> Change | None:
+    """The least intrusive changes, one after the other, until the plan fits; then without those that are not needed."""
+    base = estimate.plan.model_dump(mode="json")
+
+    def with_all(chosen: Sequence[_Candidate]) -> "Estimate | None":
+        flags = {name: value for candidate in chosen for name, value in candidate.flags.items()}
+        try:
+            return predict(merge(base, flags, where="plan"))
+        except UserError:
+            return None
+
+    chosen: list[_Candidate] = []
+    fits, least = False, estimate.device_bytes
+    for candidate in sorted(candidates, key=lambda candidate: candidate.intrusion):
+        taken = {name for other in chosen for name in other.flags}
+        rest = [other for other in chosen if other.family != candidate.family]
+        if taken & candidate.flags.keys() and len(rest) == len(chosen):
+            continue  # another change sets the same
+        changed = with_all([*rest, candidate])
+        if changed is None or changed.device_bytes >= least:
+            continue
+        chosen, least = [*rest, candidate], changed.device_bytes
+        if fits := advisable(changed, strict=strict):
+            break
+    if not fits:
+        return None
+    for candidate in sorted(chosen, key=lambda candidate: -candidate.intrusion):
+        fewer = [other for other in chosen if other is not candidate]
+        changed = with_all(fewer)
+        if changed is not None and advisable(changed, strict=strict):
+            chosen = fewer
+    after = with_all(chosen)
+    assert after is not None
+    flags = {name: value for candidate in chosen for name, value in candidate.flags.items()}
+    effect = "; ".join(candidate.effect for candidate in chosen)
+    return _change(flags, effect, max(candidate.intrusion for candidate in chosen), estimate, after)
+
+
+def _largest_values(
+    plan: TrainingPlan, predict: "Callable[[TrainingPlan], Estimate]", *, strict: bool
+) -> Iterator[_Candidate]:
+    """The largest rank, batch and sequence below the plan's that fit; a half of each where none does."""
+    now: tuple[tuple[SearchAxis, int | None, int, str], ...] = (
+        ("rank", plan.method.chosen_rank, 4, "a smaller rank"),
+        ("batch-size", plan.step.batch_size, 6, "a smaller batch"),
+        ("seq-len", plan.step.seq_len, 6, "shorter sequences"),
+    )
+    for axis, value, intrusion, effect in now:
+        if value is None or value < 2:
+            continue
+        best = largest(plan, axis, predict, ceiling=value - 1, strict=strict)
+        words = f"{effect}, the largest that fits" if best.value else effect
+        yield _Candidate(
+            family=axis, intrusion=intrusion, flags={f"--{axis}": str(best.value or value // 2)}, effect=words
+        )
+
+
+def _candidates(plan: TrainingPlan) -> Iterator[_Candidate]:
+    """Changes of all kinds but smaller values; within a family the smaller dose comes first."""
+    every = (*_implementations(plan), *_batches(plan), *_storage(plan), *_methods(plan))
+    for family, intrusion, flags, effect in every:
+        yield _Candidate(family=family, intrusion=intrusion, flags=flags, effect=effect)
 
 
 def _implementations(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
     step, optimizer = plan.step, plan.optimizer
+    if not plan.allocator.expandable_segments:
+        effect = "PYTORCH_ALLOC_CONF=expandable_segments:True: less is lost to fragmentation"
+        yield "segments", 0, {"--expandable-segments": True}, effect
     if isinstance(optimizer, AdamW) and optimizer.implementation == "foreach":
         yield "fused", 0, {"--optimizer": "adamw-fused"}, "same arithmetic, no copies at the optimizer step"
     if step.attention in ("eager", "sdpa-math"):
@@ -123,15 +213,13 @@ def _batches(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
         size, accumulation = size // 2, accumulation * 2
         flags = {"--batch-size": str(size), "--grad-accumulation": str(accumulation)}
         yield "batch", 1, flags, "same total batch, in more micro-batches"
-    if plan.step.batch_size > 1:
-        size = plan.step.batch_size
-        while (size := size // 2) >= 1:
-            yield "small batch", 6, {"--batch-size": str(size)}, "a smaller batch"
 
 
 def _storage(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
     if plan.optimizer.kind == "adamw":
         yield "8-bit", 3, {"--optimizer": "adamw-8bit"}, "moments in 8 bits"
+    if plan.precision == "fp32":
+        yield "autocast", 1, {"--precision": "bf16-mixed"}, "autocast: weights stay in fp32, activations are in bf16"
     if plan.precision in ("fp32", "bf16-mixed", "fp16-mixed"):
         yield "precision", 3, {"--precision": "bf16"}, "weights and arithmetic in bf16"
     if plan.method.freezes_base and plan.quantization in ("none", "int8"):
@@ -141,10 +229,6 @@ def _storage(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
 
 
 def _methods(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
-    if plan.method.chosen_rank is not None:
-        rank = plan.method.chosen_rank
-        while (rank := rank // 2) >= 4:
-            yield "rank", 4, {"--rank": str(rank)}, "a smaller rank"
     if not plan.method.freezes_base:
         rank = common_rank(plan)
         for kind in ("gradnormlorp", "lora"):

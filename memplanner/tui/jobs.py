@@ -42,6 +42,9 @@ def ways_to_fit(emit: Callable[[tuple[Choice, Flags]], None], plan: TrainingPlan
     estimate = predictor(plan)
     if not advisable(estimate):
         changes = single_changes(estimate, predictor)
+        if changes.together is not None:
+            words = f"saves {format_bytes(changes.together.saved_bytes)}, then it fits: {changes.together.effect}"
+            emit((Choice(value=changes.together.typed, about=words), dict(changes.together.flags)))
         for change in changes.fitting or changes.others:
             verb = "then it fits" if changes.fitting else "not enough"
             words = f"saves {format_bytes(change.saved_bytes)}, {verb}: {change.effect}"
