@@ -172,10 +172,12 @@ def _largest_values(
         if value is None or value < 2:
             continue
         best = largest(plan, axis, predict, ceiling=value - 1, strict=strict)
-        words = f"{effect}, the largest that fits" if best.value else effect
-        yield _Candidate(
-            family=axis, intrusion=intrusion, flags={f"--{axis}": str(best.value or value // 2)}, effect=words
-        )
+        if best.comfortable:
+            effect += ", the largest that fits comfortably"
+        elif best.value:
+            effect += ", the largest that fits"
+        chosen = best.comfortable or best.value or value // 2
+        yield _Candidate(family=axis, intrusion=intrusion, flags={f"--{axis}": str(chosen)}, effect=effect)
 
 
 def _candidates(plan: TrainingPlan) -> Iterator[_Candidate]:
