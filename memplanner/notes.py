@@ -17,6 +17,16 @@ class RankAboveMatrix(Frozen):
     is_capped: bool
 
 
+class SequenceAboveModel(Frozen):
+    """A sequence is longer than the max_position_embeddings of a model whose positions are rotary."""
+
+    max_positions: int
+
+
+class EmulatedBf16(Frozen):
+    """The card has no bf16 of its own."""
+
+
 class UnmatchedTargets(Frozen):
     """target_modules names modules that the model does not have."""
 
@@ -30,4 +40,4 @@ class TypicalBatch(Frozen):
     allocated_bytes: int
 
 
-Note = OtherKernel | RankAboveMatrix | UnmatchedTargets | TypicalBatch
+Note = OtherKernel | RankAboveMatrix | SequenceAboveModel | EmulatedBf16 | UnmatchedTargets | TypicalBatch

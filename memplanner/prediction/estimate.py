@@ -13,6 +13,7 @@ from memplanner.errors import Problem, UserError
 from memplanner.frozen import Frozen
 from memplanner.notes import Note, TypicalBatch
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
+from memplanner.prediction.capability import capability_of, refuse_beyond, remarks_on
 from memplanner.prediction.margin import Margin, margin_of
 from memplanner.prediction.timeline import Timeline
 from memplanner.prediction.verdict import device_total, limit_of, verdict_of
@@ -223,22 +224,15 @@ class Estimate(Frozen):
 
 
 def gpu_of(plan: TrainingPlan) -> GpuProfile | None:
-    """The plan's card; None for a device given by its size."""
-    return None if isinstance(plan.device, SizeDevice) else find_gpu(plan.device.name)
+    """The plan's card, None for a device given by its size; UserError where the card cannot run the plan."""
+    gpu = None if isinstance(plan.device, SizeDevice) else find_gpu(plan.device.name)
+    refuse_beyond(plan, gpu)
+    return gpu
 
 
 def workspace_of(gpu: GpuProfile | None) -> int:
     """Bytes of one cuBLAS workspace."""
     return DEFAULT_WORKSPACE_BYTES if gpu is None else gpu.cublas_workspace.bytes
-
-
-def capability_of(gpu: GpuProfile | None) -> float:
-    """CUDA compute capability. 8.0, with which the flash kernel exists, stands for AMD's cards, which have it, and for
-    a device given by its size, for which it is assumed.
-    """
-    if gpu is None or gpu.vendor != "nvidia":
-        return 8.0
-    return float(gpu.compute_capability)
 
 
 def model_of(plan: TrainingPlan, root: Path) -> tuple[ModelProfile, Family, object]:
@@ -285,7 +279,8 @@ def predict(
     """The memory of one training step of the plan.
 
     root: directory that a relative model path starts from. collapse: whether to write equal blocks once. simulation:
-    remembers what the allocator did. UserError when the model or the card is unknown or cannot be modelled.
+    remembers what the allocator did. UserError when the model or the card is unknown or cannot be modelled, or the card
+    cannot run the plan.
     """
     model, family, config = model_of(plan, root)
     gpu = gpu_of(plan)
@@ -348,7 +343,7 @@ def estimate_of(
         phases=tuple(phases),
         program=program,
         simulation=simulation,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys((*remarks_on(plan, gpu), *notes))),
         peak_moment=moments.get(peak.name),
         liveness=liveness,
     )

@@ -8,9 +8,9 @@ from memplanner.allocator.simulation import AllocatorSimulation
 from memplanner.catalogue import GpuProfile
 from memplanner.notes import Note
 from memplanner.plan.training_plan import TrainingPlan
+from memplanner.prediction.capability import capability_of
 from memplanner.prediction.estimate import (
     Estimate,
-    capability_of,
     estimate_of,
     gpu_of,
     model_of,

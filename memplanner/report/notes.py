@@ -3,7 +3,15 @@
 from collections.abc import Iterable
 from functools import singledispatch
 
-from memplanner.notes import Note, OtherKernel, RankAboveMatrix, TypicalBatch, UnmatchedTargets
+from memplanner.notes import (
+    EmulatedBf16,
+    Note,
+    OtherKernel,
+    RankAboveMatrix,
+    SequenceAboveModel,
+    TypicalBatch,
+    UnmatchedTargets,
+)
 from memplanner.units import format_bytes
 
 
@@ -31,6 +39,19 @@ def _rank_above_matrix(note: RankAboveMatrix) -> str:
         else "the adapter is larger than it need be"
     )
     return f"rank {note.rank} is above {note.smaller_side}, the smaller side of a matrix it is for: {comes_to}"
+
+
+@note_sentence.register
+def _sequence_above_model(note: SequenceAboveModel) -> str:
+    return (
+        f"the sequence is above the model's max_position_embeddings ({note.max_positions}): its rotary positions go on "
+        "beyond, and the figures hold all the same"
+    )
+
+
+@note_sentence.register
+def _emulated_bf16(note: EmulatedBf16) -> str:
+    return "bf16 is emulated on cards before Ampere, such as this: it runs, but slowly and without tensor cores"
 
 
 @note_sentence.register

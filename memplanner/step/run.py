@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
 from memplanner.components.optimizers.update import UpdateRule
-from memplanner.notes import Note
+from memplanner.notes import Note, SequenceAboveModel
 from memplanner.program.program import Persistent, PersistentTensor, StepProgram
 from memplanner.program.symbolic import Arithmetic
 from memplanner.step.assemble import Step, nothing_trained
@@ -28,6 +28,9 @@ def run(step: Step, batch: int, seq: int, *, collapse: bool = True) -> tuple[Ste
 
 def _written(step: Step, tape: Tape, batch: int, seq: int) -> tuple[StepProgram, tuple[Note, ...]]:
     ctx = step.context(tape, batch, seq)
+    trained_length = step.family.trained_length(step.config)
+    if trained_length is not None and seq > trained_length:
+        ctx.notes.append(SequenceAboveModel(max_positions=trained_length))
     if step.per_layer_updates:
         tape.on_gradient = _updating(step.rule)
     model = step.family.model(step.config, ctx)

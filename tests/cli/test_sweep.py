@@ -103,3 +103,15 @@ def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--gpu", "10MiB,20MiB")
     assert code == 1
     assert out.startswith("0 OF 2 PLANS FIT")
+
+
+def test_what_a_card_cannot_run_is_left_out_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "--gpu", "t4,rtx4090", "--attention", "sdpa,flash-attention-2")
+    assert (code, err) == (0, "")
+    assert out.startswith("3 OF 3 PLANS FIT")
+    assert "1 left out: 'flash-attention-2' needs compute capability 8.0; Tesla T4 has 7.5" in " ".join(out.split())
+    assert main(("check", "llama-60m", "--gpu", "t4", "--attention", "flash-attention-2")) == 2
+    assert capsys.readouterr().err == (
+        "memplanner: plan: step.attention: 'flash-attention-2' needs compute capability 8.0; Tesla T4 has 7.5 "
+        "(sdpa runs there)\n"
+    )

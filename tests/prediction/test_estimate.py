@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from memplanner.errors import UserError
-from memplanner.notes import TypicalBatch
+from memplanner.notes import RankAboveMatrix, SequenceAboveModel, TypicalBatch
 from memplanner.plan.training_plan import TrainingPlan
-from memplanner.prediction import Estimate, predict
+from memplanner.prediction import Estimate, Predictor, predict
 from memplanner.timeline import advisable, passes
 
 
@@ -172,3 +172,46 @@ def test_unused_segments_are_returned_on_a_device_that_is_short_of_memory() -> N
     short = on(roomy.allocated_bytes + (64 << 20))
     assert (short.is_squeezed, short.verdict) == (False, "does-not-fit")
     assert short.reserved_bytes == roomy.reserved_bytes
+
+
+@pytest.mark.parametrize(
+    ("model", "max_positions"), [("llama-60m", 1024), ("tinyllama-1.1b", 2048), ("qwen3-0.6b", 40960)]
+)
+def test_a_sequence_above_max_position_embeddings_is_said_of_every_rotary_model(model: str, max_positions: int) -> None:
+    fields: dict[str, Any] = {"model": model, "method": "lora"}
+    predictor = Predictor()
+    for seq_len in (1, max_positions, max_positions + 1, 2 * max_positions, max_positions - 1):
+        plan = TrainingPlan.model_validate(fields | {"step": {"seq_len": seq_len}})
+        expected = (SequenceAboveModel(max_positions=max_positions),) if seq_len > max_positions else ()
+        assert predict(plan).notes == expected
+        assert predictor(plan).notes == expected
+
+
+@pytest.mark.parametrize(("model", "room"), [("gpt2", 1024), ("bert-base-uncased", 512), ("roberta-base", 512)])
+def test_a_sequence_above_a_position_table_is_refused_of_every_family(model: str, room: int) -> None:
+    assert predict(TrainingPlan.model_validate({"model": model, "step": {"seq_len": room}})).notes == ()
+    with pytest.raises(UserError, match=f"{room + 1} is above the {room} positions of {model}"):
+        predict(TrainingPlan.model_validate({"model": model, "step": {"seq_len": room + 1}}))
+
+
+@pytest.mark.parametrize("model", ["llama-60m", "gpt2", "bert-base-uncased"])
+@pytest.mark.parametrize(
+    ("method", "is_capped"),
+    [
+        ({"kind": "lora"}, False),
+        ({"kind": "dora"}, False),
+        ({"kind": "galore"}, True),
+        ({"kind": "gradnormlorp"}, False),
+        ({"kind": "gradnormlorp", "implementation": "weight-norm-galore-adamw"}, True),
+    ],
+)
+def test_a_rank_above_a_matrix_is_said_of_every_family_and_method(
+    model: str, method: dict[str, Any], is_capped: bool
+) -> None:
+    side = {"llama-60m": 512}.get(model, 768)
+    for rank in (side, side + 1):
+        fields = {"model": model, "method": method | {"rank": rank}, "device": "80GiB", "step": {"seq_len": 8}}
+        said = [
+            note for note in predict(TrainingPlan.model_validate(fields)).notes if isinstance(note, RankAboveMatrix)
+        ]
+        assert said == [RankAboveMatrix(rank=rank, smaller_side=side, is_capped=is_capped)] * (rank > side)

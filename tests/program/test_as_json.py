@@ -10,7 +10,8 @@ from hypothesis import given
 
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
-from memplanner.prediction.estimate import capability_of, estimate_of, gpu_of, model_of
+from memplanner.prediction.capability import capability_of
+from memplanner.prediction.estimate import estimate_of, gpu_of, model_of
 from memplanner.program.as_json import dumps, loads
 from memplanner.program.program import StepProgram
 from memplanner.program.symbolic_program import SymbolicProgram

@@ -105,6 +105,13 @@ class Family(Frozen, kw_only=False):
             return positions - 2
         return positions
 
+    def trained_length(self, config: Any) -> int | None:
+        """The model's max_position_embeddings, where positions are rotary and a longer sequence runs nevertheless;
+        None where they are a table.
+        """
+        max_positions: int | None = getattr(config, "max_positions", None)
+        return max_positions
+
     def heads(self, config: Any) -> tuple[int, int]:
         """Query heads per key/value head, and the width of a head."""
         kv_heads = getattr(config, "num_kv_heads", config.num_heads)

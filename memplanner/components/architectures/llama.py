@@ -7,7 +7,7 @@ f intermediate, h heads, g key/value heads, e head dim, v vocabulary.
 from typing import NamedTuple
 
 from memplanner.components.architectures.common import head_weight, logits_of
-from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family
+from memplanner.components.architectures.family import MAX_LAYERS, MAX_SIZE, ConfigReader, Family
 from memplanner.components.context import Context, LinearSpec
 from memplanner.frozen import Frozen
 from memplanner.program.shapes import FP32, INT64, Shape
@@ -17,7 +17,9 @@ from memplanner.tape.engine import Param, Tensor
 
 
 class LlamaConfig(Frozen):
-    """The fields of config.json that decide the tensors."""
+    """The fields of config.json that decide the tensors. max_positions decides none: rotary angles are computed for any
+    position, and longer sequences are only remarked on.
+    """
 
     hidden: int
     intermediate: int
@@ -33,6 +35,7 @@ class LlamaConfig(Frozen):
     qk_norm: bool = False
     attention_dropout: float = 0.0
     activation: str = "silu"
+    max_positions: int = MAX_SIZE
 
 
 class Shared(NamedTuple):
@@ -204,6 +207,7 @@ def _read(f: ConfigReader, model_type: str) -> LlamaConfig:
         qk_norm=model_type == "qwen3",
         attention_dropout=f.share("attention_dropout", 0.0),
         activation=f.activation("hidden_act", "silu"),
+        max_positions=f.size("max_position_embeddings", default=MAX_SIZE),
     )
 
 
