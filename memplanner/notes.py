@@ -17,12 +17,6 @@ class RankAboveMatrix(Frozen):
     is_capped: bool
 
 
-class UnmatchedTargets(Frozen):
-    """target_modules names modules that the model does not have."""
-
-    names: tuple[str, ...]
-
-
 class TypicalBatch(Frozen):
     """What a batch of the typical length allocates at its peak."""
 
@@ -30,4 +24,4 @@ class TypicalBatch(Frozen):
     allocated_bytes: int
 
 
-Note = OtherKernel | RankAboveMatrix | UnmatchedTargets | TypicalBatch
+Note = OtherKernel | RankAboveMatrix | TypicalBatch

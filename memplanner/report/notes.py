@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from functools import singledispatch
 
-from memplanner.notes import Note, OtherKernel, RankAboveMatrix, TypicalBatch, UnmatchedTargets
+from memplanner.notes import Note, OtherKernel, RankAboveMatrix, TypicalBatch
 from memplanner.units import format_bytes
 
 
@@ -31,11 +31,6 @@ def _rank_above_matrix(note: RankAboveMatrix) -> str:
         else "the adapter is larger than it need be"
     )
     return f"rank {note.rank} is above {note.smaller_side}, the smaller side of a matrix it is for: {comes_to}"
-
-
-@note_sentence.register
-def _unmatched_targets(note: UnmatchedTargets) -> str:
-    return f"target_modules {', '.join(note.names)}: no such linear module; ignored, as peft does"
 
 
 @note_sentence.register
