@@ -27,12 +27,6 @@ class EmulatedBf16(Frozen):
     """The card has no bf16 of its own."""
 
 
-class UnmatchedTargets(Frozen):
-    """target_modules names modules that the model does not have."""
-
-    names: tuple[str, ...]
-
-
 class TypicalBatch(Frozen):
     """What a batch of the typical length allocates at its peak."""
 
@@ -40,4 +34,4 @@ class TypicalBatch(Frozen):
     allocated_bytes: int
 
 
-Note = OtherKernel | RankAboveMatrix | SequenceAboveModel | EmulatedBf16 | UnmatchedTargets | TypicalBatch
+Note = OtherKernel | RankAboveMatrix | SequenceAboveModel | EmulatedBf16 | TypicalBatch

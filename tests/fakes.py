@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memplanner.catalogue import GpuProfile, find_gpu, find_model
-from memplanner.notes import Note, RankAboveMatrix, UnmatchedTargets
+from memplanner.notes import Note, OtherKernel, RankAboveMatrix
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.prediction.margin import Margin
 from memplanner.timeline import Category, Phase, PhasePeak, TensorRow, Verdict
@@ -80,7 +80,7 @@ class FakeEstimate:
     implementation: str = "transformers + peft"
     notes: tuple[Note, ...] = (
         RankAboveMatrix(rank=1024, smaller_side=512, is_capped=True),
-        UnmatchedTargets(names=("[red]not markup[/red] \x1b[31m",)),
+        OtherKernel(kernel="[red]not markup[/red] \x1b[31m"),
     )
     peak_phase: Phase = "backward"
     fragmentation_bytes: int = 1 * GIB

@@ -1,7 +1,7 @@
 """What an architecture's forward pass writes with: the tape plus the plan's precision, method and shapes."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from memplanner.components.attention import Attention
@@ -60,8 +60,9 @@ class Numerics(Frozen):
 class Context:
     """The tape, and how this plan computes.
 
-    default_targets: the linear modules that the method acts on where it names none. checkpoint_every: 0 without
-    checkpointing, else N for blocks 0, N, 2N, … input_gradients: the embeddings' output asks for a gradient.
+    ranks: of the linear modules that the method acts on, by their paths as the tape's scopes begin them ("layers.0").
+    checkpoint_every: 0 without checkpointing, else N for blocks 0, N, 2N, … input_gradients: the embeddings' output
+    asks for a gradient.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Context:
         numerics: Numerics,
         attention: Attention,
         quantization: Quantization | None,
-        default_targets: tuple[str, ...],
+        ranks: Mapping[str, int],
         checkpoint_every: int,
         input_gradients: bool,
     ) -> None:
@@ -85,7 +86,7 @@ class Context:
         self.weight_dtype, self.autocast, self.norm_dtype = numerics.weights, numerics.autocast, numerics.norms
         self.attention = attention
         self.quantization = quantization
-        self.default_targets = default_targets
+        self.ranks = ranks
         self.checkpoint_every = checkpoint_every
         self.input_gradients = input_gradients
         self.adapters_enabled = True
@@ -160,6 +161,13 @@ class Context:
         return param
 
     # -- layers --------------------------------------------------------------------------------------------------
+
+    def rank_of(self, spec: LinearSpec) -> int | None:
+        """The method's rank for a linear module of the present block, None where it leaves the module alone. A block
+        that stands for several is asked about as the first of them, whose ranks are those of all.
+        """
+        scope = self.tape.scope.partition("–")[0]
+        return self.ranks.get(f"{scope}.{spec.path}" if scope else spec.path)
 
     def linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """A linear layer as the method has it."""
@@ -270,24 +278,28 @@ class Context:
         return tape.stack(prefix, self.runs(prefix, num_layers), layer, entering)
 
     def runs(self, prefix: str, num_layers: int) -> list[tuple[int, int]]:
-        """Stretches of equal blocks as (width, reps): by the rank patterns that name single blocks, and by the period
-        of checkpointing.
+        """Stretches of equal blocks as (width, reps): by the ranks of their modules, and by the period of
+        checkpointing.
         """
         period = max(1, self.checkpoint_every)
-        named = {i for i in range(num_layers) if self.is_named(f"{prefix}.{i}")} if self.method.ranks_by_name else set()
+        ranks = self.ranks_by_block(prefix, num_layers)
         runs: list[tuple[int, int]] = []
         i = 0
         while i < num_layers:
-            apart = min((n for n in named if n >= i), default=num_layers)  # the next block unlike its neighbours
-            reps = (apart - i) // period if i % period == 0 else 0
+            end = next((j for j in range(i, num_layers) if ranks[j] != ranks[i]), num_layers)
+            reps = (end - i) // period if i % period == 0 else 0
             width = period if reps else 1
-            if not reps:
-                # To the next checkpointed block, or that block alone; with period 1 only a named block comes here.
-                reps = 1 if i % period == 0 or i == apart else min(apart, -(-i // period) * period) - i
+            if not reps:  # to the next checkpointed block, or that block alone
+                reps = 1 if i % period == 0 else min(end, -(-i // period) * period) - i
             runs.append((width, reps))
             i += width * reps
         return runs
 
-    def is_named(self, scope: str) -> bool:
-        """Whether one of the method's other ranks is for this very block."""
-        return any(f".{scope}." in f".{key}." for key in self.method.ranks_by_name)
+    def ranks_by_block(self, prefix: str, num_layers: int) -> list[dict[str, int]]:
+        """The method's ranks within each block of a stack, by the modules' paths in it."""
+        blocks: list[dict[str, int]] = [{} for _ in range(num_layers)]
+        for path, rank in self.ranks.items():
+            if path.startswith(f"{prefix}."):
+                number, _, name = path.removeprefix(f"{prefix}.").partition(".")
+                blocks[int(number)][name] = rank
+        return blocks

@@ -54,7 +54,7 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     adapted = kind == "lora"
     if adapted:
         names = {"rank": "lora_rank", "dropout": "lora_dropout", "targets": "lora_target", "dora": "use_dora"}
-        take_lora(keys, table, names)
+        take_lora(keys, table, names, split=True)
         if "target_modules" not in table["method"]:
             set_path(table, "method.target_modules", "all-linear")
             keys.assumed.append("lora_target all, LLaMA-Factory's default")

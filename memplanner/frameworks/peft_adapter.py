@@ -1,6 +1,5 @@
 """peft's adapter_config.json (peft/tuners/lora/config.py)."""
 
-import re
 from typing import Final
 
 from memplanner.files.parse import Table
@@ -43,11 +42,8 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
         for name, rank in pattern.items():
             if isinstance(rank, bool) or not isinstance(rank, int) or not 0 < rank <= 1 << 20:
                 keys.refuse("rank_pattern", f"{show(name)} = {show(rank)} is not a whole number above zero")
-        if all(isinstance(name, str) and re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in pattern):
-            set_path(table, "method.rank_pattern", pattern)
-            keys.use("rank_pattern", "method.rank_pattern")
-        else:
-            keys.bar("rank_pattern", pattern, "which modules a pattern matches is not read yet; name them")
+        set_path(table, "method.rank_pattern", pattern)
+        keys.use("rank_pattern", "method.rank_pattern")
     elif pattern is not None:
         keys.use("rank_pattern", "method.rank_pattern, empty")
     bias = keys.take("bias")

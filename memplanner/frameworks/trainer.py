@@ -1,6 +1,5 @@
 """What configs have in common, since all of these frameworks run transformers' Trainer."""
 
-import re
 from typing import Any, Final
 
 from memplanner.files.parse import Table
@@ -151,28 +150,38 @@ def take_half(keys: Keys) -> str:
     return half
 
 
-def take_lora(keys: Keys, table: Table, names: dict[str, str]) -> None:
-    """An adapter's settings. names: of rank, dropout, targets, and of what makes it DoRA, in this config's words."""
+def take_lora(keys: Keys, table: Table, names: dict[str, str], *, split: bool = False) -> None:
+    """An adapter's settings.
+
+    names: of rank, dropout, targets, and of what makes it DoRA, in this config's words. split: as for take_targets.
+    """
     dora = keys.flag(names["dora"], "method dora")
     set_path(table, "method.kind", "dora" if dora else "lora")
     set_path(table, "method.rank", keys.number(names["rank"], "method.rank"))
     set_path(table, "method.dropout", keys.share(names["dropout"], "method.dropout"))
-    take_targets(keys, names["targets"], table)
+    take_targets(keys, names["targets"], table, split=split)
 
 
-def take_targets(keys: Keys, key: str, table: Table) -> None:
-    """target_modules: names, or a word for all linear layers of the blocks; a pattern bars an answer."""
+def take_targets(keys: Keys, key: str, table: Table, *, split: bool) -> None:
+    """target_modules: names, a word for all linear layers of the blocks, or a pattern.
+
+    split: a text is names with commas between them; else it is handed to peft as it is, for which it is a pattern.
+    """
+    text = keys.peek(key)
+    words = ("all-linear", "all") if split else ("all-linear",)
+    if isinstance(text, str) and text and text not in words and not split:
+        pattern = keys.text(key, f"method.target_modules, the pattern {show(text)}")
+        set_path(table, "method.target_modules", pattern)
+        return
     names = keys.names(key)
     if not names:
         return
-    if all(name in ("all-linear", "all") for name in names):
+    if all(name in words for name in names):
         set_path(table, "method.target_modules", "all-linear")
         keys.use(key, "method.target_modules all-linear")
-    elif all(re.fullmatch(r"[\w.-]+", name, re.ASCII) for name in names):
+    else:
         set_path(table, "method.target_modules", list(names))
         keys.use(key, f"method.target_modules {', '.join(names)}")
-    else:
-        keys.bar(key, ", ".join(names), "which modules a pattern matches is not read yet; name them")
 
 
 def check_known(keys: Keys, key: str, value: Any, known: dict[str, str]) -> str:

@@ -1,7 +1,7 @@
 """Applies GradNormLoRP to a model in place, and removes it again."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from memplanner.components.methods.gradnormlorp import GradNormLorp
-from memplanner.components.methods.low_rank import ends_in
+from memplanner.components.methods.patterns import Work
+from memplanner.components.methods.targets import ends_in, is_matched
 from memplanner.gradnormlorp.layer import GradNormLoRPLinear
 from memplanner.gradnormlorp.optimizer import GradNormLoRPAdamW
 
@@ -25,9 +26,10 @@ def apply_gradnormlorp(model: nn.Module, settings: GradNormLorp | None = None, *
     """Put the model's targeted linear layers under GradNormLoRP, in place, and return it.
 
     settings: ranks, targets, norm and types, by default rank 8 on every linear layer of the model's blocks.
-    `target_modules` are names as in peft: "all-linear", or the ends of module names. `rank_pattern` gives other ranks
-    to modules whose names end in its keys. With `train_rest` everything that is not targeted stays as trainable as it
-    is; without it, everything else is frozen except a sequence classifier's head.
+    `target_modules` and `rank_pattern` are read as peft reads them: "all-linear", the ends of module names, or as one
+    text a regular expression for whole names; and regular expressions for the ends of names, with other ranks. With
+    `train_rest` everything that is not targeted stays as trainable as it is; without it, everything else is frozen
+    except a sequence classifier's head.
     scale: s, the factor of I·J.
     ValueError where nothing matches, or the model is under GradNormLoRP already.
     """
@@ -42,7 +44,7 @@ def apply_gradnormlorp(model: nn.Module, settings: GradNormLorp | None = None, *
     if not targets:
         names = sorted({name.rsplit(".", 1)[-1] for name, _ in _linears(model)})
         raise ValueError(f"target_modules {settings.target_modules} match no linear layer; there are: {names}")
-    for target in settings.target_modules:
+    for target in () if isinstance(settings.target_modules, str) else settings.target_modules:
         if target != "all-linear" and not any(ends_in(name, target) for name in targets):
             warnings.warn(f"target_modules {target!r} matches no linear layer; ignored", stacklevel=2)
     if not settings.train_rest:
@@ -118,15 +120,17 @@ def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _targets(model: nn.Module, targets: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+def _targets(model: nn.Module, targets: tuple[str, ...] | str) -> Iterator[tuple[str, nn.Module]]:
     """The linear layers that `targets` names. Without names, and for "all-linear", these are the layers inside numbered
     blocks, or every layer of a model that has no such blocks.
     """
     linears = dict(_linears(model))
     in_blocks = {name: m for name, m in linears.items() if any(part.isdecimal() for part in name.split("."))}
-    every = "all-linear" in (names := tuple(targets)) or not names
+    work = Work()
+    every = not isinstance(targets, str) and ("all-linear" in targets or not targets)
+    named = targets if isinstance(targets, str) else tuple(name for name in targets if name != "all-linear")
     for name, module in linears.items():
-        if (every and name in (in_blocks or linears)) or any(ends_in(name, target) for target in names):
+        if (every and name in (in_blocks or linears)) or is_matched(named, name, work):
             yield name, module
 
 

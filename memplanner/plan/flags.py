@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from memplanner.components.methods.base import Method
+from memplanner.components.methods.patterns import is_name
 from memplanner.errors import Problem
 from memplanner.frozen import Frozen
 from memplanner.plan.training_plan import TrainingPlan
@@ -28,13 +29,14 @@ class Option(Frozen):
     """A flag and the field it sets.
 
     path: the field, from TrainingPlan down, e.g. ("method", "rank").
-    values: how the typed text is read; "switch" options take no text and have a --no- form.
+    values: how the typed text is read; "switch" options take no text and have a --no- form, "names" are names with
+    commas between them, or else a pattern as it is.
     metavar: what the help shows for the value; "" to derive it from the field.
     """
 
     flag: str
     path: tuple[str, ...]
-    values: Literal["text", "integer", "switch"] = "text"
+    values: Literal["text", "integer", "switch", "names"] = "text"
     metavar: str = ""
 
     @property
@@ -59,6 +61,8 @@ class Option(Frozen):
 
     def read(self, text: str) -> Any:
         """The typed text as a plan value; a Problem when it is not even of the right type."""
+        if self.values == "names":
+            return read_names(text)
         if self.values != "integer":
             return text
         if _INTEGER.fullmatch(text) is None:
@@ -80,6 +84,12 @@ class Option(Frozen):
         return "|".join(self.words) or ("N" if self.values == "integer" else self.dest.upper())
 
 
+def read_names(text: str) -> tuple[str, ...] | str:
+    """The names in a typed text; the text itself where anything in it is more than a name, for it is a pattern then."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    return names if all(map(is_name, names)) else text
+
+
 @functools.cache
 def _words(path: tuple[str, ...]) -> tuple[str, ...]:
     owner = owners(TrainingPlan, path)[0]
@@ -98,7 +108,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(flag="--method", path=("method",)),
     Option(flag="--rank", path=("method", "rank"), values="integer"),
     Option(flag="--projection-rank", path=("method", "projection_rank"), values="integer"),
-    Option(flag="--target-modules", path=("method", "target_modules"), metavar="NAME,NAME"),
+    Option(flag="--target-modules", path=("method", "target_modules"), values="names", metavar="NAME,NAME"),
     Option(flag="--precision", path=("precision",)),
     Option(flag="--quantization", path=("quantization",)),
     Option(flag="--optimizer", path=("optimizer",)),

@@ -3,15 +3,7 @@
 from collections.abc import Iterable
 from functools import singledispatch
 
-from memplanner.notes import (
-    EmulatedBf16,
-    Note,
-    OtherKernel,
-    RankAboveMatrix,
-    SequenceAboveModel,
-    TypicalBatch,
-    UnmatchedTargets,
-)
+from memplanner.notes import EmulatedBf16, Note, OtherKernel, RankAboveMatrix, SequenceAboveModel, TypicalBatch
 from memplanner.units import format_bytes
 
 
@@ -52,11 +44,6 @@ def _sequence_above_model(note: SequenceAboveModel) -> str:
 @note_sentence.register
 def _emulated_bf16(note: EmulatedBf16) -> str:
     return "bf16 is emulated on cards before Ampere, such as this: it runs, but slowly and without tensor cores"
-
-
-@note_sentence.register
-def _unmatched_targets(note: UnmatchedTargets) -> str:
-    return f"target_modules {', '.join(note.names)}: no such linear module; ignored, as peft does"
 
 
 @note_sentence.register

@@ -1,5 +1,6 @@
 """From a plan to the parts of its training step, resolved once; whatever can be wrong with a plan is said here."""
 
+from collections.abc import Mapping
 from typing import Final, Literal, Protocol
 
 from memplanner.components.architectures.family import Family
@@ -11,9 +12,8 @@ from memplanner.components.methods.base import Method
 from memplanner.components.optimizers.update import UpdateRule
 from memplanner.components.quantization import QUANTIZATIONS
 from memplanner.components.quantization.base import Quantization
-from memplanner.errors import Problem, UnsupportedError, UserError
+from memplanner.errors import Problem, UnsupportedError
 from memplanner.frozen import Frozen
-from memplanner.notes import Note, UnmatchedTargets
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.program.shapes import BF16, FP16, FP32, Dtype
 from memplanner.tape.engine import Tape
@@ -53,13 +53,12 @@ class Step(Frozen, eq=False):
     numerics: Numerics
     attention: Attention
     quantization: Quantization | None
-    default_targets: tuple[str, ...]
+    ranks: Mapping[str, int]
     checkpoint_every: int
     input_gradients: bool
     accumulates: bool
     keeps_outputs: Literal["backward", "update"] | None
     per_layer_updates: bool
-    notes: tuple[Note, ...] = ()
 
     def context(self, tape: Tape, batch: int, seq: int) -> Context:
         """What the forward pass is written with."""
@@ -71,7 +70,7 @@ class Step(Frozen, eq=False):
             numerics=self.numerics,
             attention=self.attention,
             quantization=self.quantization,
-            default_targets=self.default_targets,
+            ranks=self.ranks,
             checkpoint_every=self.checkpoint_every,
             input_gradients=self.input_gradients,
         )
@@ -81,11 +80,10 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
     """The parts of the plan's step.
 
     family, config: the model's, as architectures.registry.read_config gives them. compute_capability: the card's, for
-    CUDA. UserError where no library has what the plan asks for, or its method acts on nothing.
+    CUDA. UserError where no library has what the plan asks for, or its method names what the model does not have.
     """
     step, method = plan.step, plan.method
     rule = rule_of(plan)
-    unmatched = tuple(name for name in method.named_targets if not _is_module(name, family))
     return Step(
         family=family,
         config=config,
@@ -95,13 +93,12 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
         numerics=numerics_of(plan),
         attention=Attention(kind=step.attention, compute_capability=compute_capability, padding=step.padding),
         quantization=QUANTIZATIONS[plan.quantization],
-        default_targets=method.default_targets(family),
+        ranks=_from_the_root(method.ranks(family, config), family, config),
         checkpoint_every=step.checkpoint_every,
         input_gradients=step.asks_input_gradients,
         accumulates=step.keep_gradients or step.grad_accumulation > 1,
         keeps_outputs=step.keep_outputs_until if step.keep_outputs else None,
         per_layer_updates=step.per_layer_updates,
-        notes=(UnmatchedTargets(names=unmatched),) if unmatched else (),
     )
 
 
@@ -131,17 +128,9 @@ def numerics_of(plan: TrainingPlan) -> Numerics:
     return Numerics(weights=weights, autocast=autocast, compute=compute, norms=norms)
 
 
-def _is_module(target: str, family: Family) -> bool:
-    return target == "all-linear" or target.rsplit(".", 1)[-1] in family.block_targets
-
-
-def nothing_trained(step: Step) -> UserError:
-    """The refusal of a method that acts on no module of the model."""
-    return UserError(
-        Problem(
-            where="plan",
-            key="method.target_modules",
-            message=f"{', '.join(step.method.named_targets)!r} names no linear module of the model",
-            hint=f"its modules: {', '.join(step.family.block_targets)}",
-        )
-    )
+def _from_the_root(ranks: Mapping[str, int], family: Family, config: object) -> Mapping[str, int]:
+    """Ranks by paths as the tape has them, which leave out the module around the whole model."""
+    if not ranks:
+        return ranks
+    root = f"{family.modules(config).root}."
+    return {path.removeprefix(root): rank for path, rank in ranks.items()}

@@ -7,7 +7,7 @@ from memplanner.components.optimizers.update import UpdateRule
 from memplanner.notes import Note, SequenceAboveModel
 from memplanner.program.program import Persistent, PersistentTensor, StepProgram
 from memplanner.program.symbolic import Arithmetic
-from memplanner.step.assemble import Step, nothing_trained
+from memplanner.step.assemble import Step
 from memplanner.tape.engine import BlocksDifferError, Param, Tape
 
 if TYPE_CHECKING:
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 def run(step: Step, batch: int, seq: int, *, collapse: bool = True) -> tuple[StepProgram, tuple[Note, ...]]:
     """The step at a batch size and a sequence length, without cuBLAS's workspaces; and what is to be remarked on.
 
-    collapse: write equal blocks once; False writes every one, for tests. UserError where nothing is trained.
+    collapse: write equal blocks once; False writes every one, for tests.
     """
-    held = step.accumulates
-    try:
-        return _written(step, Tape(collapse=collapse, gradients_held=held), batch, seq)
-    except BlocksDifferError:
-        return _written(step, Tape(collapse=collapse, gradients_held=held, first_apart=True), batch, seq)
+    alone: frozenset[tuple[str, int]] = frozenset()
+    while True:
+        tape = Tape(collapse=collapse, gradients_held=step.accumulates, alone=alone)
+        try:
+            return _written(step, tape, batch, seq)
+        except BlocksDifferError as error:
+            alone |= {error.block}
 
 
 def _written(step: Step, tape: Tape, batch: int, seq: int) -> tuple[StepProgram, tuple[Note, ...]]:
@@ -41,8 +43,6 @@ def _written(step: Step, tape: Tape, batch: int, seq: int) -> tuple[StepProgram,
     tape.autocast_cache.clear()
     if step.keeps_outputs is None:
         del logits
-    if loss.node is None:
-        raise nothing_trained(step)
     tape.phase("backward")
     tape.backward(loss)
     del loss
@@ -72,7 +72,7 @@ def _written(step: Step, tape: Tape, batch: int, seq: int) -> tuple[StepProgram,
         persistent=Persistent(tuple(_persistent(step, tape, trained, gradients_outlive=gradients_outlive))),
         refresh_only=frozenset(tape.refresh_only),
     )
-    return program, (*ctx.notes, *step.notes)
+    return program, tuple(ctx.notes)
 
 
 def run_symbolically(step: Step, batch: int, seq: int) -> "tuple[SymbolicProgram, tuple[Note, ...]]":

@@ -22,7 +22,14 @@ class StopRecomputeError(Exception):
 
 
 class BlocksDifferError(Exception):
-    """The first block's input has another type than its output, so that it cannot stand for the blocks after it."""
+    """A block's input has another type than its output, so that it cannot stand for the blocks after it.
+
+    block: its stack and number.
+    """
+
+    def __init__(self, block: tuple[str, int]) -> None:
+        super().__init__(*block)
+        self.block = block
 
 
 class Tensor:
@@ -227,7 +234,7 @@ class RepeatedBlocks:
 class Tape:
     """A training step while it is being written down.
 
-    collapse: write equal blocks once. first_apart: but the first block of a stack by itself; see BlocksDifferError.
+    collapse: write equal blocks once. alone: but these blocks by themselves; see BlocksDifferError.
     gradients_held: whether every trained weight has a gradient already, which new ones are added into. nodes: the graph
     in the order of forward; a mark of RepeatedBlocks stands before and after the nodes of a block that stands for
     several. category, scope, current_copies: what new tensors are described with. frame: the checkpointed call that is
@@ -235,13 +242,13 @@ class Tape:
     """
 
     __slots__ = (
+        "alone",
         "apart",
         "autocast_cache",
         "block_numbers",
         "category",
         "collapse",
         "current_copies",
-        "first_apart",
         "frame",
         "grad_enabled",
         "gradients_held",
@@ -258,10 +265,16 @@ class Tape:
         "tensors",
     )
 
-    def __init__(self, *, collapse: bool = True, gradients_held: bool = False, first_apart: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        collapse: bool = True,
+        gradients_held: bool = False,
+        alone: frozenset[tuple[str, int]] = frozenset(),
+    ) -> None:
         self.collapse = collapse
         self.gradients_held = gradients_held
-        self.first_apart = first_apart
+        self.alone = alone
         self.sizes: list[int] = []
         self.tensors: list[TensorInfo] = []
         self.log: list[int] = []
@@ -493,8 +506,8 @@ class Tape:
         h = entering.pop()
         i = 0
         for width, reps in runs:
-            left = reps
-            while left and (left == 1 or not self.collapse or self._is_apart(prefix, i, h)):
+            left, start = reps, i
+            while left and (left == 1 or not self.collapse or self._is_apart(prefix, i, start, h)):
                 for j in range(i, i + width):
                     self.scope = f"{prefix}.{j}"
                     h = layer(j, h)
@@ -507,16 +520,16 @@ class Tape:
         self.scope = ""
         return h
 
-    def _is_apart(self, prefix: str, i: int, h: Tensor) -> bool:
-        """Whether block i, which h enters, is written by itself.
+    def _is_apart(self, prefix: str, i: int, start: int, h: Tensor) -> bool:
+        """Whether block i, which h enters, is written by itself. start: the first block of its run.
 
         What comes before the first gradient differs from what comes after. A model that is run again is divided as it
         was the first time, since a parameter stands for the blocks that were written together; a first run without
-        gradients leaves the first block apart, as a later run with gradients may need it.
+        gradients leaves the first block of every run apart, as a later one with gradients may need it.
         """
         if (prefix, i) not in self.apart:
-            before_gradients = h.node is None if self.grad_enabled else i == 0
-            self.apart[prefix, i] = before_gradients or (self.first_apart and i == 0)
+            before_gradients = h.node is None if self.grad_enabled else i == start
+            self.apart[prefix, i] = before_gradients or (prefix, i) in self.alone
         return self.apart[prefix, i]
 
     def _repeat(
@@ -540,7 +553,7 @@ class Tape:
             self.scope = f"{prefix}.{first + j}–{first + j + (times - 1) * width}{step}"
             out = layer(first + j, out)
         if out.dtype is not h.dtype:
-            raise BlocksDifferError
+            raise BlocksDifferError((prefix, first))
         blocks.input_saved = self._is_saved(h, mark)
         before = len(self.log)
         del h  # the caller's `hidden_states = layer(hidden_states)` drops the input at this point

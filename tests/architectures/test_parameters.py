@@ -72,7 +72,7 @@ ADAPTERS: list[dict[str, Any]] = [
     {"kind": "lora", "rank": 8},
     {"kind": "lora", "rank": 3, "target_modules": ["all-linear"]},
     {"kind": "lora", "rank": 8, "adapter_dtype": "base"},
-    {"kind": "lora", "rank": 8, "target_modules": ["all-linear"], "rank_pattern": {"q_proj": 2, "c_fc": 5, "query": 1}},
+    {"kind": "lora", "rank": 8, "target_modules": ["all-linear"], "rank_pattern": {"(q_proj|c_fc|query)": 2}},
     {"kind": "dora", "rank": 8},
     {"kind": "dora", "rank": 4, "target_modules": ["all-linear"]},
 ]

@@ -220,12 +220,33 @@ def test_what_looks_like_a_date_is_text(tmp_path: Path) -> None:
         read(tmp_path, AXOLOTL + "sequence_len: 2024-01-02\n")
 
 
-def test_offloaded_checkpoints_are_said_and_patterns_of_ranks_refused(tmp_path: Path) -> None:
+def test_offloaded_checkpoints_are_said(tmp_path: Path) -> None:
     found = read(tmp_path, AXOLOTL + "gradient_checkpointing: offload\n")
     assert found.table["step"]["checkpointing"] == "full"
     assert found.not_modelled[0].startswith("gradient_checkpointing = 'offload': ")
-    with pytest.raises(UserError, match=r"rank_pattern: .* is not modelled: which modules a pattern matches"):
-        read(tmp_path, PEFT + "rank_pattern: {'.*q_proj$': 3}\n")
+
+
+@pytest.mark.parametrize("text", [PEFT + "target_modules: {}\n", AXOLOTL + "adapter: lora\nlora_target_modules: {}\n"])
+def test_a_text_of_targets_is_handed_to_peft_as_it_is(tmp_path: Path, text: str) -> None:
+    def targets(value: str) -> Any:
+        return read(tmp_path, text.format(value)).table["method"]["target_modules"]
+
+    assert targets(r"'.*\.(q|v)_proj'") == r".*\.(q|v)_proj"
+    assert targets("q_proj") == "q_proj", "a pattern, which no path is"
+    assert targets("'q_proj,v_proj'") == "q_proj,v_proj"
+    assert targets("all-linear") == "all-linear"
+    assert targets("[q_proj, v_proj]") == ["q_proj", "v_proj"]
+
+
+def test_llama_factory_splits_a_text_of_targets(tmp_path: Path) -> None:
+    table = read(tmp_path, FACTORY + "lora_target: q_proj, v_proj\n").table
+    assert table["method"]["target_modules"] == ["q_proj", "v_proj"]
+    assert read(tmp_path, FACTORY + "lora_target: all\n").table["method"]["target_modules"] == "all-linear"
+
+
+def test_patterns_of_ranks_are_read(tmp_path: Path) -> None:
+    table = read(tmp_path, PEFT + "rank_pattern: {'.*q_proj$': 3}\n").table
+    assert table["method"]["rank_pattern"] == {".*q_proj$": 3}
 
 
 @pytest.mark.parametrize(
@@ -250,7 +271,6 @@ def test_offloaded_checkpoints_are_said_and_patterns_of_ranks_refused(tmp_path: 
             "Cut Cross Entropy never makes the logits",
         ),
         (AXOLOTL + "adapter: lora\nlora_modules_to_save: [lm_head]\n", "lora_modules_to_save", "trained whole"),
-        (AXOLOTL + "adapter: lora\nlora_target_modules: '.*_proj'\n", "lora_target_modules", "a pattern"),
         (FACTORY + "use_badam: true\n", "use_badam", "another optimizer"),
         (FACTORY + "use_apollo: true\n", "use_apollo", "another optimizer"),
         (PEFT + "modules_to_save: [lm_head]\n", "modules_to_save", "trained whole"),

@@ -298,6 +298,28 @@ def test_a_block_of_another_rank_is_written_by_itself(pattern: str, checkpointin
     assert estimate(fields).num_trainable - plain.num_trainable == 28 * sum(shape)
 
 
+@pytest.mark.parametrize("checkpointing", ["none", "full", "every-2", "every-4"])
+@pytest.mark.parametrize("kind", ["lora", "dora", "galore", "gradnormlorp"])
+@pytest.mark.parametrize(
+    "targets",
+    [
+        ["layers.0.self_attn.q_proj"],
+        ["layers.5.self_attn.q_proj", "layers.6.mlp.up_proj"],
+        r".*layers\.[3-9]\..*_proj",
+        r".*layers\.[0-5]\.mlp\..*_proj",
+        r".*layers\.\d*[02468]\.mlp\..*_proj",
+    ],
+    ids=str,
+)
+def test_blocks_of_other_targets_are_written_apart(kind: str, targets: Any, checkpointing: str, tmp_path: Path) -> None:
+    method = {"kind": kind, "rank": 4, "target_modules": targets}
+    step = {"checkpointing": checkpointing, "seq_len": 64}
+    model = tiny("llama", 10, tmp_path)
+    precision = {"precision": "bf16", "quantization": "nf4", "kbit_preparation": "norms"} if kind == "lora" else {}
+    for more in ({}, precision, {"step": step | {"input_gradients": False}}):
+        assert_same_walk({"model": model, "method": method, "device": "24GiB", "step": step, **more})
+
+
 # -- conservation --------------------------------------------------------------------------------------------------
 
 

@@ -96,6 +96,7 @@ PLANS: list[dict[str, Any]] = [
     {"method": {"kind": "dora", "rank": 4, "dropout": 0.1}},
     {"method": LORA, "step": {"checkpointing": "every-2"}},
     {"method": {**LORA, "rank_pattern": {"layers.2.self_attn.q_proj": 8}}},
+    {"method": {**LORA, "target_modules": r".*layers\.[3-5]\..*_proj"}},
     {"method": "full", "step": {"checkpointing": "full", "per_layer_updates": True}},
     {"method": LORA, "precision": "fp32"},
 ]

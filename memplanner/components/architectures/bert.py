@@ -3,7 +3,7 @@
 Modelled implementation: transformers' modeling_bert.py and modeling_roberta.py.
 """
 
-from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family
+from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Modules, modules_of
 from memplanner.components.context import Context, LinearSpec
 from memplanner.frozen import Frozen
 from memplanner.program.shapes import INT64, Shape
@@ -180,10 +180,38 @@ def _read(f: ConfigReader, model_type: str) -> BertConfig:
     )
 
 
+def _modules(config: BertConfig) -> Modules:
+    """Those of BertForSequenceClassification and RobertaForSequenceClassification."""
+    root = "bert" if config.pooler else "roberta"
+    embeddings = ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm", "dropout")
+    return modules_of(
+        root,
+        "encoder.layer",
+        config.num_layers,
+        linear=(
+            *("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+            *("intermediate.dense", "output.dense"),
+        ),
+        others=(
+            *("attention", "attention.self", "attention.self.dropout"),
+            *("attention.output", "attention.output.LayerNorm", "attention.output.dropout"),
+            *("intermediate", "intermediate.intermediate_act_fn"),
+            *("output", "output.LayerNorm", "output.dropout"),
+        ),
+        outside=("pooler.dense",) if config.pooler else (),
+        around=(
+            *(f"{root}.{name}" for name in ("embeddings", "encoder", "encoder.layer")),
+            *(f"{root}.embeddings.{name}" for name in embeddings),
+            *(("bert.pooler", "bert.pooler.activation", "dropout") if config.pooler else ()),
+        ),
+    )
+
+
 FAMILY = Family(
     "bert",
     _read,
     Bert,
+    _modules,
     ("query", "value"),
     ("query", "key", "value", "dense"),
     classifier=True,

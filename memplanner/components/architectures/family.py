@@ -1,6 +1,6 @@
 """What a family of architectures answers, and how its config.json is read: types and ranges checked, problems kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from memplanner.components.context import Context
@@ -81,15 +81,55 @@ def show_value(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
+class Modules(Frozen):
+    """A model's modules by their paths in named_modules(), but for a classifier's head, which no method acts on.
+
+    root: what the paths of the blocks, and of all else under the head, begin with. linear: the layers that methods can
+    act on. outside: those of them that are in no block. others: what patterns and names match as well.
+    """
+
+    root: str
+    linear: tuple[str, ...]
+    outside: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+def modules_of(
+    root: str,
+    stack: str,
+    num_layers: int,
+    *,
+    linear: Iterable[str],
+    others: Iterable[str],
+    outside: Iterable[str] = (),
+    around: Iterable[str] = (),
+) -> Modules:
+    """The modules of a stack of blocks and of what is around it.
+
+    stack: its path from the root. linear, others: of a block, by their paths in it. outside: linear layers in no block,
+    from the root. around: all else, by whole paths.
+    """
+    blocks = [f"{root}.{stack}.{i}" for i in range(num_layers)]
+    outer = tuple(f"{root}.{name}" for name in outside)
+    linear, others = tuple(linear), tuple(others)
+    return Modules(
+        root=root,
+        linear=(*(f"{block}.{name}" for block in blocks for name in linear), *outer),
+        outside=outer,
+        others=(root, *around, *blocks, *(f"{block}.{name}" for block in blocks for name in others)),
+    )
+
+
 class Family(Frozen, kw_only=False):
-    """A family of architectures: how its config is read and its forward pass written, the projections that methods
-    take by default (peft's mapping, and every linear layer of the blocks), the longest sequence, where positions are a
-    table, and what it is trained as.
+    """A family of architectures: how its config is read and its forward pass written, which modules it has, the
+    projections that methods take by default (peft's mapping, and every linear layer of the blocks), the longest
+    sequence, where positions are a table, and what it is trained as.
     """
 
     name: str
     read: Callable[[ConfigReader, str], Any]
     model: Callable[[Any, Context], Any]
+    modules: Callable[[Any], Modules]
     lora_targets: tuple[str, ...]
     block_targets: tuple[str, ...]
     classifier: bool = False

@@ -4,7 +4,7 @@ Modelled implementation: transformers' modeling_gpt2.py. Its linear layers are C
 """
 
 from memplanner.components.architectures.common import head_weight, logits_of
-from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family
+from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Modules, modules_of
 from memplanner.components.context import Context, LinearSpec
 from memplanner.frozen import Frozen
 from memplanner.program.shapes import INT64, Shape
@@ -136,4 +136,19 @@ def _read(f: ConfigReader, model_type: str) -> Gpt2Config:
     )
 
 
-FAMILY = Family("gpt2", _read, Gpt2, ("c_attn",), ("c_attn", "c_proj", "c_fc"))
+def _modules(config: Gpt2Config) -> Modules:
+    """Those of GPT2LMHeadModel."""
+    return modules_of(
+        "transformer",
+        "h",
+        config.num_layers,
+        linear=("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
+        others=(
+            *("ln_1", "attn", "attn.attn_dropout", "attn.resid_dropout"),
+            *("ln_2", "mlp", "mlp.act", "mlp.dropout"),
+        ),
+        around=(*(f"transformer.{name}" for name in ("wte", "wpe", "drop", "h", "ln_f")), "lm_head"),
+    )
+
+
+FAMILY = Family("gpt2", _read, Gpt2, _modules, ("c_attn",), ("c_attn", "c_proj", "c_fc"))

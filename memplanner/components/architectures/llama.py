@@ -7,7 +7,14 @@ f intermediate, h heads, g key/value heads, e head dim, v vocabulary.
 from typing import NamedTuple
 
 from memplanner.components.architectures.common import head_weight, logits_of
-from memplanner.components.architectures.family import MAX_LAYERS, MAX_SIZE, ConfigReader, Family
+from memplanner.components.architectures.family import (
+    MAX_LAYERS,
+    MAX_SIZE,
+    ConfigReader,
+    Family,
+    Modules,
+    modules_of,
+)
 from memplanner.components.context import Context, LinearSpec
 from memplanner.frozen import Frozen
 from memplanner.program.shapes import FP32, INT64, Shape
@@ -211,10 +218,27 @@ def _read(f: ConfigReader, model_type: str) -> LlamaConfig:
     )
 
 
+def _modules(config: LlamaConfig) -> Modules:
+    """Those of LlamaForCausalLM."""
+    norms = ("self_attn.q_norm", "self_attn.k_norm") if config.qk_norm else ()
+    return modules_of(
+        "model",
+        "layers",
+        config.num_layers,
+        linear=(
+            *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+            *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+        ),
+        others=("self_attn", *norms, "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm"),
+        around=("model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb", "lm_head"),
+    )
+
+
 FAMILY = Family(
     "llama",
     _read,
     Llama,
+    _modules,
     ("q_proj", "v_proj"),
     ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
 )

@@ -42,6 +42,10 @@ class Method(Settings):
         targets: tuple[str, ...] = family.block_targets
         return targets
 
+    def ranks(self, family: Any, config: Any) -> Mapping[str, int]:
+        """The rank of every linear module that the method acts on with a rank, by its path; config: the model's."""
+        return {}
+
     @property
     def chosen_rank(self) -> int | None:
         """The rank; None where there is none to choose."""
@@ -57,13 +61,8 @@ class Method(Settings):
         return False
 
     @property
-    def named_targets(self) -> tuple[str, ...]:
-        """The modules that the settings name."""
-        return ()
-
-    @property
     def ranks_by_name(self) -> Mapping[str, int]:
-        """Other ranks, by the end of a module's name."""
+        """Other ranks, by patterns of the ends of modules' paths."""
         return {}
 
     @property

@@ -69,7 +69,7 @@ class Galore(LowRank):
     @property
     def blocks_only(self) -> bool:
         """Without names, or for all-linear: the blocks' layers alone."""
-        return not set(self.target_modules) - {"all-linear"}
+        return self.target_modules in ((), ("all-linear",))
 
 
 @singledispatch

@@ -73,7 +73,7 @@ def _with_peft(
         r=method.rank,
         lora_alpha=method.rank,
         lora_dropout=method.dropout,
-        target_modules="all-linear" if targets == ("all-linear",) else list(targets),
+        target_modules=_as_peft_takes_them(targets),
         rank_pattern=dict(method.rank_pattern),
         use_dora=use_dora,
         task_type=TaskType.SEQ_CLS if family.classifier else TaskType.CAUSAL_LM,
@@ -84,3 +84,10 @@ def _with_peft(
             if ".lora_" in name:
                 param.data = param.data.to(dtype)
     return with_adapters
+
+
+def _as_peft_takes_them(targets: tuple[str, ...] | str) -> list[str] | str:
+    """Names as a list; the word for all of them, and a pattern, as text."""
+    if isinstance(targets, str):
+        return targets
+    return "all-linear" if targets == ("all-linear",) else list(targets)
