@@ -1,25 +1,22 @@
-"""How many bytes of segments the caching allocator reserves for a training step.
+"""What the caching allocator holds in a training step: the segments that it reserves, and its blocks in use.
 
 The step's events are replayed in C where that was compiled, else in Python (reference.py).
-
-The allocator's two pools, of requests up to 1 MiB and of larger ones, share nothing but the device's memory. As long as
-that suffices, each is replayed by itself and its answer is remembered: of plans that differ in their rank or batch, the
-requests of one pool are often the same, which saves a sweep a tenth of its time and more (benchmarks/sweep.py).
 """
 
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Final
 
-from memplanner.allocator import SMALL_LIMIT, native
+from memplanner.allocator import Held, native
+from memplanner.frozen import Frozen
 from memplanner.program.decode import decoded
 from memplanner.program.program import Persistent, StepProgram, Structure
 from memplanner.program.stretch import Stretch
-from memplanner.timeline import Category
+from memplanner.timeline import Category, Phase
 
 if TYPE_CHECKING:
     from memplanner.allocator import reference
@@ -28,48 +25,61 @@ Group = tuple[int, tuple[int, ...]]
 """Tensors that are made and then stay: how many equal blocks of the model have them, and the bytes of each tensor in
 one such block. They are made block by block.
 """
-_MADE_LATE: Final[tuple[Category, ...]] = ("gradients", "optimizer_state", "projectors")
+MADE_LATE: Final[tuple[Category, ...]] = ("gradients", "optimizer_state", "projectors")
 """Persistent tensors that the first step makes, before its update."""
 
 
+class Footprint(Frozen, kw_only=False):
+    """What the allocator holds in two steps, in bytes.
+
+    reserved: the most of all segments (torch.cuda.max_memory_reserved). phases: for each phase, the most of all blocks
+    in use (torch.cuda.max_memory_allocated) and those at its end. A block is larger than its tensor by what the
+    allocator does not split off. loaded: the blocks before the first step.
+    """
+
+    reserved: int
+    loaded: int
+    phases: Mapping[Phase, tuple[int, int]]
+
+
 class AllocatorSimulation:
-    """Answers what is reserved for training steps. It remembers the events of the last kinds of steps, which do not
-    depend on the tensors' sizes, and the answers to the last requests of each pool.
+    """Answers what is held for training steps. It remembers the events of the last kinds of steps, which do not depend
+    on the tensors' sizes, and its last answers.
     """
 
     def __init__(self) -> None:
         self._two_steps = lru_cache(maxsize=32)(_TwoSteps)
         self._groups = lru_cache(maxsize=32)(_groups)
-        self._peak = lru_cache(maxsize=1 << 11)(_peak)
+        self._footprint = lru_cache(maxsize=64)(_footprint)
 
-    def reserved_bytes(
+    def footprint(
         self,
         program: StepProgram,
         *,
+        skip: frozenset[int] = frozenset(),
         expandable_segments: bool = False,
         max_split_size: int | None = None,
         limit: int | None = None,
-    ) -> int:
-        """The most bytes of segments in two steps of the program, the first of which makes the optimizer's states.
+    ) -> Footprint:
+        """What two steps of the program hold, the first of which makes the optimizer's states.
 
-        The options are CachingAllocator's. DeviceFullError where a limit is given and no return of unused segments
-        makes the steps fit.
+        skip: tensors to leave out. The options are CachingAllocator's. DeviceFullError where a limit is given and no
+        return of unused segments makes the steps fit.
         """
         early, late = self._groups(program.persistent)
         steps = self._two_steps(program.structure, _shape(early), _shape(late))
-        sizes = (*program.sizes, *steps.numbered(early), *steps.numbered(late))
-        if limit is not None:
-            return self._peak(steps, sizes, expandable_segments, max_split_size, limit)
-        small = tuple([size if size <= SMALL_LIMIT else 0 for size in sizes])
-        large = tuple([size if size > SMALL_LIMIT else 0 for size in sizes])
-        return sum(self._peak(steps, pool, expandable_segments, max_split_size, None) for pool in (small, large))
+        own = program.sizes
+        if skip:
+            own = tuple([0 if index in skip else size for index, size in enumerate(own)])
+        sizes = (*own, *steps.numbered(early), *steps.numbered(late))
+        return self._footprint(steps, sizes, expandable_segments, max_split_size, limit)
 
 
 def _groups(persistent: Persistent) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
     """What is there before the first step, and what the first step makes before its update."""
 
     def groups(*, made_late: bool) -> Iterator[Group]:
-        tensors = (t for t in persistent if (t.category in _MADE_LATE) is made_late)
+        tensors = (t for t in persistent if (t.category in MADE_LATE) is made_late)
         for copies, alike in groupby(tensors, lambda t: t.copies):
             yield copies, tuple(t.block_bytes // copies for t in alike)
 
@@ -98,7 +108,11 @@ class _TwoSteps:
         self._bits = step.bits
         made_early = self._made(early, tensors)
         made_late = self._made(late, tensors + sum(len(stretch.events) for stretch in made_early))
-        self._events = (*made_early, *before, *made_late, *after, *step.left, *before, *after)
+        second: list[tuple[Phase | None, Stretch]] = [*((None, stretch) for stretch in step.left), *before, *after]
+        first: list[tuple[Phase | None, Stretch]] = [*before, *((None, stretch) for stretch in made_late), *after]
+        self._loading = len(made_early)
+        self._phases: tuple[Phase | None, ...] = tuple(phase for phase, _ in (*first, *second))
+        self._events = (*made_early, *(stretch for _, stretch in (*first, *second)))
         self.in_c = native.Replay(self._events, bits=step.bits)
 
     @cached_property
@@ -107,6 +121,15 @@ class _TwoSteps:
         from memplanner.allocator import reference
 
         return reference.Replay(self._events, bits=self._bits)
+
+    def footprint(self, held: Held) -> Footprint:
+        """What the allocator held, by phases of the two steps."""
+        loading = self._loading
+        phases: dict[Phase, tuple[int, int]] = {}
+        for phase, peak, end in zip(self._phases, held.peaks[loading:], held.ends[loading:], strict=True):
+            if phase is not None:
+                phases[phase] = max(peak, phases.get(phase, (0, 0))[0]), end
+        return Footprint(held.reserved, held.ends[loading - 1] if loading else 0, phases)
 
     def numbered(self, groups: Sequence[Group]) -> list[int]:
         """Bytes of the groups' tensors, in the order of their numbers."""
@@ -125,15 +148,17 @@ class _TwoSteps:
         return stretches
 
 
-def _peak(
+def _footprint(
     steps: _TwoSteps, sizes: tuple[int, ...], expandable_segments: bool, max_split_size: int | None, limit: int | None
-) -> int:
-    """The most bytes of segments. In Python where C is not there or has no room for the numbers."""
+) -> Footprint:
+    """What the steps hold. In Python where C is not there or has no room for the numbers."""
     if native.is_available():
         with suppress(OverflowError):
-            return steps.in_c.peak_reserved(
+            held = steps.in_c.run(
                 sizes, expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit
             )
-    return steps.in_python.peak_reserved(
+            return steps.footprint(held)
+    held = steps.in_python.run(
         sizes, expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit
     )
+    return steps.footprint(held)

@@ -73,8 +73,9 @@ def _peaks(estimate: "Estimate", width: int) -> list[Line]:
         margin = f"{share(estimate.margin_bytes, estimate.limit_bytes)} of the limit"
         margin += f"; tight below {format_bytes(estimate.error_margin_bytes)}"
     rows = [
-        ("allocated", estimate.allocated_bytes, "live tensors"),
-        ("fragmentation", estimate.fragmentation_bytes, "held by the caching allocator, no use at the peak"),
+        ("live", estimate.live_bytes, "tensors alive at once"),
+        ("allocated", estimate.allocated_bytes, "their blocks in the caching allocator, some larger than the tensor"),
+        ("fragmentation", estimate.fragmentation_bytes, "held by the allocator besides, no use at the peak"),
         ("reserved", estimate.reserved_bytes, "the two together"),
         *([("wanted", estimate.wanted_bytes, "reserved where there is room for it")] if estimate.is_squeezed else []),
         ("context", estimate.context_bytes, "CUDA's own, outside the allocator"),

@@ -40,14 +40,14 @@ def check_markdown(answer: "PlanAnswer", page: "Page") -> str:
     """`check --format markdown`."""
     estimate, changes = answer.estimate, answer.changes
     lines = [f"**{escape(verdict_line(estimate))}**", "", escape(plan_words(estimate.plan)), ""]
-    names = ("allocated", "fragmentation", "reserved", "context", "device", "limit", "margin")
+    names = ("live", "allocated", "fragmentation", "reserved", "context", "device", "limit", "margin")
     sizes = [(name, getattr(estimate, f"{name}_bytes")) for name in names]
     lines += markdown_table(("Peak", "Bytes", ""), [(name, str(size), format_bytes(size)) for name, size in sizes])
     lines += ["", f"Alive at the peak, in {PHASE_WORDS[estimate.peak_phase]}:", ""]
     lines += markdown_table(
         ("Category", "Bytes", "", "Share"),
         [
-            (c.replace("_", " "), str(size), format_bytes(size), share(size, estimate.allocated_bytes))
+            (c.replace("_", " "), str(size), format_bytes(size), share(size, estimate.live_bytes))
             for c, size in largest_first(estimate.at_peak)
         ],
     )

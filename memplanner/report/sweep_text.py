@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN = 40
 """Lines up to which text shows all plans by default, and more than which it never shows of the frontier."""
-AFTER = ("", "Device", "To spare", "Allocated", "Peak in")
+AFTER = ("", "Device", "To spare", "Live", "Peak in")
 ABOUT_FRONTIER = "none of them has more of one setting without less of another"
 
 
@@ -74,7 +74,7 @@ def rows_of(points: Sequence["Point"]) -> list[tuple[str, ...]]:
             verdict_word(point),
             ("" if point.device_bytes is not None else "≥ ") + format_bytes(point.least_device_bytes),
             ("" if point.device_bytes is not None else "≤ ") + format_bytes(point.margin_bytes),
-            format_bytes(point.allocated_bytes),
+            format_bytes(point.live_bytes),
             PHASE_WORDS[point.peak_phase],
         )
         for point in points
@@ -153,6 +153,7 @@ def _record(sweep: "Sweep", point: "Point") -> dict[str, str | int | bool | None
         **{key: int(v) if isinstance(v, str) and v.isascii() and v.isdigit() else v for key, v in settings.items()},
         "verdict": point.verdict,
         "squeezed": point.is_squeezed,
+        "live_bytes": point.live_bytes,
         "allocated_bytes": point.allocated_bytes,
         "reserved_bytes": point.reserved_bytes,
         "context_bytes": point.context_bytes,

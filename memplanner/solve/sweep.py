@@ -39,14 +39,15 @@ class Axis:
 class Point:
     """A combination and what it needs. values: one per axis, "" where the method has no such setting.
 
-    device_bytes, reserved_bytes: None where allocated and context alone are above the limit. Such a plan does not fit
-    whatever the allocator does, so its simulation is left out.
+    device_bytes, reserved_bytes, allocated_bytes: None where live tensors and context alone are above the limit. Such a
+    plan does not fit whatever the allocator does, so its simulation is left out.
     """
 
     values: tuple[Value, ...]
     flags: Mapping[str, Value]
     verdict: Verdict
-    allocated_bytes: int
+    live_bytes: int
+    allocated_bytes: int | None
     reserved_bytes: int | None
     context_bytes: int
     device_bytes: int | None
@@ -59,7 +60,7 @@ class Point:
     @property
     def least_device_bytes(self) -> int:
         """The device bytes, or a lower bound where they are not known."""
-        return self.device_bytes if self.device_bytes is not None else self.allocated_bytes + self.context_bytes
+        return self.device_bytes if self.device_bytes is not None else self.live_bytes + self.context_bytes
 
     @property
     def margin_bytes(self) -> int:
@@ -235,7 +236,8 @@ def _point(estimate: "Estimate", typed: Mapping[str, Value], values: tuple[Value
         values=values,
         flags=typed,
         verdict=estimate.verdict,
-        allocated_bytes=estimate.allocated_bytes,
+        live_bytes=estimate.live_bytes,
+        allocated_bytes=None if hopeless else estimate.allocated_bytes,
         reserved_bytes=None if hopeless else estimate.reserved_bytes,
         context_bytes=estimate.context_bytes,
         device_bytes=None if hopeless else estimate.device_bytes,

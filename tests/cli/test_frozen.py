@@ -55,6 +55,7 @@ def test_json_of_check(run: Run) -> None:
         "verdict",
         "squeezed",
         "gpu",
+        "live_bytes",
         "allocated_bytes",
         "fragmentation_bytes",
         "reserved_bytes",
@@ -72,7 +73,7 @@ def test_json_of_check(run: Run) -> None:
     ]
     assert answer["schema"] == "memplanner/estimate/1"
     assert list(answer["gpu"]) == ["name", "total_bytes"]
-    assert [list(phase) for phase in answer["phases"]] == [["name", "peak_bytes"]] * len(answer["phases"])
+    assert [list(phase) for phase in answer["phases"]] == [["name", "peak_bytes", "live_bytes"]] * len(answer["phases"])
     assert list(answer["persistent"]) == ["parameters", "adapters", "gradients", "optimizer_state", "projectors"]
     assert list(answer["parameters"]) == ["total", "trainable"]
     assert list(answer["at_peak"]) == [

@@ -65,7 +65,7 @@ def test_svg_is_a_picture_with_a_line_and_the_limits(capsys: pytest.CaptureFixtu
 
 def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, *RANKS, "--format", "markdown")[1]
-    assert "| GPU | Rank |  | Device | To spare | Allocated | Peak in |" in out
+    assert "| GPU | Rank |  | Device | To spare | Live | Peak in |" in out
     assert out.count("\n| ") == 10
 
 

@@ -49,7 +49,7 @@ def test_a_card_adds_its_context_and_workspaces() -> None:
 
 
 def end_of(phase: str, predicted: Estimate) -> int:
-    return next(p.end_bytes for p in predicted.phases if p.name == phase)
+    return next(p.end_bytes for p in predicted.live_phases if p.name == phase)
 
 
 def test_gradients_kept_are_alive_in_forward() -> None:
@@ -70,10 +70,10 @@ def test_the_output_object_holds_the_logits() -> None:
 
 def test_foreach_makes_a_root_per_parameter() -> None:
     foreach, fused = estimate(), estimate(optimizer="adamw-fused")
-    peak = next(p for p in foreach.phases if p.name == "update")
+    peak = next(p for p in foreach.live_phases if p.name == "update")
     weights = sum(t.block_bytes for t in foreach.program.persistent if t.trainable)
     assert peak.peak_bytes - end_of("backward", foreach) == weights
-    quiet = next(p for p in fused.phases if p.name == "update")
+    quiet = next(p for p in fused.live_phases if p.name == "update")
     assert quiet.peak_bytes == end_of("backward", fused)
 
 
@@ -127,13 +127,13 @@ def test_adjacent_runs_of_equal_blocks() -> None:
     plan = TrainingPlan.model_validate(
         {"model": "llama-130m", "method": method, "step": {"checkpointing": "every-4", "input_gradients": False}}
     )
-    assert predict(plan).phases == predict(plan, collapse=False).phases
+    assert predict(plan).live_phases == predict(plan, collapse=False).live_phases
 
 
 def test_an_ordinary_batch_beside_the_longest() -> None:
     predicted = estimate(step={"seq_len": 1024, "typical_seq_len": 300})
     short = estimate(step={"seq_len": 300})
-    assert predicted.allocated_bytes == estimate(step={"seq_len": 1024}).allocated_bytes
+    assert predicted.live_bytes == estimate(step={"seq_len": 1024}).live_bytes
     assert predicted.notes == (TypicalBatch(seq_len=300, allocated_bytes=short.allocated_bytes),)
 
 
@@ -143,8 +143,8 @@ def test_allocator_options_change_reserved_alone() -> None:
         return predict(TrainingPlan.model_validate(fields))
 
     plain, expandable, capped = of(), of(expandable_segments=True), of(max_split_size="64MiB")
-    assert plain.allocated_bytes == expandable.allocated_bytes == capped.allocated_bytes
-    assert expandable.allocated_bytes <= expandable.reserved_bytes < plain.reserved_bytes
+    assert plain.live_bytes == expandable.live_bytes == capped.live_bytes
+    assert expandable.live_bytes <= expandable.reserved_bytes < plain.reserved_bytes
     assert plain.reserved_bytes - expandable.reserved_bytes == plain.expandable_saving_bytes
     assert capped.reserved_bytes != plain.reserved_bytes
     assert expandable.expandable_saving_bytes == 0
@@ -164,12 +164,12 @@ def test_unused_segments_are_returned_on_a_device_that_is_short_of_memory() -> N
     assert not roomy.is_squeezed
     squeezed = on(roomy.reserved_bytes - (64 << 20))
     assert squeezed.is_squeezed
-    assert squeezed.allocated_bytes <= squeezed.reserved_bytes <= squeezed.total_bytes
+    assert squeezed.live_bytes <= squeezed.reserved_bytes <= squeezed.total_bytes
     assert squeezed.verdict == "tight"
     assert not advisable(squeezed), "it passes, and is nothing to recommend"
     assert passes(squeezed.verdict)
     assert squeezed.wanted_bytes == roomy.reserved_bytes > squeezed.reserved_bytes
-    short = on(roomy.allocated_bytes + (64 << 20))
+    short = on(roomy.live_bytes + (64 << 20))
     assert (short.is_squeezed, short.verdict) == (False, "does-not-fit")
     assert short.reserved_bytes == roomy.reserved_bytes
 

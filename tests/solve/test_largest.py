@@ -40,7 +40,7 @@ class Answer:
     limit_bytes: int = 100
 
     @property
-    def allocated_bytes(self) -> int:
+    def live_bytes(self) -> int:
         return 101 if self.is_hopeless else 100
 
 

@@ -32,12 +32,14 @@ def test_every_point_is_a_prediction() -> None:
     assert [point.values for point in result.points] == list(product(*(a.values for a in axes)))
     for point in result.points:
         estimate = predict(merge(BASE, point.flags, where="test"))
-        assert (point.verdict, point.allocated_bytes) == (estimate.verdict, estimate.allocated_bytes)
+        assert (point.verdict, point.live_bytes) == (estimate.verdict, estimate.live_bytes)
         assert point.limit_bytes == estimate.limit_bytes
         if point.device_bytes is None:
-            assert estimate.allocated_bytes + estimate.context_bytes > estimate.limit_bytes
+            assert estimate.live_bytes + estimate.context_bytes > estimate.limit_bytes
+            assert point.allocated_bytes is None
             assert point.least_device_bytes <= estimate.device_bytes
         else:
+            assert point.allocated_bytes == estimate.allocated_bytes
             assert point.device_bytes == point.least_device_bytes == estimate.device_bytes
     assert {point.verdict for point in result.points} == {"fits", "does-not-fit"}
 
