@@ -5,7 +5,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from memplanner.allocator import DeviceFullError
-from memplanner.allocator.simulation import MADE_LATE, AllocatorSimulation, Footprint
+from memplanner.allocator.making import MADE_LATE
+from memplanner.allocator.simulation import AllocatorSimulation, Footprint
 from memplanner.catalogue import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
 from memplanner.components.architectures.family import Family
 from memplanner.components.architectures.registry import read_config
@@ -74,12 +75,15 @@ class Estimate(Frozen):
         plain = self._replayed(skip=skip) if skip else refreshing
         updating: Phase = "backward" if self.plan.step.per_layer_updates else "update"
         persistent = self.program.persistent
-        unsplit = plain.loaded - sum(size for c, size in persistent.by_category.items() if c not in MADE_LATE)
+        load_peak, load_end = plain.loaded
+        unsplit = load_end - sum(size for c, size in persistent.by_category.items() if c not in MADE_LATE)
         found: list[PhasePeak] = []
         for live in self.live_phases:
             held = refreshing.phases.get(updating) if live.name == "refresh" else plain.phases.get(live.name)
             if held is None or live.name == "steady":  # nothing is allocated in it
                 peak, end = live.peak_bytes + unsplit, live.end_bytes + unsplit
+                if live.name == "load" and load_peak > load_end:  # while a quantised base was read
+                    peak = max(peak, load_peak)
             else:
                 peak, end = held
                 unsplit = end - live.end_bytes
