@@ -91,6 +91,7 @@ class FakeEstimate:
     error_margin_bytes: int = 100 * MIB
     margin: Margin = MARGIN
     context_bytes: int = 700 * MIB
+    is_context_assumed: bool = False
     num_parameters: int = 6_738_415_616
     num_trainable: int = 1_000_000
     rows: tuple[TensorRow, ...] = ROWS

@@ -125,11 +125,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(flag="--expandable-segments", path=("allocator", "expandable_segments"), values="switch"),
     Option(flag="--budget", path=("budget",), metavar="SIZE|SHARE"),
     Option(flag="--headroom", path=("headroom",), metavar="SIZE|SHARE"),
+    Option(flag="--context", path=("device", "context"), metavar="SIZE"),
 )
 BY_FLAG = {option.flag: option for option in OPTIONS}
 
 _EXTRA_HELP = {
     "--gpu": "A card of `memplanner gpus`, or a size such as 24GiB.",
+    "--context": "What a process takes outside the caching allocator (CUDA context, kernels), such as 500MiB or 0; "
+    "unset: the card's own, and for a size the largest of the bundled NVIDIA cards'.",
     "--method": "How the model is trained.",
     "--optimizer": "adamw is torch's (foreach); adamw-fused what recent Trainers pick.",
     "--optimizer-bits": "Width of AdamW's moments: 8 is adamw-8bit, 16 is bf16, 32 is fp32.",

@@ -170,6 +170,9 @@ class GpuDevice(Settings):
 
     kind: Literal["gpu"] = "gpu"
     name: str = "rtx4090"
+    context: Annotated[str, AfterValidator(_size)] | None = None
+    """What a process takes outside the caching allocator (CUDA context, loaded kernels), e.g. "500MiB"; unset: what the
+    card's profile says."""
 
 
 class SizeDevice(Settings):
@@ -178,15 +181,26 @@ class SizeDevice(Settings):
     kind: Literal["size"] = "size"
     memory: Annotated[str, AfterValidator(_size), AfterValidator(_above_zero)]
     """Bytes a process can get, e.g. "24GiB"."""
+    context: Annotated[str, AfterValidator(_size)] | None = None
+    """What a process takes of it outside the caching allocator (CUDA context, loaded kernels), e.g. "500MiB" or "0";
+    unset: the largest of the bundled NVIDIA cards'."""
+
+
+def device_table(word: str) -> dict[str, Any]:
+    """The table that a device's word stands for: that of a size, or of a card's name."""
+    try:
+        parse_size(word)
+    except ValueError:
+        return {"kind": "gpu", "name": word}
+    return {"kind": "size", "memory": word}
 
 
 def _device_shorthand(value: Any) -> Any:
+    """A word stands for a table; a table without its kind is that of a size where it says how much memory there is."""
     if isinstance(value, str):
-        try:
-            parse_size(value)
-        except ValueError:
-            return {"kind": "gpu", "name": value}
-        return {"kind": "size", "memory": value}
+        return device_table(value)
+    if isinstance(value, dict) and "kind" not in value:
+        return {"kind": "size" if "memory" in value else "gpu", **value}
     return value
 
 

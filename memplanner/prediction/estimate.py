@@ -12,7 +12,7 @@ from memplanner.components.architectures.family import Family
 from memplanner.components.architectures.registry import read_config
 from memplanner.errors import Problem, UserError
 from memplanner.frozen import Frozen
-from memplanner.notes import Note, TypicalBatch
+from memplanner.notes import AssumedContext, ContextAboveLimit, Note, TypicalBatch
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.prediction.capability import capability_of, refuse_beyond, remarks_on
 from memplanner.prediction.margin import Margin, margin_of
@@ -32,6 +32,11 @@ IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and ca
 DEFAULT_WORKSPACE_BYTES = 8_519_680
 """cuBLAS workspace of a device given by its size alone: PyTorch's default before Hopper (CublasHandlePool.cpp)."""
 
+ASSUMED_CONTEXT_BYTES = 744_685_568
+"""Context of a device given by its size alone: the largest of the bundled NVIDIA cards', lest a plan be said to fit
+that does not.
+"""
+
 _PERSISTENT: tuple[Category, ...] = ("parameters", "adapters", "gradients", "optimizer_state", "projectors")
 
 
@@ -50,7 +55,8 @@ class Estimate(Frozen):
     program: StepProgram
     simulation: AllocatorSimulation
     implementation: str = IMPLEMENTATION
-    notes: tuple[Note, ...] = ()
+    step_notes: tuple[Note, ...] = ()
+    """What is to be said of the step, on whatever device."""
     peak_moment: Moment | None = None
     liveness: Liveness
 
@@ -162,8 +168,25 @@ class Estimate(Frozen):
 
     @cached_property
     def context_bytes(self) -> int:
-        """Memory outside the allocator: the CUDA context and loaded kernels; 0 for a device given by its size."""
-        return 0 if self.gpu is None else self.gpu.context.bytes
+        """Memory outside the allocator: the CUDA context and loaded kernels. As the plan states it, or else the card's;
+        of a device given by its size, an assumption.
+        """
+        if self.plan.device.context is not None:
+            return parse_size(self.plan.device.context)
+        return ASSUMED_CONTEXT_BYTES if self.gpu is None else self.gpu.context.bytes
+
+    @property
+    def is_context_assumed(self) -> bool:
+        """Whether neither the plan nor a card's profile says what the context is."""
+        return self.gpu is None and self.plan.device.context is None
+
+    @cached_property
+    def notes(self) -> tuple[Note, ...]:
+        """What is to be said beside the figures: of the device first, then of the step."""
+        context = self.context_bytes
+        assumed = [AssumedContext(context_bytes=context)] if self.is_context_assumed else []
+        above = [ContextAboveLimit(context_bytes=context)] if context > self.limit_bytes else []
+        return (*remarks_on(self.plan, self.gpu), *assumed, *above, *self.step_notes)
 
     @cached_property
     def device_bytes(self) -> int:
@@ -341,7 +364,7 @@ def predict(
     if typical_seq_len is None:
         return longest
     note = TypicalBatch(seq_len=typical_seq_len, allocated_bytes=at(typical_seq_len).allocated_bytes)
-    return longest.replaced(notes=(*longest.notes, note))
+    return longest.replaced(step_notes=(*longest.step_notes, note))
 
 
 def longest_sequence(plan: TrainingPlan, *, root: Path = Path()) -> int | None:
@@ -389,7 +412,7 @@ def estimate_of(
         live_phases=tuple(phases),
         program=program,
         simulation=simulation,
-        notes=tuple(dict.fromkeys((*remarks_on(plan, gpu), *notes))),
+        step_notes=tuple(dict.fromkeys(notes)),
         peak_moment=moments.get(peak.name),
         liveness=liveness,
     )

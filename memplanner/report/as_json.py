@@ -37,6 +37,7 @@ def estimate_object(estimate: "Estimate") -> dict[str, Any]:
         "reserved_bytes": estimate.reserved_bytes,
         "wanted_bytes": estimate.wanted_bytes,
         "context_bytes": estimate.context_bytes,
+        "context_assumed": estimate.is_context_assumed,
         "device_bytes": estimate.device_bytes,
         "limit_bytes": estimate.limit_bytes,
         "peak_phase": estimate.peak_phase,

@@ -78,7 +78,7 @@ def _peaks(estimate: "Estimate", width: int) -> list[Line]:
         ("fragmentation", estimate.fragmentation_bytes, "held by the allocator besides, no use at the peak"),
         ("reserved", estimate.reserved_bytes, "the two together"),
         *([("wanted", estimate.wanted_bytes, "reserved where there is room for it")] if estimate.is_squeezed else []),
-        ("context", estimate.context_bytes, "CUDA's own, outside the allocator"),
+        ("context", estimate.context_bytes, _context_words(estimate)),
         ("device", estimate.device_bytes, "what nvidia-smi shows for the process"),
         ("limit", estimate.limit_bytes, limit),
         ("margin", estimate.margin_bytes, margin),
@@ -86,6 +86,13 @@ def _peaks(estimate: "Estimate", width: int) -> list[Line]:
     cells = [(name, Span(format_bytes(size), bold=name == "device"), Span(text, MUTED)) for name, size, text in rows]
     title = f"Peak, in {PHASE_WORDS[estimate.peak_phase]}"
     return [*heading(title), *table((Column(), Column(right=True), Column(shrinks=True)), cells, width)]
+
+
+def _context_words(estimate: "Estimate") -> str:
+    """What the context is, and whose word that is."""
+    if estimate.is_context_assumed:
+        return "assumed, the largest of the bundled NVIDIA cards'"
+    return "CUDA's own, outside the allocator" + ("" if estimate.plan.device.context is None else ", as stated")
 
 
 def _changes(changes: "Changes", width: int) -> list[Line]:

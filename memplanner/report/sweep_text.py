@@ -9,6 +9,7 @@ from memplanner.frozen import Frozen
 from memplanner.report.as_json import indented_json
 from memplanner.report.layout import BLANK, Column, Line, Span, paragraph, section, table_that_fits
 from memplanner.report.markdown import escape, markdown_table
+from memplanner.report.notes import assumed_context
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import PHASE_WORDS, verdict_word
 from memplanner.units import format_bytes
@@ -86,6 +87,7 @@ def notes_of(sweep: "Sweep", listed: Sequence["Point"]) -> list[str]:
     notes = [f"{count:,} left out: {reason}" for reason, count in sweep.skipped.items()]
     if any(point.device_bytes is None for point in listed):
         notes.append("≥: tensors and context alone are above the limit; what the allocator adds was not worked out")
+    notes += dict.fromkeys(assumed_context(point.context_bytes) for point in listed if point.is_context_assumed)
     return notes
 
 
@@ -162,6 +164,7 @@ def _record(sweep: "Sweep", point: "Point") -> dict[str, str | int | bool | None
         "limit_bytes": point.limit_bytes,
         "peak_phase": point.peak_phase,
         "trainable": point.trainable,
+        "context_assumed": point.is_context_assumed,
     }
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST: Final = 1_000_000
 """Combinations that one sweep may have."""
-_DEVICE_AXES: Final = {"--gpu": "device", "--budget": "budget", "--headroom": "headroom"}
+_DEVICE_AXES: Final = {"--gpu": "device", "--context": "device", "--budget": "budget", "--headroom": "headroom"}
 """Flags that change the device alone, and their settings. The step is the same for all their values."""
 _SHARED: Final = {"--batch-size": 1, "--seq-len": 1} | dict.fromkeys(_DEVICE_AXES, 2)
 """How much of a prediction can be shared between the values of an axis; the higher, the faster the axis varies."""
@@ -56,6 +56,8 @@ class Point:
     trainable: int
     is_squeezed: bool = False
     """Whether it fits only because the allocator returns unused segments and asks again."""
+    is_context_assumed: bool = False
+    """Whether neither the plan nor a card's profile says what the context is."""
 
     @property
     def least_device_bytes(self) -> int:
@@ -245,4 +247,5 @@ def _point(estimate: "Estimate", typed: Mapping[str, Value], values: tuple[Value
         peak_phase=estimate.peak_phase,
         trainable=estimate.num_trainable,
         is_squeezed=not hopeless and estimate.is_squeezed,
+        is_context_assumed=estimate.is_context_assumed,
     )

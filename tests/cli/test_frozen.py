@@ -9,7 +9,7 @@ from memplanner.cli.main import COMMANDS
 from tests.cli.conftest import Run
 
 CHECK_FLAGS = (
-    "--all --attention --batch-size --budget --checkpointing --expandable-segments --format --from --gpu "
+    "--all --attention --batch-size --budget --checkpointing --context --expandable-segments --format --from --gpu "
     "--grad-accumulation --headroom --ignore-key --keep-gradients --keep-outputs --locked --loss --method "
     "--no-expandable-segments --no-keep-gradients --no-keep-outputs --no-per-layer-updates --optimizer "
     "--optimizer-bits --per-layer-updates --plan --precision --projection-rank --quantization --rank "
@@ -61,6 +61,7 @@ def test_json_of_check(run: Run) -> None:
         "reserved_bytes",
         "wanted_bytes",
         "context_bytes",
+        "context_assumed",
         "device_bytes",
         "limit_bytes",
         "peak_phase",

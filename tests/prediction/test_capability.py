@@ -6,10 +6,11 @@ import pytest
 
 from memplanner.catalogue import all_gpus, find_gpu
 from memplanner.errors import UserError
-from memplanner.notes import EmulatedBf16
+from memplanner.notes import AssumedContext, EmulatedBf16
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor, predict
 from memplanner.prediction.capability import refuse_beyond
+from memplanner.prediction.estimate import ASSUMED_CONTEXT_BYTES
 
 Fields = dict[str, Any]
 FLASH: Fields = {"step": {"attention": "flash-attention-2"}, "precision": "fp16"}
@@ -110,7 +111,8 @@ def test_no_other_precision_is_emulated(precision: str) -> None:
 
 @pytest.mark.parametrize("device", ["24GiB", "mi210", "mi300x"])
 def test_nothing_is_said_of_a_bare_size_or_of_amd(device: str) -> None:
-    assert estimate(device, {"precision": "bf16"}).notes == ()
+    context = {AssumedContext(context_bytes=ASSUMED_CONTEXT_BYTES)} if device == "24GiB" else set()
+    assert set(estimate(device, {"precision": "bf16"}).notes) == context
     for fields in (FLASH, EFFICIENT, INT8, NF4, MOMENTS):
         assert estimate(device, fields).live_bytes > 0
 
