@@ -58,10 +58,12 @@ def ranks_here(family: str, fields: Fields) -> Mapping[str, int]:
 def test_a_family_has_transformers_modules(family: str) -> None:
     description, config = read_config(MODELS[family], "config.json")
     modules = description.modules(config)
-    real = {name: m for name, m in model_of(family).named_modules() if name and not name.startswith("classifier")}
-    assert {*modules.linear, *modules.others} == real.keys()
+    real = {name: m for name, m in model_of(family).named_modules() if name}
+    assert sorted(modules.all) == sorted(real)
     linear = {name for name, m in real.items() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"}
-    assert set(modules.linear) == linear - {"lm_head"}
+    assert {*modules.linear, *modules.head} == linear - {*modules.classifier}
+    assert {*modules.embeddings} == {name for name, m in real.items() if isinstance(m, nn.Embedding)}
+    assert {modules.stack} == {name for name, m in real.items() if isinstance(m, nn.ModuleList)}
 
 
 @pytest.mark.parametrize("family", MODELS)

@@ -81,8 +81,8 @@ def test_the_first_key_that_matches_gives_the_rank() -> None:
             r"'q_proj' matches no .* a text is a pattern for whole paths \(a name is \['q_pr",
         ),
         (
-            {"target_modules": ["lm_head"]},
-            r"'lm_head' matches lm_head, where adapters and projections are not modelled",
+            {"target_modules": ["norm"]},
+            r"'norm' matches model\.norm, where adapters and projections are not modelled",
         ),
         ({"target_modules": r".*self_attn.*"}, r"matches model\.layers\.0\.self_attn, where .* are not modelled"),
         (
@@ -96,6 +96,14 @@ def test_what_matches_nothing_is_refused(kind: str, fields: Fields, said: str) -
     with pytest.raises(UserError, match=said) as caught:
         predict(plan_of({"kind": kind, **fields}))
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["galore", "gradnormlorp"])
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
+def test_head_and_embeddings_are_targets_of_peft_alone(kind: str, name: str) -> None:
+    with pytest.raises(UserError, match=rf"'{name}' matches .*{name}, where adapters and projections are not modelled"):
+        predict(plan_of({"kind": kind, "target_modules": [name]}))
+    assert len(ranks({"target_modules": [name]})) == 1
 
 
 def test_a_rank_for_a_module_that_is_no_target_is_no_mistake() -> None:

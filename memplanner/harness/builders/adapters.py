@@ -75,14 +75,17 @@ def _with_peft(
         lora_dropout=method.dropout,
         target_modules=_as_peft_takes_them(targets),
         rank_pattern=dict(method.rank_pattern),
+        modules_to_save=list(method.modules_to_save) or None,
         use_dora=use_dora,
         task_type=TaskType.SEQ_CLS if family.classifier else TaskType.CAUSAL_LM,
     )
     with_adapters: nn.Module = get_peft_model(model, config)  # type: ignore[arg-type]
-    if method.adapter_dtype == "base":  # peft moves adapters to the base's type, but not on the meta device
-        for name, param in with_adapters.named_parameters():
-            if ".lora_" in name:
-                param.data = param.data.to(dtype)
+    for name, param in with_adapters.named_parameters():
+        if method.adapter_dtype == "base" and ".lora_" in name:
+            # peft moves adapters to the base's type, but not on the meta device
+            param.data = param.data.to(dtype)
+        if method.modules_to_save_dtype == "fp32" and ".modules_to_save." in name:
+            param.data = param.data.to(torch.float32)
     return with_adapters
 
 
