@@ -22,6 +22,7 @@ DECIDES: Final = {
     "quantization": ("load_in_4bit", "load_in_8bit"),
     "method": ("adapter",),
     "method.target_modules": ("lora_target_modules", "lora_target_linear"),
+    "method.modules_to_save": ("lora_modules_to_save",),
     "optimizer": ("optimizer",),
     "step.attention": ("attn_implementation", "flash_attention", "sdp_attention"),
     "step.loss": (
@@ -86,7 +87,7 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     keys.bar_if_set(
         {
             "unfrozen_parameters": "which weights are frozen is not read, and all would be trained",
-            "lora_modules_to_save": "modules trained whole beside the adapter are not counted",
+            "peft_ensure_weight_tying": "tied adapters and copies are counted twice",
             "relora": "merging and restarting is not counted",
             "relora_steps": "merging and restarting is not counted",
             "cut_cross_entropy": CUT,
@@ -129,14 +130,16 @@ def _adapter(keys: Keys, table: Table) -> None:
         if four or eight:
             keys.refuse("load_in_4bit" if four else "load_in_8bit", "needs an adapter", "adapter: qlora")
         keys.disregard(("lora_r", "lora_dropout", "lora_target_modules", "lora_target_linear", "peft_use_dora"))
+        keys.disregard(("lora_modules_to_save",))
         return
     if adapter not in ("lora", "qlora"):
         keys.refuse("adapter", f"{show(adapter)} is not modelled", "lora and qlora are")
     keys.use("adapter", f"method {adapter}")
     names = {"rank": "lora_r", "dropout": "lora_dropout", "targets": "lora_target_modules", "dora": "peft_use_dora"}
-    take_lora(keys, table, names)
-    if keys.flag("lora_target_linear", "method.target_modules all-linear"):
-        set_path(table, "method.target_modules", "all-linear")
+    take_lora(keys, table, {**names, "saved": "lora_modules_to_save"})
+    if keys.flag("lora_target_linear", "method.target_modules all-linear"):  # beside those that are named
+        named = table["method"].get("target_modules", [])
+        set_path(table, "method.target_modules", ["all-linear", *([named] if isinstance(named, str) else named)])
     if four or (adapter == "qlora" and not eight):
         table["quantization"] = "nf4-double"  # axolotl/loaders/model.py: bnb_4bit_use_double_quant=True
     elif eight:

@@ -153,13 +153,17 @@ def take_half(keys: Keys) -> str:
 def take_lora(keys: Keys, table: Table, names: dict[str, str], *, split: bool = False) -> None:
     """An adapter's settings.
 
-    names: of rank, dropout, targets, and of what makes it DoRA, in this config's words. split: as for take_targets.
+    names: of rank, dropout, targets, of what makes it DoRA, and of what is trained whole beside it, in this config's
+    words. split: as for take_targets.
     """
     dora = keys.flag(names["dora"], "method dora")
     set_path(table, "method.kind", "dora" if dora else "lora")
     set_path(table, "method.rank", keys.number(names["rank"], "method.rank"))
     set_path(table, "method.dropout", keys.share(names["dropout"], "method.dropout"))
     take_targets(keys, names["targets"], table, split=split)
+    if saved := keys.names(names["saved"]):
+        set_path(table, "method.modules_to_save", list(saved))
+        keys.use(names["saved"], f"method.modules_to_save {', '.join(saved)}")
 
 
 def take_targets(keys: Keys, key: str, table: Table, *, split: bool) -> None:

@@ -109,6 +109,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(flag="--rank", path=("method", "rank"), values="integer"),
     Option(flag="--projection-rank", path=("method", "projection_rank"), values="integer"),
     Option(flag="--target-modules", path=("method", "target_modules"), values="names", metavar="NAME,NAME"),
+    Option(flag="--modules-to-save", path=("method", "modules_to_save"), values="names", metavar="NAME,NAME"),
     Option(flag="--precision", path=("precision",)),
     Option(flag="--quantization", path=("quantization",)),
     Option(flag="--optimizer", path=("optimizer",)),

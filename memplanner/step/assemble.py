@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final, Literal, Protocol
 
-from memplanner.components.architectures.family import Family
+from memplanner.components.architectures.family import Family, Modules
 from memplanner.components.attention import Attention
 from memplanner.components.context import Context, Numerics
 from memplanner.components.losses.base import Batch, Losses
@@ -54,6 +54,7 @@ class Step(Frozen, eq=False):
     attention: Attention
     quantization: Quantization | None
     ranks: Mapping[str, int]
+    copied: frozenset[str]
     checkpoint_every: int
     input_gradients: bool
     accumulates: bool
@@ -71,6 +72,7 @@ class Step(Frozen, eq=False):
             attention=self.attention,
             quantization=self.quantization,
             ranks=self.ranks,
+            copied=self.copied,
             checkpoint_every=self.checkpoint_every,
             input_gradients=self.input_gradients,
         )
@@ -84,6 +86,14 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
     """
     step, method = plan.step, plan.method
     rule = rule_of(plan)
+    modules = family.modules(config)
+    ranks, copied = method.ranks(family, config), method.copied(family, config)
+    _check_copies(plan, modules, copied)
+    if not family.classifier and step.loss.multiplies_head and any(path in ranks for path in modules.head):
+        message = f"{step.loss.label} multiplies by the head's own weight and leaves its adapter out"
+        raise UnsupportedError(
+            Problem(where="plan", key="step.loss", message=message, hint=f"modules_to_save {', '.join(modules.head)}")
+        )
     return Step(
         family=family,
         config=config,
@@ -93,7 +103,8 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
         numerics=numerics_of(plan),
         attention=Attention(kind=step.attention, compute_capability=compute_capability, padding=step.padding),
         quantization=QUANTIZATIONS[plan.quantization],
-        ranks=_from_the_root(method.ranks(family, config), family, config),
+        ranks={_in_tape(path, modules): rank for path, rank in ranks.items()},
+        copied=frozenset(_in_tape(path, modules) for path in copied),
         checkpoint_every=step.checkpoint_every,
         input_gradients=step.asks_input_gradients,
         accumulates=step.keep_gradients or step.grad_accumulation > 1,
@@ -128,9 +139,22 @@ def numerics_of(plan: TrainingPlan) -> Numerics:
     return Numerics(weights=weights, autocast=autocast, compute=compute, norms=norms)
 
 
-def _from_the_root(ranks: Mapping[str, int], family: Family, config: object) -> Mapping[str, int]:
-    """Ranks by paths as the tape has them, which leave out the module around the whole model."""
-    if not ranks:
-        return ranks
-    root = f"{family.modules(config).root}."
-    return {path.removeprefix(root): rank for path, rank in ranks.items()}
+def _check_copies(plan: TrainingPlan, modules: Modules, copied: frozenset[str]) -> None:
+    """UnsupportedError where the plan's copies cannot be trained."""
+    if not copied.difference(modules.classifier):
+        return
+    key = "method.modules_to_save"
+    packed = next((path for path in modules.linear if path in copied), None)
+    if packed is not None and plan.quantization != "none":
+        message = f"{packed} is quantised, and no gradient of its weight exists"
+        raise UnsupportedError(Problem(where="plan", key=key, message=message, hint="quantization none"))
+    numerics = numerics_of(plan)
+    if numerics.autocast is None and plan.method.copied_dtype(numerics.weights) is not numerics.weights:
+        message = f"copies in fp32 do not multiply {numerics.weights.name} without autocast"
+        hint = f"precision {numerics.weights.name}-mixed, or modules_to_save_dtype base"
+        raise UnsupportedError(Problem(where="plan", key=f"{key}_dtype", message=message, hint=hint))
+
+
+def _in_tape(path: str, modules: Modules) -> str:
+    """A path as the tape has it, without the module around the whole model."""
+    return path.removeprefix(f"{modules.root}.")

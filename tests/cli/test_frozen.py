@@ -11,8 +11,8 @@ from tests.cli.conftest import Run
 CHECK_FLAGS = (
     "--all --attention --batch-size --budget --checkpointing --context --expandable-segments --format --from --gpu "
     "--grad-accumulation --headroom --ignore-key --keep-gradients --keep-outputs --locked --loss --method "
-    "--no-expandable-segments --no-keep-gradients --no-keep-outputs --no-per-layer-updates --optimizer "
-    "--optimizer-bits --per-layer-updates --plan --precision --projection-rank --quantization --rank "
+    "--modules-to-save --no-expandable-segments --no-keep-gradients --no-keep-outputs --no-per-layer-updates "
+    "--optimizer --optimizer-bits --per-layer-updates --plan --precision --projection-rank --quantization --rank "
     "--seq-len --strict --target-modules --tolerance"
 )
 

@@ -255,7 +255,7 @@ def test_patterns_of_ranks_are_read(tmp_path: Path) -> None:
         (AXOLOTL + "made_up_key: 3\n", "made_up_key", "is not understood, and may bear on memory"),
         (TRAINER + "load_in_4bit: true\n", "load_in_4bit", "is not understood"),
         (TRAINER + "beta: 0.1\n", "beta", "is not understood"),
-        (TRAINER + "use_peft: true\n", "use_peft", "is not understood"),
+        (TRAINER + "lora_r: 8\n", "lora_r", "is not understood"),
         (TRAINER + "loss_type: dft\n", "loss_type", "'dft' is not modelled: another loss"),
         (TRAINER + "do_predict: true\n", "do_predict", "it asks for no training"),
         (AXOLOTL + "deepspeed: zero2.json\n", "deepspeed", "'zero2.json' is not modelled: several GPUs"),
@@ -270,10 +270,9 @@ def test_patterns_of_ranks_are_read(tmp_path: Path) -> None:
             "plugins",
             "Cut Cross Entropy never makes the logits",
         ),
-        (AXOLOTL + "adapter: lora\nlora_modules_to_save: [lm_head]\n", "lora_modules_to_save", "trained whole"),
         (FACTORY + "use_badam: true\n", "use_badam", "another optimizer"),
         (FACTORY + "use_apollo: true\n", "use_apollo", "another optimizer"),
-        (PEFT + "modules_to_save: [lm_head]\n", "modules_to_save", "trained whole"),
+        (PEFT + "ensure_weight_tying: true\n", "ensure_weight_tying", "counted twice"),
         (PEFT + "bias: all\n", "bias", "trained biases"),
     ],
 )
@@ -286,6 +285,28 @@ def test_a_key_that_decides_the_figures_and_is_not_read_bars_an_answer(
     assert (problem.key, problem.hint) == (key, f"--ignore-key {key} answers as if it were not there")
     assert said in problem.message
     assert read(tmp_path, text, ignored=(key,)).ignored == (key,)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "dtype"),
+    [
+        (AXOLOTL + "adapter: lora\nlora_modules_to_save: [embed_tokens, lm_head]\n", ["embed_tokens", "lm_head"], None),
+        (FACTORY + "bf16: true\nadditional_target: embed_tokens,lm_head\n", ["embed_tokens", "lm_head"], "fp32"),
+        (FACTORY + "pure_bf16: true\nadditional_target: lm_head\n", ["lm_head"], None),
+        (PEFT + "modules_to_save: [lm_head]\n", ["lm_head"], None),
+        (PEFT + "modules_to_save: [pooler, classifier, score]\ntask_type: SEQ_CLS\n", ["pooler", "classifier"], None),
+        (TRAINER + "use_peft: true\nlora_modules_to_save: [lm_head]\n", ["lm_head"], None),
+    ],
+)
+def test_modules_that_are_trained_whole(tmp_path: Path, text: str, names: list[str], dtype: str | None) -> None:
+    method = read(tmp_path, text).table["method"]
+    assert method["kind"] == "lora"
+    assert (method["modules_to_save"], method.get("modules_to_save_dtype")) == (names, dtype)
+
+
+def test_axolotl_adds_targets_to_all_linear_layers(tmp_path: Path) -> None:
+    text = AXOLOTL + "adapter: lora\nlora_target_linear: true\nlora_target_modules: [embed_tokens]\n"
+    assert read(tmp_path, text).table["method"]["target_modules"] == ["all-linear", "embed_tokens"]
 
 
 @pytest.mark.parametrize("value", ["false", "null", "''", "[]", "0"])

@@ -116,12 +116,40 @@ METHODS = [
 ]
 
 
+HEAD = {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}
+COPIES = {"modules_to_save": ["embed_tokens", "lm_head", "norm"]}
+WIDE_COPIES = {**COPIES, "modules_to_save_dtype": "fp32"}
+
+WHOLE_MODULES = [
+    case("llama", method={**LORA, **COPIES}),
+    case("llama", method={**LORA, **COPIES}, precision="fp32", step={"checkpointing": "full"}),
+    case("llama", method={**DORA, **COPIES}, precision="bf16-mixed"),
+    case("llama", method={**LORA, **COPIES}, quantization="nf4", step={"checkpointing": "full"}),
+    case("llama", method={**LORA, **WIDE_COPIES}, precision="bf16-mixed", master_weights=False),
+    case("qwen2", method={**LORA, **COPIES}, step={"checkpointing": "full"}),
+    case("qwen2", method={**LORA, "modules_to_save": ["lm_head"]}, precision="bf16-mixed"),
+    case("qwen3", method={**LORA, "modules_to_save": ["1.mlp", "q_norm"]}, step={"checkpointing": "every-2"}),
+    case("gpt2", method={**DORA, "modules_to_save": ["wte", "ln_f"]}, precision="bf16-mixed"),
+    case("gpt2", method={**LORA, **WIDE_COPIES, "modules_to_save": ["wpe"]}, precision="bf16-mixed"),
+    case("roberta", method={**LORA, "modules_to_save": ["word_embeddings", "value"], "target_modules": ["query"]}),
+    case("bert", method={**LORA, "modules_to_save": ["bert.embeddings", "pooler"]}, precision="fp32"),
+    case("llama", method={**LORA, **HEAD}),
+    case("llama", method={**DORA, **HEAD}, step={"checkpointing": "full"}),
+    case("llama", method={**LORA, **HEAD, "dropout": 0.1}, precision="bf16-mixed", master_weights=False),
+    case("llama", method={**LORA, **HEAD}, quantization="nf4", precision="bf16-mixed"),
+    case("qwen2", method={**LORA, **HEAD}, precision="bf16-mixed", step={"checkpointing": "full"}),
+    case("qwen2", method={**DORA, **HEAD, "adapter_dtype": "base"}, step={"grad_accumulation": 2}),
+    case("gpt2", method={**DORA, "target_modules": ["c_attn", "wte", "wpe", "lm_head"]}, precision="bf16-mixed"),
+    case("bert", method={**DORA, "target_modules": ["query", "word_embeddings"]}, precision="fp32"),
+]
+
+
 def workspaces(estimate: Estimate) -> int:
     """The trace has no cuBLAS."""
     return estimate.workspace_bytes
 
 
-@pytest.mark.parametrize(("model", "fields"), FAMILIES + SIZES + REGIMES + METHODS)
+@pytest.mark.parametrize(("model", "fields"), FAMILIES + SIZES + REGIMES + METHODS + WHOLE_MODULES)
 def test_every_phase_agrees_with_the_trace(model: str, fields: dict[str, Any], tmp_path: Path) -> None:
     plan = plan_of(model, fields, tmp_path)
     estimate = predict(plan)

@@ -320,6 +320,16 @@ def test_blocks_of_other_targets_are_written_apart(kind: str, targets: Any, chec
         assert_same_walk({"model": model, "method": method, "device": "24GiB", "step": step, **more})
 
 
+@pytest.mark.parametrize("checkpointing", ["none", "full", "every-2"])
+@pytest.mark.parametrize(
+    "names", [["layers.0.mlp"], ["2.self_attn.v_proj", "norm"], ["embed_tokens", "lm_head"]], ids=str
+)
+def test_blocks_with_copies_are_written_apart(names: list[str], checkpointing: str, tmp_path: Path) -> None:
+    method = {"kind": "lora", "rank": 4, "target_modules": ["q_proj"], "modules_to_save": names}
+    step = {"checkpointing": checkpointing, "seq_len": 64}
+    assert_same_walk({"model": tiny("llama", 6, tmp_path), "method": method, "device": "24GiB", "step": step})
+
+
 # -- conservation --------------------------------------------------------------------------------------------------
 
 

@@ -99,6 +99,8 @@ PLANS: list[dict[str, Any]] = [
     {"method": {**LORA, "target_modules": r".*layers\.[3-5]\..*_proj"}},
     {"method": "full", "step": {"checkpointing": "full", "per_layer_updates": True}},
     {"method": LORA, "precision": "fp32"},
+    {"method": {**LORA, "modules_to_save": ["embed_tokens", "lm_head", "layers.2.mlp"]}},
+    {"method": {"kind": "dora", "rank": 4, "target_modules": ["q_proj", "embed_tokens", "lm_head"]}},
 ]
 
 

@@ -82,16 +82,29 @@ def show_value(value: Any) -> str:
 
 
 class Modules(Frozen):
-    """A model's modules by their paths in named_modules(), but for a classifier's head, which no method acts on.
+    """A model's modules by their paths in named_modules().
 
-    root: what the paths of the blocks, and of all else under the head, begin with. linear: the layers that methods can
-    act on. outside: those of them that are in no block. others: what patterns and names match as well.
+    root: what the paths of the blocks, and of all else under the head, begin with. stack: the list of the blocks.
+    blocks: the blocks themselves. linear: the linear layers under the head. outside: those of them that are in no
+    block. embeddings: tables of rows. head: the output projection of a language model, a linear layer that no word for
+    all of them means. classifier: a classifier's head and what is in it. others: what patterns and names match as well.
     """
 
     root: str
+    stack: str
+    blocks: tuple[str, ...]
     linear: tuple[str, ...]
     outside: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+    classifier: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every module."""
+        around = (self.root, self.stack, *self.embeddings, *self.head, *self.classifier)
+        return (*self.linear, *around, *self.blocks, *self.others)
 
 
 def modules_of(
@@ -101,22 +114,30 @@ def modules_of(
     *,
     linear: Iterable[str],
     others: Iterable[str],
+    embeddings: Iterable[str],
     outside: Iterable[str] = (),
+    head: Iterable[str] = (),
+    classifier: Iterable[str] = (),
     around: Iterable[str] = (),
 ) -> Modules:
     """The modules of a stack of blocks and of what is around it.
 
-    stack: its path from the root. linear, others: of a block, by their paths in it. outside: linear layers in no block,
-    from the root. around: all else, by whole paths.
+    stack: its path from the root. linear, others: of a block, by their paths in it. embeddings, outside: from the root;
+    the latter are linear layers in no block. head, classifier, around: by whole paths; the last are all else.
     """
     blocks = [f"{root}.{stack}.{i}" for i in range(num_layers)]
     outer = tuple(f"{root}.{name}" for name in outside)
     linear, others = tuple(linear), tuple(others)
     return Modules(
         root=root,
+        stack=f"{root}.{stack}",
+        blocks=tuple(blocks),
         linear=(*(f"{block}.{name}" for block in blocks for name in linear), *outer),
         outside=outer,
-        others=(root, *around, *blocks, *(f"{block}.{name}" for block in blocks for name in others)),
+        embeddings=tuple(f"{root}.{name}" for name in embeddings),
+        head=tuple(head),
+        classifier=tuple(classifier),
+        others=(*around, *(f"{block}.{name}" for block in blocks for name in others)),
     )
 
 

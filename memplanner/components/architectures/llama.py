@@ -6,7 +6,7 @@ f intermediate, h heads, g key/value heads, e head dim, v vocabulary.
 
 from typing import NamedTuple
 
-from memplanner.components.architectures.common import head_weight, logits_of
+from memplanner.components.architectures.common import head_of, head_weight, logits_of
 from memplanner.components.architectures.family import (
     MAX_LAYERS,
     MAX_SIZE,
@@ -17,7 +17,7 @@ from memplanner.components.architectures.family import (
 )
 from memplanner.components.context import Context, LinearSpec
 from memplanner.frozen import Frozen
-from memplanner.program.shapes import FP32, INT64, Shape
+from memplanner.program.shapes import FP32, INT64, Dtype, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Param, Tensor
@@ -79,6 +79,7 @@ class Llama:
         self.up_proj = LinearSpec("mlp.up_proj", d, f, c.mlp_bias, ("intermediate", "hidden"))
         self.down_proj = LinearSpec("mlp.down_proj", f, d, c.mlp_bias, ("hidden", "intermediate"))
         self.vocab_table = Shape(vocab=c.vocab, hidden=d)
+        self.lm_head = head_of(c.vocab, d, tied_to="embed_tokens.weight" if c.tied else None)
 
     # -- the block, LlamaDecoderLayer ----------------------------------------------------------------------------
 
@@ -151,37 +152,36 @@ class Llama:
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """LlamaModel: token ids to the last hidden state."""
         ctx, tape, c = self.ctx, self.ctx.tape, self.c
-        table = ctx.param("embed_tokens.weight", self.vocab_table)
-        inputs_embeds = nn.embedding(tape, table, input_ids, self.hidden, "embeddings")
+        inputs_embeds = ctx.embedding("embed_tokens", self.vocab_table, input_ids, self.hidden, "embeddings")
         position_ids = tape.new(Shape(one=1, seq=ctx.seq), INT64, "position ids")
         ctx.require_input_gradients(inputs_embeds)
         for name in ("rotary_emb.inv_freq", "rotary_emb.original_inv_freq"):
             ctx.buffer(name, Shape(half_head_dim=c.head_dim // 2), FP32)
         mask = ctx.attention.mask(ctx)
-        shared = Shared(*self.rotary_tables(), mask)
+        shared = Shared(*self.rotary_tables(inputs_embeds.dtype), mask)
         hidden = ctx.layers("layers", c.num_layers, self.block, [inputs_embeds], shared)
         hidden = self.norm("norm", hidden)
         del position_ids
         return hidden
 
-    def rotary_tables(self) -> tuple[Tensor, Tensor]:
-        """cos and sin, (1, seq, head_dim), computed in fp32."""
+    def rotary_tables(self, dtype: Dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin, (1, seq, head_dim), computed in fp32. dtype: the embeddings', which they are cast to."""
         tape, s, e = self.ctx.tape, self.ctx.seq, self.c.head_dim
         table = Shape(one=1, seq=s, head_dim=e)
         freqs = tape.new(Shape(one=1, seq=s, half_head_dim=e // 2), FP32, "rotary angles")
         angles = tape.new(table, FP32, "rotary angles")
         cos = ops.scale(tape.like(angles, "cosine"))
         sin = ops.scale(tape.like(angles, "sine"))
-        cosine = ops.to(cos, self.ctx.weight_dtype, "cosine")
-        sine = ops.to(sin, self.ctx.weight_dtype, "sine")
+        cosine = ops.to(cos, dtype, "cosine")
+        sine = ops.to(sin, dtype, "sine")
         del freqs, angles, cos, sin
         return cosine, sine
 
     def head_weight(self) -> Param:
-        return head_weight(self.ctx, self.vocab, self.c.hidden, tied_to="embed_tokens.weight" if self.c.tied else None)
+        return head_weight(self.ctx, self.lm_head)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
-        return logits_of(self.ctx, hidden_states, self.head_weight())
+        return logits_of(self.ctx, self.lm_head, hidden_states)
 
 
 # -- config.json -------------------------------------------------------------------------------------------------------
@@ -230,7 +230,9 @@ def _modules(config: LlamaConfig) -> Modules:
             *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
         ),
         others=("self_attn", *norms, "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm"),
-        around=("model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb", "lm_head"),
+        embeddings=("embed_tokens",),
+        head=("lm_head",),
+        around=("model.norm", "model.rotary_emb"),
     )
 
 

@@ -14,6 +14,7 @@ class FusedLinearCrossEntropy(Loss):
     """Head and loss in one kernel that makes the gradients during forward (Liger)."""
 
     label: ClassVar[str] = "fused linear cross-entropy"
+    multiplies_head: ClassVar[bool] = True
     kind: Literal["fused"] = "fused"
 
     def run(self, ctx: "Context", model: LanguageModel, batch: Batch) -> Losses:
