@@ -23,6 +23,12 @@ class SequenceAboveModel(Frozen):
     max_positions: int
 
 
+class PagedStates(Frozen):
+    """States of the optimizer that are in managed memory, which the host backs, and not in the figures."""
+
+    num_bytes: int
+
+
 class EmulatedBf16(Frozen):
     """The card has no bf16 of its own."""
 
@@ -34,4 +40,4 @@ class TypicalBatch(Frozen):
     allocated_bytes: int
 
 
-Note = OtherKernel | RankAboveMatrix | SequenceAboveModel | EmulatedBf16 | TypicalBatch
+Note = OtherKernel | RankAboveMatrix | SequenceAboveModel | PagedStates | EmulatedBf16 | TypicalBatch
