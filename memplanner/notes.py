@@ -23,6 +23,12 @@ class SequenceAboveModel(Frozen):
     max_positions: int
 
 
+class PagedStates(Frozen):
+    """States of the optimizer that are in managed memory, which the host backs, and not in the figures."""
+
+    num_bytes: int
+
+
 class EmulatedBf16(Frozen):
     """The card has no bf16 of its own."""
 
@@ -50,6 +56,7 @@ Note = (
     OtherKernel
     | RankAboveMatrix
     | SequenceAboveModel
+    | PagedStates
     | EmulatedBf16
     | AssumedContext
     | ContextAboveLimit

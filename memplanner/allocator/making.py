@@ -108,7 +108,7 @@ def _modules(early: Iterable[PersistentTensor]) -> Iterator[list[PersistentTenso
     module: list[PersistentTensor] = []
     for tensor in early:
         is_weight = tensor.category == "parameters" and tensor.role == "weight"
-        if module and tensor.role == "buffer" and module[0].dtype in _PACKED and not is_weight:
+        if module and module[0].dtype in _PACKED and tensor.role == "buffer" and tensor.copies == module[0].copies:
             module.append(tensor)
             continue
         if module:

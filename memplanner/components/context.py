@@ -51,11 +51,13 @@ class LinearSpec(Frozen, kw_only=False):
 class Numerics(Frozen):
     """The types that a step computes in.
 
-    weights: of the model's weights. autocast: that autocast runs matrix products in, None without it. compute: of
-    products with a quantised weight. norms: of the norms' weights.
+    weights: of the model's weights. stored: of those that were quantised, before they were. autocast: that autocast
+    runs matrix products in, None without it. compute: of products with a quantised weight. norms: of the norms'
+    weights.
     """
 
     weights: Dtype
+    stored: Dtype
     autocast: Dtype | None
     compute: Dtype
     norms: Dtype
@@ -275,9 +277,12 @@ class Context:
         )
         for scale in scales:
             self.buffer(f"{spec.path}.{scale.name}", scale.shape, scale.dtype)
+        for table in quantization.shared:
+            self.shared_param(table.name, table.shape, dtype=table.dtype, category="parameters", role="buffer")
         if spec.bias:
             self.param(f"{spec.path}.bias", spec.bias_shape, trainable=False)
-        return quantization.linear(x, spec.weight_shape, out_shape, self.numerics.compute, f"{spec.path} output")
+        types = self.numerics.compute, self.numerics.stored
+        return quantization.linear(x, spec.weight_shape, out_shape, *types, f"{spec.path} output")
 
     def matmul(
         self, x: Tensor, weight: Param | Tensor, bias: Param | Tensor | None, out_shape: Shape, name: str

@@ -9,6 +9,7 @@ from memplanner.notes import (
     EmulatedBf16,
     Note,
     OtherKernel,
+    PagedStates,
     RankAboveMatrix,
     SequenceAboveModel,
     TypicalBatch,
@@ -53,6 +54,14 @@ def _sequence_above_model(note: SequenceAboveModel) -> str:
     return (
         f"the sequence is above the model's max_position_embeddings ({note.max_positions}): its rotary positions go on "
         "beyond, and the figures hold all the same"
+    )
+
+
+@note_sentence.register
+def _paged_states(note: PagedStates) -> str:
+    return (
+        f"states of {format_bytes(note.num_bytes)} are in host-backed memory, since the optimizer is paged: outside "
+        "PyTorch's allocator, and not in these figures"
     )
 
 

@@ -1,11 +1,13 @@
 """What a family of architectures answers, and how its config.json is read: types and ranges checked, problems kept."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 from memplanner.components.context import Context
 from memplanner.errors import Problem
 from memplanner.frozen import Frozen
+from memplanner.tape.engine import Param
 from memplanner.tape.ops import KNOWN_ACTIVATIONS
 
 MAX_SIZE = 1 << 24
@@ -145,6 +147,9 @@ class Family(Frozen, kw_only=False):
     """A family of architectures: how its config is read and its forward pass written, which modules it has, the
     projections that methods take by default (peft's mapping, and every linear layer of the blocks), the longest
     sequence, where positions are a table, and what it is trained as.
+
+    block_order: a block's modules with weights in the order in which they are registered, where that is not the order
+    of the forward pass: an optimizer's loop takes parameters as named_parameters() gives them.
     """
 
     name: str
@@ -156,6 +161,22 @@ class Family(Frozen, kw_only=False):
     classifier: bool = False
     trained_as: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     """Ends of the names of transformers' classes that the model stands for, or that are loaded as it is."""
+    block_order: tuple[str, ...] = ()
+
+    def in_module_order(self, params: Sequence[Param]) -> list[Param]:
+        """The parameters of a tape, which has them in the order of the forward pass, as named_parameters() has them."""
+        if not self.block_order:
+            return list(params)
+
+        def place(param: Param) -> int:
+            path = param.name.split(".", 2)[-1]
+            return next((i for i, module in enumerate(self.block_order) if path.startswith(f"{module}.")), -1)
+
+        def block(param: Param) -> str:
+            stack, _, rest = param.name.partition(".")
+            return f"{stack}.{rest.partition('.')[0]}"
+
+        return [param for _, group in groupby(params, key=block) for param in sorted(group, key=place)]
 
     def longest_sequence(self, config: Any) -> int | None:
         """Tokens that the position table has room for; None where positions are rotary. RoBERTa's first two rows are
