@@ -13,9 +13,6 @@ from memplanner.settings.errors import show
 
 NAME: Final = "Axolotl"
 KNOWN_BY: Final = "Axolotl (base_model)"
-CUT: Final = (
-    "Cut Cross Entropy never makes the logits; `--loss fused` beside --ignore-key is the nearest that is modelled"
-)
 OVER: Final = ()
 DECIDES: Final = {
     **trainer.DECIDES,
@@ -27,6 +24,8 @@ DECIDES: Final = {
     "step.loss": (
         "use_liger_kernel",
         "liger_fused_linear_cross_entropy",
+        "cut_cross_entropy",
+        "plugins",
     ),
 }
 
@@ -89,7 +88,6 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             "lora_modules_to_save": "modules trained whole beside the adapter are not counted",
             "relora": "merging and restarting is not counted",
             "relora_steps": "merging and restarting is not counted",
-            "cut_cross_entropy": CUT,
             "reward_model": "a head of its own takes the language model's place",
             "process_reward_model": "a head of its own takes the language model's place",
             "gptq": "a base that is quantised already is not modelled",
@@ -97,28 +95,40 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             "use_ray": ONE_GPU,
         }
     )
-    _plugins(keys)
+    _plugins(keys, table)
     take_trainer(keys, table, batch_default=None)
     keys.disregard(AXOLOTL, AXOLOTL_PREFIXES)
     return table
 
 
-def _plugins(keys: Keys) -> None:
+def _plugins(keys: Keys, table: Table) -> None:
     """Liger's and Spectrum's plugins do nothing without keys of their own; Cut Cross Entropy's is on once listed
     (integrations/cut_cross_entropy/args.py); what another one changes is not known.
     """
-    barring = []
-    for name in keys.names("plugins"):
-        package = name.removeprefix("axolotl.integrations.").partition(".")[0]
-        if package == "cut_cross_entropy" and keys.peek("cut_cross_entropy") is not False:
-            keys.bar("plugins", name, CUT)
-            return
-        if package not in ("liger", "cut_cross_entropy"):
-            barring.append(name)
+    names = keys.names("plugins")
+    packages = {name: name.removeprefix("axolotl.integrations.").partition(".")[0] for name in names}
+    barring = [name for name, package in packages.items() if package not in ("liger", "cut_cross_entropy")]
     if barring:
         keys.bar("plugins", ", ".join(barring), "what such a plugin changes is not known")
-    elif "plugins" in keys.used:
+    elif names:
         keys.use("plugins", "nothing by themselves")
+    cut = keys.take("cut_cross_entropy")
+    if cut is not None and not isinstance(cut, bool):
+        keys.refuse("cut_cross_entropy", f"{show(cut)} is not true or false")
+    if cut is not None:
+        keys.use("cut_cross_entropy", "step.loss cut-cross-entropy" if cut else "off")
+    if "cut_cross_entropy" not in packages.values():
+        if cut:
+            keys.bar("cut_cross_entropy", cut, "it is the setting of a plugin that `plugins` does not list")
+        return
+    if cut is False:
+        return
+    if "loss" in table.get("step", {}):
+        keys.bar("plugins", "CutCrossEntropyPlugin", "liger_fused_linear_cross_entropy asks for another loss")
+        return
+    set_path(table, "step.loss", "cut-cross-entropy")
+    if not barring:
+        keys.use("plugins", "step.loss cut-cross-entropy")
 
 
 def _adapter(keys: Keys, table: Table) -> None:

@@ -56,6 +56,7 @@ LOSSES = Kinds(
         "cross-entropy": "memplanner.components.losses.cross_entropy:CrossEntropy",
         "chunked": "memplanner.components.losses.chunked:ChunkedCrossEntropy",
         "fused": "memplanner.components.losses.fused:FusedLinearCrossEntropy",
+        "cut-cross-entropy": "memplanner.components.losses.cut:CutCrossEntropy",
     }
 )
 Precision = Literal["fp32", "bf16", "fp16", "bf16-mixed", "fp16-mixed"]
@@ -222,6 +223,22 @@ class TrainingPlan(Settings):
     def _flash_attention_wants_half_precision(self) -> "TrainingPlan":
         if self.step.attention == "flash-attention-2" and self.precision == "fp32":
             raise ValueError("attention 'flash-attention-2' computes in half precision; precision 'fp32' cannot use it")
+        return self
+
+    @model_validator(mode="after")
+    def _cut_cross_entropy_wants_a_head_in_half_precision(self) -> "TrainingPlan":
+        """cut_cross_entropy/cce_backward.py asserts so of the head and its input; that one it casts to bf16 alone."""
+        if self.step.loss.kind != "cut-cross-entropy":
+            return self
+        full = self.precision == "fp32" or (self.precision.endswith("-mixed") and self.master_weights)
+        if self.quantization != "none":
+            casts = ("all",) if self.precision.startswith("bf16") else ("all", "norms")
+            full = full or self.kbit_preparation in casts
+        if full:
+            raise ValueError(
+                "loss 'cut-cross-entropy' needs embeddings and head in half precision: precision 'bf16' or 'fp16', "
+                "master_weights false with a -mixed one, and with a quantised base kbit_preparation 'none'"
+            )
         return self
 
     @model_validator(mode="after")

@@ -10,10 +10,13 @@ import pytest
 
 from memplanner.errors import UserError
 from memplanner.frameworks import Foreign, read_framework
+from memplanner.plan.merge import merge
+from memplanner.prediction import predict
 
 AXOLOTL = "base_model: llama-60m\n"
 FACTORY = "model_name_or_path: llama-60m\ncutoff_len: 64\n"
 TRAINER = "output_dir: out\n"
+CUT = "plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]\n"
 PEFT = "peft_type: LORA\n"
 
 
@@ -265,11 +268,8 @@ def test_patterns_of_ranks_are_read(tmp_path: Path) -> None:
         (AXOLOTL + "unfrozen_parameters: [lm_head]\n", "unfrozen_parameters", "which weights are frozen"),
         (AXOLOTL + "lisa_n_layers: 4\n", "lisa_n_layers", "which blocks are trained"),
         (AXOLOTL + "plugins: [axolotl.integrations.kd.KDPlugin]\n", "plugins", "what such a plugin changes"),
-        (
-            AXOLOTL + "plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]\n",
-            "plugins",
-            "Cut Cross Entropy never makes the logits",
-        ),
+        (AXOLOTL + "cut_cross_entropy: true\n", "cut_cross_entropy", "the setting of a plugin that `plugins` does not"),
+        (AXOLOTL + CUT + "liger_fused_linear_cross_entropy: true\n", "plugins", "asks for another loss"),
         (AXOLOTL + "adapter: lora\nlora_modules_to_save: [lm_head]\n", "lora_modules_to_save", "trained whole"),
         (FACTORY + "use_badam: true\n", "use_badam", "another optimizer"),
         (FACTORY + "use_apollo: true\n", "use_apollo", "another optimizer"),
@@ -294,6 +294,24 @@ def test_a_key_that_asks_for_nothing_is_passed_over(tmp_path: Path, value: str) 
     config = read(tmp_path, text)
     assert (config.not_modelled, config.ignored) == ((), ())
     assert "made_up_key" in config.irrelevant
+
+
+@pytest.mark.parametrize(
+    ("text", "loss"),
+    [
+        (CUT, "cut-cross-entropy"),
+        (CUT + "cut_cross_entropy: true\n", "cut-cross-entropy"),
+        (CUT + "cut_cross_entropy: false\n", None),
+        ("cut_cross_entropy: false\n", None),
+    ],
+)
+def test_axolotl_cuts_cross_entropy_where_the_plugin_is_listed(tmp_path: Path, text: str, loss: str | None) -> None:
+    config = read(tmp_path, AXOLOTL + "attn_implementation: flash_attention_2\n" + text)
+    assert config.table["step"].get("loss") == loss
+    plan = merge(config.table, {}, where="")
+    assert plan.step.loss.kind == loss or loss is None
+    assert predict(plan).allocated_bytes > 0
+    assert config.not_modelled == ()
 
 
 def test_everything_in_the_way_is_said_at_once(tmp_path: Path) -> None:
