@@ -8,7 +8,16 @@ from memplanner.frameworks.ignored_keys import AXOLOTL, AXOLOTL_PREFIXES
 from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import model_name
 from memplanner.frameworks.optimizers import take_optimizer
-from memplanner.frameworks.trainer import ONE_GPU, precision_of, take_attention, take_half, take_lora, take_trainer
+from memplanner.frameworks.trainer import (
+    LIGER_LOSS,
+    ONE_GPU,
+    has_liger,
+    precision_of,
+    take_attention,
+    take_half,
+    take_lora,
+    take_trainer,
+)
 from memplanner.settings.errors import show
 
 NAME: Final = "Axolotl"
@@ -27,7 +36,16 @@ DECIDES: Final = {
         "cut_cross_entropy",
         "plugins",
     ),
+    "step.kernels": ("liger_rms_norm", "liger_rope", "liger_glu_activation", "liger_swiglu"),
 }
+
+LIGER: Final = {
+    "liger_rms_norm": "liger-rms-norm",
+    "liger_rope": "liger-rope",
+    "liger_glu_activation": "liger-swiglu",
+    "liger_swiglu": "liger-swiglu",
+}
+"""Switches of Liger's plugin as a plan's kernels (integrations/liger/plugin.py)."""
 
 
 def recognizes(config: Table) -> bool:
@@ -68,15 +86,11 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
         keys.assumed.append("sequence_len 512, Axolotl's default")
     _attention(keys, table)
     take_optimizer(keys, "optimizer", table, default="adamw_torch_fused")
-    if keys.flag("liger_fused_linear_cross_entropy", "step.loss fused"):
-        set_path(table, "step.loss", "fused")
-    liger = "Liger's kernel needs less than what is counted"
+    _plugins(keys, table)
     keys.leave_out_if_set(
         {
             "sample_packing": "sequences are taken to be as long as sequence_len",
             "multipack_real_batches": "sequences are taken to be as long as sequence_len",
-            **dict.fromkeys(("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_swiglu"), liger),
-            **dict.fromkeys(("liger_layer_norm", "liger_cross_entropy"), liger),
             **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), "fused adapters need less"),
             **dict.fromkeys(("unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o"), "fused adapters need less"),
             "flash_attn_fuse_mlp": "fused blocks need less than what is counted",
@@ -95,40 +109,64 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             "use_ray": ONE_GPU,
         }
     )
-    _plugins(keys, table)
     take_trainer(keys, table, batch_default=None)
     keys.disregard(AXOLOTL, AXOLOTL_PREFIXES)
     return table
 
 
 def _plugins(keys: Keys, table: Table) -> None:
-    """Liger's and Spectrum's plugins do nothing without keys of their own; Cut Cross Entropy's is on once listed
-    (integrations/cut_cross_entropy/args.py); what another one changes is not known.
+    """Liger's and Spectrum's plugins do nothing without keys of their own, nor these without the plugin, since the
+    config's schema has them from it alone (utils/config, merge_input_args); what another plugin changes is not known.
     """
     names = keys.names("plugins")
     packages = {name: name.removeprefix("axolotl.integrations.").partition(".")[0] for name in names}
     barring = [name for name, package in packages.items() if package not in ("liger", "cut_cross_entropy")]
+    if names:
+        keys.use("plugins", "nothing by themselves")
+    _liger(keys, table, listed="liger" in packages.values())
+    _cut(keys, table, listed="cut_cross_entropy" in packages.values())
     if barring:
         keys.bar("plugins", ", ".join(barring), "what such a plugin changes is not known")
-    elif names:
-        keys.use("plugins", "nothing by themselves")
-    cut = keys.take("cut_cross_entropy")
-    if cut is not None and not isinstance(cut, bool):
-        keys.refuse("cut_cross_entropy", f"{show(cut)} is not true or false")
-    if cut is not None:
-        keys.use("cut_cross_entropy", "step.loss cut-cross-entropy" if cut else "off")
-    if "cut_cross_entropy" not in packages.values():
-        if cut:
-            keys.bar("cut_cross_entropy", cut, "it is the setting of a plugin that `plugins` does not list")
+
+
+def _liger(keys: Keys, table: Table, *, listed: bool) -> None:
+    loss = "liger_fused_linear_cross_entropy"
+    kernels = []
+    for key in (*LIGER, loss, "liger_layer_norm", "liger_rms_norm_gated", "liger_cross_entropy"):
+        if not keys.flag(key, f"step.kernels {LIGER.get(key)}"):
+            continue
+        if not listed:
+            keys.use(key, "nothing: `plugins` does not list Liger's")
+        elif key == loss:  # for other models than its own, Axolotl has a patch for any
+            set_path(table, "step.loss", "fused")
+            keys.use(key, "step.loss fused")
+        elif key == "liger_cross_entropy":
+            keys.leave_out(key, True, LIGER_LOSS)
+        elif key in LIGER and has_liger(table):
+            kernels.append(LIGER[key])
+        else:
+            keys.use(key, "nothing: Liger has no such kernel for this model")
+    if kernels:
+        set_path(table, "step.kernels", kernels)
+    if listed:
+        keys.bar_if_set({"liger_use_token_scaling": "the softmax of a chunk's logits is not counted"})
+
+
+def _cut(keys: Keys, table: Table, *, listed: bool) -> None:
+    """On once the plugin is listed (integrations/cut_cross_entropy/args.py)."""
+    said = keys.mentions("cut_cross_entropy") and keys.peek("cut_cross_entropy") is not None
+    wanted = keys.flag("cut_cross_entropy", "step.loss cut-cross-entropy") or not said
+    if not listed:
+        if said and wanted:
+            keys.use("cut_cross_entropy", "nothing: `plugins` does not list its plugin")
         return
-    if cut is False:
+    if not wanted:
         return
     if "loss" in table.get("step", {}):
         keys.bar("plugins", "CutCrossEntropyPlugin", "liger_fused_linear_cross_entropy asks for another loss")
         return
     set_path(table, "step.loss", "cut-cross-entropy")
-    if not barring:
-        keys.use("plugins", "step.loss cut-cross-entropy")
+    keys.use("plugins", "step.loss cut-cross-entropy")
 
 
 def _adapter(keys: Keys, table: Table) -> None:

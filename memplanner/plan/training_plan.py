@@ -71,6 +71,8 @@ def _kbit_preparation(value: Any) -> Any:
 KbitPreparation = Annotated[Literal["all", "norms", "none"], BeforeValidator(_kbit_preparation)]
 Attention = Literal["eager", "sdpa", "sdpa-math", "sdpa-efficient", "flash-attention-2"]
 
+Kernel = Literal["liger-rms-norm", "liger-rope", "liger-swiglu"]
+
 _CHECKPOINTING = re.compile(r"none|full|every-([1-9]\d{0,4})", re.ASCII)
 
 
@@ -110,6 +112,10 @@ class Step(Settings):
     cannot use the flash kernel. (transformers 4.5x made such a mask for unpadded batches as well.)"""
     loss: Annotated[Loss, LOSSES] = Field(default_factory=LOSSES.default("cross-entropy"))
     """How the loss is computed."""
+    kernels: Annotated[
+        tuple[Kernel, ...], Field(strict=False), AfterValidator(lambda names: tuple(sorted({*names})))
+    ] = ()
+    """Kernels of Liger that take the place of transformers' own code for RMSNorm, rotary embeddings and SwiGLU."""
     per_layer_updates: bool = False
     """Update each parameter as soon as its gradient is ready in backward and free the gradient."""
 

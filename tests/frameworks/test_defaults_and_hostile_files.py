@@ -17,6 +17,8 @@ AXOLOTL = "base_model: llama-60m\n"
 FACTORY = "model_name_or_path: llama-60m\ncutoff_len: 64\n"
 TRAINER = "output_dir: out\n"
 CUT = "plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]\n"
+LIGER = "plugins: [axolotl.integrations.liger.LigerPlugin]\n"
+BOTH = f"{CUT[:-2]}, {LIGER.partition('[')[2]}"
 PEFT = "peft_type: LORA\n"
 
 
@@ -186,7 +188,37 @@ def test_galore_projects_what_has_the_word_in_its_path(tmp_path: Path, words: st
     ],
 )
 def test_ligers_switch_fuses_the_loss_where_it_has_kernels(tmp_path: Path, text: str, loss: str | None) -> None:
-    assert read(tmp_path, text).table["step"].get("loss") == loss
+    config = read(tmp_path, text)
+    assert config.table["step"].get("loss") == loss
+    assert config.not_modelled == ()
+
+
+EVERY_KERNEL = ("liger-rms-norm", "liger-rope", "liger-swiglu")
+
+
+@pytest.mark.parametrize(
+    ("text", "kernels"),
+    [
+        (FACTORY + "enable_liger_kernel: true\n", EVERY_KERNEL),
+        (TRAINER + "model_name_or_path: llama-60m\nuse_liger_kernel: true\n", EVERY_KERNEL),
+        (
+            TRAINER + "model_name_or_path: qwen3-0.6b\nuse_liger_kernel: true\nliger_kernel_config: {rope: false}\n",
+            EVERY_KERNEL[::2],
+        ),
+        (TRAINER + "model_name_or_path: gpt2\nuse_liger_kernel: true\n", ()),
+        (AXOLOTL + LIGER, ()),
+        (AXOLOTL + LIGER + "liger_rope: true\nliger_rms_norm: true\nliger_swiglu: true\n", EVERY_KERNEL),
+        (AXOLOTL + LIGER + "liger_glu_activation: true\nliger_layer_norm: true\n", EVERY_KERNEL[2:]),
+        (AXOLOTL + "liger_rope: true\n", ()),
+        ("base_model: gpt2\n" + LIGER + "liger_rope: true\n", ()),
+    ],
+)
+def test_ligers_kernels_are_read(tmp_path: Path, text: str, kernels: tuple[str, ...]) -> None:
+    config = read(tmp_path, text)
+    plan = merge(config.table, {}, where="")
+    assert plan.step.kernels == kernels
+    assert config.not_modelled == ()
+    assert predict(plan).allocated_bytes > 0
 
 
 @pytest.mark.parametrize(
@@ -268,8 +300,8 @@ def test_patterns_of_ranks_are_read(tmp_path: Path) -> None:
         (AXOLOTL + "unfrozen_parameters: [lm_head]\n", "unfrozen_parameters", "which weights are frozen"),
         (AXOLOTL + "lisa_n_layers: 4\n", "lisa_n_layers", "which blocks are trained"),
         (AXOLOTL + "plugins: [axolotl.integrations.kd.KDPlugin]\n", "plugins", "what such a plugin changes"),
-        (AXOLOTL + "cut_cross_entropy: true\n", "cut_cross_entropy", "the setting of a plugin that `plugins` does not"),
-        (AXOLOTL + CUT + "liger_fused_linear_cross_entropy: true\n", "plugins", "asks for another loss"),
+        (AXOLOTL + BOTH + "liger_fused_linear_cross_entropy: true\n", "plugins", "asks for another loss"),
+        (AXOLOTL + LIGER + "liger_use_token_scaling: true\n", "liger_use_token_scaling", "a chunk's logits"),
         (AXOLOTL + "adapter: lora\nlora_modules_to_save: [lm_head]\n", "lora_modules_to_save", "trained whole"),
         (FACTORY + "use_badam: true\n", "use_badam", "another optimizer"),
         (FACTORY + "use_apollo: true\n", "use_apollo", "another optimizer"),
@@ -303,6 +335,8 @@ def test_a_key_that_asks_for_nothing_is_passed_over(tmp_path: Path, value: str) 
         (CUT + "cut_cross_entropy: true\n", "cut-cross-entropy"),
         (CUT + "cut_cross_entropy: false\n", None),
         ("cut_cross_entropy: false\n", None),
+        ("cut_cross_entropy: true\n", None),
+        (BOTH + "liger_fused_linear_cross_entropy: true\ncut_cross_entropy: false\n", "fused"),
     ],
 )
 def test_axolotl_cuts_cross_entropy_where_the_plugin_is_listed(tmp_path: Path, text: str, loss: str | None) -> None:

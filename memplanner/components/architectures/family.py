@@ -135,6 +135,8 @@ class Family(Frozen, kw_only=False):
     classifier: bool = False
     trained_as: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     """Ends of the names of transformers' classes that the model stands for, or that are loaded as it is."""
+    kernels: tuple[str, ...] = ()
+    """The kernels of other packages that it is modelled with."""
 
     def longest_sequence(self, config: Any) -> int | None:
         """Tokens that the position table has room for; None where positions are rotary. RoBERTa's first two rows are
