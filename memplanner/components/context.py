@@ -69,7 +69,7 @@ class Context:
     ranks: of the modules that the method acts on, by their paths as the tape's scopes begin them ("layers.0"). copied:
     paths, alike, of the modules that are trained as copies.
     checkpoint_every: 0 without checkpointing, else N for blocks 0, N, 2N, … input_gradients: the embeddings' output
-    asks for a gradient.
+    asks for a gradient. kernels: those of other packages that take the place of transformers' own code.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Context:
         copied: frozenset[str] = frozenset(),
         checkpoint_every: int,
         input_gradients: bool,
+        kernels: frozenset[str],
     ) -> None:
         self.tape = tape
         self.batch, self.seq = batch, seq
@@ -98,6 +99,7 @@ class Context:
         self.copied = copied
         self.checkpoint_every = checkpoint_every
         self.input_gradients = input_gradients
+        self.kernels = kernels
         self.adapters_enabled = True
         self.notes: list[Note] = []
 

@@ -8,14 +8,20 @@ from memplanner.frameworks.ignored_keys import AXOLOTL, AXOLOTL_PREFIXES
 from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import model_name
 from memplanner.frameworks.optimizers import take_optimizer
-from memplanner.frameworks.trainer import ONE_GPU, precision_of, take_attention, take_half, take_lora, take_trainer
+from memplanner.frameworks.trainer import (
+    LIGER_LOSS,
+    ONE_GPU,
+    has_liger,
+    precision_of,
+    take_attention,
+    take_half,
+    take_lora,
+    take_trainer,
+)
 from memplanner.settings.errors import show
 
 NAME: Final = "Axolotl"
 KNOWN_BY: Final = "Axolotl (base_model)"
-CUT: Final = (
-    "Cut Cross Entropy never makes the logits; `--loss fused` beside --ignore-key is the nearest that is modelled"
-)
 OVER: Final = ()
 DECIDES: Final = {
     **trainer.DECIDES,
@@ -28,8 +34,19 @@ DECIDES: Final = {
     "step.loss": (
         "use_liger_kernel",
         "liger_fused_linear_cross_entropy",
+        "cut_cross_entropy",
+        "plugins",
     ),
+    "step.kernels": ("liger_rms_norm", "liger_rope", "liger_glu_activation", "liger_swiglu"),
 }
+
+LIGER: Final = {
+    "liger_rms_norm": "liger-rms-norm",
+    "liger_rope": "liger-rope",
+    "liger_glu_activation": "liger-swiglu",
+    "liger_swiglu": "liger-swiglu",
+}
+"""Switches of Liger's plugin as a plan's kernels (integrations/liger/plugin.py)."""
 
 
 def recognizes(config: Table) -> bool:
@@ -70,15 +87,11 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
         keys.assumed.append("sequence_len 512, Axolotl's default")
     _attention(keys, table)
     take_optimizer(keys, "optimizer", table, default="adamw_torch_fused")
-    if keys.flag("liger_fused_linear_cross_entropy", "step.loss fused"):
-        set_path(table, "step.loss", "fused")
-    liger = "Liger's kernel needs less than what is counted"
+    _plugins(keys, table)
     keys.leave_out_if_set(
         {
             "sample_packing": "sequences are taken to be as long as sequence_len",
             "multipack_real_batches": "sequences are taken to be as long as sequence_len",
-            **dict.fromkeys(("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_swiglu"), liger),
-            **dict.fromkeys(("liger_layer_norm", "liger_cross_entropy"), liger),
             **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), "fused adapters need less"),
             **dict.fromkeys(("unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o"), "fused adapters need less"),
             "flash_attn_fuse_mlp": "fused blocks need less than what is counted",
@@ -90,7 +103,6 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             "peft_ensure_weight_tying": "tied adapters and copies are counted twice",
             "relora": "merging and restarting is not counted",
             "relora_steps": "merging and restarting is not counted",
-            "cut_cross_entropy": CUT,
             "reward_model": "a head of its own takes the language model's place",
             "process_reward_model": "a head of its own takes the language model's place",
             "gptq": "a base that is quantised already is not modelled",
@@ -98,28 +110,64 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             "use_ray": ONE_GPU,
         }
     )
-    _plugins(keys)
     take_trainer(keys, table, batch_default=None)
     keys.disregard(AXOLOTL, AXOLOTL_PREFIXES)
     return table
 
 
-def _plugins(keys: Keys) -> None:
-    """Liger's and Spectrum's plugins do nothing without keys of their own; Cut Cross Entropy's is on once listed
-    (integrations/cut_cross_entropy/args.py); what another one changes is not known.
+def _plugins(keys: Keys, table: Table) -> None:
+    """Liger's and Spectrum's plugins do nothing without keys of their own, nor these without the plugin, since the
+    config's schema has them from it alone (utils/config, merge_input_args); what another plugin changes is not known.
     """
-    barring = []
-    for name in keys.names("plugins"):
-        package = name.removeprefix("axolotl.integrations.").partition(".")[0]
-        if package == "cut_cross_entropy" and keys.peek("cut_cross_entropy") is not False:
-            keys.bar("plugins", name, CUT)
-            return
-        if package not in ("liger", "cut_cross_entropy"):
-            barring.append(name)
+    names = keys.names("plugins")
+    packages = {name: name.removeprefix("axolotl.integrations.").partition(".")[0] for name in names}
+    barring = [name for name, package in packages.items() if package not in ("liger", "cut_cross_entropy")]
+    if names:
+        keys.use("plugins", "nothing by themselves")
+    _liger(keys, table, listed="liger" in packages.values())
+    _cut(keys, table, listed="cut_cross_entropy" in packages.values())
     if barring:
         keys.bar("plugins", ", ".join(barring), "what such a plugin changes is not known")
-    elif "plugins" in keys.used:
-        keys.use("plugins", "nothing by themselves")
+
+
+def _liger(keys: Keys, table: Table, *, listed: bool) -> None:
+    loss = "liger_fused_linear_cross_entropy"
+    kernels = []
+    for key in (*LIGER, loss, "liger_layer_norm", "liger_rms_norm_gated", "liger_cross_entropy"):
+        if not keys.flag(key, f"step.kernels {LIGER.get(key)}"):
+            continue
+        if not listed:
+            keys.use(key, "nothing: `plugins` does not list Liger's")
+        elif key == loss:  # for other models than its own, Axolotl has a patch for any
+            set_path(table, "step.loss", "fused")
+            keys.use(key, "step.loss fused")
+        elif key == "liger_cross_entropy":
+            keys.leave_out(key, True, LIGER_LOSS)
+        elif key in LIGER and has_liger(table):
+            kernels.append(LIGER[key])
+        else:
+            keys.use(key, "nothing: Liger has no such kernel for this model")
+    if kernels:
+        set_path(table, "step.kernels", kernels)
+    if listed:
+        keys.bar_if_set({"liger_use_token_scaling": "the softmax of a chunk's logits is not counted"})
+
+
+def _cut(keys: Keys, table: Table, *, listed: bool) -> None:
+    """On once the plugin is listed (integrations/cut_cross_entropy/args.py)."""
+    said = keys.mentions("cut_cross_entropy") and keys.peek("cut_cross_entropy") is not None
+    wanted = keys.flag("cut_cross_entropy", "step.loss cut-cross-entropy") or not said
+    if not listed:
+        if said and wanted:
+            keys.use("cut_cross_entropy", "nothing: `plugins` does not list its plugin")
+        return
+    if not wanted:
+        return
+    if "loss" in table.get("step", {}):
+        keys.bar("plugins", "CutCrossEntropyPlugin", "liger_fused_linear_cross_entropy asks for another loss")
+        return
+    set_path(table, "step.loss", "cut-cross-entropy")
+    keys.use("plugins", "step.loss cut-cross-entropy")
 
 
 def _adapter(keys: Keys, table: Table) -> None:

@@ -24,6 +24,7 @@ DECIDES: Final = {
     "step.attention": ("flash_attn",),
     "step.checkpointing": ("gradient_checkpointing", "disable_gradient_checkpointing"),
     "step.loss": ("use_liger_kernel", "enable_liger_kernel"),
+    "step.kernels": ("use_liger_kernel", "enable_liger_kernel"),
 }
 
 _STAGES: Final = {"sft": "sft", "pt": "pt"}

@@ -56,6 +56,7 @@ LOSSES = Kinds(
         "cross-entropy": "memplanner.components.losses.cross_entropy:CrossEntropy",
         "chunked": "memplanner.components.losses.chunked:ChunkedCrossEntropy",
         "fused": "memplanner.components.losses.fused:FusedLinearCrossEntropy",
+        "cut-cross-entropy": "memplanner.components.losses.cut:CutCrossEntropy",
     }
 )
 Precision = Literal["fp32", "bf16", "fp16", "bf16-mixed", "fp16-mixed"]
@@ -69,6 +70,8 @@ def _kbit_preparation(value: Any) -> Any:
 
 KbitPreparation = Annotated[Literal["all", "norms", "none"], BeforeValidator(_kbit_preparation)]
 Attention = Literal["eager", "sdpa", "sdpa-math", "sdpa-efficient", "flash-attention-2"]
+
+Kernel = Literal["liger-rms-norm", "liger-rope", "liger-swiglu"]
 
 _CHECKPOINTING = re.compile(r"none|full|every-([1-9]\d{0,4})", re.ASCII)
 
@@ -109,6 +112,10 @@ class Step(Settings):
     cannot use the flash kernel. (transformers 4.5x made such a mask for unpadded batches as well.)"""
     loss: Annotated[Loss, LOSSES] = Field(default_factory=LOSSES.default("cross-entropy"))
     """How the loss is computed."""
+    kernels: Annotated[
+        tuple[Kernel, ...], Field(strict=False), AfterValidator(lambda names: tuple(sorted({*names})))
+    ] = ()
+    """Kernels of Liger that take the place of transformers' own code for RMSNorm, rotary embeddings and SwiGLU."""
     per_layer_updates: bool = False
     """Update each parameter as soon as its gradient is ready in backward and free the gradient."""
 
@@ -236,6 +243,22 @@ class TrainingPlan(Settings):
     def _flash_attention_wants_half_precision(self) -> "TrainingPlan":
         if self.step.attention == "flash-attention-2" and self.precision == "fp32":
             raise ValueError("attention 'flash-attention-2' computes in half precision; precision 'fp32' cannot use it")
+        return self
+
+    @model_validator(mode="after")
+    def _cut_cross_entropy_wants_a_head_in_half_precision(self) -> "TrainingPlan":
+        """cut_cross_entropy/cce_backward.py asserts so of the head and its input; that one it casts to bf16 alone."""
+        if self.step.loss.kind != "cut-cross-entropy":
+            return self
+        full = self.precision == "fp32" or (self.precision.endswith("-mixed") and self.master_weights)
+        if self.quantization != "none":
+            casts = ("all",) if self.precision.startswith("bf16") else ("all", "norms")
+            full = full or self.kbit_preparation in casts
+        if full:
+            raise ValueError(
+                "loss 'cut-cross-entropy' needs embeddings and head in half precision: precision 'bf16' or 'fp16', "
+                "master_weights false with a -mixed one, and with a quantised base kbit_preparation 'none'"
+            )
         return self
 
     @model_validator(mode="after")

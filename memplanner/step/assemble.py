@@ -12,7 +12,7 @@ from memplanner.components.methods.base import Method
 from memplanner.components.optimizers.update import UpdateRule
 from memplanner.components.quantization import QUANTIZATIONS
 from memplanner.components.quantization.base import Quantization
-from memplanner.errors import Problem, UnsupportedError
+from memplanner.errors import Problem, UnsupportedError, UserError
 from memplanner.frozen import Frozen
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.program.shapes import BF16, FP16, FP32, Dtype
@@ -60,6 +60,7 @@ class Step(Frozen, eq=False):
     accumulates: bool
     keeps_outputs: Literal["backward", "update"] | None
     per_layer_updates: bool
+    kernels: frozenset[str]
 
     def context(self, tape: Tape, batch: int, seq: int) -> Context:
         """What the forward pass is written with."""
@@ -75,6 +76,7 @@ class Step(Frozen, eq=False):
             copied=self.copied,
             checkpoint_every=self.checkpoint_every,
             input_gradients=self.input_gradients,
+            kernels=self.kernels,
         )
 
 
@@ -110,7 +112,21 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
         accumulates=step.keep_gradients or step.grad_accumulation > 1,
         keeps_outputs=step.keep_outputs_until if step.keep_outputs else None,
         per_layer_updates=step.per_layer_updates,
+        kernels=_kernels(plan, family, config),
     )
+
+
+def _kernels(plan: TrainingPlan, family: Family, config: object) -> frozenset[str]:
+    """UserError where the model has no place for one of the plan's kernels."""
+    for name in plan.step.kernels:
+        if name not in family.kernels:
+            message = f"{name!r} is not modelled for the family {family.name}"
+        elif name == "liger-swiglu" and getattr(config, "activation", "") not in ("silu", "swish"):
+            message = f"{name!r} is for models with SiLU; this one has another activation"  # LigerSwiGLUMLP raises
+        else:
+            continue
+        raise UserError(Problem(where="plan", key="step.kernels", message=message))
+    return frozenset(plan.step.kernels)
 
 
 def rule_of(plan: TrainingPlan) -> UpdateRule:

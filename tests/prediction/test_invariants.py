@@ -227,7 +227,7 @@ def _pattern(plan: TrainingPlan) -> tuple[SymbolicProgram, tuple[Note, ...]]:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "sdpa-math"])
-@pytest.mark.parametrize("loss", ["cross-entropy", "chunked", "fused"])
+@pytest.mark.parametrize("loss", ["cross-entropy", "chunked", "fused", "cut-cross-entropy"])
 @pytest.mark.parametrize("model", MODELS)
 def test_one_symbolic_program_serves_most_other_sizes(model: str, loss: str, attention: str) -> None:
     step = {"batch_size": 2, "seq_len": 128, "attention": attention, "loss": loss}

@@ -161,6 +161,8 @@ class Family(Frozen, kw_only=False):
     classifier: bool = False
     trained_as: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     """Ends of the names of transformers' classes that the model stands for, or that are loaded as it is."""
+    kernels: tuple[str, ...] = ()
+    """The kernels of other packages that it is modelled with."""
     block_order: tuple[str, ...] = ()
 
     def in_module_order(self, params: Sequence[Param]) -> list[Param]:

@@ -18,7 +18,7 @@ from memplanner.components.architectures.family import (
 from memplanner.components.context import Context, LinearSpec
 from memplanner.frozen import Frozen
 from memplanner.program.shapes import FP32, INT64, Dtype, Shape
-from memplanner.tape import nn, ops
+from memplanner.tape import liger, nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Param, Tensor
 
@@ -84,7 +84,13 @@ class Llama:
     # -- the block, LlamaDecoderLayer ----------------------------------------------------------------------------
 
     def norm(self, path: str, x: Tensor) -> Tensor:
-        return nn.rms_norm(x, self.ctx.param(f"{path}.weight", self.norm_weight, dtype=self.ctx.norm_dtype), self.rows)
+        return self.rms_norm(path, x, self.norm_weight, self.rows)
+
+    def rms_norm(self, path: str, x: Tensor, features: Shape, rows: Shape) -> Tensor:
+        weight = self.ctx.param(f"{path}.weight", features, dtype=self.ctx.norm_dtype)
+        if "liger-rms-norm" in self.ctx.kernels:
+            return liger.rms_norm(x, weight, rows)
+        return nn.rms_norm(x, weight, rows)
 
     def rotate(self, x: Tensor, half: Shape, shared: Shared) -> Tensor:
         """x * cos + rotate_half(x) * sin."""
@@ -101,9 +107,7 @@ class Llama:
             return ops.view_heads(out, heads)
         labels = ("batch", "seq", rows.labels[2], "head_dim")
         by_token = Shape(**dict(zip(labels, (*rows.dims[:3], heads.dims[3]), strict=True)))
-        out = nn.rms_norm(
-            ops.view(out, by_token), self.ctx.param(f"{norm}.weight", self.head_dim, dtype=self.ctx.norm_dtype), rows
-        )
+        out = self.rms_norm(norm, ops.view(out, by_token), self.head_dim, rows)
         return ops.transpose(out, heads)
 
     def attention(self, x: Tensor, shared: Shared) -> tuple[Tensor, Tensor | None]:
@@ -111,10 +115,13 @@ class Llama:
         q = self.project_heads(self.q_proj, "self_attn.q_norm", x, heads.tokens, heads.q, self.head_rows)
         k = self.project_heads(self.k_proj, "self_attn.k_norm", x, self.kv, heads.kv, self.kv_head_rows)
         v = self.project_heads(self.v_proj, "", x, self.kv, heads.kv, self.kv_head_rows)
-        q_rotated = self.rotate(q, heads.half_q, shared)
-        k_rotated = self.rotate(k, heads.half_kv, shared)
-        q, k = q_rotated, k_rotated
-        del q_rotated, k_rotated
+        if "liger-rope" in self.ctx.kernels:
+            q, k = liger.rotate(q, k, shared.cos, shared.sin)
+        else:
+            q_rotated = self.rotate(q, heads.half_q, shared)
+            k_rotated = self.rotate(k, heads.half_kv, shared)
+            q, k = q_rotated, k_rotated
+            del q_rotated, k_rotated
         out, weights = heads.attend(
             self.ctx.kernel(heads),
             q,
@@ -130,6 +137,9 @@ class Llama:
 
     def mlp(self, x: Tensor) -> Tensor:
         ctx = self.ctx
+        if "liger-swiglu" in ctx.kernels:
+            gated = liger.silu_mul(ctx.linear(self.gate_proj, x, self.inner), ctx.linear(self.up_proj, x, self.inner))
+            return ctx.linear(self.down_proj, gated, self.hidden)
         gated = ops.mul(
             ops.activation(self.c.activation, ctx.linear(self.gate_proj, x, self.inner), autocast=bool(ctx.autocast)),
             ctx.linear(self.up_proj, x, self.inner),
@@ -247,4 +257,5 @@ FAMILY = Family(
         *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
         *("self_attn.q_norm", "self_attn.k_norm", "mlp", "input_layernorm", "post_attention_layernorm"),
     ),
+    kernels=("liger-rms-norm", "liger-rope", "liger-swiglu"),
 )
