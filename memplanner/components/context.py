@@ -1,7 +1,7 @@
 """What an architecture's forward pass writes with: the tape plus the plan's precision, method and shapes."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from memplanner.components.attention import Attention
@@ -103,9 +103,11 @@ class Context:
         self.adapters_enabled = True
         self.notes: list[Note] = []
 
-    def kernel(self, heads: Heads) -> Kernel:
+    def kernel(self, heads: Heads, mask: Tensor | None) -> Kernel:
         """The attention kernel that runs on this device."""
-        kernel = self.attention.kernel(self.autocast or self.weight_dtype, groups=heads.groups, head_dim=heads.head_dim)
+        kernel = self.attention.kernel(
+            self.autocast or self.weight_dtype, groups=heads.groups, head_dim=heads.head_dim, masked=mask is not None
+        )
         if self.attention.kind == "sdpa" and kernel != "flash":
             self.notes.append(OtherKernel(kernel=kernel))
         return kernel
@@ -330,32 +332,36 @@ class Context:
         num_layers: int,
         block: Callable[[int, Tensor, Any], Tensor],
         entering: list[Tensor],
-        shared: Any,
+        shared: Callable[[int], Any],
+        kinds: Sequence[str] = (),
     ) -> Tensor:
         """A stack of blocks under the plan's checkpointing: transformers checkpoints blocks 0, N, 2N, …
 
         entering: the hidden state, taken out of the list, so that it lives on only if the caller holds it elsewhere.
-        shared: what every block is given beside the hidden state; checkpointed calls hold on to it.
+        shared: what a block is given beside the hidden state; a checkpointed call holds on to it. kinds: of each block,
+        where they are not all of one kind.
         """
         every, tape = self.checkpoint_every, self.tape
 
         def layer(i: int, h: Tensor) -> Tensor:
+            given = shared(i)
             if every and i % every == 0:
-                return tape.checkpoint(lambda x: block(i, x, shared), h)
-            return block(i, h, shared)
+                return tape.checkpoint(lambda x: block(i, x, given), h)
+            return block(i, h, given)
 
-        return tape.stack(prefix, self.runs(prefix, num_layers), layer, entering)
+        return tape.stack(prefix, self.runs(prefix, num_layers, kinds), layer, entering)
 
-    def runs(self, prefix: str, num_layers: int) -> list[tuple[int, int]]:
-        """Stretches of equal blocks as (width, reps): by what the method does to their modules, and by the period of
-        checkpointing.
+    def runs(self, prefix: str, num_layers: int, kinds: Sequence[str] = ()) -> list[tuple[int, int]]:
+        """Stretches of equal blocks as (width, reps): by their kinds, by what the method does to their modules, and
+        by the period of checkpointing.
         """
         period = max(1, self.checkpoint_every)
         treated = self.treated_by_block(prefix, num_layers)
+        blocks = list(zip(kinds or [""] * num_layers, treated, strict=True))
         runs: list[tuple[int, int]] = []
         i = 0
         while i < num_layers:
-            end = next((j for j in range(i, num_layers) if treated[j] != treated[i]), num_layers)
+            end = next((j for j in range(i, num_layers) if blocks[j] != blocks[i]), num_layers)
             reps = (end - i) // period if i % period == 0 else 0
             width = period if reps else 1
             if not reps:  # to the next checkpointed block, or that block alone

@@ -252,7 +252,7 @@ def clone(x: Tensor) -> Tensor:
 
 def contiguous(x: Tensor) -> Tensor:
     """x.contiguous()."""
-    return _copy(x, x.shape) if x.transposed else x
+    return _copy(x, x.shape) if x.transposed or x.expanded else x
 
 
 def _copy(x: Tensor, shape: Shape) -> Tensor:

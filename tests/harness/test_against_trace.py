@@ -15,7 +15,7 @@ pytest.importorskip("peft")
 
 from memplanner.harness.fake import trace
 from memplanner.prediction import Estimate, predict
-from tests.models import MODELS, plan_of
+from tests.models import MODELS, VARIANTS, plan_of
 
 TOLERANCE = 0.002
 
@@ -83,6 +83,18 @@ REGIMES = [
     case("roberta", method=LORA, precision="fp32", step={"padding": True, "attention": "eager"}),
 ]
 
+WINDOWS = [
+    case("mistral-window", method="full"),
+    case("mistral-window", method=LORA, step={"seq_len": 127}),
+    case("mistral-window", method=LORA, precision="bf16-mixed", step={"seq_len": 128, "checkpointing": "full"}),
+    case("mistral-window", method="full", precision="fp32", step={"attention": "eager"}),
+    case("mistral-window", method=LORA, step={"padding": True}),
+    case("qwen3-windows", method="full", step={"checkpointing": "full"}),
+    case("qwen3-windows", method=LORA, step={"attention": "eager", "checkpointing": "every-2"}),
+    case("qwen3-windows", method=LORA, step={"attention": "sdpa-math"}),
+    case("qwen2-alternating", method="full", step={"checkpointing": "every-3"}),
+    case("qwen2-alternating", method=LORA, precision="fp16", step={"padding": True, "attention": "eager"}),
+]
 
 GRADNORMLORP = {"kind": "gradnormlorp", "rank": 16, "projection_rank": 4}
 WIDE = {"kind": "gradnormlorp", "rank": 96, "projection_rank": 80}
@@ -160,7 +172,7 @@ def workspaces(estimate: Estimate) -> int:
     return estimate.workspace_bytes
 
 
-@pytest.mark.parametrize(("model", "fields"), FAMILIES + SIZES + REGIMES + METHODS + WHOLE_MODULES)
+@pytest.mark.parametrize(("model", "fields"), FAMILIES + SIZES + REGIMES + WINDOWS + METHODS + WHOLE_MODULES)
 def test_every_phase_agrees_with_the_trace(model: str, fields: dict[str, Any], tmp_path: Path) -> None:
     plan = plan_of(model, fields, tmp_path)
     estimate = predict(plan)
@@ -194,7 +206,7 @@ def test_every_update_agrees_to_the_byte(model: str, fields: dict[str, Any], tmp
     estimate, traced = predict(plan), trace(plan)
     extra = workspaces(estimate)
     updating = {"load", "update", "refresh", "steady"}
-    predicted = {p.name: (p.peak_bytes, p.end_bytes) for p in estimate.phases if p.name in updating}
+    predicted = {p.name: (p.peak_bytes, p.end_bytes) for p in estimate.live_phases if p.name in updating}
     assert {
         name: tuple(size - (extra if name != "load" else 0) for size in sizes) for name, sizes in predicted.items()
     } == {p.name: (p.peak_bytes, p.end_bytes) for p in traced.phases if p.name in updating}
@@ -212,10 +224,22 @@ def test_the_scales_of_a_dequantised_weight_agree_to_the_byte(tmp_path: Path, mo
         tmp_path,
     )
     estimate, traced = predict(plan), trace(plan)
-    peaks = estimate.phase_peaks(workspaces=False)
+    peaks = estimate.phase_peaks(on_cuda=False)
     assert peaks["forward"] == traced.peak("forward")
     # torch.autograd.backward holds on to the gradient that it begins with, a block of 512 bytes.
     assert peaks["backward"] == traced.peak("backward") - 512
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "sdpa-math"])
+@pytest.mark.parametrize("model", VARIANTS)
+def test_what_attention_saves_agrees_to_the_byte(model: str, attention: str, tmp_path: Path) -> None:
+    """The end of the forward pass, when all that backward needs is there and little else."""
+    plan = plan_of(model, {"method": LORA, "step": {"batch_size": 2, "seq_len": 128, "attention": attention}}, tmp_path)
+    estimate = predict(plan)
+    forward = next(p for p in estimate.live_phases if p.name == "forward")
+    traced = next(p for p in trace(plan).phases if p.name == "forward")
+    assert forward.end_bytes - workspaces(estimate) == traced.end_bytes
+    assert forward.peak_bytes - workspaces(estimate) == traced.peak_bytes
 
 
 def test_llama_agrees_to_the_byte(tmp_path: Path) -> None:

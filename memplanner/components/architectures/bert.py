@@ -66,7 +66,7 @@ class Bert:
             for spec in (self.query, self.key, self.value)
         )
         return heads.attend(
-            self.ctx.kernel(heads),
+            self.ctx.kernel(heads, mask),
             q,
             k,
             v,
@@ -145,7 +145,7 @@ class Bert:
         """RobertaModel: token ids to the last hidden state."""
         embedding_output = self.embeddings(input_ids)
         mask = self.ctx.attention.mask(self.ctx, causal=False)
-        hidden = self.ctx.layers("encoder.layer", self.c.num_layers, self.block, [embedding_output], mask)
+        hidden = self.ctx.layers("encoder.layer", self.c.num_layers, self.block, [embedding_output], lambda _: mask)
         return hidden
 
 

@@ -1,11 +1,11 @@
 """What a family of architectures answers, and how its config.json is read: types and ranges checked, problems kept."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
 from memplanner.components.context import Context
-from memplanner.errors import Problem
+from memplanner.errors import Problem, nearest
 from memplanner.frozen import Frozen
 from memplanner.tape.engine import Param
 from memplanner.tape.ops import KNOWN_ACTIVATIONS
@@ -26,16 +26,16 @@ class ConfigReader:
     def problem(self, key: str, message: str, hint: str = "") -> None:
         self.problems.append(Problem(where=self.where, key=key, message=message, hint=hint))
 
-    def size(self, *keys: str, default: int | None = None, limit: int = MAX_SIZE) -> int:
-        """The first of the keys that is there, as a whole number from 1 to `limit`."""
+    def size(self, *keys: str, default: int | None = None, limit: int = MAX_SIZE, least: int = 1) -> int:
+        """The first of the keys that is there, as a whole number from `least` to `limit`."""
         for key in keys:
             value = self.config.get(key)
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
                 self.problem(key, f"{show_value(value)} is not a whole number")
-            elif not 1 <= value <= limit:
-                self.problem(key, f"{show_value(value)} is not between 1 and {limit}")
+            elif not least <= value <= limit:
+                self.problem(key, f"{show_value(value)} is not between {least} and {limit}")
             else:
                 return value
             return 1
@@ -43,6 +43,22 @@ class ConfigReader:
             self.problem(keys[0], "missing")
             return 1
         return default
+
+    def choices(self, key: str, known: Collection[str], count: int) -> tuple[str, ...] | None:
+        """A list of `count` words, each of them known; None where the key is not there."""
+        value = self.config.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            self.problem(key, f"{show_value(value)} is not a list of names")
+        elif unknown := next((word for word in value if word not in known), None):
+            hint = f"{nearest(unknown, known)} modelled: {', '.join(sorted(known))}".strip()
+            self.problem(key, f"{show_value(unknown)} is not modelled", hint)
+        elif len(value) != count:
+            self.problem(key, f"{len(value)} names for {count} layers")
+        else:
+            return tuple(value)
+        return None
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.config.get(key)

@@ -60,7 +60,7 @@ class Gpt2:
         q, k, v = ops.split(self.ctx.linear(self.c_attn, x, self.joined), self.hidden, 3)
         q, k, v = (ops.view_heads(t, heads.q) for t in (q, k, v))
         out, weights = heads.attend(
-            self.ctx.kernel(heads),
+            self.ctx.kernel(heads, mask),
             q,
             k,
             v,
@@ -103,7 +103,7 @@ class Gpt2:
         mask = ctx.attention.mask(ctx)
         entering = [ops.dropout(hidden, c.embedding_dropout)]
         del hidden
-        hidden = ctx.layers("h", c.num_layers, self.block, entering, mask)
+        hidden = ctx.layers("h", c.num_layers, self.block, entering, lambda _: mask)
         return self.norm("ln_f", hidden)
 
     def head_weight(self) -> Param:

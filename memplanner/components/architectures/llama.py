@@ -43,10 +43,20 @@ class LlamaConfig(Frozen):
     attention_dropout: float = 0.0
     activation: str = "silu"
     max_positions: int = MAX_SIZE
+    sliding_window: int | None = None
+    """Tokens that a layer of "sliding_attention" sees; None where there is none."""
+    layer_types: tuple[str, ...] = ()
+    """The kind of every layer; empty where all are "full_attention"."""
+    full_mask: bool = True
+    """Whether the mask of full attention is made: Mistral makes one mask alone, Qwen's models one for each kind."""
+
+
+SLIDING = "sliding_attention"
+_LAYER_TYPES = ("full_attention", SLIDING)
 
 
 class Shared(NamedTuple):
-    """What every block uses: rotary's cos and sin, and eager attention's mask."""
+    """What a block is given: rotary's cos and sin, and the attention mask of its kind, where there is one."""
 
     cos: Tensor
     sin: Tensor
@@ -123,7 +133,7 @@ class Llama:
             q, k = q_rotated, k_rotated
             del q_rotated, k_rotated
         out, weights = heads.attend(
-            self.ctx.kernel(heads),
+            self.ctx.kernel(heads, shared.mask),
             q,
             k,
             v,
@@ -167,9 +177,16 @@ class Llama:
         ctx.require_input_gradients(inputs_embeds)
         for name in ("rotary_emb.inv_freq", "rotary_emb.original_inv_freq"):
             ctx.buffer(name, Shape(half_head_dim=c.head_dim // 2), FP32)
-        mask = ctx.attention.mask(ctx)
-        shared = Shared(*self.rotary_tables(inputs_embeds.dtype), mask)
-        hidden = ctx.layers("layers", c.num_layers, self.block, [inputs_embeds], shared)
+        full_mask = ctx.attention.mask(ctx) if c.full_mask else None
+        masks: dict[str, Tensor | None] = dict.fromkeys(c.layer_types, full_mask)
+        if SLIDING in masks:
+            masks[SLIDING] = ctx.attention.mask(ctx, window=c.sliding_window)
+        tables = self.rotary_tables(inputs_embeds.dtype)
+
+        def shared(i: int) -> Shared:
+            return Shared(*tables, masks[c.layer_types[i]] if masks else full_mask)
+
+        hidden = ctx.layers("layers", c.num_layers, self.block, [inputs_embeds], shared, c.layer_types)
         hidden = self.norm("norm", hidden)
         del position_ids
         return hidden
@@ -197,6 +214,25 @@ class Llama:
 # -- config.json -------------------------------------------------------------------------------------------------------
 
 
+def _layer_types(f: ConfigReader, model_type: str, num_layers: int) -> tuple[int | None, tuple[str, ...]]:
+    """The sliding window, and the kind of every layer (configuration_mistral.py, configuration_qwen2.py and
+    configuration_qwen3.py). LLaMA has no window; Mistral has one in every layer or in none.
+    """
+    if model_type == "llama":
+        return None, ()
+    is_mistral = model_type == "mistral"
+    is_set = f.config.get("sliding_window", 4096) is not None and (is_mistral or f.flag("use_sliding_window", False))
+    window = f.size("sliding_window", default=4096) if is_set else None
+    if is_mistral:
+        return window, (SLIDING,) * num_layers if is_set else ()
+    full_below = f.size("max_window_layers", default=28, least=0)
+    named = f.choices("layer_types", _LAYER_TYPES, num_layers)
+    types = named or tuple(_LAYER_TYPES[is_set and i >= full_below] for i in range(num_layers))
+    if SLIDING in types and window is None:
+        f.problem("layer_types", f"{SLIDING!r} needs a sliding_window, and use_sliding_window true")
+    return window, types if SLIDING in types else ()
+
+
 def _read(f: ConfigReader, model_type: str) -> LlamaConfig:
     """config.json, as its publisher wrote it."""
     hidden, heads = f.size("hidden_size"), f.size("num_attention_heads")
@@ -209,10 +245,12 @@ def _read(f: ConfigReader, model_type: str) -> LlamaConfig:
         f.problem("head_dim", f"{head_dim} is odd; rotary embeddings need an even one")
     qwen2 = model_type == "qwen2"
     bias = True if qwen2 else f.flag("attention_bias", False)
+    num_layers = f.size("num_hidden_layers", limit=MAX_LAYERS)
+    window, layer_types = _layer_types(f, model_type, num_layers)
     return LlamaConfig(
         hidden=hidden,
         intermediate=f.size("intermediate_size"),
-        num_layers=f.size("num_hidden_layers", limit=MAX_LAYERS),
+        num_layers=num_layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
@@ -225,6 +263,9 @@ def _read(f: ConfigReader, model_type: str) -> LlamaConfig:
         attention_dropout=f.share("attention_dropout", 0.0),
         activation=f.activation("hidden_act", "silu"),
         max_positions=f.size("max_position_embeddings", default=MAX_SIZE),
+        sliding_window=window,
+        layer_types=layer_types,
+        full_mask=model_type != "mistral" or not layer_types,
     )
 
 
