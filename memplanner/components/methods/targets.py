@@ -111,7 +111,7 @@ def copied_modules(names: tuple[str, ...], modules: "Modules") -> frozenset[str]
         if inside:
             _refuse(
                 key,
-                f"{show(name)} matches {inside} in every adapter too, which peft does not copy",
+                f"{show(name)} matches {inside} in every adapter too, whose copies are not modelled",
                 "give a longer end of the path",
             )
         roots |= {*found}
