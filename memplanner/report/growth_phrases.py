@@ -95,7 +95,7 @@ def explanation(checked: "Checked") -> list[str]:
     lines = [f"{category.replace('_', ' ')} {format_bytes(size)}" for size, category in parts]
     lines += [
         f"fragmentation {format_bytes(estimate.fragmentation_bytes)}",
-        f"context {format_bytes(estimate.context_bytes)}",
+        f"context {format_bytes(estimate.context_bytes)}" + (" (assumed)" if estimate.is_context_assumed else ""),
     ]
     return [*limits, f"at the peak, in {PHASE_WORDS[estimate.peak_phase]}: {', '.join(lines)}"]
 
