@@ -96,7 +96,7 @@ def explanation(checked: "Checked") -> list[str]:
     lines += [
         *([f"unsplit blocks {format_bytes(estimate.unsplit_bytes)}"] if estimate.unsplit_bytes else []),
         f"fragmentation {format_bytes(estimate.fragmentation_bytes)}",
-        f"context {format_bytes(estimate.context_bytes)}",
+        f"context {format_bytes(estimate.context_bytes)}" + (" (assumed)" if estimate.is_context_assumed else ""),
     ]
     return [*limits, f"at the peak, in {PHASE_WORDS[estimate.peak_phase]}: {', '.join(lines)}"]
 

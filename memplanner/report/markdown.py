@@ -54,6 +54,8 @@ def check_markdown(answer: "PlanAnswer", page: "Page") -> str:
     if changes is not None and (shown := changes.fitting or changes.others):
         lines += ["", "Any one of these makes it fit:" if changes.fitting else "These save most, none is enough:", ""]
         lines += [f"- `{c.typed}` saves {format_bytes(c.saved_bytes)}: {c.effect}" for c in shown]
+    if changes is not None and (c := changes.together) is not None:
+        lines += ["", f"Together: `{c.typed}` saves {format_bytes(c.saved_bytes)}: {c.effect}"]
     for title, texts in how_read(answer.foreign).items() if answer.foreign is not None else ():
         lines += ["", f"{escape(title)}:", "", *(f"- {escape(text)}" for text in texts)]
     lines += [

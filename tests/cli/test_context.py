@@ -42,6 +42,12 @@ def test_every_answer_about_a_size_says_so(words: tuple[str, ...], capsys: pytes
     assert ASSUMED in run(capsys, command, "llama-60m", "--gpu", "2GiB", *more)[1]
 
 
+def test_a_failing_plan_says_it_among_what_it_is_made_of(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("check", "llama-60m", "--gpu", "1GiB", "--format", "junit")
+    assert "context 710.19 MiB (assumed)" in run(capsys, *words)[1]
+    assert "(assumed)" not in run(capsys, *words, "--context", "600MiB")[1]
+
+
 def test_nothing_fits_a_device_that_is_smaller_than_its_context(capsys: pytest.CaptureFixture[str]) -> None:
     said = "the context alone, 710.19 MiB, is above the limit: no step fits, whatever it needs"
     code, out, err = run(capsys, "check", "llama-60m", "--gpu", "500MiB")
