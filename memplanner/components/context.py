@@ -47,11 +47,12 @@ class LinearSpec(Frozen, kw_only=False):
 class Numerics(Frozen):
     """The types that a step computes in.
 
-    weights: of the model's weights. autocast: that autocast runs matrix products in, None without it. compute: of
-    products with a quantised weight. norms: of the norms' weights.
+    weights: of the model's weights. linears: of those of linear layers in the blocks. autocast: that autocast runs
+    matrix products in, None without it. compute: of products with a quantised weight. norms: of the norms' weights.
     """
 
     weights: Dtype
+    linears: Dtype
     autocast: Dtype | None
     compute: Dtype
     norms: Dtype
@@ -195,10 +196,13 @@ class Context:
         projection: Projection | None = None,
     ) -> Tensor:
         """torch.nn.Linear, in autocast's type where there is autocast. projection: of its weight's gradient."""
-        weight = self.param(f"{spec.path}.weight", spec.weight_shape, trainable=trainable, projection=projection)
+        dtype = self.numerics.linears
+        weight = self.param(
+            f"{spec.path}.weight", spec.weight_shape, trainable=trainable, dtype=dtype, projection=projection
+        )
         bias: Param | None = None
         if spec.bias:
-            bias = self.param(f"{spec.path}.bias", spec.bias_shape, trainable=trainable)
+            bias = self.param(f"{spec.path}.bias", spec.bias_shape, trainable=trainable, dtype=dtype)
         return self.matmul(x, weight, bias, out_shape, f"{spec.path} output")
 
     def frozen_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:

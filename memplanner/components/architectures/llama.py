@@ -251,5 +251,6 @@ FAMILY = Family(
     _modules,
     ("q_proj", "v_proj"),
     ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    types_apart=True,
     kernels=("liger-rms-norm", "liger-rope", "liger-swiglu"),
 )
