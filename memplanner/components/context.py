@@ -58,6 +58,12 @@ class Numerics(Frozen):
 
     weights: Dtype
     stored: Dtype
+    weights: of the model's weights. linears: of those of linear layers in the blocks. autocast: that autocast runs
+    matrix products in, None without it. compute: of products with a quantised weight. norms: of the norms' weights.
+    """
+
+    weights: Dtype
+    linears: Dtype
     autocast: Dtype | None
     compute: Dtype
     norms: Dtype
@@ -260,10 +266,13 @@ class Context:
             trainable=trainable,
             projection=projection,
             tied_to=spec.tied_to,
+        dtype = self.numerics.linears
+        weight = self.param(
+            f"{spec.path}.weight", spec.weight_shape, trainable=trainable, dtype=dtype, projection=projection
         )
         bias: Param | None = None
         if spec.bias:
-            bias = self.param(f"{spec.path}.bias", spec.bias_shape, trainable=trainable)
+            bias = self.param(f"{spec.path}.bias", spec.bias_shape, trainable=trainable, dtype=dtype)
         return self.matmul(x, weight, bias, out_shape, f"{spec.path} output")
 
     def frozen_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:

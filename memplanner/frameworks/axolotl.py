@@ -37,6 +37,7 @@ DECIDES: Final = {
         "cut_cross_entropy",
         "plugins",
     ),
+    "fp32_embeddings": ("attn_implementation", "flash_attention", "sdp_attention", "eager_attention"),
     "step.kernels": ("liger_rms_norm", "liger_rope", "liger_glu_activation", "liger_swiglu"),
 }
 
@@ -110,9 +111,27 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             "use_ray": ONE_GPU,
         }
     )
+    _embeddings(keys, table)
     take_trainer(keys, table, batch_default=None)
     keys.disregard(AXOLOTL, AXOLOTL_PREFIXES)
     return table
+
+
+_CAST: Final = ("xformers_attention", "flex_attention", "s2_attention", "attn_implementation")
+
+
+def _embeddings(keys: Keys, table: Table) -> None:
+    """Embeddings, norms and head go to fp32, and back only for an adapter, for an attention that needs half precision
+    and for Cut Cross Entropy (loaders/model.py, _configure_embedding_dtypes).
+    """
+    step = table.get("step", {})
+    kept = step.get("attention", "sdpa") in ("sdpa", "eager") and keys.not_modelled.keys().isdisjoint(_CAST)
+    full = table["method"]["kind"] in ("full", "galore") and table.get("master_weights") is False
+    if full and kept and step.get("loss") != "cut-cross-entropy":
+        table["fp32_embeddings"] = True
+        keys.assumed.append(
+            "embeddings, norms and head in fp32, as Axolotl's loader leaves them without flash attention"
+        )
 
 
 def _plugins(keys: Keys, table: Table) -> None:

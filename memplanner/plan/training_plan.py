@@ -225,6 +225,9 @@ class TrainingPlan(Settings):
     master_weights: bool = True
     """With a -mixed precision: weights are in fp32. False: they are in half precision already, and autocast runs over
     them, as where the Trainer's bf16=True trains a model that was loaded in bf16."""
+    fp32_embeddings: bool = False
+    """With master_weights = false: embeddings, norms and head are in fp32 all the same, beside linear layers in half
+    precision, as Axolotl's loader leaves them where the whole model is trained without flash attention."""
     quantization: Quantization = "none"
     """Storage of the frozen base weights (bitsandbytes); needs a method that freezes them."""
     kbit_preparation: KbitPreparation = "all"
@@ -251,6 +254,7 @@ class TrainingPlan(Settings):
         if self.step.loss.kind != "cut-cross-entropy":
             return self
         full = self.precision == "fp32" or (self.precision.endswith("-mixed") and self.master_weights)
+        full = full or self.fp32_embeddings
         if self.quantization != "none":
             casts = ("all",) if self.precision.startswith("bf16") else ("all", "norms")
             full = full or self.kbit_preparation in casts
@@ -265,6 +269,16 @@ class TrainingPlan(Settings):
     def _only_autocast_has_master_weights(self) -> "TrainingPlan":
         if not self.master_weights and not self.precision.endswith("-mixed"):
             raise ValueError(f"master_weights = false is for a -mixed precision; {self.precision!r} has none anyway")
+        return self
+
+    @model_validator(mode="after")
+    def _fp32_embeddings_over_half_precision(self) -> "TrainingPlan":
+        if self.fp32_embeddings and (self.master_weights or not self.method.plain_layers):
+            methods = [cls for cls in groups(TrainingPlan, "method") if issubclass(cls, Method) and cls.plain_layers]
+            raise ValueError(
+                "fp32_embeddings is for a -mixed precision with master_weights = false, and for method "
+                f"{one_of(map(kind_of, methods))}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -96,6 +96,9 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
         raise UnsupportedError(
             Problem(where="plan", key="step.loss", message=message, hint=f"modules_to_save {', '.join(modules.head)}")
         )
+    if plan.fp32_embeddings and not family.types_apart:
+        message = f"is not modelled for the family {family.name}"
+        raise UserError(Problem(where="plan", key="fp32_embeddings", message=message))
     return Step(
         family=family,
         config=config,
@@ -131,7 +134,7 @@ def _kernels(plan: TrainingPlan, family: Family, config: object) -> frozenset[st
 
 def rule_of(plan: TrainingPlan) -> UpdateRule:
     """How the plan's parameters are updated; UnsupportedError where no library does that."""
-    rule = plan.method.rule(plan.optimizer, numerics_of(plan).weights)
+    rule = plan.method.rule(plan.optimizer, numerics_of(plan).linears)
     if plan.step.keep_gradients and rule.replaces_gradients:
         message = (
             "galore_torch's 8-bit AdamW puts the projected gradient in the gradient's place, and the next backward "
@@ -153,6 +156,13 @@ def numerics_of(plan: TrainingPlan) -> Numerics:
         norms = weights if plan.kbit_preparation == "none" else FP32
         weights = FP32 if plan.kbit_preparation == "all" else weights
     return Numerics(weights=weights, stored=stored, autocast=autocast, compute=compute, norms=norms)
+    compute, norms, linears = autocast or weights, weights, weights
+    if plan.fp32_embeddings:
+        weights = norms = FP32
+    if plan.quantization != "none":
+        norms = weights if plan.kbit_preparation == "none" else FP32
+        weights = linears = FP32 if plan.kbit_preparation == "all" else weights
+    return Numerics(weights=weights, linears=linears, autocast=autocast, compute=compute, norms=norms)
 
 
 def _check_copies(plan: TrainingPlan, modules: Modules, copied: frozenset[str]) -> None:

@@ -210,7 +210,7 @@ EVERY_KERNEL = ("liger-rms-norm", "liger-rope", "liger-swiglu")
         (AXOLOTL + LIGER + "liger_rope: true\nliger_rms_norm: true\nliger_swiglu: true\n", EVERY_KERNEL),
         (AXOLOTL + LIGER + "liger_glu_activation: true\nliger_layer_norm: true\n", EVERY_KERNEL[2:]),
         (AXOLOTL + "liger_rope: true\n", ()),
-        ("base_model: gpt2\n" + LIGER + "liger_rope: true\n", ()),
+        ("base_model: gpt2\nadapter: lora\n" + LIGER + "liger_rope: true\n", ()),
     ],
 )
 def test_ligers_kernels_are_read(tmp_path: Path, text: str, kernels: tuple[str, ...]) -> None:
@@ -347,6 +347,29 @@ def test_a_key_that_asks_for_nothing_is_passed_over(tmp_path: Path, value: str) 
     config = read(tmp_path, text)
     assert (config.not_modelled, config.ignored) == ((), ())
     assert "made_up_key" in config.irrelevant
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("", True),
+        ("attn_implementation: sdpa\n", True),
+        ("eager_attention: true\n", True),
+        ("flash_attention: true\n", False),
+        ("attn_implementation: flash_attention_2\n", False),
+        ("xformers_attention: true\n", False),
+        ("adapter: lora\n", False),
+        ("bf16: false\n", False),
+        (CUT, False),
+        (LIGER + "liger_fused_linear_cross_entropy: true\n", True),
+    ],
+)
+def test_axolotl_keeps_embeddings_in_fp32(tmp_path: Path, text: str, kept: bool) -> None:
+    config = read(tmp_path, AXOLOTL + text)
+    plan = merge(config.table, {}, where="")
+    assert plan.fp32_embeddings is kept
+    assert any("embeddings, norms and head in fp32" in said for said in config.assumed) is kept
+    assert predict(plan).allocated_bytes > 0
 
 
 @pytest.mark.parametrize(

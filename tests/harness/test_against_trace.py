@@ -96,6 +96,16 @@ WINDOWS = [
     case("qwen2-alternating", method=LORA, precision="fp16", step={"padding": True, "attention": "eager"}),
 ]
 
+APART = {"precision": "bf16-mixed", "master_weights": False, "fp32_embeddings": True}
+FP32_EMBEDDINGS = [
+    case("llama", method="full", **APART),
+    case("llama", method="full", optimizer="adamw-fused", step={"checkpointing": "full"}, **APART),
+    case("llama", method="full", optimizer="adamw-8bit", step={"attention": "eager", "grad_accumulation": 2}, **APART),
+    case("qwen2", method="full", **APART),
+    case("qwen3", method="full", optimizer="adafactor", step={"checkpointing": "every-2"}, **APART),
+    case("mistral", method={"kind": "galore", "rank": 64}, **APART),
+]
+
 GRADNORMLORP = {"kind": "gradnormlorp", "rank": 16, "projection_rank": 4}
 WIDE = {"kind": "gradnormlorp", "rank": 96, "projection_rank": 80}
 EIGHT_BIT = {"optimizer": "adamw-8bit"}
@@ -173,6 +183,7 @@ def workspaces(estimate: Estimate) -> int:
 
 
 @pytest.mark.parametrize(("model", "fields"), FAMILIES + SIZES + REGIMES + WINDOWS + METHODS + WHOLE_MODULES)
+@pytest.mark.parametrize(("model", "fields"), FAMILIES + SIZES + REGIMES + FP32_EMBEDDINGS + METHODS)
 def test_every_phase_agrees_with_the_trace(model: str, fields: dict[str, Any], tmp_path: Path) -> None:
     plan = plan_of(model, fields, tmp_path)
     estimate = predict(plan)

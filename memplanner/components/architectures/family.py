@@ -177,6 +177,8 @@ class Family(Frozen, kw_only=False):
     classifier: bool = False
     trained_as: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     """Ends of the names of transformers' classes that the model stands for, or that are loaded as it is."""
+    types_apart: bool = False
+    """Whether embeddings, norms and head can be of another type than the linear layers of the blocks."""
     kernels: tuple[str, ...] = ()
     """The kernels of other packages that it is modelled with."""
     block_order: tuple[str, ...] = ()

@@ -298,5 +298,6 @@ FAMILY = Family(
         *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
         *("self_attn.q_norm", "self_attn.k_norm", "mlp", "input_layernorm", "post_attention_layernorm"),
     ),
+    types_apart=True,
     kernels=("liger-rms-norm", "liger-rope", "liger-swiglu"),
 )

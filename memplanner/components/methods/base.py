@@ -17,11 +17,13 @@ class Method(Settings):
     """A training method. The defaults are those of a method without rank that leaves updates to the optimizer.
 
     label: its name for people. freezes_base: whether the base weights are frozen, so that they may be quantised.
+    plain_layers: whether linear layers stay torch's own.
     """
 
     label: ClassVar[str]
     kind: str
     freezes_base: ClassVar[bool] = False
+    plain_layers: ClassVar[bool] = False
 
     def linear(self, ctx: "Context", spec: "LinearSpec", x: Tensor, out_shape: Shape) -> Tensor:
         """What a linear layer is under this method; out_shape: of its output."""
