@@ -21,7 +21,6 @@ def with_nested(config: Mapping[str, Any]) -> dict[str, Any]:
     keys = dict(config)
     for table, key in NESTED:
         if isinstance(inner := keys.get(table), dict) and key in inner:
-            keys[table] = {name: value for name, value in inner.items() if name != key}
             keys[f"{table}.{key}"] = inner[key]
     return keys
 
