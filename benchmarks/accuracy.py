@@ -18,7 +18,7 @@ from memplanner.validation.traces import validate_traces
 from tests.validation.grid import draw
 
 ROOT = Path(__file__).parent.parent
-PUBLISHED = ROOT / "tests" / "data" / "published_measurements.json"
+PUBLISHED = ROOT / "profiles" / "published" / "measurements.json"
 PEAKS = ("load", "forward", "loss", "backward", "update", "refresh", "steady")
 KEPT = ("parameters", "adapters", "gradients", "optimizer state", "projectors")
 
@@ -137,7 +137,7 @@ def main() -> None:
     text = [
         "# How accurate it is",
         "",
-        "Written by `make accuracy`; every figure is computed from the files in tests/data and from traces made then.",
+        "Written by `make accuracy`; every figure is computed from the files in profiles/published and from traces made then.",
         "",
         "## Published measurements on real GPUs",
         "",

@@ -1,7 +1,7 @@
 """How far the device bytes have been off, by kind of plan: a plan that has less to spare fits tightly.
 
-The shares are the worst errors of `memplanner validate` over the published runs in tests/data, rounded up to a tenth of
-a percent; a test checks that they are. A kind without measurements gets the widest of them.
+The shares are the worst errors of `memplanner validate` over the published runs that ship, rounded up to a tenth of a
+percent; a test checks that they are. A kind without measurements gets the widest of them.
 """
 
 from typing import Final

@@ -37,7 +37,7 @@ def records_in(words: Iterable[str], root: Path) -> list[Path]:
 
 
 def validate_records(paths: Iterable[Path]) -> Validation:
-    """Predict the plan of every record and compare it with what was measured."""
+    """Predict the plan of every record and compare it with what was measured or traced."""
     validation = Validation()
     with tempfile.TemporaryDirectory() as scratch:
         for path in paths:
@@ -124,6 +124,7 @@ def record_rows(record: Measurement, estimate: Estimate) -> list[Row]:
             metric=metric,
             predicted_bytes=ours,
             measured_bytes=theirs,
+            witness=record.witness,
         )
         for metric, ours, theirs in figures
         if theirs is not None

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from memplanner.catalogue import profiles_dir
 from memplanner.cli.main import main
 
-DATA = Path(__file__).parent.parent / "data" / "published_measurements.json"
+DATA = profiles_dir() / "published" / "measurements.json"
 
 
 @pytest.fixture
@@ -33,6 +34,11 @@ def test_published_rows_in_text(folder: Path, capsys: pytest.CaptureFixture[str]
     assert "a100-010: 2 GPUs: parallelism is not part of a plan yet" in out
     assert "double quantisation, as fms-acceleration" in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_without_arguments_what_ships_is_validated(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = answer(capsys, "--published", str(DATA))
+    assert answer(capsys) == named
 
 
 def test_beyond_the_tolerance_is_exit_code_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +114,7 @@ def test_records_and_their_verdicts(folder: Path, capsys: pytest.CaptureFixture[
     assert "crashed: failed: exit code 1: [red]no[/red]" in out
 
 
-def test_traces_instead_of_measurements(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_against_fresh_traces(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("peft")
     from memplanner.catalogue import find_model
@@ -117,12 +123,15 @@ def test_traces_instead_of_measurements(folder: Path, capsys: pytest.CaptureFixt
     code, out, _ = answer(capsys, "records", "--against", "fake")
     assert code == 0
     assert "memplanner profile, fake" in out
+    _, out, _ = answer(capsys, "records", "--against", "fake", "--format", "json")
+    assert {row["witness"] for row in json.loads(out)["rows"]} == {"traced"}
+    _, out, _ = answer(capsys, "records", "--format", "json")
+    assert {row["witness"] for row in json.loads(out)["rows"]} == {"measured"}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "nothing to validate"),
         ("nosuch", "nosuch: no such file or directory"),
         ("empty", "holds no records"),
         ("text.json", "not valid JSON"),

@@ -1,4 +1,4 @@
-"""Predictions held against third parties' measurements on real GPUs (tests/data), by the figures we promise."""
+"""Predictions held against third parties' measurements on real GPUs (profiles/published), by the figures we promise."""
 
 import json
 import statistics
@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from memplanner.catalogue import profiles_dir
 from memplanner.errors import UserError
 from memplanner.prediction.margin import MEASURED, kind_of_plan
 from memplanner.validation.published import PublishedRow, load_published, plan_of, validate_published
 from memplanner.validation.rows import Row, Validation
 
-DATA = Path(__file__).parent.parent / "data" / "published_measurements.json"
+DATA = profiles_dir() / "published" / "measurements.json"
 
 
 @pytest.fixture(scope="module")
