@@ -37,6 +37,6 @@ def kind_of_plan(plan: TrainingPlan) -> str:
 
 
 def margin_of(plan: TrainingPlan) -> Margin:
-    """The margin of the plan's kind, with zero `runs` where the kind has not been measured."""
+    """The margin of the plan's kind, with zero `runs` where no measured run of the kind has been compared."""
     kind = kind_of_plan(plan)
     return _BY_KIND.get(kind) or Margin(kind, WIDEST, 0)

@@ -119,7 +119,7 @@ def margin_words(margin: "Margin") -> str:
     """How far device may be off, in one sentence."""
     if margin.runs == 0:
         widest = f"the widest error of other plans, {margin.share:.1%}"
-        return f"no run of {margin.kind} has been measured on a GPU: {widest}, is taken as the margin"
+        return f"no measured run of {margin.kind} has been compared: {widest}, is taken as the margin"
     runs = "run" if margin.runs == 1 else "runs"
     return f"with {margin.kind}, device has been off by at most {margin.share:.1%} ({margin.runs} measured {runs})"
 
