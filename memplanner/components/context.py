@@ -182,7 +182,8 @@ class Context:
         if self.method.copies_head:
             path = f"{spec.path}.original_module"
             self.param(f"{path}.weight", spec.weight_shape, trainable=False)
-            self.param(f"{path}.bias", spec.bias_shape, trainable=False)
+            if spec.bias:
+                self.param(f"{path}.bias", spec.bias_shape, trainable=False)
         return self.plain_linear(spec, x, out_shape, trainable=True)
 
     def plain_linear(

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from memplanner.catalogue import find_model
-from memplanner.components.architectures.registry import read_config
 from memplanner.components.attention import Attention
+from memplanner.harness.builders.models import settings_of
 from memplanner.harness.cuda_kernels import cuda_memory
 from memplanner.harness.history import Event, Mark, Reading, read_history
 from memplanner.harness.job import Batch, Job, job_of_plan
@@ -90,7 +89,7 @@ class Tracker:
 
     def on_phase_end(self, phase: Phase) -> None:
         """Record the category of every tensor alive: only now does the job know its gradients and states."""
-        if self.paused:
+        if self.paused or (phase == "forward" and self.phase == "loss"):  # a second loss of the same forward pass
             return
         now = time.perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
@@ -254,8 +253,7 @@ def run_fake(plan: TrainingPlan, root: Path = Path(), *, names: bool = False) ->
 
 def kernel_of(plan: TrainingPlan, root: Path) -> str:
     """The attention kernel that prediction chooses for the plan on a card that supports them all."""
-    profile = find_model(plan.model, root)
-    family, config = read_config(profile.config, profile.name)
+    family, config = settings_of(plan, root)
     numerics = numerics_of(plan)
     attention = Attention(kind=plan.step.attention, compute_capability=8.0, padding=plan.step.padding)
     groups, head_dim = family.heads(config)

@@ -102,21 +102,22 @@ def marking(at_loss: Callable[[], None], recompute: Around, update: Around) -> I
     functions of `recompute` before and after every forward pass that checkpointing repeats, and those of `update`
     before and after every step of an optimizer.
     """
-    import transformers.loss.loss_utils as losses
     import transformers.modeling_utils as modeling
 
-    causal = losses.ForCausalLMLoss
     classify = torch.nn.CrossEntropyLoss.forward
 
-    def causal_marked(*args: Any, **kwargs: Any) -> Any:
-        at_loss()
-        return causal(*args, **kwargs)
+    def marked(loss: Callable[..., Any]) -> Callable[..., Any]:
+        def with_mark(*args: Any, **kwargs: Any) -> Any:
+            at_loss()
+            return loss(*args, **kwargs)
+
+        return with_mark
 
     def classify_marked(*args: Any, **kwargs: Any) -> Any:
         at_loss()
         return classify(*args, **kwargs)
 
-    patched = {**modeling.LOSS_MAPPING, "ForCausalLM": causal_marked}
+    patched = {name: marked(loss) for name, loss in modeling.LOSS_MAPPING.items()}
     with (
         unittest.mock.patch.object(modeling, "LOSS_MAPPING", patched),
         unittest.mock.patch.object(torch.nn.CrossEntropyLoss, "forward", classify_marked),

@@ -1,13 +1,13 @@
 """From a plan to the parts of its training step, resolved once; whatever can be wrong with a plan is said here."""
 
 from collections.abc import Mapping
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from memplanner.components.architectures.family import Family
 from memplanner.components.attention import Attention
 from memplanner.components.context import Context, Numerics
 from memplanner.components.losses.base import Batch, Losses
-from memplanner.components.losses.cross_entropy import Classification
+from memplanner.components.losses.heads import head_loss
 from memplanner.components.methods.base import Method
 from memplanner.components.optimizers.update import UpdateRule
 from memplanner.components.quantization import QUANTIZATIONS
@@ -46,7 +46,7 @@ class Step(Frozen, eq=False):
     """
 
     family: Family
-    config: object
+    config: Any
     method: Method
     rule: UpdateRule
     loss: RunsModel
@@ -89,7 +89,7 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
         config=config,
         method=method,
         rule=rule,
-        loss=Classification() if family.classifier else step.loss,  # type: ignore[arg-type]
+        loss=_loss_of(plan, family, config),
         numerics=numerics_of(plan),
         attention=Attention(kind=step.attention, compute_capability=compute_capability, padding=step.padding),
         quantization=QUANTIZATIONS[plan.quantization],
@@ -100,6 +100,19 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
         keeps_outputs=step.keep_outputs_until if step.keep_outputs else None,
         per_layer_updates=step.per_layer_updates,
     )
+
+
+def _loss_of(plan: TrainingPlan, family: Family, config: Any) -> Any:
+    """The plan's loss of a causal language model, or that of another head; UserError where the head is not modelled."""
+    task = config.task
+    if task == "causal-lm":
+        return plan.step.loss
+    if task == "masked-lm" and plan.quantization != "none":
+        message = (
+            f"quantization {plan.quantization!r} of a masked language model, whose head stays whole, is not modelled"
+        )
+        raise UnsupportedError(Problem(where="plan", key="quantization", message=message))
+    return head_loss(task, is_decoder=family.tasks[0] == "causal-lm", has_loss_function=family.has_loss_function)
 
 
 def rule_of(plan: TrainingPlan) -> UpdateRule:

@@ -1,7 +1,8 @@
-"""What the causal language models share: the output projection."""
+"""What the causal language models share: the output projection, and the heads that take its place."""
 
-from memplanner.components.context import Context
+from memplanner.components.context import Context, LinearSpec
 from memplanner.program.shapes import Shape
+from memplanner.tape import ops
 from memplanner.tape.engine import Param, Tensor
 
 
@@ -16,3 +17,11 @@ def logits_of(ctx: Context, hidden: Tensor, weight: Param) -> Tensor:
     """Logits (batch, seq, vocab) of all tokens."""
     shape = Shape(batch=ctx.batch, seq=ctx.seq, vocab=weight.shape.dims[0])
     return ctx.matmul(hidden, weight, None, shape, "logits")
+
+
+def label_logits(
+    ctx: Context, hidden: Tensor, name: str, labels: int, *, bias: bool = True, dropout: float = 0.0
+) -> Tensor:
+    """The logits (batch, seq, labels) of a new linear layer of this name."""
+    spec = LinearSpec(name, hidden.shape.dims[-1], labels, bias, ("labels", "hidden"))
+    return ctx.head(spec, ops.dropout(hidden, dropout), Shape(batch=ctx.batch, seq=ctx.seq, labels=labels))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from memplanner.components.architectures.tasks import Task
 from memplanner.components.context import Context
 from memplanner.errors import Problem
 from memplanner.frozen import Frozen
@@ -83,6 +84,19 @@ def show_value(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
+class Headed(Frozen):
+    """The settings of a model that say what is on its last hidden state.
+
+    num_labels: of a head for classification. published_as: the class that the weights were published as, where its head
+    gives way to that of the task without being told to. head_dropout: in front of a head that labels tokens.
+    """
+
+    task: Task = "causal-lm"
+    num_labels: int = 2
+    published_as: str = ""
+    head_dropout: float = 0.1
+
+
 class Modules(Frozen):
     """A model's modules by their paths in named_modules(), but for a classifier's head, which no method acts on.
 
@@ -105,14 +119,15 @@ def modules_of(
     others: Iterable[str],
     outside: Iterable[str] = (),
     around: Iterable[str] = (),
+    head: Iterable[str] = (),
 ) -> Modules:
     """The modules of a stack of blocks and of what is around it.
 
     stack: its path from the root. linear, others: of a block, by their paths in it. outside: linear layers in no block,
-    from the root. around: all else, by whole paths.
+    from the root; head: those of the head, by whole paths. around: all else, by whole paths.
     """
     blocks = [f"{root}.{stack}.{i}" for i in range(num_layers)]
-    outer = tuple(f"{root}.{name}" for name in outside)
+    outer = (*(f"{root}.{name}" for name in outside), *head)
     linear, others = tuple(linear), tuple(others)
     return Modules(
         root=root,
@@ -124,11 +139,14 @@ def modules_of(
 
 class Family(Frozen, kw_only=False):
     """A family of architectures: how its config is read and its forward pass written, which modules it has, the
-    projections that methods take by default (peft's mapping, and every linear layer of the blocks), the longest
-    sequence, where positions are a table, and what it is trained as.
+    projections that methods take by default (peft's mapping, and every linear layer of the blocks), and what it can be
+    trained for.
 
-    block_order: a block's modules with weights in the order in which they are registered, where that is not the order
-    of the forward pass: an optimizer's loop takes parameters as named_parameters() gives them.
+    tasks: the first is the default. takes_over: tasks of published models that are trained for the default one unless
+    the plan says otherwise. has_loss_function: the losses of classification are transformers' loss_function
+    (loss/loss_utils.py), and not code of the model's own. block_order: a block's modules with weights in the order in
+    which they are registered, where that is not the order of the forward pass: an optimizer's loop takes parameters as
+    named_parameters() gives them.
     """
 
     name: str
@@ -137,9 +155,9 @@ class Family(Frozen, kw_only=False):
     modules: Callable[[Any], Modules]
     lora_targets: tuple[str, ...]
     block_targets: tuple[str, ...]
-    classifier: bool = False
-    trained_as: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
-    """Ends of the names of transformers' classes that the model stands for, or that are loaded as it is."""
+    tasks: tuple[Task, ...] = ("causal-lm", "sequence-classification", "token-classification", "question-answering")
+    takes_over: tuple[Task, ...] = ()
+    has_loss_function: bool = True
     block_order: tuple[str, ...] = ()
 
     def in_module_order(self, params: Sequence[Param]) -> list[Param]:
@@ -162,7 +180,7 @@ class Family(Frozen, kw_only=False):
         for padding.
         """
         positions: int | None = getattr(config, "positions", None)
-        if positions is not None and self.classifier and not config.pooler:
+        if positions is not None and getattr(config, "pooler", None) is False:
             return positions - 2
         return positions
 
