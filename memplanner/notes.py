@@ -40,6 +40,18 @@ class EmulatedBf16(Frozen):
     """The card has no bf16 of its own."""
 
 
+class AssumedContext(Frozen):
+    """The device is given by its size alone, and so its context is an assumption."""
+
+    context_bytes: int
+
+
+class ContextAboveLimit(Frozen):
+    """The context alone is above the limit, whatever the step needs."""
+
+    context_bytes: int
+
+
 class TypicalBatch(Frozen):
     """What a batch of the typical length allocates at its peak."""
 
@@ -47,4 +59,14 @@ class TypicalBatch(Frozen):
     allocated_bytes: int
 
 
-Note = OtherKernel | RankAboveMatrix | SequenceAboveModel | OtherHead | PagedStates | EmulatedBf16 | TypicalBatch
+Note = (
+    OtherKernel
+    | RankAboveMatrix
+    | SequenceAboveModel
+    | OtherHead
+    | PagedStates
+    | EmulatedBf16
+    | AssumedContext
+    | ContextAboveLimit
+    | TypicalBatch
+)

@@ -70,9 +70,28 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mistral-window": {**MODELS["mistral"], "num_hidden_layers": 3, "sliding_window": 128},
+    "qwen3-windows": {
+        **MODELS["qwen3"],
+        "num_hidden_layers": 6,
+        "use_sliding_window": True,
+        "sliding_window": 128,
+        "max_window_layers": 2,
+    },
+    "qwen2-alternating": {
+        **MODELS["qwen2"],
+        "num_hidden_layers": 4,
+        "use_sliding_window": True,
+        "sliding_window": 64,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
+}
+"""Models of these families with what few models have."""
+
 
 def plan_of(model: str, fields: dict[str, Any], folder: Path) -> TrainingPlan:
     """A plan of one of the models above, whose config is written to the folder."""
     path = folder / f"{model}.json"
-    path.write_text(json.dumps(MODELS[model]))
+    path.write_text(json.dumps((MODELS | VARIANTS)[model]))
     return TrainingPlan.model_validate({"model": str(path), "device": "24GiB", "precision": "bf16", **fields})

@@ -22,8 +22,9 @@ class Attention(Frozen):
     compute_capability: float
     padding: bool
 
-    def kernel(self, dtype: Dtype, *, groups: int, head_dim: int) -> Kernel:
-        """The kernel that runs for queries of this type. groups: query heads per key/value head.
+    def kernel(self, dtype: Dtype, *, groups: int, head_dim: int, masked: bool) -> Kernel:
+        """The kernel that runs for queries of this type. groups: query heads per key/value head. masked: there is a
+        mask.
 
         "sdpa" is PyTorch's own choice among flash (half precision, compute capability 8.0, head dim up to 256),
         memory-efficient (no grouped-query attention) and math (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp);
@@ -39,27 +40,31 @@ class Attention(Frozen):
                 return "efficient"
             case "sdpa-math":
                 return "math"
-        if dtype is not FP32 and self.compute_capability >= 8 and head_dim <= 256 and not self.padding:
+        if dtype is not FP32 and self.compute_capability >= 8 and head_dim <= 256 and not masked:
             return "flash"
-        if (groups > 1 and not self.padding) or (dtype is BF16 and self.compute_capability < 8):
+        if (groups > 1 and not masked) or (dtype is BF16 and self.compute_capability < 8):
             return "math"
         return "efficient"
 
-    def mask(self, ctx: "Context", *, causal: bool = True) -> Tensor | None:
-        """The mask that all layers share, (batch, 1, seq, seq): for eager attention in the weights' type, for SDPA
-        boolean and only where batches are padded; the kernels know causality by themselves.
+    def mask(self, ctx: "Context", *, causal: bool = True, window: int | None = None) -> Tensor | None:
+        """The mask that all layers of a kind share, (batch, 1, seq, seq): for eager attention in the weights' type, for
+        SDPA boolean, and only where batches are padded or a sequence is as long as the sliding window; the kernels know
+        causality by themselves, and flash-attention windows too.
 
-        Source: transformers.masking_utils, eager_mask and sdpa_mask.
+        Source: transformers.masking_utils, eager_mask, sdpa_mask, _ignore_causal_mask_sdpa and flash_attention_mask.
         """
         eager = self.kind == "eager"
-        if not self.padding and not (eager and causal):
+        if self.kind == "flash-attention-2":
+            return None
+        is_windowed = window is not None and ctx.seq >= window
+        if not (self.padding or is_windowed or (eager and causal)):
             return None
         tape, s = ctx.tape, ctx.seq
         full = Shape(batch=ctx.batch, one=1, queries=s, keys=s)
         shape = full if self.padding else Shape(one=1, one_=1, queries=s, keys=s)
         allowed = tape.new(shape, BOOL, "attention mask (bool)")
         if not eager:
-            return allowed
+            return tape.view(allowed, full)  # where batches are not padded, all sequences share it (expand)
         zero = tape.new(SCALAR, ctx.weight_dtype, "zero")
         mask = tape.new(full, ctx.weight_dtype, "attention mask")
         del allowed, zero

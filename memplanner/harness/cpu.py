@@ -25,7 +25,6 @@ from memplanner.harness.loop import Untimed, marking, run_step
 from memplanner.harness.run import RunResult
 from memplanner.measurement import Outcome
 from memplanner.plan.training_plan import TrainingPlan
-from memplanner.step.assemble import numerics_of
 from memplanner.timeline import Category, Phase
 
 
@@ -237,7 +236,7 @@ def _log(tracker: Tracker) -> dict[Phase, list[tuple[int, str]]]:
 def faking(plan: TrainingPlan, root: Path) -> Iterator[FakeTensorMode]:
     """A mode of fake tensors on which the plan's step allocates as it would on CUDA."""
     mode = FakeTensorMode(allow_non_fake_inputs=False)
-    with cuda_memory(kernel_of(plan, root)):
+    with cuda_memory(Attention(kind=plan.step.attention, compute_capability=8.0, padding=plan.step.padding)):
         yield mode
 
 
@@ -249,12 +248,3 @@ def run_fake(plan: TrainingPlan, root: Path = Path(), *, names: bool = False) ->
         job = job_of_plan(plan, root, "cpu", fake_mode=mode)
         with mode:
             return job, run_tracked(job, warmup=0, names=names)
-
-
-def kernel_of(plan: TrainingPlan, root: Path) -> str:
-    """The attention kernel that prediction chooses for the plan on a card that supports them all."""
-    family, config = settings_of(plan, root)
-    numerics = numerics_of(plan)
-    attention = Attention(kind=plan.step.attention, compute_capability=8.0, padding=plan.step.padding)
-    groups, head_dim = family.heads(config)
-    return attention.kernel(numerics.autocast or numerics.norms, groups=groups, head_dim=head_dim)

@@ -19,12 +19,14 @@ Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must 
 import contextlib
 import unittest.mock
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from memplanner.components.attention import Attention
 from memplanner.gradnormlorp import norm
+from memplanner.program.shapes import BF16, FP16, FP32
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -88,7 +90,10 @@ class EfficientAttention(torch.autograd.Function):
         return dq, dk, dv, None
 
 
-def _attention(kernel: str) -> Any:
+def _attention(attention: Attention) -> Any:
+    """scaled_dot_product_attention with the kernel that runs for each call's tensors."""
+    from transformers.integrations.sdpa_attention import repeat_kv
+
     def scaled_dot_product_attention(
         query: Tensor,
         key: Tensor,
@@ -99,18 +104,27 @@ def _attention(kernel: str) -> Any:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        assert attn_mask is None or kernel == "efficient", "flash takes no mask"
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        lowered = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+        groups = query.shape[1] // key.shape[1] if enable_gqa else 1
+        kernel = attention.kernel(
+            _DTYPES[lowered], groups=groups, head_dim=query.shape[3], masked=attn_mask is not None
+        )
+        if kernel == "math":
+            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+                return _sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        query, key, value = query.to(lowered), key.to(lowered), value.to(lowered)
         if kernel == "efficient":
-            groups = query.shape[1] // key.shape[1]
             if groups > 1:
-                key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+                key, value = (repeat_kv(t, groups) for t in (key, value))
             return EfficientAttention.apply(query, key, value, attn_mask)  # type: ignore[no-any-return]
+        assert attn_mask is None, "flash takes no mask"
         return FlashAttention.apply(query, key, value)  # type: ignore[no-any-return]
 
     return scaled_dot_product_attention
+
+
+_sdpa = torch.nn.functional.scaled_dot_product_attention
+_DTYPES: Final = {torch.float32: FP32, torch.bfloat16: BF16, torch.float16: FP16}
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -199,10 +213,10 @@ def _code_book(*_: Any, **__: Any) -> Tensor:
 
 
 @contextlib.contextmanager
-def cuda_memory(attention: str) -> Iterator[None]:
+def cuda_memory(attention: Attention) -> Iterator[None]:
     """Within this context transformers' models on fake CPU tensors allocate as they would on CUDA.
 
-    attention: the attention kernel, as memplanner.tape.attention names it: "eager", "flash", "efficient" or "math".
+    attention: which attention kernels run.
     """
     import bitsandbytes
     import transformers.masking_utils as masks
@@ -210,10 +224,7 @@ def cuda_memory(attention: str) -> Iterator[None]:
     functional = torch.nn.functional
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context
-        if attention in ("flash", "efficient"):
-            patch(unittest.mock.patch.object(functional, "scaled_dot_product_attention", _attention(attention)))
-        elif attention == "math":
-            patch(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        patch(unittest.mock.patch.object(functional, "scaled_dot_product_attention", _attention(attention)))
         patch(unittest.mock.patch.object(functional, "dropout", _dropout))
         patch(unittest.mock.patch.object(functional, "softmax", _cuda_softmax))
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))

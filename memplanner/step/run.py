@@ -76,7 +76,10 @@ def _written(step: Step, tape: Tape, batch: int, seq: int) -> tuple[StepProgram,
         tensors=tape.tensors,
         sizes=tape.sizes,
         structure=tape.structure(),
-        persistent=Persistent(tuple(_persistent(step, tape, trained, gradients_outlive=gradients_outlive))),
+        persistent=Persistent(
+            tuple(_persistent(step, tape, trained, gradients_outlive=gradients_outlive)),
+            checkpoint=None if step.quantization is None else step.numerics.weights,
+        ),
         refresh_only=frozenset(tape.refresh_only),
     )
     return program, tuple(ctx.notes)

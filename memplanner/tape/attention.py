@@ -88,19 +88,23 @@ class Heads(Frozen):
 
 
 def repeat_kv(x: Tensor, heads: Heads) -> Tensor:
-    """Copy the key/value heads so that every query head has its own; backward sums over each group."""
-    if heads.groups == 1:
-        return x
+    """transformers' repeat_kv, expand() and reshape(), gives every query head its own keys and values: a copy, but of a
+    single key/value head a view. Backward sums over each group.
+    """
+    if heads.groups == 1 or heads.num_kv_heads > 1:
+        return repeat_interleave(x, heads)
     node = x.tape.record(_repeat_backward, (x.node,), None, x.shape)
-    out = x.tape.new(heads.q, x.dtype, "key/value heads expanded")
+    out = x.tape.view(x, heads.q)
     out.node = node
     return out
 
 
-def expanded_view(x: Tensor, heads: Heads) -> Tensor:
-    """The same for one key/value head of one sequence, which expand().reshape() leaves a view."""
+def repeat_interleave(x: Tensor, heads: Heads) -> Tensor:
+    """torch.repeat_interleave over the heads, which always copies."""
+    if heads.groups == 1:
+        return x
     node = x.tape.record(_repeat_backward, (x.node,), None, x.shape)
-    out = x.tape.view(x, heads.q)
+    out = x.tape.new(heads.q, x.dtype, "key/value heads expanded")
     out.node = node
     return out
 
@@ -121,9 +125,8 @@ def eager(
     autocast: Dtype | None,
 ) -> tuple[Tensor, Tensor]:
     """transformers' eager_attention_forward, which allocates the scores several times."""
-    expand = expanded_view if heads.num_kv_heads == 1 and heads.batch == 1 else repeat_kv
-    k = expand(k, heads)
-    v = expand(v, heads)
+    k = repeat_kv(k, heads)
+    v = repeat_kv(v, heads)
     weights = ops.scale(_matmul(q, k, heads.scores, "attention scores", autocast), "scaled scores")
     if mask is not None:
         weights = ops.add_constant(weights, mask, "masked scores")
@@ -182,7 +185,7 @@ def math(
         zero, minus = tape.new(SCALAR, FP32, "zero"), tape.new(SCALAR, FP32, "minus infinity")
         bias = tape.new(square, FP32, "causal mask")
         del zero, minus, allowed
-    keys, values = (k32, v32) if mask is not None else (repeat_kv(k32, heads), repeat_kv(v32, heads))
+    keys, values = (k32, v32) if mask is not None else (repeat_interleave(k32, heads), repeat_interleave(v32, heads))
     scores = _matmul(scaled_q, ops.scale(keys, "scaled key"), heads.scores, "attention scores", None)
     if bias is not None:
         scores = ops.add_constant(scores, bias, "masked scores")

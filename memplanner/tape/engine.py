@@ -52,6 +52,11 @@ class Tensor:
         if self.base is None:
             self.tape.log.append(~self.index)
 
+    @property
+    def expanded(self) -> bool:
+        """Whether it is a view of more elements than its storage has, as expand() makes."""
+        return self.base is not None and self.shape.numel > self.base.shape.numel
+
 
 Role = Literal["weight", "buffer", "leaf"]
 

@@ -59,6 +59,7 @@ NOT_BUILDABLE: Final[tuple[tuple[Callable[[TrainingPlan], bool], str], ...]] = (
 WITHOUT_TRACE: Final = {
     ("loss", "chunked"): "no model of transformers has such a loss",
     ("loss", "fused"): "no model of transformers has such a loss",
+    ("loss", "cut-cross-entropy"): "no model of transformers has such a loss",
 }
 """Kinds that no trace holds, with the reason: a trace is of what the harness builds."""
 

@@ -52,6 +52,7 @@ bf16: true
 optimizer: galore_adamw_8bit_layerwise
 optim_args: "rank=64,update_proj_gap=100,scale=0.1"
 optim_target_modules: [attn, mlp]
+plugins: [axolotl.integrations.liger.LigerPlugin]
 liger_fused_linear_cross_entropy: true
 """
 FACTORY_LORA = """

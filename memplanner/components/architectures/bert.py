@@ -3,6 +3,8 @@
 Modelled implementation: transformers' modeling_bert.py and modeling_roberta.py.
 """
 
+from typing import Final
+
 from memplanner.components.architectures.common import label_logits
 from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Headed, Modules, modules_of
 from memplanner.components.architectures.tasks import Task
@@ -66,7 +68,7 @@ class Bert:
             for spec in (self.query, self.key, self.value)
         )
         return heads.attend(
-            self.ctx.kernel(heads),
+            self.ctx.kernel(heads, mask),
             q,
             k,
             v,
@@ -102,33 +104,26 @@ class Bert:
             ctx.buffer(f"embeddings.{name}", Shape(one=1, positions=c.positions), INT64)
         position_ids = tape.new(ids, INT64, "position ids")
         type_ids = tape.new(ids, INT64, "token type ids")
-        words = nn.embedding(
-            tape,
-            ctx.param("embeddings.word_embeddings.weight", Shape(vocab=c.vocab, hidden=d)),
-            input_ids,
-            self.hidden,
-            "word embeddings",
+        words = ctx.embedding(
+            "embeddings.word_embeddings", Shape(vocab=c.vocab, hidden=d), input_ids, self.hidden, "word embeddings"
         )
         table_shape = Shape(positions=c.positions, hidden=d)
         if c.pooler:  # BERT's module has its positions second, RoBERTa's last: an optimizer's loop goes in that order
             ctx.param("embeddings.position_embeddings.weight", table_shape)
-        types = nn.embedding(
-            tape,
-            ctx.param("embeddings.token_type_embeddings.weight", Shape(types=c.types, hidden=d)),
-            type_ids,
-            self.hidden,
+        types = ctx.embedding(
+            *("embeddings.token_type_embeddings", Shape(types=c.types, hidden=d), type_ids, self.hidden),
             "token type embeddings",
         )
         ctx.require_input_gradients(words)
         hidden = ops.add(words, types, "embeddings")
         for name in ("weight", "bias"):
             ctx.param(f"embeddings.LayerNorm.{name}", self.norm_weight, dtype=ctx.norm_dtype)
-        table = ctx.param("embeddings.position_embeddings.weight", table_shape)
+        positions = ("embeddings.position_embeddings", table_shape, position_ids)
         if c.pooler:
-            places = nn.embedding(tape, table, position_ids, Shape(one=1, seq=ctx.seq, hidden=d), "position embeddings")
+            places = ctx.embedding(*positions, Shape(one=1, seq=ctx.seq, hidden=d), "position embeddings")
             hidden = ops.add_broadcast(hidden, places, "embeddings")
         else:
-            places = nn.embedding(tape, table, position_ids, self.hidden, "position embeddings")
+            places = ctx.embedding(*positions, self.hidden, "position embeddings")
             hidden = ops.add(hidden, places, "embeddings")
         hidden = self.norm("embeddings.LayerNorm", hidden)
         return ops.dropout(hidden, c.hidden_dropout)
@@ -173,7 +168,7 @@ class Bert:
         """RobertaModel: token ids to the last hidden state."""
         embedding_output = self.embeddings(input_ids)
         mask = self.ctx.attention.mask(self.ctx, causal=False)
-        hidden = self.ctx.layers("encoder.layer", self.c.num_layers, self.block, [embedding_output], mask)
+        hidden = self.ctx.layers("encoder.layer", self.c.num_layers, self.block, [embedding_output], lambda _: mask)
         return hidden
 
 
@@ -201,6 +196,19 @@ def _read(f: ConfigReader, model_type: str) -> BertConfig:
     )
 
 
+_ROBERTA_HEAD: Final = ("classifier.dense", "classifier.dropout", "classifier.out_proj")
+
+
+def _classifier(config: BertConfig) -> tuple[str, ...]:
+    """The new head, and what is in it."""
+    if config.task == "masked-lm":
+        return ()
+    if config.task == "question-answering":
+        return ("qa_outputs",)
+    layered = config.task == "sequence-classification" and not config.pooler
+    return ("classifier", *(_ROBERTA_HEAD if layered else ()))
+
+
 def _mlm_head(config: BertConfig) -> str:
     """The masked language model's head, which is not under the root."""
     return "cls.predictions" if config.pooler else "lm_head"
@@ -211,12 +219,12 @@ def _mlm_dense(config: BertConfig) -> str:
 
 
 def _mlm_others(config: BertConfig) -> tuple[str, ...]:
-    """The head's modules but for its first linear layer."""
+    """The head's modules but for its linear layers."""
     if not config.pooler:
-        return ("lm_head", "lm_head.layer_norm", "lm_head.decoder")
+        return ("lm_head", "lm_head.layer_norm")
     transform = "cls.predictions.transform"
     inside = (transform, f"{transform}.transform_act_fn", f"{transform}.LayerNorm")
-    return ("cls", "cls.predictions", *inside, "cls.predictions.decoder")
+    return ("cls", "cls.predictions", *inside)
 
 
 def _modules(config: BertConfig) -> Modules:
@@ -224,7 +232,7 @@ def _modules(config: BertConfig) -> Modules:
     root = "bert" if config.pooler else "roberta"
     pooled = config.pooler and config.task == "sequence-classification"
     masked = config.task == "masked-lm"
-    embeddings = ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm", "dropout")
+    tables = ("word_embeddings", "position_embeddings", "token_type_embeddings")
     return modules_of(
         root,
         "encoder.layer",
@@ -239,11 +247,13 @@ def _modules(config: BertConfig) -> Modules:
             *("intermediate", "intermediate.intermediate_act_fn"),
             *("output", "output.LayerNorm", "output.dropout"),
         ),
-        outside=("pooler.dense",) if pooled else (),
-        head=(_mlm_dense(config),) if masked else (),
+        embeddings=(f"embeddings.{name}" for name in tables),
+        outside=("bert.pooler.dense",) if pooled else (_mlm_dense(config),) if masked else (),
+        head=(f"{_mlm_head(config)}.decoder",) if masked else (),
+        classifier=_classifier(config),
         around=(
-            *(f"{root}.{name}" for name in ("embeddings", "encoder", "encoder.layer")),
-            *(f"{root}.embeddings.{name}" for name in embeddings),
+            *(f"{root}.{name}" for name in ("embeddings", "encoder")),
+            *(f"{root}.embeddings.{name}" for name in ("LayerNorm", "dropout")),
             *(("bert.pooler", "bert.pooler.activation") if pooled else ()),
             *(("dropout",) if pooled or config.task == "token-classification" else ()),
             *(_mlm_others(config) if masked else ()),

@@ -1,12 +1,12 @@
 """What a family of architectures answers, and how its config.json is read: types and ranges checked, problems kept."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
 from memplanner.components.architectures.tasks import Task
 from memplanner.components.context import Context
-from memplanner.errors import Problem
+from memplanner.errors import Problem, nearest
 from memplanner.frozen import Frozen
 from memplanner.tape.engine import Param
 from memplanner.tape.ops import KNOWN_ACTIVATIONS
@@ -27,16 +27,16 @@ class ConfigReader:
     def problem(self, key: str, message: str, hint: str = "") -> None:
         self.problems.append(Problem(where=self.where, key=key, message=message, hint=hint))
 
-    def size(self, *keys: str, default: int | None = None, limit: int = MAX_SIZE) -> int:
-        """The first of the keys that is there, as a whole number from 1 to `limit`."""
+    def size(self, *keys: str, default: int | None = None, limit: int = MAX_SIZE, least: int = 1) -> int:
+        """The first of the keys that is there, as a whole number from `least` to `limit`."""
         for key in keys:
             value = self.config.get(key)
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
                 self.problem(key, f"{show_value(value)} is not a whole number")
-            elif not 1 <= value <= limit:
-                self.problem(key, f"{show_value(value)} is not between 1 and {limit}")
+            elif not least <= value <= limit:
+                self.problem(key, f"{show_value(value)} is not between {least} and {limit}")
             else:
                 return value
             return 1
@@ -44,6 +44,22 @@ class ConfigReader:
             self.problem(keys[0], "missing")
             return 1
         return default
+
+    def choices(self, key: str, known: Collection[str], count: int) -> tuple[str, ...] | None:
+        """A list of `count` words, each of them known; None where the key is not there."""
+        value = self.config.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            self.problem(key, f"{show_value(value)} is not a list of names")
+        elif unknown := next((word for word in value if word not in known), None):
+            hint = f"{nearest(unknown, known)} modelled: {', '.join(sorted(known))}".strip()
+            self.problem(key, f"{show_value(unknown)} is not modelled", hint)
+        elif len(value) != count:
+            self.problem(key, f"{len(value)} names for {count} layers")
+        else:
+            return tuple(value)
+        return None
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.config.get(key)
@@ -98,16 +114,29 @@ class Headed(Frozen):
 
 
 class Modules(Frozen):
-    """A model's modules by their paths in named_modules(), but for a classifier's head, which no method acts on.
+    """A model's modules by their paths in named_modules().
 
-    root: what the paths of the blocks, and of all else under the head, begin with. linear: the layers that methods can
-    act on. outside: those of them that are in no block. others: what patterns and names match as well.
+    root: what the paths of the blocks, and of all else under the head, begin with. stack: the list of the blocks.
+    blocks: the blocks themselves. linear: the linear layers under the head. outside: those of them that are in no
+    block. embeddings: tables of rows. head: the output projection of a language model, a linear layer that no word for
+    all of them means. classifier: a classifier's head and what is in it. others: what patterns and names match as well.
     """
 
     root: str
+    stack: str
+    blocks: tuple[str, ...]
     linear: tuple[str, ...]
     outside: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+    classifier: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every module."""
+        around = (self.root, self.stack, *self.embeddings, *self.head, *self.classifier)
+        return (*self.linear, *around, *self.blocks, *self.others)
 
 
 def modules_of(
@@ -117,23 +146,29 @@ def modules_of(
     *,
     linear: Iterable[str],
     others: Iterable[str],
+    embeddings: Iterable[str],
     outside: Iterable[str] = (),
-    around: Iterable[str] = (),
     head: Iterable[str] = (),
+    classifier: Iterable[str] = (),
+    around: Iterable[str] = (),
 ) -> Modules:
     """The modules of a stack of blocks and of what is around it.
 
-    stack: its path from the root. linear, others: of a block, by their paths in it. outside: linear layers in no block,
-    from the root; head: those of the head, by whole paths. around: all else, by whole paths.
+    stack: its path from the root. linear, others: of a block, by their paths in it. embeddings: from the root. outside:
+    linear layers in no block, by whole paths like head, classifier and around; the last are all else.
     """
     blocks = [f"{root}.{stack}.{i}" for i in range(num_layers)]
-    outer = (*(f"{root}.{name}" for name in outside), *head)
-    linear, others = tuple(linear), tuple(others)
+    linear, others, outer = tuple(linear), tuple(others), tuple(outside)
     return Modules(
         root=root,
+        stack=f"{root}.{stack}",
+        blocks=tuple(blocks),
         linear=(*(f"{block}.{name}" for block in blocks for name in linear), *outer),
         outside=outer,
-        others=(root, *around, *blocks, *(f"{block}.{name}" for block in blocks for name in others)),
+        embeddings=tuple(f"{root}.{name}" for name in embeddings),
+        head=tuple(head),
+        classifier=tuple(classifier),
+        others=(*around, *(f"{block}.{name}" for block in blocks for name in others)),
     )
 
 
@@ -158,6 +193,10 @@ class Family(Frozen, kw_only=False):
     tasks: tuple[Task, ...] = ("causal-lm", "sequence-classification", "token-classification", "question-answering")
     takes_over: tuple[Task, ...] = ()
     has_loss_function: bool = True
+    types_apart: bool = False
+    """Whether embeddings, norms and head can be of another type than the linear layers of the blocks."""
+    kernels: tuple[str, ...] = ()
+    """The kernels of other packages that it is modelled with."""
     block_order: tuple[str, ...] = ()
 
     def in_module_order(self, params: Sequence[Param]) -> list[Param]:

@@ -3,7 +3,7 @@
 Modelled implementation: transformers' modeling_gpt2.py. Its linear layers are Conv1D, weights stored (in, out).
 """
 
-from memplanner.components.architectures.common import head_weight, label_logits, logits_of
+from memplanner.components.architectures.common import head_of, head_weight, label_logits, logits_of
 from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Headed, Modules, modules_of
 from memplanner.components.context import Context, LinearSpec
 from memplanner.program.shapes import INT64, Shape
@@ -47,6 +47,7 @@ class Gpt2:
         self.c_proj = LinearSpec("attn.c_proj", d, d, bias=True, conv1d=True)
         self.mlp_fc = LinearSpec("mlp.c_fc", d, c.intermediate, bias=True, conv1d=True)
         self.mlp_proj = LinearSpec("mlp.c_proj", c.intermediate, d, bias=True, conv1d=True)
+        self.lm_head = head_of(c.vocab, d, tied_to="wte.weight" if c.tied else None)
 
     def norm(self, path: str, x: Tensor) -> Tensor:
         weight = self.ctx.param(f"{path}.weight", self.norm_weight, dtype=self.ctx.norm_dtype)
@@ -58,7 +59,7 @@ class Gpt2:
         q, k, v = ops.split(self.ctx.linear(self.c_attn, x, self.joined), self.hidden, 3)
         q, k, v = (ops.view_heads(t, heads.q) for t in (q, k, v))
         out, weights = heads.attend(
-            self.ctx.kernel(heads),
+            self.ctx.kernel(heads, mask),
             q,
             k,
             v,
@@ -92,22 +93,20 @@ class Gpt2:
         ctx, tape, c = self.ctx, self.ctx.tape, self.c
         positions = Shape(one=1, seq=ctx.seq)
         position_ids = tape.new(positions, INT64, "position ids")
-        table = ctx.param("wte.weight", Shape(vocab=c.vocab, hidden=c.hidden))
-        inputs_embeds = nn.embedding(tape, table, input_ids, self.hidden, "embeddings")
+        table = Shape(vocab=c.vocab, hidden=c.hidden)
+        inputs_embeds = ctx.embedding("wte", table, input_ids, self.hidden, "embeddings")
         ctx.require_input_gradients(inputs_embeds)
-        place = ctx.param("wpe.weight", Shape(positions=c.positions, hidden=c.hidden))
-        position_embeds = nn.embedding(
-            tape, place, position_ids, Shape(one=1, seq=ctx.seq, hidden=c.hidden), "position embeddings"
-        )
+        places, place = Shape(positions=c.positions, hidden=c.hidden), Shape(one=1, seq=ctx.seq, hidden=c.hidden)
+        position_embeds = ctx.embedding("wpe", places, position_ids, place, "position embeddings")
         hidden = ops.add_broadcast(inputs_embeds, position_embeds, "embeddings")
         mask = ctx.attention.mask(ctx)
         entering = [ops.dropout(hidden, c.embedding_dropout)]
         del hidden
-        hidden = ctx.layers("h", c.num_layers, self.block, entering, mask)
+        hidden = ctx.layers("h", c.num_layers, self.block, entering, lambda _: mask)
         return self.norm("ln_f", hidden)
 
     def head_weight(self) -> Param:
-        return head_weight(self.ctx, self.vocab, self.c.hidden, tied_to="wte.weight" if self.c.tied else None)
+        return head_weight(self.ctx, self.lm_head)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """GPT2LMHeadModel's, or those of GPT2ForSequenceClassification and its siblings."""
@@ -118,7 +117,7 @@ class Gpt2:
             return label_logits(ctx, hidden_states, "classifier", c.num_labels, dropout=c.head_dropout)
         if c.task == "question-answering":
             return label_logits(ctx, hidden_states, "qa_outputs", 2)
-        return logits_of(self.ctx, hidden_states, self.head_weight())
+        return logits_of(ctx, self.lm_head, hidden_states)
 
 
 # -- config.json -------------------------------------------------------------------------------------------------------
@@ -155,9 +154,15 @@ def _modules(config: Gpt2Config) -> Modules:
             *("ln_1", "attn", "attn.attn_dropout", "attn.resid_dropout"),
             *("ln_2", "mlp", "mlp.act", "mlp.dropout"),
         ),
+        embeddings=("wte", "wpe"),
+        head=("lm_head",) if config.task == "causal-lm" else (),
+        classifier={
+            "sequence-classification": ("score",),
+            "token-classification": ("classifier",),
+            "question-answering": ("qa_outputs",),
+        }.get(config.task, ()),
         around=(
-            *(f"transformer.{name}" for name in ("wte", "wpe", "drop", "h", "ln_f")),
-            *(("lm_head",) if config.task == "causal-lm" else ()),
+            *("transformer.drop", "transformer.ln_f"),
             *(("dropout",) if config.task == "token-classification" else ()),
         ),
     )

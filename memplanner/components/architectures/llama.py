@@ -6,7 +6,7 @@ f intermediate, h heads, g key/value heads, e head dim, v vocabulary.
 
 from typing import NamedTuple
 
-from memplanner.components.architectures.common import head_weight, label_logits, logits_of
+from memplanner.components.architectures.common import head_of, head_weight, label_logits, logits_of
 from memplanner.components.architectures.family import (
     MAX_LAYERS,
     MAX_SIZE,
@@ -17,8 +17,8 @@ from memplanner.components.architectures.family import (
     modules_of,
 )
 from memplanner.components.context import Context, LinearSpec
-from memplanner.program.shapes import FP32, INT64, Shape
-from memplanner.tape import nn, ops
+from memplanner.program.shapes import FP32, INT64, Dtype, Shape
+from memplanner.tape import liger, nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Param, Tensor
 
@@ -45,10 +45,20 @@ class LlamaConfig(Headed):
     max_positions: int = MAX_SIZE
     token_bias: bool = True
     """Whether the head that labels tokens has a bias."""
+    sliding_window: int | None = None
+    """Tokens that a layer of "sliding_attention" sees; None where there is none."""
+    layer_types: tuple[str, ...] = ()
+    """The kind of every layer; empty where all are "full_attention"."""
+    full_mask: bool = True
+    """Whether the mask of full attention is made: Mistral makes one mask alone, Qwen's models one for each kind."""
+
+
+SLIDING = "sliding_attention"
+_LAYER_TYPES = ("full_attention", SLIDING)
 
 
 class Shared(NamedTuple):
-    """What every block uses: rotary's cos and sin, and eager attention's mask."""
+    """What a block is given: rotary's cos and sin, and the attention mask of its kind, where there is one."""
 
     cos: Tensor
     sin: Tensor
@@ -81,11 +91,18 @@ class Llama:
         self.up_proj = LinearSpec("mlp.up_proj", d, f, c.mlp_bias, ("intermediate", "hidden"))
         self.down_proj = LinearSpec("mlp.down_proj", f, d, c.mlp_bias, ("hidden", "intermediate"))
         self.vocab_table = Shape(vocab=c.vocab, hidden=d)
+        self.lm_head = head_of(c.vocab, d, tied_to="embed_tokens.weight" if c.tied else None)
 
     # -- the block, LlamaDecoderLayer ----------------------------------------------------------------------------
 
     def norm(self, path: str, x: Tensor) -> Tensor:
-        return nn.rms_norm(x, self.ctx.param(f"{path}.weight", self.norm_weight, dtype=self.ctx.norm_dtype), self.rows)
+        return self.rms_norm(path, x, self.norm_weight, self.rows)
+
+    def rms_norm(self, path: str, x: Tensor, features: Shape, rows: Shape) -> Tensor:
+        weight = self.ctx.param(f"{path}.weight", features, dtype=self.ctx.norm_dtype)
+        if "liger-rms-norm" in self.ctx.kernels:
+            return liger.rms_norm(x, weight, rows)
+        return nn.rms_norm(x, weight, rows)
 
     def rotate(self, x: Tensor, half: Shape, shared: Shared) -> Tensor:
         """x * cos + rotate_half(x) * sin."""
@@ -102,9 +119,7 @@ class Llama:
             return ops.view_heads(out, heads)
         labels = ("batch", "seq", rows.labels[2], "head_dim")
         by_token = Shape(**dict(zip(labels, (*rows.dims[:3], heads.dims[3]), strict=True)))
-        out = nn.rms_norm(
-            ops.view(out, by_token), self.ctx.param(f"{norm}.weight", self.head_dim, dtype=self.ctx.norm_dtype), rows
-        )
+        out = self.rms_norm(norm, ops.view(out, by_token), self.head_dim, rows)
         return ops.transpose(out, heads)
 
     def attention(self, x: Tensor, shared: Shared) -> tuple[Tensor, Tensor | None]:
@@ -112,12 +127,15 @@ class Llama:
         q = self.project_heads(self.q_proj, "self_attn.q_norm", x, heads.tokens, heads.q, self.head_rows)
         k = self.project_heads(self.k_proj, "self_attn.k_norm", x, self.kv, heads.kv, self.kv_head_rows)
         v = self.project_heads(self.v_proj, "", x, self.kv, heads.kv, self.kv_head_rows)
-        q_rotated = self.rotate(q, heads.half_q, shared)
-        k_rotated = self.rotate(k, heads.half_kv, shared)
-        q, k = q_rotated, k_rotated
-        del q_rotated, k_rotated
+        if "liger-rope" in self.ctx.kernels:
+            q, k = liger.rotate(q, k, shared.cos, shared.sin)
+        else:
+            q_rotated = self.rotate(q, heads.half_q, shared)
+            k_rotated = self.rotate(k, heads.half_kv, shared)
+            q, k = q_rotated, k_rotated
+            del q_rotated, k_rotated
         out, weights = heads.attend(
-            self.ctx.kernel(heads),
+            self.ctx.kernel(heads, shared.mask),
             q,
             k,
             v,
@@ -131,6 +149,9 @@ class Llama:
 
     def mlp(self, x: Tensor) -> Tensor:
         ctx = self.ctx
+        if "liger-swiglu" in ctx.kernels:
+            gated = liger.silu_mul(ctx.linear(self.gate_proj, x, self.inner), ctx.linear(self.up_proj, x, self.inner))
+            return ctx.linear(self.down_proj, gated, self.hidden)
         gated = ops.mul(
             ops.activation(self.c.activation, ctx.linear(self.gate_proj, x, self.inner), autocast=bool(ctx.autocast)),
             ctx.linear(self.up_proj, x, self.inner),
@@ -153,34 +174,40 @@ class Llama:
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """LlamaModel: token ids to the last hidden state."""
         ctx, tape, c = self.ctx, self.ctx.tape, self.c
-        table = ctx.param("embed_tokens.weight", self.vocab_table)
-        inputs_embeds = nn.embedding(tape, table, input_ids, self.hidden, "embeddings")
+        inputs_embeds = ctx.embedding("embed_tokens", self.vocab_table, input_ids, self.hidden, "embeddings")
         position_ids = tape.new(Shape(one=1, seq=ctx.seq), INT64, "position ids")
         ctx.require_input_gradients(inputs_embeds)
         for name in ("rotary_emb.inv_freq", "rotary_emb.original_inv_freq"):
             ctx.buffer(name, Shape(half_head_dim=c.head_dim // 2), FP32)
-        mask = ctx.attention.mask(ctx)
-        shared = Shared(*self.rotary_tables(), mask)
-        hidden = ctx.layers("layers", c.num_layers, self.block, [inputs_embeds], shared)
+        full_mask = ctx.attention.mask(ctx) if c.full_mask else None
+        masks: dict[str, Tensor | None] = dict.fromkeys(c.layer_types, full_mask)
+        if SLIDING in masks:
+            masks[SLIDING] = ctx.attention.mask(ctx, window=c.sliding_window)
+        tables = self.rotary_tables(inputs_embeds.dtype)
+
+        def shared(i: int) -> Shared:
+            return Shared(*tables, masks[c.layer_types[i]] if masks else full_mask)
+
+        hidden = ctx.layers("layers", c.num_layers, self.block, [inputs_embeds], shared, c.layer_types)
         hidden = self.norm("norm", hidden)
         del position_ids
         return hidden
 
-    def rotary_tables(self) -> tuple[Tensor, Tensor]:
-        """cos and sin, (1, seq, head_dim), computed in fp32."""
+    def rotary_tables(self, dtype: Dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin, (1, seq, head_dim), computed in fp32. dtype: the embeddings', which they are cast to."""
         tape, s, e = self.ctx.tape, self.ctx.seq, self.c.head_dim
         table = Shape(one=1, seq=s, head_dim=e)
         freqs = tape.new(Shape(one=1, seq=s, half_head_dim=e // 2), FP32, "rotary angles")
         angles = tape.new(table, FP32, "rotary angles")
         cos = ops.scale(tape.like(angles, "cosine"))
         sin = ops.scale(tape.like(angles, "sine"))
-        cosine = ops.to(cos, self.ctx.weight_dtype, "cosine")
-        sine = ops.to(sin, self.ctx.weight_dtype, "sine")
+        cosine = ops.to(cos, dtype, "cosine")
+        sine = ops.to(sin, dtype, "sine")
         del freqs, angles, cos, sin
         return cosine, sine
 
     def head_weight(self) -> Param:
-        return head_weight(self.ctx, self.vocab, self.c.hidden, tied_to="embed_tokens.weight" if self.c.tied else None)
+        return head_weight(self.ctx, self.lm_head)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """LlamaForCausalLM's; else those of transformers' modeling_layers.py, GenericForSequenceClassification and its
@@ -193,10 +220,29 @@ class Llama:
             return label_logits(ctx, hidden_states, "score", c.num_labels, bias=c.token_bias, dropout=c.head_dropout)
         if c.task == "question-answering":
             return label_logits(ctx, hidden_states, "qa_outputs", 2)
-        return logits_of(ctx, hidden_states, self.head_weight())
+        return logits_of(ctx, self.lm_head, hidden_states)
 
 
 # -- config.json -------------------------------------------------------------------------------------------------------
+
+
+def _layer_types(f: ConfigReader, model_type: str, num_layers: int) -> tuple[int | None, tuple[str, ...]]:
+    """The sliding window, and the kind of every layer (configuration_mistral.py, configuration_qwen2.py and
+    configuration_qwen3.py). LLaMA has no window; Mistral has one in every layer or in none.
+    """
+    if model_type == "llama":
+        return None, ()
+    is_mistral = model_type == "mistral"
+    is_set = f.config.get("sliding_window", 4096) is not None and (is_mistral or f.flag("use_sliding_window", False))
+    window = f.size("sliding_window", default=4096) if is_set else None
+    if is_mistral:
+        return window, (SLIDING,) * num_layers if is_set else ()
+    full_below = f.size("max_window_layers", default=28, least=0)
+    named = f.choices("layer_types", _LAYER_TYPES, num_layers)
+    types = named or tuple(_LAYER_TYPES[is_set and i >= full_below] for i in range(num_layers))
+    if SLIDING in types and window is None:
+        f.problem("layer_types", f"{SLIDING!r} needs a sliding_window, and use_sliding_window true")
+    return window, types if SLIDING in types else ()
 
 
 def _read(f: ConfigReader, model_type: str) -> LlamaConfig:
@@ -211,10 +257,12 @@ def _read(f: ConfigReader, model_type: str) -> LlamaConfig:
         f.problem("head_dim", f"{head_dim} is odd; rotary embeddings need an even one")
     qwen2 = model_type == "qwen2"
     bias = True if qwen2 else f.flag("attention_bias", False)
+    num_layers = f.size("num_hidden_layers", limit=MAX_LAYERS)
+    window, layer_types = _layer_types(f, model_type, num_layers)
     return LlamaConfig(
         hidden=hidden,
         intermediate=f.size("intermediate_size"),
-        num_layers=f.size("num_hidden_layers", limit=MAX_LAYERS),
+        num_layers=num_layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
@@ -229,6 +277,9 @@ def _read(f: ConfigReader, model_type: str) -> LlamaConfig:
         max_positions=f.size("max_position_embeddings", default=MAX_SIZE),
         token_bias=f.flag("token_classification_bias", True),
         head_dropout=f.share("classifier_dropout", f.share("hidden_dropout", 0.1)),
+        sliding_window=window,
+        layer_types=layer_types,
+        full_mask=model_type != "mistral" or not layer_types,
     )
 
 
@@ -244,9 +295,15 @@ def _modules(config: LlamaConfig) -> Modules:
             *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
         ),
         others=("self_attn", *norms, "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm"),
+        embeddings=("embed_tokens",),
+        head=("lm_head",) if config.task == "causal-lm" else (),
+        classifier={
+            "sequence-classification": ("score",),
+            "token-classification": ("score",),
+            "question-answering": ("qa_outputs",),
+        }.get(config.task, ()),
         around=(
-            *("model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb"),
-            *(("lm_head",) if config.task == "causal-lm" else ()),
+            *("model.norm", "model.rotary_emb"),
             *(("dropout",) if config.task == "token-classification" else ()),
         ),
     )
@@ -263,4 +320,6 @@ FAMILY = Family(
         *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
         *("self_attn.q_norm", "self_attn.k_norm", "mlp", "input_layernorm", "post_attention_layernorm"),
     ),
+    types_apart=True,
+    kernels=("liger-rms-norm", "liger-rope", "liger-swiglu"),
 )

@@ -33,6 +33,7 @@ class Galore(LowRank):
 
     label: ClassVar[str] = "GaLore"
     kind: Literal["galore"] = "galore"
+    plain_layers: ClassVar[bool] = True
     rank: Annotated[int, Field(ge=1, le=1 << 20)] = 128
     """Rank of the projected gradient space."""
     refresh_interval: Annotated[int, Field(ge=1, le=1 << 30)] = 200
