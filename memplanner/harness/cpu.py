@@ -16,7 +16,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memplanner.components.attention import Attention
-from memplanner.harness.builders.models import settings_of
 from memplanner.harness.cuda_kernels import cuda_memory
 from memplanner.harness.history import Event, Mark, Reading, read_history
 from memplanner.harness.job import Batch, Job, job_of_plan

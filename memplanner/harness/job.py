@@ -208,6 +208,8 @@ def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = No
         if fake_mode is not None:
             tokens = torch.empty(shape, **placement)
             labels = torch.empty(shape[:1] if task in PER_SEQUENCE else shape, **placement)
+            if settings.is_regression:
+                labels = torch.empty(shape[:1], device="cpu")
         else:
             count = shape[0] * shape[1]
             tokens = torch.tensor(token_ids(job.batches_made * count, count, vocab_size), **placement).view(shape)
@@ -218,6 +220,8 @@ def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = No
                 if task in PER_SEQUENCE
                 else tokens.clone() % (classes if task == "token-classification" else vocab_size)
             )
+            if settings.is_regression:
+                labels = places.float()
         batch_tensors = {"input_ids": tokens, "labels": labels}
         if task == "question-answering":
             batch_tensors = {"input_ids": tokens, "start_positions": labels, "end_positions": labels.clone()}

@@ -120,16 +120,24 @@ def assemble(plan: TrainingPlan, family: Family, config: Any, *, compute_capabil
 
 
 def _loss_of(plan: TrainingPlan, family: Family, config: Any) -> Any:
-    """The plan's loss of a causal language model, or that of another head; UserError where the head is not modelled."""
-    task = config.task
+    """The plan's loss of a causal language model, or that of another head; UserError where the two do not go
+    together.
+    """
+    task, loss = config.task, plan.step.loss
     if task == "causal-lm":
-        return plan.step.loss
-    if task == "masked-lm" and plan.quantization != "none":
-        message = (
-            f"quantization {plan.quantization!r} of a masked language model, whose head stays whole, is not modelled"
-        )
-        raise UnsupportedError(Problem(where="plan", key="quantization", message=message))
-    return head_loss(task, is_decoder=family.tasks[0] == "causal-lm", has_loss_function=family.has_loss_function)
+        return loss
+    if loss.kind != "cross-entropy":
+        message = f"{loss.label} is a loss of causal language models, and the task is {task}"
+        raise UnsupportedError(Problem(where="plan", key="step.loss", message=message, hint="loss cross-entropy"))
+    return head_loss(
+        task,
+        is_decoder=family.tasks[0] == "causal-lm",
+        has_loss_function=family.has_loss_function,
+        dropout=config.head_dropout,
+        is_regression=config.is_regression,
+    )
+
+
 def _kernels(plan: TrainingPlan, family: Family, config: object) -> frozenset[str]:
     """UserError where the model has no place for one of the plan's kernels."""
     for name in plan.step.kernels:

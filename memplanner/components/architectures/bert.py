@@ -5,8 +5,8 @@ Modelled implementation: transformers' modeling_bert.py and modeling_roberta.py.
 
 from typing import Final
 
-from memplanner.components.architectures.common import label_logits
-from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Headed, Modules, modules_of
+from memplanner.components.architectures.common import head_of, label_logits, logits_of
+from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Modules, Published, modules_of
 from memplanner.components.architectures.tasks import Task
 from memplanner.components.context import Context, LinearSpec
 from memplanner.program.shapes import INT64, Shape
@@ -15,7 +15,7 @@ from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Tensor
 
 
-class BertConfig(Headed):
+class BertConfig(Published):
     """The fields of config.json that decide the tensors. pooler: it is BERT, whose classifier of sequences sits on a
     pooler, and not RoBERTa, whose has a layer of its own. head_dropout: of all heads.
     """
@@ -132,22 +132,26 @@ class Bert:
         """The head's: of the first token for classification of sequences, else of all tokens."""
         ctx, c = self.ctx, self.c
         if c.task == "token-classification":
-            return label_logits(ctx, hidden_states, "classifier", c.num_labels, dropout=c.head_dropout)
+            return label_logits(ctx, hidden_states, "classifier", c.num_labels)
         if c.task == "question-answering":
             return label_logits(ctx, hidden_states, "qa_outputs", 2)
         return self.predictions(hidden_states) if c.task == "masked-lm" else self.classes(hidden_states)
 
     def predictions(self, hidden_states: Tensor) -> Tensor:
-        """BertOnlyMLMHead and RobertaLMHead: dense, activation, LayerNorm, and the embeddings as decoder."""
-        ctx, c, root = self.ctx, self.c, _mlm_head(self.c)
+        """BertOnlyMLMHead and RobertaLMHead: dense, activation, LayerNorm, and the embeddings as decoder. The decoder's
+        bias is the head's own, and so comes first.
+        """
+        ctx, c = self.ctx, self.c
         norm = "LayerNorm" if c.pooler else "layer_norm"
-        dense = LinearSpec(_mlm_dense(c), c.hidden, c.hidden, bias=True)
-        bias = ctx.param(f"{root}.bias", Shape(vocab=c.vocab))
+        dense = LinearSpec(_mlm_dense(c), c.hidden, c.hidden, bias=True, in_block=False)
+        decoder = head_of(
+            c.vocab, c.hidden, path=_mlm_decoder(c), bias=True, tied_to="embeddings.word_embeddings.weight"
+        )
+        ctx.param(f"{decoder.path}.bias", decoder.bias_shape)
         x = ctx.linear(dense, hidden_states, self.hidden)
         x = ops.activation(c.activation if c.pooler else "gelu", x, autocast=ctx.autocast is not None)
         x = self.norm(f"{_mlm_dense(c).rpartition('.')[0]}.{norm}", x)
-        table = ctx.tape.params["embeddings.word_embeddings.weight"]
-        return ctx.matmul(x, table, bias, Shape(batch=ctx.batch, seq=ctx.seq, vocab=c.vocab), "logits")
+        return logits_of(ctx, decoder, x)
 
     def classes(self, hidden_states: Tensor) -> Tensor:
         """BERT: pooler (dense, tanh), dropout, linear. RoBERTa: dropout, dense, tanh, dropout, linear."""
@@ -209,9 +213,9 @@ def _classifier(config: BertConfig) -> tuple[str, ...]:
     return ("classifier", *(_ROBERTA_HEAD if layered else ()))
 
 
-def _mlm_head(config: BertConfig) -> str:
-    """The masked language model's head, which is not under the root."""
-    return "cls.predictions" if config.pooler else "lm_head"
+def _mlm_decoder(config: BertConfig) -> str:
+    """The last layer of the masked language model's head, which is not under the root."""
+    return "cls.predictions.decoder" if config.pooler else "lm_head.decoder"
 
 
 def _mlm_dense(config: BertConfig) -> str:
@@ -249,7 +253,7 @@ def _modules(config: BertConfig) -> Modules:
         ),
         embeddings=(f"embeddings.{name}" for name in tables),
         outside=("bert.pooler.dense",) if pooled else (_mlm_dense(config),) if masked else (),
-        head=(f"{_mlm_head(config)}.decoder",) if masked else (),
+        head=(_mlm_decoder(config),) if masked else (),
         classifier=_classifier(config),
         around=(
             *(f"{root}.{name}" for name in ("embeddings", "encoder")),

@@ -100,17 +100,22 @@ def show_value(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-class Headed(Frozen):
-    """The settings of a model that say what is on its last hidden state.
+class Published(Frozen):
+    """What the settings of every family say of how the weights were published, and of the head on the last hidden state.
 
-    num_labels: of a head for classification. published_as: the class that the weights were published as, where its head
-    gives way to that of the task without being told to. head_dropout: in front of a head that labels tokens.
+    num_labels: of a head for classification. is_regression: a sequence has one number instead. published_as: the class
+    that the weights were published as, where its head gives way to that of the task without being told to.
+    head_dropout: in front of a head that labels tokens. saved_in: the plan's word for the format of weights that were
+    saved quantised, "" for others; multiplied_in: the type that their products are in.
     """
 
     task: Task = "causal-lm"
     num_labels: int = 2
+    is_regression: bool = False
     published_as: str = ""
     head_dropout: float = 0.1
+    saved_in: str = ""
+    multiplied_in: str = ""
 
 
 class Modules(Frozen):

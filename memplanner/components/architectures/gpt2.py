@@ -4,7 +4,7 @@ Modelled implementation: transformers' modeling_gpt2.py. Its linear layers are C
 """
 
 from memplanner.components.architectures.common import head_of, head_weight, label_logits, logits_of
-from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Headed, Modules, modules_of
+from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Modules, Published, modules_of
 from memplanner.components.context import Context, LinearSpec
 from memplanner.program.shapes import INT64, Shape
 from memplanner.tape import nn, ops
@@ -12,7 +12,7 @@ from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Param, Tensor
 
 
-class Gpt2Config(Headed):
+class Gpt2Config(Published):
     """The fields of config.json that decide the tensors."""
 
     hidden: int
@@ -114,7 +114,7 @@ class Gpt2:
         if c.task == "sequence-classification":
             return label_logits(ctx, hidden_states, "score", c.num_labels, bias=False)
         if c.task == "token-classification":
-            return label_logits(ctx, hidden_states, "classifier", c.num_labels, dropout=c.head_dropout)
+            return label_logits(ctx, hidden_states, "classifier", c.num_labels)
         if c.task == "question-answering":
             return label_logits(ctx, hidden_states, "qa_outputs", 2)
         return logits_of(ctx, self.lm_head, hidden_states)

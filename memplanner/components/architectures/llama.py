@@ -12,8 +12,8 @@ from memplanner.components.architectures.family import (
     MAX_SIZE,
     ConfigReader,
     Family,
-    Headed,
     Modules,
+    Published,
     modules_of,
 )
 from memplanner.components.context import Context, LinearSpec
@@ -23,7 +23,7 @@ from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Param, Tensor
 
 
-class LlamaConfig(Headed):
+class LlamaConfig(Published):
     """The fields of config.json that decide the tensors. max_positions decides none: rotary angles are computed for any
     position, and longer sequences are only remarked on.
     """
@@ -217,7 +217,7 @@ class Llama:
         if c.task == "sequence-classification":
             return label_logits(ctx, hidden_states, "score", c.num_labels, bias=False)
         if c.task == "token-classification":
-            return label_logits(ctx, hidden_states, "score", c.num_labels, bias=c.token_bias, dropout=c.head_dropout)
+            return label_logits(ctx, hidden_states, "score", c.num_labels, bias=c.token_bias)
         if c.task == "question-answering":
             return label_logits(ctx, hidden_states, "qa_outputs", 2)
         return logits_of(ctx, self.lm_head, hidden_states)

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from memplanner.components.architectures.family import ConfigReader, Family, show_value
+from memplanner.components.architectures.saved import saved_format
 from memplanner.components.architectures.tasks import LABELLED, Task, class_end, task_of
 from memplanner.errors import Problem, UserError, nearest
 
@@ -45,11 +46,21 @@ def read_config(
     fields = ConfigReader(config, where)
     task, published_as = _task(fields, family, model_type, task)
     labels = _num_labels(fields, task, num_labels)
-    _check_weights(fields)
+    is_regression = _is_regression(fields, task, labels)
+    saved_in, multiplied_in = saved_format(fields)
     settings = family.read(fields, model_type)
+    if task == "masked-lm" and not fields.flag("tie_word_embeddings", True):
+        fields.problem("tie_word_embeddings", "a masked language model whose decoder is not tied is not modelled")
     if fields.problems:
         raise UserError(*fields.problems)
-    return family, settings.replaced(task=task, num_labels=labels, published_as=published_as)
+    return family, settings.replaced(
+        task=task,
+        num_labels=labels,
+        is_regression=is_regression,
+        published_as=published_as,
+        saved_in=saved_in,
+        multiplied_in=multiplied_in,
+    )
 
 
 def _task(fields: ConfigReader, family: Family, model_type: str, chosen: Task | None) -> tuple[Task, str]:
@@ -96,16 +107,19 @@ def _num_labels(fields: ConfigReader, task: Task, chosen: int | None) -> int:
         fields.problems.append(Problem(where="plan", key="num_labels", message=message, hint=hint))
     labels = fields.config.get("id2label")
     own = fields.size("num_labels", default=len(labels) if isinstance(labels, dict) and labels else 2)
-    return chosen or own
+    return 2 if task == "question-answering" else chosen or own
 
 
-def _check_weights(fields: ConfigReader) -> None:
-    """Weights that are saved quantised are loaded as they are, and trained over by other code for each format."""
-    quantization = fields.config.get("quantization_config")
-    if not quantization:
-        return
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-    hint = "the config.json of the model before it was quantised, and --quantization, are read"
-    fields.problem(
-        "quantization_config", f"weights that are saved quantised ({show_value(method)}) are not modelled", hint
-    )
+def _is_regression(fields: ConfigReader, task: Task, labels: int) -> bool:
+    """Whether a sequence has one number instead of one of several labels (loss_utils.py,
+    ForSequenceClassificationLoss, which takes a single label for that).
+    """
+    kind = fields.config.get("problem_type")
+    if task != "sequence-classification" or kind == "single_label_classification":
+        return False
+    if labels == 1 and kind in (None, "regression"):
+        return True
+    if kind is not None:
+        hint = "modelled: single_label_classification, and regression with num_labels 1"
+        fields.problem("problem_type", f"{show_value(kind)} with {labels} labels is not modelled", hint)
+    return False

@@ -10,13 +10,15 @@ from memplanner.frozen import Frozen
 from memplanner.program.shapes import BOOL, FP32, INT32, INT64, Shape
 from memplanner.tape import ops
 from memplanner.tape.engine import Tensor
-from memplanner.tape.loss import cross_entropy
+from memplanner.tape.loss import cross_entropy, mse
 
 if TYPE_CHECKING:
     from memplanner.components.context import Context
 
 
-def head_loss(task: Task, *, is_decoder: bool, has_loss_function: bool) -> "HeadLoss":
+def head_loss(
+    task: Task, *, is_decoder: bool, has_loss_function: bool, dropout: float, is_regression: bool
+) -> "HeadLoss":
     """The loss of a task. is_decoder: the model is a causal one, whose last token stands for the sequence."""
     kinds = {
         "sequence-classification": PooledClassification if is_decoder else Classification,
@@ -24,13 +26,17 @@ def head_loss(task: Task, *, is_decoder: bool, has_loss_function: bool) -> "Head
         "question-answering": QuestionAnswering,
         "masked-lm": MaskedLanguageModelling,
     }
-    return kinds[task](has_loss_function=has_loss_function)
+    return kinds[task](has_loss_function=has_loss_function, dropout=dropout, is_regression=is_regression)
 
 
 class HeadLoss(Frozen):
-    """The loss of a head. has_loss_function: as architectures.family.Family has it."""
+    """The loss of a head. has_loss_function: as architectures.family.Family has it. dropout, is_regression: as
+    architectures.family.Published has them.
+    """
 
     has_loss_function: bool = False
+    dropout: float = 0.0
+    is_regression: bool = False
 
     def inputs(self, ctx: "Context") -> Batch:
         """Token ids and a label for each."""
@@ -45,15 +51,22 @@ class Classification(HeadLoss):
     """Of sequences, by an encoder."""
 
     def inputs(self, ctx: "Context") -> Batch:
-        """Token ids and a label for each sequence."""
-        return batch_of(ctx, Shape(batch=ctx.batch))
+        """Token ids and a label for each sequence, or a number."""
+        return batch_of(ctx, Shape(batch=ctx.batch), FP32 if self.is_regression else INT64)
 
     def run(self, ctx: "Context", model: Model, batch: Batch) -> Losses:
-        """torch's cross_entropy over the labels, which autocast runs in fp32."""
+        """The loss of the labels."""
         hidden = model.hidden_states(batch["input_ids"])
         logits = model.logits(hidden)
         ctx.tape.phase("loss")
-        return Losses(_cross_entropy(ctx, logits, batch["labels"]), logits)
+        return Losses(self.of(ctx, logits, batch["labels"]), logits)
+
+    def of(self, ctx: "Context", logits: Tensor, labels: Tensor) -> Tensor:
+        """ForSequenceClassificationLoss: torch's cross_entropy, or mse_loss, which autocast runs in fp32."""
+        if not self.is_regression:
+            return _cross_entropy(ctx, logits, labels)
+        numbers = ops.view(logits, labels.shape)
+        return mse(ops.to(numbers, FP32, "logits in fp32") if ctx.autocast else numbers, labels)
 
 
 class PooledClassification(Classification):
@@ -76,7 +89,7 @@ class PooledClassification(Classification):
         pooled = ops.select_rows(logits, (sequences, last), Shape(batch=ctx.batch, labels=logits.shape.dims[-1]))
         del sequences
         tape.phase("loss")
-        loss = _cross_entropy(ctx, pooled, batch["labels"])
+        loss = self.of(ctx, pooled, batch["labels"])
         del hidden, logits, non_pad_mask, token_indices, last
         return Losses(loss, pooled)
 
@@ -85,11 +98,16 @@ class TokenClassification(HeadLoss):
     """Of every token."""
 
     def run(self, ctx: "Context", model: Model, batch: Batch) -> Losses:
-        """The loss function goes to fp32 (ForTokenClassification), the models' own code leaves that to autocast."""
+        """Dropout, logits and loss, which transformers' function takes to fp32 (ForTokenClassification), and the code of
+        a model's own leaves to autocast.
+        """
         hidden = model.hidden_states(batch["input_ids"])
-        logits = model.logits(hidden)
+        dropped = ops.dropout(hidden, self.dropout)
+        logits = model.logits(dropped)
         ctx.tape.phase("loss")
-        return Losses(_cross_entropy(ctx, logits, batch["labels"], upcast=self.has_loss_function), logits)
+        loss = _cross_entropy(ctx, logits, batch["labels"], upcast=self.has_loss_function)
+        del hidden, dropped
+        return Losses(loss, logits)
 
 
 class MaskedLanguageModelling(HeadLoss):
