@@ -12,8 +12,9 @@ Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must 
 * singular value decomposition: cuSOLVER destroys its input, so the gradient is copied in column-major order first
   (ATen/native/BatchLinearAlgebra.cpp, linalg_svd_out); its own workspace is in no source;
 * products of half matrices with a float32 result: cuBLAS makes them in one call, the CPU casts (torch.mm, out_dtype);
-* autocast on CUDA casts what goes into pow and layer_norm to float32, and asks softmax for a float32 result, which is no cast of a
-  float16 input (ATen/autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE); on the CPU it does neither.
+* autocast on CUDA casts what goes into pow and layer_norm to float32, and asks softmax for a float32 result, which is
+  no cast of a float16 input (ATen/autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE); on the CPU it does
+  neither.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ from memplanner.components.losses.base import Batch, Losses
 from memplanner.components.losses.heads import head_loss
 from memplanner.components.methods.base import Method
 from memplanner.components.optimizers.update import UpdateRule
-from memplanner.components.quantization import QUANTIZATIONS
+from memplanner.components.quantization import QUANTIZATIONS, SAVED
 from memplanner.components.quantization.base import Quantization
 from memplanner.errors import Problem, UnsupportedError, UserError
 from memplanner.frozen import Frozen
@@ -107,7 +107,7 @@ def assemble(plan: TrainingPlan, family: Family, config: Any, *, compute_capabil
         loss=_loss_of(plan, family, config),
         numerics=numerics_of(plan),
         attention=Attention(kind=step.attention, compute_capability=compute_capability, padding=step.padding),
-        quantization=QUANTIZATIONS[plan.quantization],
+        quantization=_quantization(plan, config),
         ranks={_in_tape(path, modules): rank for path, rank in ranks.items()},
         copied=frozenset(_in_tape(path, modules) for path in copied),
         checkpoint_every=step.checkpoint_every,
@@ -136,6 +136,22 @@ def _loss_of(plan: TrainingPlan, family: Family, config: Any) -> Any:
         dropout=config.head_dropout,
         is_regression=config.is_regression,
     )
+
+
+def _quantization(plan: TrainingPlan, config: Any) -> Quantization | None:
+    """The base's format; UserError where the plan has another than weights that were saved quantised."""
+    if not config.saved_in:
+        return QUANTIZATIONS[plan.quantization]
+    if plan.quantization != config.saved_in:
+        message = f"{plan.quantization!r} is not how the model's weights were saved (quantization_config)"
+        hint = f"--quantization {config.saved_in}"
+        raise UserError(Problem(where="plan", key="quantization", message=message, hint=hint))
+    compute = numerics_of(plan).compute.name
+    if config.multiplied_in not in ("", compute):
+        message = f"products are in {compute}, and the quantization_config that weights were saved with has them in "
+        hint = f"--precision {config.multiplied_in}"
+        raise UserError(Problem(where="plan", key="precision", message=message + config.multiplied_in, hint=hint))
+    return SAVED[config.saved_in]
 
 
 def _kernels(plan: TrainingPlan, family: Family, config: object) -> frozenset[str]:

@@ -262,6 +262,7 @@ def _modules(config: BertConfig) -> Modules:
             *(("dropout",) if pooled or config.task == "token-classification" else ()),
             *(_mlm_others(config) if masked else ()),
         ),
+        task=config.task,
     )
 
 

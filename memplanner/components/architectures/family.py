@@ -101,7 +101,7 @@ def show_value(value: Any) -> str:
 
 
 class Published(Frozen):
-    """What the settings of every family say of how the weights were published, and of the head on the last hidden state.
+    """What the settings of every family say of how the weights were published, and of the head that is trained.
 
     num_labels: of a head for classification. is_regression: a sequence has one number instead. published_as: the class
     that the weights were published as, where its head gives way to that of the task without being told to.
@@ -125,6 +125,8 @@ class Modules(Frozen):
     blocks: the blocks themselves. linear: the linear layers under the head. outside: those of them that are in no
     block. embeddings: tables of rows. head: the output projection of a language model, a linear layer that no word for
     all of them means. classifier: a classifier's head and what is in it. others: what patterns and names match as well.
+    guards_head: peft keeps the classifier's head from being a target of adapters, as it does for sequences alone
+    (peft_model.py, PeftModelForSequenceClassification beside PeftModelForTokenClassification).
     """
 
     root: str
@@ -136,6 +138,7 @@ class Modules(Frozen):
     head: tuple[str, ...] = ()
     classifier: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    guards_head: bool = True
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -156,6 +159,7 @@ def modules_of(
     head: Iterable[str] = (),
     classifier: Iterable[str] = (),
     around: Iterable[str] = (),
+    task: Task = "causal-lm",
 ) -> Modules:
     """The modules of a stack of blocks and of what is around it.
 
@@ -174,6 +178,7 @@ def modules_of(
         head=tuple(head),
         classifier=tuple(classifier),
         others=(*around, *(f"{block}.{name}" for block in blocks for name in others)),
+        guards_head=task not in ("token-classification", "question-answering"),
     )
 
 

@@ -165,6 +165,7 @@ def _modules(config: Gpt2Config) -> Modules:
             *("transformer.drop", "transformer.ln_f"),
             *(("dropout",) if config.task == "token-classification" else ()),
         ),
+        task=config.task,
     )
 
 

@@ -306,6 +306,7 @@ def _modules(config: LlamaConfig) -> Modules:
             *("model.norm", "model.rotary_emb"),
             *(("dropout",) if config.task == "token-classification" else ()),
         ),
+        task=config.task,
     )
 
 

@@ -98,8 +98,8 @@ class TokenClassification(HeadLoss):
     """Of every token."""
 
     def run(self, ctx: "Context", model: Model, batch: Batch) -> Losses:
-        """Dropout, logits and loss, which transformers' function takes to fp32 (ForTokenClassification), and the code of
-        a model's own leaves to autocast.
+        """Dropout, logits and loss. transformers' function takes the logits to fp32 (ForTokenClassification); the code
+        of a model's own leaves that to autocast.
         """
         hidden = model.hidden_states(batch["input_ids"])
         dropped = ops.dropout(hidden, self.dropout)

@@ -108,13 +108,24 @@ def block_linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def _quantisable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The linear layers but for the output projection (quantizers/base.py, get_keys_to_not_convert) and a new head,
+    which is trained whole, and so has to be named in llm_int8_skip_modules where it has a bias.
+    """
+    left = model.get_output_embeddings()  # type: ignore[operator]
+    for name, module in model.named_modules():
+        is_linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        if is_linear and module is not left and name.partition(".")[0] not in ("classifier", "score", "qa_outputs"):
+            yield name, module
+
+
 def _quantised(model: nn.Module, plan: TrainingPlan) -> nn.Module:
-    """The model with its blocks' linear layers in bitsandbytes' formats; those on the meta device stay unquantised."""
+    """The model with its linear layers in bitsandbytes' formats; those on the meta device stay unquantised."""
     import bitsandbytes
     from peft import prepare_model_for_kbit_training
 
     compute = AUTOCAST.get(plan.precision, DTYPES[plan.precision])
-    for name, linear in list(block_linears(model)):
+    for name, linear in list(_quantisable(model)):
         if not isinstance(linear, nn.Linear):
             layers = type(linear).__name__
             raise NotBuildableError(f"quantization {plan.quantization!r} of {layers} layers: only nn.Linear has one")
