@@ -91,12 +91,12 @@ def _task(keys: Keys, table: Table) -> None:
     if kind is None:
         return
     if kind not in _TASKS:
-        return keys.bar("task_type", kind, f"modelled are {', '.join(_TASKS)}")
+        keys.bar("task_type", kind, f"modelled are {', '.join(_TASKS)}")
+        return
     keys.use("task_type", f"task {_TASKS[kind]}")
     if kind == "CAUSAL_LM":  # the default of the models that it is for
-        return None
+        return
     table["task"] = _TASKS[kind]
     names = keys.peek("modules_to_save")
     if isinstance(names, list):
         keys.replace("modules_to_save", [name for name in names if name not in ("classifier", "score", "qa_outputs")])
-    return None

@@ -126,7 +126,7 @@ def _loss_of(plan: TrainingPlan, family: Family, config: Any) -> Any:
     task, loss = config.task, plan.step.loss
     if task == "causal-lm":
         return loss
-    if loss.kind != "cross-entropy":
+    if loss.kind != "cross-entropy" and task != family.tasks[0]:  # a family without any other loss has none to choose
         message = f"{loss.label} is a loss of causal language models, and the task is {task}"
         raise UnsupportedError(Problem(where="plan", key="step.loss", message=message, hint="loss cross-entropy"))
     return head_loss(

@@ -49,7 +49,7 @@ def read_config(
     is_regression = _is_regression(fields, task, labels)
     saved_in, multiplied_in = saved_format(fields)
     settings = family.read(fields, model_type)
-    if task == "masked-lm" and not fields.flag("tie_word_embeddings", True):
+    if task == "masked-lm" in family.tasks and not fields.flag("tie_word_embeddings", True):
         fields.problem("tie_word_embeddings", "a masked language model whose decoder is not tied is not modelled")
     if fields.problems:
         raise UserError(*fields.problems)
