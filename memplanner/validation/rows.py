@@ -93,8 +93,9 @@ class Validation:
             (self.false_fits if ran_out else self.false_alarms).append(name)
 
     def groups(self) -> dict[str, Summary]:
-        """Group ("source · gpu · method · metric", with "in sample" before the metric where it is so) → its summary, in the
-        order of the rows.
+        """Group ("source · gpu · method · metric", with "in sample" before the metric where it is) → its summary.
+
+        Groups are in the order of the rows.
         """
         grouped: dict[str, list[Row]] = {}
         for row in self.rows:
