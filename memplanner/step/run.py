@@ -78,7 +78,7 @@ def _written(step: Step, tape: Tape, batch: int, seq: int) -> tuple[StepProgram,
         structure=tape.structure(),
         persistent=Persistent(
             tuple(_persistent(step, tape, trained, gradients_outlive=gradients_outlive)),
-            checkpoint=None if step.quantization is None else step.numerics.weights,
+            checkpoint=None if step.quantization is None else step.numerics.stored,
             is_packed=step.quantization is not None and step.quantization.is_read,
         ),
         refresh_only=frozenset(tape.refresh_only),

@@ -63,8 +63,8 @@ def test_bytes_that_outlive_a_step(validation: Validation) -> None:
 
 
 def test_reserved_and_device(validation: Validation) -> None:
-    assert worst(rows_of(validation, "t4-", "reserved")) <= 0.047
-    assert worst(rows_of(validation, "t4-", "device")) <= 0.045
+    assert worst(rows_of(validation, "t4-", "reserved")) <= 0.052
+    assert worst(rows_of(validation, "t4-", "device")) <= 0.047
     assert worst(rows_of(validation, "a100-", "device")) <= 0.075
 
 
