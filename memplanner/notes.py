@@ -4,9 +4,12 @@ from memplanner.frozen import Frozen
 
 
 class OtherKernel(Frozen):
-    """PyTorch's scaled_dot_product_attention runs another kernel than flash: "efficient" or "math"."""
+    """PyTorch's scaled_dot_product_attention runs another kernel than flash: "cudnn", "efficient" or "math"; torch: in
+    this release.
+    """
 
     kernel: str
+    torch: str = ""
 
 
 class RankAboveMatrix(Frozen):

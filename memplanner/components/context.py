@@ -92,13 +92,18 @@ class Context:
         self.adapters_enabled = True
         self.notes: list[Note] = []
 
-    def kernel(self, heads: Heads, mask: Tensor | None) -> Kernel:
+    def kernel(self, heads: Heads, mask: Tensor | None, dropout: float) -> Kernel:
         """The attention kernel that runs on this device."""
         kernel = self.attention.kernel(
-            self.autocast or self.weight_dtype, groups=heads.groups, head_dim=heads.head_dim, masked=mask is not None
+            self.autocast or self.weight_dtype,
+            seq=heads.seq,
+            groups=heads.groups,
+            head_dim=heads.head_dim,
+            masked=mask is not None,
+            dropout=dropout,
         )
         if self.attention.kind == "sdpa" and kernel != "flash":
-            self.notes.append(OtherKernel(kernel=kernel))
+            self.notes.append(OtherKernel(kernel=kernel.removesuffix("-grouped"), torch=self.attention.torch))
         return kernel
 
     @contextlib.contextmanager

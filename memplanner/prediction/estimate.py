@@ -6,14 +6,14 @@ from pathlib import Path
 
 from memplanner.allocator import DeviceFullError
 from memplanner.allocator.simulation import AllocatorSimulation
-from memplanner.catalogue import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
+from memplanner.catalogue import GpuProfile, ModelProfile, capability_of, find_gpu, find_model, is_bundled
 from memplanner.components.architectures.family import Family
 from memplanner.components.architectures.registry import read_config
 from memplanner.errors import Problem, UserError
 from memplanner.frozen import Frozen
 from memplanner.notes import Note, TypicalBatch
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
-from memplanner.prediction.capability import capability_of, refuse_beyond, remarks_on
+from memplanner.prediction.capability import refuse_beyond, remarks_on
 from memplanner.prediction.margin import Margin, margin_of
 from memplanner.prediction.timeline import Timeline
 from memplanner.prediction.verdict import device_total, limit_of, verdict_of

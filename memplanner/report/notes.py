@@ -20,6 +20,11 @@ def note_sentence(note: object) -> str:
 
 @note_sentence.register
 def _other_kernel(note: OtherKernel) -> str:
+    if note.kernel == "cudnn":
+        return (
+            f"attention 'sdpa' runs cuDNN's kernel here, which PyTorch {note.torch} prefers to flash on this card; the "
+            "workspace of cuDNN's own plan is in no source and is not counted"
+        )
     return f"attention 'sdpa' runs PyTorch's {note.kernel} kernel here: flash cannot take this plan"
 
 

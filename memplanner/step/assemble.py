@@ -12,7 +12,7 @@ from memplanner.components.methods.base import Method
 from memplanner.components.optimizers.update import UpdateRule
 from memplanner.components.quantization import QUANTIZATIONS
 from memplanner.components.quantization.base import Quantization
-from memplanner.errors import Problem, UnsupportedError
+from memplanner.errors import Problem, UnsupportedError, UserError
 from memplanner.frozen import Frozen
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.program.shapes import BF16, FP16, FP32, Dtype
@@ -84,14 +84,20 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
     """
     step, method = plan.step, plan.method
     rule = rule_of(plan)
+    numerics = numerics_of(plan)
+    attention = Attention(
+        kind=step.attention, compute_capability=compute_capability, padding=step.padding, torch=plan.torch
+    )
+    if problem := attention.problem(numerics.autocast or numerics.weights, family.heads(config)[1]):
+        raise UserError(problem)
     return Step(
         family=family,
         config=config,
         method=method,
         rule=rule,
         loss=Classification() if family.classifier else step.loss,  # type: ignore[arg-type]
-        numerics=numerics_of(plan),
-        attention=Attention(kind=step.attention, compute_capability=compute_capability, padding=step.padding),
+        numerics=numerics,
+        attention=attention,
         quantization=QUANTIZATIONS[plan.quantization],
         ranks=_from_the_root(method.ranks(family, config), family, config),
         checkpoint_every=step.checkpoint_every,

@@ -13,7 +13,7 @@ CHECK_FLAGS = (
     "--grad-accumulation --headroom --ignore-key --keep-gradients --keep-outputs --locked --loss --method "
     "--no-expandable-segments --no-keep-gradients --no-keep-outputs --no-per-layer-updates --optimizer "
     "--optimizer-bits --per-layer-updates --plan --precision --projection-rank --quantization --rank "
-    "--seq-len --strict --target-modules --tolerance"
+    "--seq-len --strict --target-modules --tolerance --torch"
 )
 
 
