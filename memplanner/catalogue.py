@@ -3,7 +3,7 @@
 import datetime
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,9 @@ from memplanner.settings.errors import problems_of, show
 
 S = TypeVar("S", bound=Settings)
 T = TypeVar("T", bound="GpuProfile | ModelProfile")
+_EVERY_CARD = "`memplanner gpus` lists them; a size such as 24GiB works, too"
+_NEAR = 3
+"""The most names that a hint offers."""
 _GPUS = ("gpus", ".toml")
 _MODELS = ("models", ".json")
 
@@ -102,9 +105,9 @@ def key(name: str) -> str:
 
 @functools.cache
 def stems(kind: str, suffix: str) -> tuple[str, ...]:
-    """The stems of all bundled profiles of a kind ("gpus", "models", "plans"), in the order of their files' names."""
-    names = sorted(os.listdir(profiles_dir() / kind))
-    return tuple(name.removesuffix(suffix) for name in names if name.endswith(suffix))
+    """The stems of all bundled profiles of a kind ("gpus", "models", "plans"), in their order."""
+    names = os.listdir(profiles_dir() / kind)
+    return tuple(sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix)))
 
 
 def file_of(kind: str, stem: str, suffix: str) -> Path:
@@ -113,7 +116,7 @@ def file_of(kind: str, stem: str, suffix: str) -> Path:
 
 
 def files(kind: str, suffix: str) -> tuple[Path, ...]:
-    """The files of all bundled profiles of a kind, in the order of their names."""
+    """The files of all bundled profiles of a kind, in the order of their stems."""
     return tuple(file_of(kind, stem, suffix) for stem in stems(kind, suffix))
 
 
@@ -121,8 +124,8 @@ def find_gpu(name: str) -> GpuProfile:
     """The card of that name or alias; UserError with the nearest names otherwise."""
     gpu = _find(name, *_GPUS, _gpu)
     if gpu is None:
-        known = [spelling for card in all_gpus() for spelling in (card.id, card.name, *card.aliases)]
-        hint = _nearest(name, known) or "`memplanner gpus` lists them; a size such as 24GiB works too"
+        near = _nearest(name, all_gpus())
+        hint = f"{near} A size such as 24GiB works, too" if near else _EVERY_CARD
         raise UserError(Problem(where="gpu", key="", message=f"no card is called {show(name)}", hint=hint))
     return gpu
 
@@ -147,8 +150,7 @@ def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
         pass  # not a path this system can look up: then it can only be a name
     model = _find(name_or_path, *_MODELS, _model)
     if model is None:
-        known = [spelling for each in all_models() for spelling in (each.id, each.name, *each.aliases)]
-        hint = _nearest(name_or_path, known)
+        hint = _nearest(name_or_path, all_models())
         either = "`memplanner models` lists the bundled ones; the path of a config.json works too"
         raise UserError(
             Problem(
@@ -193,13 +195,20 @@ def _by_alias(wanted: str, kind: str, suffix: str, load: Callable[[Path], T]) ->
     return None
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    """Near names; compared as keys, so that "RTX 4091" finds "rtx4090"."""
-    by_key = {key(spelling): spelling for spelling in reversed(known)}
+def _nearest(name: str, profiles: Sequence[GpuProfile] | Sequence[ModelProfile]) -> str:
+    """The profiles that the name is the beginning or a part of a spelling of, where these are few, then those with near
+    spellings. Spellings are compared as keys, so that "RTX 4091" finds "rtx4090".
+    """
+    typed = key(name)
+    spelt = [(key(spelling), each.id) for each in profiles for spelling in (each.id, each.name, *each.aliases)]
+    beginning = dict.fromkeys(id for spelling, id in spelt if typed and spelling.startswith(typed))
+    longer = beginning or dict.fromkeys(id for spelling, id in spelt if typed and typed in spelling)
     import difflib  # for an error only
 
-    close = difflib.get_close_matches(key(name), list(by_key), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(repr(by_key[match]) for match in close)}?" if close else ""
+    by_key = dict(reversed(spelt))
+    close = [by_key[match] for match in difflib.get_close_matches(typed, list(by_key), n=_NEAR, cutoff=0.6)]
+    found = list(dict.fromkeys([*(longer if len(longer) <= _NEAR else ()), *close]))[:_NEAR]
+    return f"did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def _own_model(name: str, path: Path) -> ModelProfile:

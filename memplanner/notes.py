@@ -26,8 +26,26 @@ class SequenceAboveModel(Frozen):
     max_positions: int
 
 
+class PagedStates(Frozen):
+    """States of the optimizer that are in managed memory, which the host backs, and not in the figures."""
+
+    num_bytes: int
+
+
 class EmulatedBf16(Frozen):
     """The card has no bf16 of its own."""
+
+
+class AssumedContext(Frozen):
+    """The device is given by its size alone, and so its context is an assumption."""
+
+    context_bytes: int
+
+
+class ContextAboveLimit(Frozen):
+    """The context alone is above the limit, whatever the step needs."""
+
+    context_bytes: int
 
 
 class TypicalBatch(Frozen):
@@ -37,4 +55,13 @@ class TypicalBatch(Frozen):
     allocated_bytes: int
 
 
-Note = OtherKernel | RankAboveMatrix | SequenceAboveModel | EmulatedBf16 | TypicalBatch
+Note = (
+    OtherKernel
+    | RankAboveMatrix
+    | SequenceAboveModel
+    | PagedStates
+    | EmulatedBf16
+    | AssumedContext
+    | ContextAboveLimit
+    | TypicalBatch
+)

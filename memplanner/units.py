@@ -21,7 +21,9 @@ MAX_BYTES = 1 << 60
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as "22GiB", "512 MiB" or "1000000 B"; ValueError for anything else."""
+    """Bytes of a size such as "22GiB", "512 MiB" or "1000000 B", or of "0"; ValueError for anything else."""
+    if text.strip() == "0":
+        return 0
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a size such as '22GiB', '24 GB' or '512MiB'")

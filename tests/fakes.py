@@ -73,7 +73,9 @@ class FakeEstimate:
     total_bytes: int
     limit_bytes: int
     device_bytes: int = 18 * GIB
+    live_bytes: int = 16 * GIB
     allocated_bytes: int = 16 * GIB
+    unsplit_bytes: int = 0
     reserved_bytes: int = 17 * GIB
     wanted_bytes: int = 17 * GIB
     verdict: Verdict = "fits"
@@ -89,10 +91,11 @@ class FakeEstimate:
     error_margin_bytes: int = 100 * MIB
     margin: Margin = MARGIN
     context_bytes: int = 700 * MIB
+    is_context_assumed: bool = False
     num_parameters: int = 6_738_415_616
     num_trainable: int = 1_000_000
     rows: tuple[TensorRow, ...] = ROWS
-    phases: tuple[PhasePeak, ...] = (
+    live_phases: tuple[PhasePeak, ...] = (
         PhasePeak(name="load", peak_bytes=12 * GIB, end_bytes=12 * GIB),
         PhasePeak(name="forward", peak_bytes=15 * GIB, end_bytes=15 * GIB),
         PhasePeak(name="backward", peak_bytes=16 * GIB, end_bytes=13 * GIB),
@@ -111,8 +114,12 @@ class FakeEstimate:
     )
 
     @property
+    def phases(self) -> tuple[PhasePeak, ...]:
+        return self.live_phases
+
+    @property
     def is_hopeless(self) -> bool:
-        return self.allocated_bytes + self.context_bytes > self.limit_bytes
+        return self.live_bytes + self.context_bytes > self.limit_bytes
 
     @property
     def margin_bytes(self) -> int:
@@ -120,7 +127,7 @@ class FakeEstimate:
 
     @property
     def tensor_room_bytes(self) -> int:
-        return self.limit_bytes - (self.device_bytes - self.allocated_bytes)
+        return self.limit_bytes - (self.device_bytes - self.live_bytes)
 
     timeline: FakeTimeline = field(default_factory=FakeTimeline)
 
@@ -143,6 +150,7 @@ def fake_predict(plan: TrainingPlan, *, root: Path = Path()) -> FakeEstimate:
         total_bytes=total,
         limit_bytes=limit,
         device_bytes=device,
+        live_bytes=device - 2 * GIB,
         allocated_bytes=device - 2 * GIB,
         verdict="fits" if device + 100 * MIB <= limit else "tight" if device <= limit else "does-not-fit",
     )

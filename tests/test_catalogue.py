@@ -1,6 +1,7 @@
 """Every bundled profile is valid and findable; a user's own config.json is read safely."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,31 @@ def test_an_alias_is_looked_up_on_disk_once(
     assert find(alias) is first
 
 
-@pytest.mark.parametrize(("name", "hint"), [("RTX 4091", "rtx4090"), ("lama-7b", "llama-7b")])
-def test_unknown_names_offer_the_nearest(name: str, hint: str) -> None:
-    find = find_gpu if "RTX" in name else find_model
-    with pytest.raises(UserError, match=f"did you mean '{hint}'"):
+@pytest.mark.parametrize(
+    ("find", "name", "hint"),
+    [
+        (find_gpu, "RTX 4091", "'rtx4090'"),
+        (find_gpu, "RTX 5060 Ti", "'rtx5060ti-16gb' or 'rtx5060ti-8gb' or "),
+        (find_gpu, "quadro", "'quadrortx6000' or 'quadrortx8000'"),
+        (find_gpu, "rtx6000", "'rtx6000ada' or "),
+        (find_gpu, "mi300", "'mi300x' or "),
+        (find_model, "lama-7b", "'llama-7b'"),
+        (find_model, "llama-3.1-8", "'llama-3.1-8b' or "),
+    ],
+)
+def test_unknown_names_offer_the_nearest(find: Callable[[str], object], name: str, hint: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"did you mean {hint}")):
         find(name)
+
+
+def test_an_unknown_card_may_be_given_by_its_size() -> None:
+    for name in ("", "a", "jetson", "rtx", "rtx3080ti-laptop"):
+        with pytest.raises(UserError, match="size such as 24GiB works, too"):
+            find_gpu(name)
+
+
+def test_a_card_comes_before_its_variants() -> None:
+    assert [card.id for card in all_gpus()] == sorted(card.id for card in all_gpus())
 
 
 def test_no_other_file_lies_in_profiles() -> None:

@@ -55,6 +55,7 @@ typedef struct {
     int64_t limit, max_split_size; /* -1 where there is none. */
     int32_t expandable;
     int64_t reserved, peak;           /* Units of all segments: now, and the most so far. */
+    int64_t allocated, most;          /* Units of all blocks in use: now, and the most in the present stretch. */
     int64_t segments;                 /* How often more memory was asked for, whether or not it was had. */
     int64_t next_address, low_address; /* Where the next segment that grows upwards begins, or downwards ends. */
     Pool pools[2];                    /* By Block.small. */
@@ -311,6 +312,9 @@ static int32_t allocate(Allocator *a, int64_t size)
         offer(a, tail);
     }
     a->blocks[index].free = 0;
+    a->allocated += a->blocks[index].size;
+    if (a->allocated > a->most)
+        a->most = a->allocated;
     return index;
 }
 
@@ -332,6 +336,7 @@ static void release(Allocator *a, int32_t index)
 {
     int32_t previous = a->blocks[index].previous, next = a->blocks[index].next;
     a->blocks[index].free = 1;
+    a->allocated -= a->blocks[index].size;
     if (next >= 0 && a->blocks[next].free) {
         withdraw(a, next);
         merge(a, index, next);
@@ -413,7 +418,8 @@ static void replay(Allocator *a, const Stretch *stretch, const Request *requests
     }
 }
 
-/* The most bytes of all segments together at any time while the events happen.
+/* The most bytes of all segments together at any time while the events happen. allocated: is given two numbers for each
+   stretch, the most bytes of all blocks in use at any time in it, and those at its end.
 
    sizes: bytes of each tensor. The blocks with the numbers from n << bits up to before (n + 1) << bits are the copies of
    tensor n. A tensor of 0 bytes is left out. limit: bytes that the device has to give; max_split_size: in bytes; below
@@ -422,9 +428,8 @@ static void replay(Allocator *a, const Stretch *stretch, const Request *requests
    Instead of bytes, one of these is returned: DEVICE_FULL where the limit is not enough; NO_MEMORY where this machine's
    own memory is not; TOO_LARGE where a block or all segments come to LARGEST; IMPOSSIBLE where a block is allocated
    whose number is in use, or one is freed whose number is not, or a number is that of no tensor. */
-int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t num_stretches, const int64_t *sizes,
-                                 int64_t num_tensors, int32_t bits, int32_t expandable, int64_t max_split_size,
-                                 int64_t limit)
+int64_t memplanner_replay(const Stretch *stretches, int64_t num_stretches, const int64_t *sizes, int64_t num_tensors,
+                          int32_t bits, int32_t expandable, int64_t max_split_size, int64_t limit, int64_t *allocated)
 {
     Allocator a = {.limit = limit < 0 ? -1 : limit / UNIT,
                    .max_split_size = max_split_size < 0 ? -1 : (max_split_size + UNIT - 1) / UNIT,
@@ -448,8 +453,11 @@ int64_t memplanner_peak_reserved(const Stretch *stretches, int64_t num_stretches
     int32_t pass = 0;
     for (int64_t s = 0; s < num_stretches && !a.error; s++) {
         int64_t selected = select_requests(&a, &stretches[s], sizes, num_tensors, bits, requests);
+        a.most = a.allocated;
         if (!a.error)
             replay(&a, &stretches[s], requests, selected, live, num_blocks, &pass);
+        allocated[2 * s] = a.most * UNIT;
+        allocated[2 * s + 1] = a.allocated * UNIT;
     }
     free(requests);
     free(live);

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from memplanner.allocator import DeviceFullError
+from memplanner.allocator import DeviceFullError, Held
 from memplanner.program.stretch import Stretch
 
 LIBRARY: Final = Path(__file__).parent / "_allocator.so"
@@ -32,9 +32,9 @@ class _Stretch(ctypes.Structure):
 
 @cache
 def _function() -> Any:
-    """memplanner_peak_reserved of allocator.c; None where it was not compiled."""
+    """memplanner_replay of allocator.c; None where it was not compiled."""
     try:
-        function = ctypes.CDLL(str(LIBRARY)).memplanner_peak_reserved
+        function = ctypes.CDLL(str(LIBRARY)).memplanner_replay
     except (OSError, AttributeError):
         return None
     function.restype = ctypes.c_int64
@@ -47,6 +47,7 @@ def _function() -> Any:
         ctypes.c_int32,
         ctypes.c_int64,
         ctypes.c_int64,
+        ctypes.c_void_p,
     ]
     return function
 
@@ -66,16 +67,17 @@ class Replay:
             *(_Stretch(events.buffer_info()[0], len(events), times, step) for events, times, step in self._stretches)
         )
 
-    def peak_reserved(
+    def run(
         self,
         sizes: Sequence[int],
         *,
         expandable_segments: bool = False,
         max_split_size: int | None = None,
         limit: int | None = None,
-    ) -> int:
+    ) -> Held:
         """As reference.Replay says, and OverflowError where a block or all segments come to _END."""
         words = array("q", sizes)
+        allocated = array("q", bytes(16 * len(self._table)))
         answer: int = _function()(
             self._table,
             len(self._table),
@@ -86,6 +88,7 @@ class Replay:
             # more than _END is never reached, and would not be passed on whole
             -1 if max_split_size is None else min(max_split_size, _END),
             -1 if limit is None else min(limit, _END),
+            allocated.buffer_info()[0],
         )
         if answer == _DEVICE_FULL:
             raise DeviceFullError
@@ -95,4 +98,4 @@ class Replay:
             raise OverflowError(f"segments of {_END} bytes and more")
         if answer == _IMPOSSIBLE:
             raise AssertionError("a block is allocated that is there already, or freed that is not")
-        return answer
+        return Held(answer, tuple(allocated[::2]), tuple(allocated[1::2]))

@@ -19,7 +19,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import Final
 
-from memplanner.allocator import SMALL_LIMIT, DeviceFullError
+from memplanner.allocator import SMALL_LIMIT, DeviceFullError, Held
 from memplanner.program.stretch import Stretch
 
 SMALL_SEGMENT: Final = 2 << 20
@@ -81,7 +81,8 @@ class CachingAllocator:
         self.retries = 0
         """How often the device had no room for another segment at the first attempt."""
         self.reserved = self.peak_reserved = 0
-        self.allocated = 0
+        self.allocated = self.peak_allocated = 0
+        """Bytes of the blocks in use, with the rests that were not split off: now, and the most so far."""
         self._address = 0
         self._ceiling = _CEILING
         self._pools: dict[bool, list[tuple[int, int, Block]]] = {True: [], False: []}
@@ -106,6 +107,7 @@ class CachingAllocator:
             self._offer(tail)
         block.free = False
         self.allocated += block.size
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
         return block
 
     def release(self, block: Block) -> None:
@@ -213,15 +215,15 @@ class Replay:
         self._stretches = stretches
         self._bits = bits
 
-    def peak_reserved(
+    def run(
         self,
         sizes: Sequence[int],
         *,
         expandable_segments: bool = False,
         max_split_size: int | None = None,
         limit: int | None = None,
-    ) -> int:
-        """The most bytes of segments at any time; DeviceFullError where the limit is not enough.
+    ) -> Held:
+        """What the allocator holds meanwhile; DeviceFullError where the limit is not enough.
 
         sizes: bytes of one copy of each tensor. One of 0 bytes is left out: what has no bytes is never requested. The
         options are CachingAllocator's.
@@ -230,7 +232,10 @@ class Replay:
             expandable_segments=expandable_segments, max_split_size=max_split_size, limit=limit
         )
         blocks: dict[int, Block] = {}
+        peaks: list[int] = []
+        ends: list[int] = []
         for stretch in self._stretches:
+            allocator.peak_allocated = allocator.allocated
             for events in stretch.each_time():
                 for event in events:
                     number = event if event >= 0 else ~event
@@ -241,4 +246,6 @@ class Replay:
                         blocks[number] = allocator.allocate(size)
                     else:
                         allocator.release(blocks.pop(number))
-        return allocator.peak_reserved
+            peaks.append(allocator.peak_allocated)
+            ends.append(allocator.allocated)
+        return Held(allocator.peak_reserved, tuple(peaks), tuple(ends))

@@ -40,8 +40,9 @@ class Snapshot(Settings):
 
     @property
     def parts(self) -> dict[str, int]:
-        """What device_bytes is the sum of: each category at the peak, fragmentation, and the context."""
+        """What device_bytes is the sum of: each category at the peak, unsplit blocks, fragmentation, the context."""
         parts = {category.replace("_", " "): self.at_peak.get(category, 0) for category in CATEGORIES}
+        parts["unsplit blocks"] = self.allocated_bytes - sum(parts.values())
         return {**parts, "fragmentation": self.reserved_bytes - self.allocated_bytes, "context": self.context_bytes}
 
 

@@ -12,7 +12,7 @@ from memplanner.errors import Problem, UserError
 from memplanner.report.check_text import PlanAnswer
 from memplanner.report.terminal import Page
 from memplanner.report.writers import BUDGETS, CHECK, PROBLEMS
-from memplanner.timeline import passes
+from memplanner.timeline import advisable, passes
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans
@@ -64,7 +64,7 @@ def _one(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     estimate = predict(loaded_plan.plan, root=loaded_plan.root)
     code = ExitCode.OK if passes(estimate.verdict, strict=args.strict) else ExitCode.DOES_NOT_FIT
     changes = None
-    if code != ExitCode.OK and args.format != "json":
+    if not advisable(estimate, strict=args.strict) and args.format != "json":
         from memplanner.solve.changes import single_changes
 
         changes = single_changes(estimate, lambda plan: predict(plan, root=loaded_plan.root), strict=args.strict)

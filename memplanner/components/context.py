@@ -29,6 +29,10 @@ class LinearSpec(Frozen, kw_only=False):
     """GPT-2's Conv1D: the weight is stored (in, out)."""
     in_block: bool = True
     """Whether it belongs to one of the model's repeated blocks."""
+    is_head: bool = False
+    """Whether it is the model's output projection, which is never quantised."""
+    tied_to: str = ""
+    """The parameter that is its weight as well, by its path from the root."""
 
     @property
     def weight_shape(self) -> Shape:
@@ -47,11 +51,19 @@ class LinearSpec(Frozen, kw_only=False):
 class Numerics(Frozen):
     """The types that a step computes in.
 
-    weights: of the model's weights. autocast: that autocast runs matrix products in, None without it. compute: of
-    products with a quantised weight. norms: of the norms' weights.
+    weights: of the model's weights. stored: of those that were quantised, before they were. autocast: that autocast
+    runs matrix products in, None without it. compute: of products with a quantised weight. norms: of the norms'
+    weights.
     """
 
     weights: Dtype
+    stored: Dtype
+    weights: of the model's weights. linears: of those of linear layers in the blocks. autocast: that autocast runs
+    matrix products in, None without it. compute: of products with a quantised weight. norms: of the norms' weights.
+    """
+
+    weights: Dtype
+    linears: Dtype
     autocast: Dtype | None
     compute: Dtype
     norms: Dtype
@@ -60,9 +72,10 @@ class Numerics(Frozen):
 class Context:
     """The tape, and how this plan computes.
 
-    ranks: of the linear modules that the method acts on, by their paths as the tape's scopes begin them ("layers.0").
+    ranks: of the modules that the method acts on, by their paths as the tape's scopes begin them ("layers.0"). copied:
+    paths, alike, of the modules that are trained as copies.
     checkpoint_every: 0 without checkpointing, else N for blocks 0, N, 2N, … input_gradients: the embeddings' output
-    asks for a gradient.
+    asks for a gradient. kernels: those of other packages that take the place of transformers' own code.
     """
 
     def __init__(
@@ -76,8 +89,10 @@ class Context:
         attention: Attention,
         quantization: Quantization | None,
         ranks: Mapping[str, int],
+        copied: frozenset[str] = frozenset(),
         checkpoint_every: int,
         input_gradients: bool,
+        kernels: frozenset[str],
     ) -> None:
         self.tape = tape
         self.batch, self.seq = batch, seq
@@ -87,8 +102,10 @@ class Context:
         self.attention = attention
         self.quantization = quantization
         self.ranks = ranks
+        self.copied = copied
         self.checkpoint_every = checkpoint_every
         self.input_gradients = input_gradients
+        self.kernels = kernels
         self.adapters_enabled = True
         self.notes: list[Note] = []
 
@@ -133,12 +150,48 @@ class Context:
         role: Role = "weight",
         stands_for: Shape | None = None,
         projection: Projection | None = None,
+        tied_to: str = "",
     ) -> Param:
         """The weight of this name in the current block, made the first time it is asked for; the arguments are
-        tape.engine.Param's.
+        tape.engine.Param's. tied_to: the parameter that it is, by its key, where the two are one.
+
+        Of a module that is trained as a copy, the copy's: the original stays as it is, frozen, and runs where adapters
+        are switched off (peft/utils/other.py, ModulesToSaveWrapper).
         """
+        module, _, name = path.rpartition(".")
+        if self.is_copied(module):
+            original = self._param(path, shape, trainable=False, dtype=dtype, role=role, tied_to=tied_to)
+            if not self.adapters_enabled:
+                return original
+            path, tied_to = f"{module}.modules_to_save.{name}", ""
+            trainable = role == "weight"
+            dtype = self.method.copied_dtype(original.dtype) if trainable else original.dtype
+        return self._param(
+            *(path, shape),
+            trainable=trainable,
+            dtype=dtype,
+            category=category,
+            role=role,
+            stands_for=stands_for,
+            projection=projection,
+            tied_to=tied_to,
+        )
+
+    def _param(
+        self,
+        path: str,
+        shape: Shape,
+        *,
+        trainable: bool | None,
+        dtype: Dtype | None,
+        category: Category = "parameters",
+        role: Role = "weight",
+        stands_for: Shape | None = None,
+        projection: Projection | None = None,
+        tied_to: str = "",
+    ) -> Param:
         tape = self.tape
-        key = f"{tape.scope}.{path}" if tape.scope else path
+        key = tied_to or (f"{tape.scope}.{path}" if tape.scope else path)
         found = tape.params.get(key)
         if found is None:
             found = tape.params[key] = Param(
@@ -169,25 +222,37 @@ class Context:
 
     # -- layers --------------------------------------------------------------------------------------------------
 
-    def rank_of(self, spec: LinearSpec) -> int | None:
-        """The method's rank for a linear module of the present block, None where it leaves the module alone. A block
-        that stands for several is asked about as the first of them, whose ranks are those of all.
+    def path_of(self, name: str) -> str:
+        """The path of a module of the present block. A block that stands for several is asked about as the first of
+        them, whose modules are treated as those of all.
         """
         scope = self.tape.scope.partition("–")[0]
-        return self.ranks.get(f"{scope}.{spec.path}" if scope else spec.path)
+        return f"{scope}.{name}" if scope else name
+
+    def rank_of(self, spec: LinearSpec) -> int | None:
+        """The method's rank for a linear module of the present block, None where it leaves the module alone."""
+        return self.ranks.get(self.path_of(spec.path))
+
+    def is_copied(self, name: str) -> bool:
+        """Whether a module of the present block is trained as a copy (peft's modules_to_save)."""
+        return bool(self.copied) and self.path_of(name) in self.copied
+
+    def quantization_of(self, spec: LinearSpec) -> Quantization | None:
+        """How the frozen weight of a linear module is kept."""
+        return None if spec.is_head else self.quantization
 
     def linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
-        """A linear layer as the method has it."""
+        """A linear layer as the method has it, or its copy, which is a plain one."""
+        if self.is_copied(spec.path):
+            return self.plain_linear(spec, x, out_shape, trainable=True)
         return self.method.linear(self, spec, x, out_shape)
 
+    def embedding(self, path: str, table: Shape, indices: Tensor, out_shape: Shape, name: str) -> Tensor:
+        """Rows of a table as the method has it."""
+        return self.method.embedding(self, path, table, indices, out_shape, name)
+
     def head(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
-        """A linear layer of a new classification head: trained whole under every method; peft trains a copy of it
-        (modules_to_save) and keeps the original.
-        """
-        if self.method.copies_head:
-            path = f"{spec.path}.original_module"
-            self.param(f"{path}.weight", spec.weight_shape, trainable=False)
-            self.param(f"{path}.bias", spec.bias_shape, trainable=False)
+        """A linear layer of a new classification head, trained whole under every method."""
         return self.plain_linear(spec, x, out_shape, trainable=True)
 
     def plain_linear(
@@ -200,17 +265,27 @@ class Context:
         projection: Projection | None = None,
     ) -> Tensor:
         """torch.nn.Linear, in autocast's type where there is autocast. projection: of its weight's gradient."""
-        weight = self.param(f"{spec.path}.weight", spec.weight_shape, trainable=trainable, projection=projection)
+        weight = self.param(
+            f"{spec.path}.weight",
+            spec.weight_shape,
+            trainable=trainable,
+            projection=projection,
+            tied_to=spec.tied_to,
+        dtype = self.numerics.linears
+        weight = self.param(
+            f"{spec.path}.weight", spec.weight_shape, trainable=trainable, dtype=dtype, projection=projection
+        )
         bias: Param | None = None
         if spec.bias:
-            bias = self.param(f"{spec.path}.bias", spec.bias_shape, trainable=trainable)
+            bias = self.param(f"{spec.path}.bias", spec.bias_shape, trainable=trainable, dtype=dtype)
         return self.matmul(x, weight, bias, out_shape, f"{spec.path} output")
 
     def frozen_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """The base layer under an adapter: its weight frozen, and quantised where the plan says so."""
-        if self.quantization is None:
+        quantization = self.quantization_of(spec)
+        if quantization is None:
             return self.plain_linear(spec, x, out_shape, trainable=False)
-        packed, *scales = self.quantization.tensors(spec.weight_shape)
+        packed, *scales = quantization.tensors(spec.weight_shape)
         self.param(
             f"{spec.path}.{packed.name}",
             packed.shape,
@@ -220,9 +295,12 @@ class Context:
         )
         for scale in scales:
             self.buffer(f"{spec.path}.{scale.name}", scale.shape, scale.dtype)
+        for table in quantization.shared:
+            self.shared_param(table.name, table.shape, dtype=table.dtype, category="parameters", role="buffer")
         if spec.bias:
             self.param(f"{spec.path}.bias", spec.bias_shape, trainable=False)
-        return self.quantization.linear(x, spec.weight_shape, out_shape, self.numerics.compute, f"{spec.path} output")
+        types = self.numerics.compute, self.numerics.stored
+        return quantization.linear(x, spec.weight_shape, out_shape, *types, f"{spec.path} output")
 
     def matmul(
         self, x: Tensor, weight: Param | Tensor, bias: Param | Tensor | None, out_shape: Shape, name: str
@@ -288,12 +366,12 @@ class Context:
         return tape.stack(prefix, self.runs(prefix, num_layers, kinds), layer, entering)
 
     def runs(self, prefix: str, num_layers: int, kinds: Sequence[str] = ()) -> list[tuple[int, int]]:
-        """Stretches of equal blocks as (width, reps): by their kinds, by the ranks of their modules, and by the period
-        of checkpointing.
+        """Stretches of equal blocks as (width, reps): by their kinds, by what the method does to their modules, and
+        by the period of checkpointing.
         """
         period = max(1, self.checkpoint_every)
-        ranks = self.ranks_by_block(prefix, num_layers)
-        blocks = list(zip(kinds or [""] * num_layers, ranks, strict=True))
+        treated = self.treated_by_block(prefix, num_layers)
+        blocks = list(zip(kinds or [""] * num_layers, treated, strict=True))
         runs: list[tuple[int, int]] = []
         i = 0
         while i < num_layers:
@@ -306,10 +384,10 @@ class Context:
             i += width * reps
         return runs
 
-    def ranks_by_block(self, prefix: str, num_layers: int) -> list[dict[str, int]]:
-        """The method's ranks within each block of a stack, by the modules' paths in it."""
-        blocks: list[dict[str, int]] = [{} for _ in range(num_layers)]
-        for path, rank in self.ranks.items():
+    def treated_by_block(self, prefix: str, num_layers: int) -> list[dict[str, int | None]]:
+        """The method's ranks within each block of a stack, by the modules' paths in it; None for those copied."""
+        blocks: list[dict[str, int | None]] = [{} for _ in range(num_layers)]
+        for path, rank in (*self.ranks.items(), *((path, None) for path in self.copied)):
             if path.startswith(f"{prefix}."):
                 number, _, name = path.removeprefix(f"{prefix}.").partition(".")
                 blocks[int(number)][name] = rank

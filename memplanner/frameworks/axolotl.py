@@ -8,27 +8,46 @@ from memplanner.frameworks.ignored_keys import AXOLOTL, AXOLOTL_PREFIXES
 from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import model_name
 from memplanner.frameworks.optimizers import take_optimizer
-from memplanner.frameworks.trainer import ONE_GPU, precision_of, take_attention, take_half, take_lora, take_trainer
+from memplanner.frameworks.trainer import (
+    LIGER_LOSS,
+    ONE_GPU,
+    has_liger,
+    precision_of,
+    take_attention,
+    take_half,
+    take_lora,
+    take_trainer,
+)
 from memplanner.settings.errors import show
 
 NAME: Final = "Axolotl"
 KNOWN_BY: Final = "Axolotl (base_model)"
-CUT: Final = (
-    "Cut Cross Entropy never makes the logits; `--loss fused` beside --ignore-key is the nearest that is modelled"
-)
 OVER: Final = ()
 DECIDES: Final = {
     **trainer.DECIDES,
     "quantization": ("load_in_4bit", "load_in_8bit"),
     "method": ("adapter",),
     "method.target_modules": ("lora_target_modules", "lora_target_linear"),
+    "method.modules_to_save": ("lora_modules_to_save",),
     "optimizer": ("optimizer",),
     "step.attention": ("attn_implementation", "flash_attention", "sdp_attention"),
     "step.loss": (
         "use_liger_kernel",
         "liger_fused_linear_cross_entropy",
+        "cut_cross_entropy",
+        "plugins",
     ),
+    "fp32_embeddings": ("attn_implementation", "flash_attention", "sdp_attention", "eager_attention"),
+    "step.kernels": ("liger_rms_norm", "liger_rope", "liger_glu_activation", "liger_swiglu"),
 }
+
+LIGER: Final = {
+    "liger_rms_norm": "liger-rms-norm",
+    "liger_rope": "liger-rope",
+    "liger_glu_activation": "liger-swiglu",
+    "liger_swiglu": "liger-swiglu",
+}
+"""Switches of Liger's plugin as a plan's kernels (integrations/liger/plugin.py)."""
 
 
 def recognizes(config: Table) -> bool:
@@ -69,15 +88,11 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
         keys.assumed.append("sequence_len 512, Axolotl's default")
     _attention(keys, table)
     take_optimizer(keys, "optimizer", table, default="adamw_torch_fused")
-    if keys.flag("liger_fused_linear_cross_entropy", "step.loss fused"):
-        set_path(table, "step.loss", "fused")
-    liger = "Liger's kernel needs less than what is counted"
+    _plugins(keys, table)
     keys.leave_out_if_set(
         {
             "sample_packing": "sequences are taken to be as long as sequence_len",
             "multipack_real_batches": "sequences are taken to be as long as sequence_len",
-            **dict.fromkeys(("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_swiglu"), liger),
-            **dict.fromkeys(("liger_layer_norm", "liger_cross_entropy"), liger),
             **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), "fused adapters need less"),
             **dict.fromkeys(("unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o"), "fused adapters need less"),
             "flash_attn_fuse_mlp": "fused blocks need less than what is counted",
@@ -86,10 +101,9 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     keys.bar_if_set(
         {
             "unfrozen_parameters": "which weights are frozen is not read, and all would be trained",
-            "lora_modules_to_save": "modules trained whole beside the adapter are not counted",
+            "peft_ensure_weight_tying": "tied adapters and copies are counted twice",
             "relora": "merging and restarting is not counted",
             "relora_steps": "merging and restarting is not counted",
-            "cut_cross_entropy": CUT,
             "reward_model": "a head of its own takes the language model's place",
             "process_reward_model": "a head of its own takes the language model's place",
             "gptq": "a base that is quantised already is not modelled",
@@ -97,28 +111,82 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             "use_ray": ONE_GPU,
         }
     )
-    _plugins(keys)
+    _embeddings(keys, table)
     take_trainer(keys, table, batch_default=None)
     keys.disregard(AXOLOTL, AXOLOTL_PREFIXES)
     return table
 
 
-def _plugins(keys: Keys) -> None:
-    """Liger's and Spectrum's plugins do nothing without keys of their own; Cut Cross Entropy's is on once listed
-    (integrations/cut_cross_entropy/args.py); what another one changes is not known.
+_CAST: Final = ("xformers_attention", "flex_attention", "s2_attention", "attn_implementation")
+
+
+def _embeddings(keys: Keys, table: Table) -> None:
+    """Embeddings, norms and head go to fp32, and back only for an adapter, for an attention that needs half precision
+    and for Cut Cross Entropy (loaders/model.py, _configure_embedding_dtypes).
     """
-    barring = []
-    for name in keys.names("plugins"):
-        package = name.removeprefix("axolotl.integrations.").partition(".")[0]
-        if package == "cut_cross_entropy" and keys.peek("cut_cross_entropy") is not False:
-            keys.bar("plugins", name, CUT)
-            return
-        if package not in ("liger", "cut_cross_entropy"):
-            barring.append(name)
+    step = table.get("step", {})
+    kept = step.get("attention", "sdpa") in ("sdpa", "eager") and keys.not_modelled.keys().isdisjoint(_CAST)
+    full = table["method"]["kind"] in ("full", "galore") and table.get("master_weights") is False
+    if full and kept and step.get("loss") != "cut-cross-entropy":
+        table["fp32_embeddings"] = True
+        keys.assumed.append(
+            "embeddings, norms and head in fp32, as Axolotl's loader leaves them without flash attention"
+        )
+
+
+def _plugins(keys: Keys, table: Table) -> None:
+    """Liger's and Spectrum's plugins do nothing without keys of their own, nor these without the plugin, since the
+    config's schema has them from it alone (utils/config, merge_input_args); what another plugin changes is not known.
+    """
+    names = keys.names("plugins")
+    packages = {name: name.removeprefix("axolotl.integrations.").partition(".")[0] for name in names}
+    barring = [name for name, package in packages.items() if package not in ("liger", "cut_cross_entropy")]
+    if names:
+        keys.use("plugins", "nothing by themselves")
+    _liger(keys, table, listed="liger" in packages.values())
+    _cut(keys, table, listed="cut_cross_entropy" in packages.values())
     if barring:
         keys.bar("plugins", ", ".join(barring), "what such a plugin changes is not known")
-    elif "plugins" in keys.used:
-        keys.use("plugins", "nothing by themselves")
+
+
+def _liger(keys: Keys, table: Table, *, listed: bool) -> None:
+    loss = "liger_fused_linear_cross_entropy"
+    kernels = []
+    for key in (*LIGER, loss, "liger_layer_norm", "liger_rms_norm_gated", "liger_cross_entropy"):
+        if not keys.flag(key, f"step.kernels {LIGER.get(key)}"):
+            continue
+        if not listed:
+            keys.use(key, "nothing: `plugins` does not list Liger's")
+        elif key == loss:  # for other models than its own, Axolotl has a patch for any
+            set_path(table, "step.loss", "fused")
+            keys.use(key, "step.loss fused")
+        elif key == "liger_cross_entropy":
+            keys.leave_out(key, True, LIGER_LOSS)
+        elif key in LIGER and has_liger(table):
+            kernels.append(LIGER[key])
+        else:
+            keys.use(key, "nothing: Liger has no such kernel for this model")
+    if kernels:
+        set_path(table, "step.kernels", kernels)
+    if listed:
+        keys.bar_if_set({"liger_use_token_scaling": "the softmax of a chunk's logits is not counted"})
+
+
+def _cut(keys: Keys, table: Table, *, listed: bool) -> None:
+    """On once the plugin is listed (integrations/cut_cross_entropy/args.py)."""
+    said = keys.mentions("cut_cross_entropy") and keys.peek("cut_cross_entropy") is not None
+    wanted = keys.flag("cut_cross_entropy", "step.loss cut-cross-entropy") or not said
+    if not listed:
+        if said and wanted:
+            keys.use("cut_cross_entropy", "nothing: `plugins` does not list its plugin")
+        return
+    if not wanted:
+        return
+    if "loss" in table.get("step", {}):
+        keys.bar("plugins", "CutCrossEntropyPlugin", "liger_fused_linear_cross_entropy asks for another loss")
+        return
+    set_path(table, "step.loss", "cut-cross-entropy")
+    keys.use("plugins", "step.loss cut-cross-entropy")
 
 
 def _adapter(keys: Keys, table: Table) -> None:
@@ -129,14 +197,16 @@ def _adapter(keys: Keys, table: Table) -> None:
         if four or eight:
             keys.refuse("load_in_4bit" if four else "load_in_8bit", "needs an adapter", "adapter: qlora")
         keys.disregard(("lora_r", "lora_dropout", "lora_target_modules", "lora_target_linear", "peft_use_dora"))
+        keys.disregard(("lora_modules_to_save",))
         return
     if adapter not in ("lora", "qlora"):
         keys.refuse("adapter", f"{show(adapter)} is not modelled", "lora and qlora are")
     keys.use("adapter", f"method {adapter}")
     names = {"rank": "lora_r", "dropout": "lora_dropout", "targets": "lora_target_modules", "dora": "peft_use_dora"}
-    take_lora(keys, table, names)
-    if keys.flag("lora_target_linear", "method.target_modules all-linear"):
-        set_path(table, "method.target_modules", "all-linear")
+    take_lora(keys, table, {**names, "saved": "lora_modules_to_save"})
+    if keys.flag("lora_target_linear", "method.target_modules all-linear"):  # beside those that are named
+        named = table["method"].get("target_modules", [])
+        set_path(table, "method.target_modules", ["all-linear", *([named] if isinstance(named, str) else named)])
     if four or (adapter == "qlora" and not eight):
         table["quantization"] = "nf4-double"  # axolotl/loaders/model.py: bnb_4bit_use_double_quant=True
     elif eight:

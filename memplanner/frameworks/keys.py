@@ -48,6 +48,10 @@ class Keys:
         """The raw value, left where it is."""
         return self._left.get(key)
 
+    def replace(self, key: str, value: Any) -> None:
+        """Another raw value for a key that has not been taken."""
+        self._left[key] = value
+
     def number(self, key: str, became: str) -> int | None:
         """A whole number of at least one. became: the setting that takes it."""
         value = self.take(key)

@@ -19,10 +19,12 @@ DECIDES: Final = {
     "quantization": ("quantization_bit",),
     "method": ("finetuning_type", "use_dora"),
     "method.target_modules": ("lora_target",),
+    "method.modules_to_save": ("additional_target",),
     "optimizer": ("optim",),
     "step.attention": ("flash_attn",),
     "step.checkpointing": ("gradient_checkpointing", "disable_gradient_checkpointing"),
     "step.loss": ("use_liger_kernel", "enable_liger_kernel"),
+    "step.kernels": ("use_liger_kernel", "enable_liger_kernel"),
 }
 
 _STAGES: Final = {"sft": "sft", "pt": "pt"}
@@ -54,13 +56,13 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     adapted = kind == "lora"
     if adapted:
         names = {"rank": "lora_rank", "dropout": "lora_dropout", "targets": "lora_target", "dora": "use_dora"}
-        take_lora(keys, table, names, split=True)
+        take_lora(keys, table, {**names, "saved": "additional_target"}, split=True)
         if "target_modules" not in table["method"]:
             set_path(table, "method.target_modules", "all-linear")
             keys.assumed.append("lora_target all, LLaMA-Factory's default")
     else:
         table["method"] = {"kind": "full"}
-        keys.disregard(("lora_rank", "lora_dropout", "lora_target", "use_dora"))
+        keys.disregard(("lora_rank", "lora_dropout", "lora_target", "use_dora", "additional_target"))
     _quantization(keys, table, adapted=adapted)
     _precision(keys, table, adapted=adapted)
     set_path(table, "step.seq_len", keys.number("cutoff_len", "step.seq_len"))
@@ -89,8 +91,7 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     )
     keys.bar_if_set(
         {
-            "additional_target": "modules trained whole beside the adapter are not counted",
-            "modules_to_save": "modules trained whole beside the adapter are not counted",
+            "resize_vocab": "the larger vocabulary, and copies of embeddings and head for it, are not counted",
             "mixture_of_depths": "tokens skip blocks",
             **dict.fromkeys(
                 ("use_badam", "use_apollo", "use_adam_mini", "use_muon"), "another optimizer would be counted"
@@ -136,7 +137,10 @@ def _precision(keys: Keys, table: Table, *, adapted: bool) -> None:
         table["precision"] = "bf16"
         if adapted:  # model/adapter.py: adapters are upcast unless pure_bf16 is on
             set_path(table, "method.adapter_dtype", "base")
-    elif half:
+        return
+    if "modules_to_save" in table["method"]:  # model/adapter.py: so is all else that is trained
+        set_path(table, "method.modules_to_save_dtype", "fp32")
+    if half:
         table |= {"precision": f"{half}-mixed", "master_weights": not adapted}
     elif adapted:
         dtype = model_dtype(str(table.get("model", ""))) or "bf16"

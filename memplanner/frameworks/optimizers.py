@@ -13,14 +13,13 @@ OPTIMIZERS: Final[dict[str, Table]] = {
     "adamw_bnb_8bit": {"kind": "adamw-8bit"},
     "adamw_8bit": {"kind": "adamw-8bit"},
     "adamw_torch_8bit": {"kind": "adamw-8bit", "format": "torchao"},
-    "paged_adamw_8bit": {"kind": "adamw-8bit"},
-    "paged_adamw_32bit": {"kind": "adamw", "implementation": "fused", "state_dtype": "fp32"},
-    "paged_adamw": {"kind": "adamw", "implementation": "fused", "state_dtype": "fp32"},
+    "paged_adamw_8bit": {"kind": "adamw-8bit", "is_paged": True},
+    "paged_adamw_32bit": {"kind": "adamw", "implementation": "bitsandbytes", "is_paged": True},
+    "paged_adamw": {"kind": "adamw", "implementation": "bitsandbytes", "is_paged": True},
     "adafactor": {"kind": "adafactor"},
     "sgd": {"kind": "sgd"},
 }
-"""Names of transformers' OptimizerNames as optimizers of a plan. bitsandbytes' 32-bit AdamW keeps fp32 moments and, as
-the fused one, makes no temporaries."""
+"""Names of transformers' OptimizerNames as optimizers of a plan."""
 
 GALORE: Final[dict[str, Table]] = {
     "galore_adamw": {"kind": "adamw"},
@@ -50,10 +49,10 @@ def take_optimizer(keys: Keys, key: str, table: Table, *, default: str) -> None:
     if known is None:
         names = [*OPTIMIZERS, *GALORE]
         keys.refuse(key, f"the optimizer {show(name)} is not modelled", suggest(name, names))
-    keys.use(key, f"optimizer {known['kind']}" + (f" {known['implementation']}" if "implementation" in known else ""))
+    paged = ["paged"] if known.get("is_paged") else []
+    implementation = [known["implementation"]] if "implementation" in known else []
+    keys.use(key, " ".join(["optimizer", known["kind"], *paged, *implementation]))
     table["optimizer"] = dict(known)
-    if name.startswith("paged_"):
-        keys.leave_out(key, name, "its states can be paged out of the GPU; the figures hold all of them there")
     if word in GALORE:
         if table.get("method", {}).get("kind", "full") != "full":
             keys.refuse(key, f"{show(name)} beside an adapter is not modelled", "GaLore trains the whole model")

@@ -15,6 +15,7 @@ OVER: Final = ()
 DECIDES: Final = {
     "method": ("peft_type", "use_dora"),
     "method.target_modules": ("target_modules",),
+    "method.modules_to_save": ("modules_to_save",),
 }
 
 
@@ -34,7 +35,9 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     if model is not None:
         table["model"] = model_name(model)
         keys.use("base_model_name_or_path", f"model {table['model']}")
-    take_lora(keys, table, {"rank": "r", "dropout": "lora_dropout", "targets": "target_modules", "dora": "use_dora"})
+    _without_score(keys)
+    names = {"rank": "r", "dropout": "lora_dropout", "targets": "target_modules", "dora": "use_dora"}
+    take_lora(keys, table, {**names, "saved": "modules_to_save"})
     pattern = keys.take("rank_pattern")
     if pattern:
         if not isinstance(pattern, dict):
@@ -53,7 +56,6 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
         keys.use("bias", "none trained")
     keys.bar_if_set(
         {
-            "modules_to_save": "modules trained whole beside the adapter are not counted",
             "lora_bias": "biases of the adapters are not counted",
             "layers_to_transform": "all blocks are taken to have adapters",
             "layers_pattern": "all blocks are taken to have adapters",
@@ -62,10 +64,19 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             "target_parameters": "adapters of bare parameters are not counted",
             "trainable_token_indices": "trained rows of the embeddings are not counted",
             "use_qalora": "adapters of another shape are not modelled",
-            "ensure_weight_tying": "tied adapters are counted twice",
+            "ensure_weight_tying": "tied adapters and copies are counted twice",
         }
     )
     keys.disregard(PEFT)
     if alone:
         keys.assumed.append("memplanner's defaults for all but model and method: a peft adapter does not say")
     return table
+
+
+def _without_score(keys: Keys) -> None:
+    """Of the two names that peft adds for every classifier (peft/peft_model.py, PeftModelForSequenceClassification),
+    and that find no module in most, the one for heads called otherwise than the modelled ones.
+    """
+    names = keys.peek("modules_to_save")
+    if keys.peek("task_type") == "SEQ_CLS" and isinstance(names, list) and "classifier" in names:
+        keys.replace("modules_to_save", [name for name in names if name != "score"])

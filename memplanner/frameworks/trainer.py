@@ -17,12 +17,15 @@ ATTENTION: Final = {
 """attn_implementation as a plan's attention."""
 
 LIGER_MODELS: Final = ("llama", "mistral", "qwen2", "qwen3")
+LIGER_KERNELS: Final = {"rms_norm": "liger-rms-norm", "rope": "liger-rope", "swiglu": "liger-swiglu"}
+"""Arguments of Liger's apply_liger_kernel_to_llama and its siblings as a plan's kernels."""
 
 DECIDES: Final = {
     "precision": ("bf16", "fp16"),
     "master_weights": ("bf16", "fp16"),
     "step.checkpointing": ("gradient_checkpointing",),
     "step.loss": ("use_liger_kernel",),
+    "step.kernels": ("use_liger_kernel", "liger_kernel_config"),
 }
 """Setting -> the Trainer's keys that decide it, whatever they say."""
 
@@ -45,6 +48,12 @@ PARALLEL: Final = dict.fromkeys(
 COMPILED: Final = "compiled code needs other amounts"
 
 
+def has_liger(table: Table) -> bool:
+    """Whether Liger has kernels for the model, which is taken to be a LLaMA where it is not known."""
+    model = bundled(str(table.get("model", "")))
+    return model is None or model.config.get("model_type") in LIGER_MODELS
+
+
 def take_liger(keys: Keys, key: str, table: Table) -> None:
     """A switch for all of Liger's kernels, the fused loss among them, where Liger has them for the model."""
     config = keys.take("liger_kernel_config")
@@ -54,15 +63,19 @@ def take_liger(keys: Keys, key: str, table: Table) -> None:
         keys.use("liger_kernel_config", "which of Liger's kernels")
     if not keys.flag(key, "Liger's kernels"):
         return
-    model = bundled(str(table.get("model", "")))
-    if model is not None and model.config.get("model_type") not in LIGER_MODELS:
+    if not has_liger(table):
         keys.use(key, "nothing: Liger has no kernels for this model")
         return
-    if config is None or config.get("fused_linear_cross_entropy", True) is True:
+    chosen = config or {}
+    kernels = [name for word, name in LIGER_KERNELS.items() if chosen.get(word, True) is True]
+    set_path(table, "step.kernels", kernels)
+    if chosen.get("fused_linear_cross_entropy", True) is True:
         set_path(table, "step.loss", "fused")
-        keys.leave_out(key, True, "its fused loss is counted; its other kernels need less than what is counted")
-    else:
-        keys.leave_out(key, True, "Liger's kernels need less than what is counted")
+    elif chosen.get("cross_entropy"):
+        keys.leave_out("liger_kernel_config", config, LIGER_LOSS)
+
+
+LIGER_LOSS: Final = "Liger's cross entropy needs less than what is counted"
 
 
 def take_attention(keys: Keys, key: str, table: Table) -> None:
@@ -153,13 +166,17 @@ def take_half(keys: Keys) -> str:
 def take_lora(keys: Keys, table: Table, names: dict[str, str], *, split: bool = False) -> None:
     """An adapter's settings.
 
-    names: of rank, dropout, targets, and of what makes it DoRA, in this config's words. split: as for take_targets.
+    names: of rank, dropout, targets, of what makes it DoRA, and of what is trained whole beside it, in this config's
+    words. split: as for take_targets.
     """
     dora = keys.flag(names["dora"], "method dora")
     set_path(table, "method.kind", "dora" if dora else "lora")
     set_path(table, "method.rank", keys.number(names["rank"], "method.rank"))
     set_path(table, "method.dropout", keys.share(names["dropout"], "method.dropout"))
     take_targets(keys, names["targets"], table, split=split)
+    if saved := keys.names(names["saved"]):
+        set_path(table, "method.modules_to_save", list(saved))
+        keys.use(names["saved"], f"method.modules_to_save {', '.join(saved)}")
 
 
 def take_targets(keys: Keys, key: str, table: Table, *, split: bool) -> None:

@@ -7,7 +7,7 @@ from memplanner.frameworks import peft_adapter, trainer
 from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import DTYPES, model_dtype, model_name
 from memplanner.frameworks.optimizers import take_optimizer
-from memplanner.frameworks.trainer import precision_of, take_attention, take_half, take_trainer
+from memplanner.frameworks.trainer import precision_of, take_attention, take_half, take_lora, take_trainer
 from memplanner.settings.errors import show, suggest
 
 NAME: Final = "transformers TrainingArguments"
@@ -15,6 +15,9 @@ KNOWN_BY: Final = "TrainingArguments (output_dir)"
 OVER: Final = (peft_adapter.NAME,)
 DECIDES: Final = {
     **trainer.DECIDES,
+    "method": ("use_peft",),
+    "method.target_modules": ("lora_target_modules",),
+    "method.modules_to_save": ("lora_modules_to_save",),
     "optimizer": ("optim",),
     "step.attention": ("attn_implementation",),
 }
@@ -31,8 +34,12 @@ TRL: Final = (
     ),
     *("max_length", "max_seq_length", "packing", "packing_strategy", "completion_only_loss", "assistant_only_loss"),
     *("torch_dtype", "dtype", "loss_type"),
+    "use_peft",
 )
 """Keys by which a config is trl's (SFTConfig, ScriptArguments, ModelConfig), whose defaults are others."""
+
+
+_ADAPTER: Final = ("lora_alpha", "lora_task_type", "use_rslora", "use_dora")
 
 
 def recognizes(config: Table) -> bool:
@@ -81,6 +88,24 @@ def _take_trl(keys: Keys, table: Table) -> None:
         )
 
 
+def _take_adapter(keys: Keys, table: Table) -> None:
+    """trl's ModelConfig, of which get_peft_config makes an adapter (trl/trainer/model_config.py and utils.py)."""
+    if not keys.flag("use_peft", "method lora"):
+        if keys.mentions("use_peft"):
+            keys.disregard(_ADAPTER, ("lora_",))
+        return
+    if "method" in table:
+        keys.refuse("use_peft", "there is a peft adapter's file beside it", "give one of them")
+    names = {"rank": "lora_r", "dropout": "lora_dropout", "targets": "lora_target_modules", "dora": "use_dora"}
+    take_lora(keys, table, {**names, "saved": "lora_modules_to_save"})
+    for setting, value in (("rank", 16), ("dropout", 0.05)):
+        if setting not in table["method"]:
+            set_path(table, f"method.{setting}", value)
+            keys.assumed.append(f"{names[setting]} {value}, trl's default")
+    keys.bar_if_set({"lora_target_parameters": "adapters of bare parameters are not counted"})
+    keys.disregard(_ADAPTER)
+
+
 def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     """The plan's raw table, over what is known of model and method from elsewhere: a peft adapter's file, say."""
     table = dict(known)
@@ -93,6 +118,7 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     if trl and not any(map(keys.mentions, ("bf16", "fp16"))):
         half = "bf16"
         keys.assumed.append("bf16, trl's default")
+    _take_adapter(keys, table)
     table |= precision_of(half, _dtype(keys, str(table.get("model", "")), trl=trl))
     for key in ("max_length", "max_seq_length", "max_seq_len"):
         set_path(table, "step.seq_len", keys.number(key, "step.seq_len"))

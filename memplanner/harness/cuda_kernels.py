@@ -248,6 +248,16 @@ def _whole_moments(name: str, g: Tensor, p: Tensor, *args: Any, max_unorm: float
         torch.norm(p.data.float())
 
 
+def _state_buffer(self: Any, p: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """bitsandbytes' get_state_buffer (optim/optimizer.py) as on CUDA: a paged optimizer has the states of parameters
+    from 1e5 elements on in managed memory (functional.py, get_paged).
+    """
+    buffer = torch.zeros_like(p, dtype=dtype)
+    if self.is_paged and p.numel() >= 1e5:
+        buffer.is_paged = True  # type: ignore[attr-defined]
+    return buffer
+
+
 def _code_book(*_: Any, **__: Any) -> Tensor:
     """An empty code book: bitsandbytes computes the real one on the host, number by number."""
     return torch.empty(256, dtype=torch.float32)
@@ -272,6 +282,8 @@ def cuda_memory(attention: Attention) -> Iterator[None]:
         patch(unittest.mock.patch.object(torch.linalg, "svd", _cuda_svd))
         patch(unittest.mock.patch.object(bitsandbytes.functional, "create_dynamic_map", _code_book))
         patch(unittest.mock.patch.dict(bitsandbytes.functional.name2qmap, clear=True))  # its cache of code books
+        patch(unittest.mock.patch.object(bitsandbytes.optim.optimizer.Optimizer8bit, "get_state_buffer", _state_buffer))
+        patch(unittest.mock.patch.object(bitsandbytes.functional, "prefetch_tensor", lambda *_, **__: None))
         patch(unittest.mock.patch.object(bitsandbytes.functional, "optimizer_update_32bit", _whole_moments))
         patch(unittest.mock.patch.object(norm, "cross_product", _cuda_cross_product))
         # transformers takes fake tensors for tracing, and would build masks that a real step skips.

@@ -103,11 +103,12 @@ class Job:
             by_category["parameters"] += _quantisation(tensor)
             if isinstance(tensor, nn.Parameter) and tensor.grad is not None:
                 by_category["gradients"].append(tensor.grad)
+        by_category["parameters"] += _shared_code_books(self.model)
         for optimizer in self.optimizers:
             for state in optimizer.state.values():
                 for key, value in state.items():
                     category: Category = "projectors" if key in _PROJECTORS else "optimizer_state"
-                    if not _on_host(optimizer, key):
+                    if not _on_host(optimizer, key, value):
                         by_category[category] += _tensors_in(value)
             if isinstance(optimizer, GradNormLoRPAdamW):
                 by_category["optimizer_state"] += _tensors_in(optimizer._code_books)
@@ -130,13 +131,13 @@ class Job:
         return frozenset(names)
 
     def on_host(self) -> list[torch.Tensor]:
-        """The step counts of the optimizers, which torch keeps on the host unless they are fused."""
+        """The step counts of the optimizers, which torch keeps on the host unless they are fused, and paged states."""
         return [
             value
             for optimizer in self.optimizers
             for state in optimizer.state.values()
             for key, value in state.items()
-            if isinstance(value, torch.Tensor) and _on_host(optimizer, key)
+            if isinstance(value, torch.Tensor) and _on_host(optimizer, key, value)
         ]
 
 
@@ -147,8 +148,18 @@ _GRADNORMLORP = ("factor_i", "factor_j", "magnitude", "row_squares")
 """What memplanner.gradnormlorp adds to a layer."""
 
 
-def _on_host(optimizer: torch.optim.Optimizer, key: str) -> bool:
-    return key == "step" and not optimizer.defaults.get("fused")
+def _on_host(optimizer: torch.optim.Optimizer, key: str, value: Any) -> bool:
+    return getattr(value, "is_paged", False) or (key == "step" and not optimizer.defaults.get("fused"))
+
+
+def _shared_code_books(model: nn.Module) -> list[torch.Tensor]:
+    """The tables that bitsandbytes keeps once for all weights whose scales are quantised."""
+    states = (getattr(param, "quant_state", None) for param in model.parameters())
+    if not any(state is not None and state.nested for state in states):
+        return []
+    from bitsandbytes.functional import name2qmap
+
+    return list(name2qmap.values())
 
 
 def _quantisation(tensor: torch.Tensor) -> list[torch.Tensor]:

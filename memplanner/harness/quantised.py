@@ -35,9 +35,10 @@ def _quantise(module: Any, mode: Any) -> None:
         """bitsandbytes.nn.Linear4bit.forward, with the weight dequantised in sight of the trace; gemm_4bit hides it."""
         bias = None if module.bias is None else module.bias.to(compute)
         lowered = x.to(compute)
+        scales = torch.empty(state.absmax.shape, dtype=torch.float32) + state.offset if state.nested else None
         dequantised = torch.empty(state.shape, dtype=compute)
         out: Tensor = bitsandbytes.matmul_4bit(lowered, module.weight.t(), bias=bias, quant_state=state)
-        del dequantised, lowered
+        del scales, dequantised, lowered
         return out.to(x.dtype)
 
     module.forward = forward

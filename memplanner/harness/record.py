@@ -153,8 +153,9 @@ def _cap(plan: TrainingPlan) -> float | None:
         return None
     from memplanner.harness.cuda import cap_memory
 
-    card = find_gpu(plan.device.name)
-    return cap_memory(card.total.bytes - card.context.bytes)
+    card, stated = find_gpu(plan.device.name), plan.device.context
+    context_bytes = card.context.bytes if stated is None else parse_size(stated)
+    return cap_memory(max(card.total.bytes - context_bytes, 0))
 
 
 def _phases(run: RunResult, backend: Backend) -> tuple[PhaseRecord, ...]:

@@ -109,6 +109,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(flag="--rank", path=("method", "rank"), values="integer"),
     Option(flag="--projection-rank", path=("method", "projection_rank"), values="integer"),
     Option(flag="--target-modules", path=("method", "target_modules"), values="names", metavar="NAME,NAME"),
+    Option(flag="--modules-to-save", path=("method", "modules_to_save"), values="names", metavar="NAME,NAME"),
     Option(flag="--precision", path=("precision",)),
     Option(flag="--quantization", path=("quantization",)),
     Option(flag="--optimizer", path=("optimizer",)),
@@ -126,11 +127,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(flag="--expandable-segments", path=("allocator", "expandable_segments"), values="switch"),
     Option(flag="--budget", path=("budget",), metavar="SIZE|SHARE"),
     Option(flag="--headroom", path=("headroom",), metavar="SIZE|SHARE"),
+    Option(flag="--context", path=("device", "context"), metavar="SIZE"),
 )
 BY_FLAG = {option.flag: option for option in OPTIONS}
 
 _EXTRA_HELP = {
     "--gpu": "A card of `memplanner gpus`, or a size such as 24GiB.",
+    "--context": "What a process takes outside the caching allocator (CUDA context, kernels), such as 500MiB or 0; "
+    "unset: the card's own, and for a size the largest of the bundled NVIDIA cards'.",
     "--method": "How the model is trained.",
     "--optimizer": "adamw is torch's (foreach); adamw-fused what recent Trainers pick.",
     "--optimizer-bits": "Width of AdamW's moments: 8 is adamw-8bit, 16 is bf16, 32 is fp32.",

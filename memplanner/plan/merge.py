@@ -11,14 +11,14 @@ from memplanner.files.parse import Table
 from memplanner.plan import moment_width
 from memplanner.plan.flags import BY_FLAG, Option
 from memplanner.plan.overlay import copy_table, switch_kind
-from memplanner.plan.training_plan import TrainingPlan
+from memplanner.plan.training_plan import TrainingPlan, device_table
 from memplanner.settings.base import Settings
 from memplanner.settings.describe import choices, expand, groups, kind_of, owners
 from memplanner.settings.errors import problems_of, show, suggest
 
 _CHOOSERS: Final = ("--method", "--loss", "--optimizer", moment_width.FLAG)
 """Flags that choose a kind, and with it which other fields exist: they come before all others, in this order."""
-_GROUPS: Final = (("method",), ("optimizer",), ("step", "loss"))
+_GROUPS: Final = (("method",), ("optimizer",), ("step", "loss"), ("device",))
 """Groups that may be written as a word."""
 
 
@@ -37,7 +37,8 @@ def merge(base: Mapping[str, Any], flags: Mapping[str, Any], *, where: str) -> T
         else:
             values[flag] = value
     set_by: dict[tuple[str, ...], str] = {}
-    for flag in (*filter(values.__contains__, _CHOOSERS), *(flag for flag in values if flag not in _CHOOSERS)):
+    others = sorted((flag for flag in values if flag not in _CHOOSERS), key=lambda flag: len(BY_FLAG[flag].path))
+    for flag in (*filter(values.__contains__, _CHOOSERS), *others):  # a group comes before what is inside it
         option, path = BY_FLAG[flag], BY_FLAG[flag].path
         if flag == moment_width.FLAG:
             path = ("optimizer",)
@@ -82,9 +83,14 @@ def _group(table: Table, path: tuple[str, ...]) -> Any:
             return at
         value = at.setdefault(key, {})
         if isinstance(value, str) and path[:depth] in _GROUPS:
-            at[key] = value = expand(_owner(path[:depth]), key, value)
+            at[key] = value = _expanded(path[:depth], value)
         at = value
     return at
+
+
+def _expanded(path: tuple[str, ...], word: str) -> Table:
+    """The table that a word stands for in the place of a group."""
+    return device_table(word) if path == ("device",) else expand(_owner(path), path[-1], word)
 
 
 def _owner(path: tuple[str, ...]) -> type[Settings]:

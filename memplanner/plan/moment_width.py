@@ -33,7 +33,7 @@ def table_for(bits: int, *, present: str, typed: str) -> Table | Problem:
         return _problem(
             f"optimizer {show(present)} has no moments whose width can be chosen", "adamw and adamw-8bit have"
         )
-    if typed and (bits == 8) != (typed == "adamw-8bit"):
+    if typed and (bits == 8) != typed.endswith("adamw-8bit"):
         return _problem(f"{bits} contradicts --optimizer {typed}")
     return dict(TABLES[bits])
 

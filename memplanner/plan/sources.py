@@ -114,6 +114,8 @@ def _asked_for(root: Path, name: str) -> Source:
     named = {plan.name: plan for plan in own.plans} if own is not None else {}
     if own is not None and name in named:
         return own.replaced(table=named[name].table, label=named[name].label, name=name)
+    if path.suffix in (".toml", ".json") or len(Path(name).parts) > 1:
+        raise file_error("--plan", f"no such file: {show(name)}")
     bundled = stems("plans", ".toml")
     if name in bundled:
         return _bundled(name, root)

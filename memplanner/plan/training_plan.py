@@ -56,6 +56,7 @@ LOSSES = Kinds(
         "cross-entropy": "memplanner.components.losses.cross_entropy:CrossEntropy",
         "chunked": "memplanner.components.losses.chunked:ChunkedCrossEntropy",
         "fused": "memplanner.components.losses.fused:FusedLinearCrossEntropy",
+        "cut-cross-entropy": "memplanner.components.losses.cut:CutCrossEntropy",
     }
 )
 Precision = Literal["fp32", "bf16", "fp16", "bf16-mixed", "fp16-mixed"]
@@ -78,6 +79,8 @@ def _release(value: Any) -> Any:
 
 TorchRelease = Annotated[Literal["2.13", "2.14"], BeforeValidator(_release)]
 Attention = Literal["eager", "sdpa", "sdpa-math", "sdpa-efficient", "flash-attention-2"]
+
+Kernel = Literal["liger-rms-norm", "liger-rope", "liger-swiglu"]
 
 _CHECKPOINTING = re.compile(r"none|full|every-([1-9]\d{0,4})", re.ASCII)
 
@@ -119,6 +122,10 @@ class Step(Settings):
     cannot use the flash kernel. (transformers 4.5x made such a mask for unpadded batches as well.)"""
     loss: Annotated[Loss, LOSSES] = Field(default_factory=LOSSES.default("cross-entropy"))
     """How the loss is computed."""
+    kernels: Annotated[
+        tuple[Kernel, ...], Field(strict=False), AfterValidator(lambda names: tuple(sorted({*names})))
+    ] = ()
+    """Kernels of Liger that take the place of transformers' own code for RMSNorm, rotary embeddings and SwiGLU."""
     per_layer_updates: bool = False
     """Update each parameter as soon as its gradient is ready in backward and free the gradient."""
 
@@ -180,6 +187,9 @@ class GpuDevice(Settings):
 
     kind: Literal["gpu"] = "gpu"
     name: str = "rtx4090"
+    context: Annotated[str, AfterValidator(_size)] | None = None
+    """What a process takes outside the caching allocator (CUDA context, loaded kernels), e.g. "500MiB"; unset: what the
+    card's profile says."""
 
 
 class SizeDevice(Settings):
@@ -188,15 +198,26 @@ class SizeDevice(Settings):
     kind: Literal["size"] = "size"
     memory: Annotated[str, AfterValidator(_size), AfterValidator(_above_zero)]
     """Bytes a process can get, e.g. "24GiB"."""
+    context: Annotated[str, AfterValidator(_size)] | None = None
+    """What a process takes of it outside the caching allocator (CUDA context, loaded kernels), e.g. "500MiB" or "0";
+    unset: the largest of the bundled NVIDIA cards'."""
+
+
+def device_table(word: str) -> dict[str, Any]:
+    """The table that a device's word stands for: that of a size, or of a card's name."""
+    try:
+        parse_size(word)
+    except ValueError:
+        return {"kind": "gpu", "name": word}
+    return {"kind": "size", "memory": word}
 
 
 def _device_shorthand(value: Any) -> Any:
+    """A word stands for a table; a table without its kind is that of a size where it says how much memory there is."""
     if isinstance(value, str):
-        try:
-            parse_size(value)
-        except ValueError:
-            return {"kind": "gpu", "name": value}
-        return {"kind": "size", "memory": value}
+        return device_table(value)
+    if isinstance(value, dict) and "kind" not in value:
+        return {"kind": "size" if "memory" in value else "gpu", **value}
     return value
 
 
@@ -214,6 +235,9 @@ class TrainingPlan(Settings):
     master_weights: bool = True
     """With a -mixed precision: weights are in fp32. False: they are in half precision already, and autocast runs over
     them, as where the Trainer's bf16=True trains a model that was loaded in bf16."""
+    fp32_embeddings: bool = False
+    """With master_weights = false: embeddings, norms and head are in fp32 all the same, beside linear layers in half
+    precision, as Axolotl's loader leaves them where the whole model is trained without flash attention."""
     quantization: Quantization = "none"
     """Storage of the frozen base weights (bitsandbytes); needs a method that freezes them."""
     kbit_preparation: KbitPreparation = "all"
@@ -238,9 +262,36 @@ class TrainingPlan(Settings):
         return self
 
     @model_validator(mode="after")
+    def _cut_cross_entropy_wants_a_head_in_half_precision(self) -> "TrainingPlan":
+        """cut_cross_entropy/cce_backward.py asserts so of the head and its input; that one it casts to bf16 alone."""
+        if self.step.loss.kind != "cut-cross-entropy":
+            return self
+        full = self.precision == "fp32" or (self.precision.endswith("-mixed") and self.master_weights)
+        full = full or self.fp32_embeddings
+        if self.quantization != "none":
+            casts = ("all",) if self.precision.startswith("bf16") else ("all", "norms")
+            full = full or self.kbit_preparation in casts
+        if full:
+            raise ValueError(
+                "loss 'cut-cross-entropy' needs embeddings and head in half precision: precision 'bf16' or 'fp16', "
+                "master_weights false with a -mixed one, and with a quantised base kbit_preparation 'none'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _only_autocast_has_master_weights(self) -> "TrainingPlan":
         if not self.master_weights and not self.precision.endswith("-mixed"):
             raise ValueError(f"master_weights = false is for a -mixed precision; {self.precision!r} has none anyway")
+        return self
+
+    @model_validator(mode="after")
+    def _fp32_embeddings_over_half_precision(self) -> "TrainingPlan":
+        if self.fp32_embeddings and (self.master_weights or not self.method.plain_layers):
+            methods = [cls for cls in groups(TrainingPlan, "method") if issubclass(cls, Method) and cls.plain_layers]
+            raise ValueError(
+                "fp32_embeddings is for a -mixed precision with master_weights = false, and for method "
+                f"{one_of(map(kind_of, methods))}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -55,6 +55,14 @@ REQUIREMENTS: Final = (
         capability=8.0,
         instead="sdpa",
     ),
+    # cut_cross_entropy/cce.py: "Cut Cross Entropy requires an ampere GPU or newer."
+    Requirement(
+        key="step.loss",
+        value="'cut-cross-entropy'",
+        applies=lambda plan: plan.step.loss.kind == "cut-cross-entropy",
+        capability=8.0,
+        instead="cross-entropy",
+    ),
     # bitsandbytes, docs/source/installation.mdx, "CC Required": LLM.int8() 7.5+, NF4 and 8-bit optimizers 6.0+.
     Requirement(
         key="quantization",

@@ -5,13 +5,14 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from memplanner.allocator import DeviceFullError
-from memplanner.allocator.simulation import AllocatorSimulation
+from memplanner.allocator.making import MADE_LATE
+from memplanner.allocator.simulation import AllocatorSimulation, Footprint
 from memplanner.catalogue import GpuProfile, ModelProfile, capability_of, find_gpu, find_model, is_bundled
 from memplanner.components.architectures.family import Family
 from memplanner.components.architectures.registry import read_config
 from memplanner.errors import Problem, UserError
 from memplanner.frozen import Frozen
-from memplanner.notes import Note, TypicalBatch
+from memplanner.notes import AssumedContext, ContextAboveLimit, Note, TypicalBatch
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.prediction.capability import refuse_beyond, remarks_on
 from memplanner.prediction.margin import Margin, margin_of
@@ -31,38 +32,81 @@ IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and ca
 DEFAULT_WORKSPACE_BYTES = 8_519_680
 """cuBLAS workspace of a device given by its size alone: PyTorch's default before Hopper (CublasHandlePool.cpp)."""
 
+ASSUMED_CONTEXT_BYTES = 744_685_568
+"""Context of a device given by its size alone: the largest of the bundled NVIDIA cards', lest a plan be said to fit
+that does not.
+"""
+
 _PERSISTENT: tuple[Category, ...] = ("parameters", "adapters", "gradients", "optimizer_state", "projectors")
 
 
 class Estimate(Frozen):
-    """The answer to a plan. Peaks are maxima over time; `rows` and `at_peak` are what is alive at that moment."""
+    """The answer to a plan. Peaks are maxima over time; `rows` and `at_peak` are what is alive at that moment.
+
+    "Live" bytes are those of tensors, each rounded up to 512 bytes. "Allocated" ones are those of the allocator's
+    blocks, which are larger than their tensors by what is not worth splitting off; they cost a simulation.
+    """
 
     plan: TrainingPlan
     gpu: GpuProfile | None
     model: ModelProfile
-    phases: tuple[PhasePeak, ...]
-    """In the order of a step; "refresh" only where a subspace is recomputed."""
+    live_phases: tuple[PhasePeak, ...]
+    """Live bytes in the order of a step; "refresh" only where a subspace is recomputed."""
     program: StepProgram
     simulation: AllocatorSimulation
     implementation: str = IMPLEMENTATION
-    notes: tuple[Note, ...] = ()
+    step_notes: tuple[Note, ...] = ()
+    """What is to be said of the step, on whatever device."""
     peak_moment: Moment | None = None
     liveness: Liveness
 
     @cached_property
-    def peak(self) -> PhasePeak:
-        """The phase with the highest peak; the earliest of equals."""
-        return max(self.phases, key=lambda p: p.peak_bytes)
+    def _live_peak(self) -> PhasePeak:
+        return max(self.live_phases, key=lambda p: p.peak_bytes)
 
     @property
     def peak_phase(self) -> Phase:
-        """The phase of the peak."""
-        return self.peak.name
+        """The phase in which most is alive; the earliest of equals."""
+        return self._live_peak.name
 
     @property
+    def live_bytes(self) -> int:
+        """The most bytes of live tensors at any moment of a step."""
+        return self._live_peak.peak_bytes
+
+    @cached_property
+    def phases(self) -> tuple[PhasePeak, ...]:
+        """Allocated bytes in the order of a step, as torch.cuda.max_memory_allocated counts them."""
+        refreshing, skip = self._footprint, self.program.refresh_only
+        plain = self._replayed(skip=skip) if skip else refreshing
+        updating: Phase = "backward" if self.plan.step.per_layer_updates else "update"
+        persistent = self.program.persistent
+        load_peak, load_end = plain.loaded
+        unsplit = load_end - sum(size for c, size in persistent.by_category.items() if c not in MADE_LATE)
+        found: list[PhasePeak] = []
+        for live in self.live_phases:
+            held = refreshing.phases.get(updating) if live.name == "refresh" else plain.phases.get(live.name)
+            if held is None or live.name == "steady":  # nothing is allocated in it
+                peak, end = live.peak_bytes + unsplit, live.end_bytes + unsplit
+                if live.name == "load" and load_peak > load_end:  # while a quantised base was read
+                    peak = max(peak, load_peak)
+            else:
+                peak, end = held
+                unsplit = end - live.end_bytes
+            found.append(PhasePeak(name=live.name, peak_bytes=peak, end_bytes=end))
+        return tuple(found)
+
+    @cached_property
     def allocated_bytes(self) -> int:
         """torch.cuda.max_memory_allocated over a step."""
-        return self.peak.peak_bytes
+        return max(phase.peak_bytes for phase in self.phases)
+
+    @property
+    def unsplit_bytes(self) -> int:
+        """What the blocks in use at the peak are larger than the live tensors, since no block of 1 MiB or less is split
+        off a large one. None with expandable segments.
+        """
+        return self.allocated_bytes - self.live_bytes
 
     @cached_property
     def reserved_bytes(self) -> int:
@@ -73,8 +117,8 @@ class Estimate(Frozen):
 
     @property
     def is_simulated(self) -> bool:
-        """Whether `reserved_bytes` is computed already; until then it costs a simulation of the allocator."""
-        return "reserved_bytes" in self.__dict__
+        """Whether the allocator has been simulated; until then `reserved_bytes` and `allocated_bytes` cost it."""
+        return "reserved_bytes" in self.__dict__ and "phases" in self.__dict__
 
     @property
     def is_squeezed(self) -> bool:
@@ -83,26 +127,30 @@ class Estimate(Frozen):
         """
         return self._squeezed_bytes is not None and self.margin_bytes >= 0
 
-    def _reserved(self, limit: int | None = None) -> int:
+    def _replayed(self, *, limit: int | None = None, skip: frozenset[int] = frozenset()) -> Footprint:
         chosen = self.plan.allocator
         split = None if chosen.max_split_size is None else parse_size(chosen.max_split_size)
-        return self.simulation.reserved_bytes(
-            self.program, expandable_segments=chosen.expandable_segments, max_split_size=split, limit=limit
+        return self.simulation.footprint(
+            self.program, skip=skip, expandable_segments=chosen.expandable_segments, max_split_size=split, limit=limit
         )
 
     @cached_property
+    def _footprint(self) -> Footprint:
+        return self._replayed()
+
+    @property
     def wanted_bytes(self) -> int:
         """What the step would reserve on a device that has room for every segment it asks for."""
-        return self._reserved()
+        return self._footprint.reserved
 
     @cached_property
     def _squeezed_bytes(self) -> int | None:
         """Segments on this device, where it has less room than that and the step fits nevertheless; else None."""
         room = self.total_bytes - self.context_bytes
-        if not self.allocated_bytes <= room < self.wanted_bytes:
+        if not self.live_bytes <= room < self.wanted_bytes:
             return None
         try:
-            return self._reserved(room)
+            return self._replayed(limit=room).reserved
         except DeviceFullError:
             return None
 
@@ -116,12 +164,29 @@ class Estimate(Frozen):
         """What expandable_segments:True would save; 0, without a simulation, where it could save less than 1%."""
         if self.plan.allocator.expandable_segments or self.fragmentation_bytes < 0.01 * self.reserved_bytes:
             return 0
-        return max(0, self.reserved_bytes - self.simulation.reserved_bytes(self.program, expandable_segments=True))
+        return max(0, self.reserved_bytes - self.simulation.footprint(self.program, expandable_segments=True).reserved)
 
     @cached_property
     def context_bytes(self) -> int:
-        """Memory outside the allocator: the CUDA context and loaded kernels; 0 for a device given by its size."""
-        return 0 if self.gpu is None else self.gpu.context.bytes
+        """Memory outside the allocator: the CUDA context and loaded kernels. As the plan states it, or else the card's;
+        of a device given by its size, an assumption.
+        """
+        if self.plan.device.context is not None:
+            return parse_size(self.plan.device.context)
+        return ASSUMED_CONTEXT_BYTES if self.gpu is None else self.gpu.context.bytes
+
+    @property
+    def is_context_assumed(self) -> bool:
+        """Whether neither the plan nor a card's profile says what the context is."""
+        return self.gpu is None and self.plan.device.context is None
+
+    @cached_property
+    def notes(self) -> tuple[Note, ...]:
+        """What is to be said beside the figures: of the device first, then of the step."""
+        context = self.context_bytes
+        assumed = [AssumedContext(context_bytes=context)] if self.is_context_assumed else []
+        above = [ContextAboveLimit(context_bytes=context)] if context > self.limit_bytes else []
+        return (*remarks_on(self.plan, self.gpu), *assumed, *above, *self.step_notes)
 
     @cached_property
     def device_bytes(self) -> int:
@@ -146,7 +211,7 @@ class Estimate(Frozen):
     @property
     def tensor_room_bytes(self) -> int:
         """What the limit leaves for live tensors, after the context and what the allocator holds besides them."""
-        return self.limit_bytes - (self.device_bytes - self.allocated_bytes)
+        return self.limit_bytes - (self.device_bytes - self.live_bytes)
 
     @property
     def error_margin_bytes(self) -> int:
@@ -163,12 +228,12 @@ class Estimate(Frozen):
         """Whether tensors and context alone are above the limit, so that the plan does not fit whatever the allocator
         does. Its simulation, which takes most of a prediction's time, can then be left out.
         """
-        return self.allocated_bytes + self.context_bytes > self.limit_bytes
+        return self.live_bytes + self.context_bytes > self.limit_bytes
 
     @property
     def least_device_bytes(self) -> int:
         """The device bytes, or a lower bound where the plan is hopeless."""
-        return self.allocated_bytes + self.context_bytes if self.is_hopeless else self.device_bytes
+        return self.live_bytes + self.context_bytes if self.is_hopeless else self.device_bytes
 
     @property
     def verdict(self) -> Verdict:
@@ -184,12 +249,12 @@ class Estimate(Frozen):
 
     @cached_property
     def rows(self) -> tuple[TensorRow, ...]:
-        """Tensors alive at the peak, largest first; their bytes sum to allocated_bytes."""
+        """Tensors alive at the peak, largest first; their bytes sum to live_bytes."""
         return self.timeline.rows_at(self.peak_moment)
 
     @cached_property
     def at_peak(self) -> dict[Category, int]:
-        """Bytes alive at the peak by category; they sum to allocated_bytes."""
+        """Bytes alive at the peak by category; they sum to live_bytes."""
         return self.timeline.by_category(self.peak_moment)
 
     @cached_property
@@ -207,10 +272,14 @@ class Estimate(Frozen):
         """Bytes of cuBLAS's workspaces, which exist from the forward pass on, and on CUDA alone."""
         return self.program.persistent.by_category["workspaces"]
 
-    def phase_peaks(self, *, workspaces: bool = True) -> dict[Phase, int]:
-        """The peak of every phase. workspaces: whether to include those of cuBLAS, which only CUDA has."""
-        absent = 0 if workspaces else self.workspace_bytes
-        return {phase.name: phase.peak_bytes - (absent if phase.name != "load" else 0) for phase in self.phases}
+    def phase_peaks(self, *, on_cuda: bool = True) -> dict[Phase, int]:
+        """The peak of every phase: as CUDA's allocator counts it, or the live tensors elsewhere, where there are no
+        workspaces of cuBLAS.
+        """
+        if on_cuda:
+            return {phase.name: phase.peak_bytes for phase in self.phases}
+        absent = self.workspace_bytes
+        return {phase.name: phase.peak_bytes - (absent if phase.name != "load" else 0) for phase in self.live_phases}
 
     @property
     def num_parameters(self) -> int:
@@ -295,7 +364,7 @@ def predict(
     if typical_seq_len is None:
         return longest
     note = TypicalBatch(seq_len=typical_seq_len, allocated_bytes=at(typical_seq_len).allocated_bytes)
-    return longest.replaced(notes=(*longest.notes, note))
+    return longest.replaced(step_notes=(*longest.step_notes, note))
 
 
 def longest_sequence(plan: TrainingPlan, *, root: Path = Path()) -> int | None:
@@ -340,10 +409,10 @@ def estimate_of(
         plan=plan,
         gpu=gpu,
         model=model,
-        phases=tuple(phases),
+        live_phases=tuple(phases),
         program=program,
         simulation=simulation,
-        notes=tuple(dict.fromkeys((*remarks_on(plan, gpu), *notes))),
+        step_notes=tuple(dict.fromkeys(notes)),
         peak_moment=moments.get(peak.name),
         liveness=liveness,
     )

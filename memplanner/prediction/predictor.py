@@ -59,7 +59,7 @@ class Predictor:
             if past_around == around and past_step == step:
                 if past_workspace == workspace:
                     return estimate.replaced(plan=plan, gpu=gpu)
-                same_step = estimate.program, estimate.notes
+                same_step = estimate.program, estimate.step_notes
         if plan.step.typical_seq_len is not None:  # such a plan's notes need a second step
             estimate = predict(plan, root=self.root, simulation=self._simulation)
         else:

@@ -36,6 +36,7 @@ def dumps(program: StepProgram | SymbolicProgram) -> str:
         "tensors": [_tensor(tensor) for tensor in plain.tensors],
         "sizes": [_number(size) for size in plain.sizes],
         "persistent": [_persistent(tensor) for tensor in plain.persistent],
+        "checkpoint": None if plain.persistent.checkpoint is None else plain.persistent.checkpoint.name,
         "refresh_only": sorted(plain.refresh_only),
         "symbols": list(plain.symbols),
     }
@@ -88,7 +89,9 @@ def _program(table: dict[str, Any], arithmetic: Arithmetic | None) -> StepProgra
         tensors=tensors,
         sizes=[_read_number(size, arithmetic) for size in table["sizes"]],
         structure=structure,
-        persistent=Persistent(persistent),
+        persistent=Persistent(
+            persistent, checkpoint=None if table["checkpoint"] is None else _DTYPES[table["checkpoint"]]
+        ),
         refresh_only=frozenset(table["refresh_only"]),
         symbols=tuple(table["symbols"]),
     )

@@ -58,12 +58,15 @@ class Decoded(Frozen):
         """Frees of the tensors that the step allocates and does not free; the next step begins with them."""
         return tuple(_freed(_still_there(self.stretches, self.bits), self.bits))
 
-    def between(self, first: Phase | None, last: Phase | None) -> tuple[Stretch, ...]:
-        """The stretches from phase `first` on and before phase `last`; None stands for the step's start or end."""
+    def between(self, first: Phase | None, last: Phase | None) -> tuple[tuple[Phase, Stretch], ...]:
+        """The stretches from phase `first` on and before phase `last`, each with its phase; None stands for the step's
+        start or end.
+        """
         names = [span.phase for span in self.spans]
         start = 0 if first is None else names.index(first)
         end = len(names) if last is None else names.index(last)
-        return tuple(stretch for stretch in self.stretches[start:end] if stretch.events)
+        phases = zip(names[start:end], self.stretches[start:end], strict=True)
+        return tuple((phase, stretch) for phase, stretch in phases if stretch.events)
 
 
 @lru_cache(maxsize=32)

@@ -74,9 +74,12 @@ class PersistentTensor(NamedTuple):
 class Persistent(Frozen, eq=False, kw_only=False):
     """All that outlives a step. Programs of several sizes share one, whose sums are computed once. Compared by
     identity, not by content.
+
+    checkpoint: the type in which the weights of a quantised base are read; None where none are quantised.
     """
 
     tensors: tuple[PersistentTensor, ...] = ()
+    checkpoint: Dtype | None = None
 
     def __iter__(self) -> Iterator[PersistentTensor]:
         return iter(self.tensors)
@@ -176,7 +179,11 @@ class StepProgram(Frozen, eq=False):
     def with_workspaces(self, workspace: PersistentTensor | None) -> "StepProgram":
         """The same step on a card with other cuBLAS workspaces; None: without any."""
         others = tuple(t for t in self.persistent if t.category != "workspaces")
-        return self.replaced(persistent=Persistent(others if workspace is None else (*others, workspace)))
+        return self.replaced(
+            persistent=Persistent(
+                others if workspace is None else (*others, workspace), checkpoint=self.persistent.checkpoint
+            )
+        )
 
     def phases_of(self, index: int) -> tuple[Phase, Phase]:
         """The phases in which a tensor is first made and first freed; "steady" for what is not freed."""

@@ -31,15 +31,20 @@ def estimate_object(estimate: "Estimate") -> dict[str, Any]:
             "name": estimate.gpu.name if estimate.gpu is not None else device_word(estimate.plan),
             "total_bytes": estimate.total_bytes,
         },
+        "live_bytes": estimate.live_bytes,
         "allocated_bytes": estimate.allocated_bytes,
         "fragmentation_bytes": estimate.fragmentation_bytes,
         "reserved_bytes": estimate.reserved_bytes,
         "wanted_bytes": estimate.wanted_bytes,
         "context_bytes": estimate.context_bytes,
+        "context_assumed": estimate.is_context_assumed,
         "device_bytes": estimate.device_bytes,
         "limit_bytes": estimate.limit_bytes,
         "peak_phase": estimate.peak_phase,
-        "phases": [{"name": phase.name, "peak_bytes": phase.peak_bytes} for phase in estimate.phases],
+        "phases": [
+            {"name": live.name, "peak_bytes": allocated.peak_bytes, "live_bytes": live.peak_bytes}
+            for live, allocated in zip(estimate.live_phases, estimate.phases, strict=True)
+        ],
         "at_peak": {category: estimate.at_peak.get(category, 0) for category in CATEGORIES},
         "persistent": {name: estimate.persistent.get(name, 0) for name in PERSISTENT},
         "parameters": {"total": estimate.num_parameters, "trainable": estimate.num_trainable},
@@ -59,6 +64,7 @@ def explain_json(answer: "Explanation", page: "Page") -> str:
     estimate = answer.estimate
     value = {
         "schema": "memplanner/explanation/1",
+        "live_bytes": estimate.live_bytes,
         "allocated_bytes": estimate.allocated_bytes,
         "peak_phase": estimate.peak_phase,
         "rows": [

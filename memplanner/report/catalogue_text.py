@@ -9,19 +9,25 @@ from memplanner.report.terminal import Page
 from memplanner.units import format_bytes, format_count
 
 
+_ALL_FIGURES = 100
+"""Columns of a page from which on there is room for what nvidia-smi shows as well."""
+
+
 def gpus_text(gpus: Sequence[GpuProfile], page: Page) -> str:
-    """One card per line; figures that nobody measured are marked."""
+    """One card per line; figures that nobody measured are marked. Names come first, where there is no room for all."""
     columns = (
         Column(title="Name"),
         Column(title="Card", shrinks=True),
         Column(title="Total", right=True),
-        Column(title="nvidia-smi", right=True),
         Column(title="Context", right=True),
+        Column(title="nvidia-smi", right=True),
     )
     rows = [
-        (gpu.id, gpu.name, *(_figure(f.bytes, f.estimated) for f in (gpu.total, gpu.nvidia_smi, gpu.context)))
+        (gpu.id, gpu.name, *(_figure(f.bytes, f.estimated) for f in (gpu.total, gpu.context, gpu.nvidia_smi)))
         for gpu in gpus
     ]
+    shown = len(columns) if page.width >= _ALL_FIGURES else len(columns) - 1
+    columns, rows = columns[:shown], [row[:shown] for row in rows]
     note = "Total is what PyTorch reports, the most a process can get; ~ marks a figure that is not measured."
     return page.write([*table(columns, rows, page.width, indent=0), BLANK, *paragraph(note, page.width)])
 

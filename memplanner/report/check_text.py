@@ -1,5 +1,6 @@
 """`memplanner check` for people: the verdict first, then why."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from memplanner.frozen import Frozen
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class PlanAnswer(Frozen):
-    """What `check` has to say of one plan. `changes` is given where the plan does not fit; `label` says where the plan
+    """What `check` has to say of one plan. `changes` is given where the plan is not advisable; `label` says where the plan
     came from, and `foreign` how another framework's config was read.
     """
 
@@ -45,7 +46,7 @@ def check_text(answer: PlanAnswer, page: "Page") -> str:
     estimate, width = answer.estimate, page.width
     lines = [*opening(estimate, answer.label, width), *_peaks(estimate, width), *breakdown(estimate, width)]
     if answer.changes is not None:
-        lines += _changes(answer.changes, width)
+        lines += _changes(answer.changes, width, is_squeezed=estimate.is_squeezed)
     if answer.foreign is not None:
         for title, texts in how_read(answer.foreign).items():
             lines += section(title, texts, width)
@@ -73,11 +74,12 @@ def _peaks(estimate: "Estimate", width: int) -> list[Line]:
         margin = f"{share(estimate.margin_bytes, estimate.limit_bytes)} of the limit"
         margin += f"; tight below {format_bytes(estimate.error_margin_bytes)}"
     rows = [
-        ("allocated", estimate.allocated_bytes, "live tensors"),
-        ("fragmentation", estimate.fragmentation_bytes, "held by the caching allocator, no use at the peak"),
+        ("live", estimate.live_bytes, "tensors alive at once"),
+        ("allocated", estimate.allocated_bytes, "their blocks in the caching allocator, some larger than the tensor"),
+        ("fragmentation", estimate.fragmentation_bytes, "held by the allocator besides, no use at the peak"),
         ("reserved", estimate.reserved_bytes, "the two together"),
         *([("wanted", estimate.wanted_bytes, "reserved where there is room for it")] if estimate.is_squeezed else []),
-        ("context", estimate.context_bytes, "CUDA's own, outside the allocator"),
+        ("context", estimate.context_bytes, _context_words(estimate)),
         ("device", estimate.device_bytes, "what nvidia-smi shows for the process"),
         ("limit", estimate.limit_bytes, limit),
         ("margin", estimate.margin_bytes, margin),
@@ -87,16 +89,32 @@ def _peaks(estimate: "Estimate", width: int) -> list[Line]:
     return [*heading(title), *table((Column(), Column(right=True), Column(shrinks=True)), cells, width)]
 
 
-def _changes(changes: "Changes", width: int) -> list[Line]:
+def _context_words(estimate: "Estimate") -> str:
+    """What the context is, and whose word that is."""
+    if estimate.is_context_assumed:
+        return "assumed, the largest of the bundled NVIDIA cards'"
+    return "CUDA's own, outside the allocator" + ("" if estimate.plan.device.context is None else ", as stated")
+
+
+def _aligned(sizes: Sequence[int]) -> list[str]:
+    """Sizes for people, of one width."""
+    texts = [format_bytes(size) for size in sizes]
+    return [text.rjust(max(map(len, texts))) for text in texts]
+
+
+def _changes(changes: "Changes", width: int, *, is_squeezed: bool) -> list[Line]:
+    fit_words = "fit without squeezing" if is_squeezed else "fit"
     if changes.fitting:
-        title = "Any one of these makes it fit, the least intrusive first"
+        title = f"Any one of these makes it {fit_words}, the least intrusive first"
         shown = changes.fitting
     else:
-        title = "No single change makes it fit; these save most"
+        several = ", nor do several together" if changes.together is None else ""
+        title = f"No single change makes it {fit_words}{several}; these save most"
         shown = changes.others
     if not shown:
-        return heading("No single change makes it fit, and none that was tried saves anything")
-    rows = [(c.typed, f"saves {format_bytes(c.saved_bytes)}", f"→ {format_bytes(c.device_bytes)}") for c in shown]
+        return heading(f"No single change makes it {fit_words}, and none that was tried saves anything")
+    saved, left = _aligned([c.saved_bytes for c in shown]), _aligned([c.device_bytes for c in shown])
+    rows = [(c.typed, f"saves {save}", f"→ {need}") for c, save, need in zip(shown, saved, left, strict=True)]
     lines = table((Column(), Column(right=True), Column(right=True)), rows, width)
     room = width - max(map(line_width, lines)) - 2
     if max(text_width(c.effect) for c in shown) <= room:
@@ -109,7 +127,7 @@ def _changes(changes: "Changes", width: int) -> list[Line]:
         words = f"{together.typed}: {together.effect}"
         need = f"saves {format_bytes(together.saved_bytes)} → {format_bytes(together.device_bytes)}"
         less = ", and give up less" if changes.fitting else ""
-        lines += [*heading(f"Together these make it fit{less}"), *bullets([words, need], width)]
+        lines += [*heading(f"Together these make it {fit_words}{less}"), *bullets([words, need], width)]
     return [*heading(title), *lines]
 
 

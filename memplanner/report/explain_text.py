@@ -48,18 +48,20 @@ def explain_text(answer: Explanation, page: "Page") -> str:
 def _phases(estimate: "Estimate", width: int) -> list[Line]:
     rows = [
         (
-            Span(PHASE_WORDS[phase.name], bold=phase.name == estimate.peak_phase),
-            Span(format_bytes(phase.peak_bytes), bold=phase.name == estimate.peak_phase),
-            format_bytes(phase.end_bytes),
+            Span(PHASE_WORDS[live.name], bold=live.name == estimate.peak_phase),
+            Span(format_bytes(live.peak_bytes), bold=live.name == estimate.peak_phase),
+            format_bytes(live.end_bytes),
+            format_bytes(allocated.peak_bytes),
         )
-        for phase in estimate.phases
+        for live, allocated in zip(estimate.live_phases, estimate.phases, strict=True)
     ]
-    columns = (Column(title="Phase"), Column(title="Most", right=True), Column(title="At its end", right=True))
+    titles = ("Live, most", "At its end", "Allocated, most")
+    columns = (Column(title="Phase"), *(Column(title=title, right=True) for title in titles))
     return [BLANK, *table(columns, rows, width)]
 
 
 def _tensors(estimate: "Estimate", width: int, top: int) -> list[Line]:
-    rows, total = estimate.rows[:top], estimate.allocated_bytes
+    rows, total = estimate.rows[:top], estimate.live_bytes
     lines = heading(f"The {len(rows)} largest of {len(estimate.rows)} rows alive at the peak")
     lines += indented(tensor_rows(rows, total, width - 2, lives=True))
     rest = sum(row.bytes for row in estimate.rows[top:])

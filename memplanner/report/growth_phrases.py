@@ -94,8 +94,9 @@ def explanation(checked: "Checked") -> list[str]:
     parts = sorted(((size, category) for category, size in estimate.at_peak.items() if size), reverse=True)
     lines = [f"{category.replace('_', ' ')} {format_bytes(size)}" for size, category in parts]
     lines += [
+        *([f"unsplit blocks {format_bytes(estimate.unsplit_bytes)}"] if estimate.unsplit_bytes else []),
         f"fragmentation {format_bytes(estimate.fragmentation_bytes)}",
-        f"context {format_bytes(estimate.context_bytes)}",
+        f"context {format_bytes(estimate.context_bytes)}" + (" (assumed)" if estimate.is_context_assumed else ""),
     ]
     return [*limits, f"at the peak, in {PHASE_WORDS[estimate.peak_phase]}: {', '.join(lines)}"]
 

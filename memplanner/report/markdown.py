@@ -40,20 +40,22 @@ def check_markdown(answer: "PlanAnswer", page: "Page") -> str:
     """`check --format markdown`."""
     estimate, changes = answer.estimate, answer.changes
     lines = [f"**{escape(verdict_line(estimate))}**", "", escape(plan_words(estimate.plan)), ""]
-    names = ("allocated", "fragmentation", "reserved", "context", "device", "limit", "margin")
+    names = ("live", "allocated", "fragmentation", "reserved", "context", "device", "limit", "margin")
     sizes = [(name, getattr(estimate, f"{name}_bytes")) for name in names]
     lines += markdown_table(("Peak", "Bytes", ""), [(name, str(size), format_bytes(size)) for name, size in sizes])
     lines += ["", f"Alive at the peak, in {PHASE_WORDS[estimate.peak_phase]}:", ""]
     lines += markdown_table(
         ("Category", "Bytes", "", "Share"),
         [
-            (c.replace("_", " "), str(size), format_bytes(size), share(size, estimate.allocated_bytes))
+            (c.replace("_", " "), str(size), format_bytes(size), share(size, estimate.live_bytes))
             for c, size in largest_first(estimate.at_peak)
         ],
     )
     if changes is not None and (shown := changes.fitting or changes.others):
         lines += ["", "Any one of these makes it fit:" if changes.fitting else "These save most, none is enough:", ""]
         lines += [f"- `{c.typed}` saves {format_bytes(c.saved_bytes)}: {c.effect}" for c in shown]
+    if changes is not None and (c := changes.together) is not None:
+        lines += ["", f"Together: `{c.typed}` saves {format_bytes(c.saved_bytes)}: {c.effect}"]
     for title, texts in how_read(answer.foreign).items() if answer.foreign is not None else ():
         lines += ["", f"{escape(title)}:", "", *(f"- {escape(text)}" for text in texts)]
     lines += [

@@ -3,13 +3,29 @@
 from collections.abc import Iterable
 from functools import singledispatch
 
-from memplanner.notes import EmulatedBf16, Note, OtherKernel, RankAboveMatrix, SequenceAboveModel, TypicalBatch
+from memplanner.notes import (
+    AssumedContext,
+    ContextAboveLimit,
+    EmulatedBf16,
+    Note,
+    OtherKernel,
+    PagedStates,
+    RankAboveMatrix,
+    SequenceAboveModel,
+    TypicalBatch,
+)
 from memplanner.units import format_bytes
 
 
 def note_sentences(notes: Iterable[Note]) -> tuple[str, ...]:
     """One sentence, without a full stop, for each note."""
     return tuple(map(note_sentence, notes))
+
+
+def assumed_context(context_bytes: int) -> str:
+    """That a context is assumed, and how to state another."""
+    size = format_bytes(context_bytes)
+    return f"context assumed, the largest of the bundled NVIDIA cards' ({size}); --context states another"
 
 
 @singledispatch
@@ -47,8 +63,26 @@ def _sequence_above_model(note: SequenceAboveModel) -> str:
 
 
 @note_sentence.register
+def _paged_states(note: PagedStates) -> str:
+    return (
+        f"states of {format_bytes(note.num_bytes)} are in host-backed memory, since the optimizer is paged: outside "
+        "PyTorch's allocator, and not in these figures"
+    )
+
+
+@note_sentence.register
 def _emulated_bf16(note: EmulatedBf16) -> str:
     return "bf16 is emulated on cards before Ampere, such as this: it runs, but slowly and without tensor cores"
+
+
+@note_sentence.register
+def _assumed_context(note: AssumedContext) -> str:
+    return assumed_context(note.context_bytes)
+
+
+@note_sentence.register
+def _context_above_limit(note: ContextAboveLimit) -> str:
+    return f"the context alone, {format_bytes(note.context_bytes)}, is above the limit: no step fits, whatever it needs"
 
 
 @note_sentence.register

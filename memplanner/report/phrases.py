@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from memplanner.catalogue import key
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.timeline import CATEGORIES, Answered, Category
 from memplanner.units import format_bytes
@@ -33,7 +34,11 @@ def device_word(plan: TrainingPlan) -> str:
 def verdict_line(estimate: "Estimate") -> str:
     """One line: the verdict, what is needed, what there is, and the difference."""
     plan = estimate.plan
-    device = f"a {plan.device.memory} device" if isinstance(plan.device, SizeDevice) else plan.device.name
+    device = device_word(plan)
+    if estimate.gpu is None:
+        device = f"a {device} device"
+    elif key(device) != key(estimate.gpu.id):
+        device = f"{device} ({estimate.gpu.id})"  # which of the cards of that name
     limit = ""
     if estimate.limit_bytes < estimate.total_bytes:
         limit = " budget" if plan.budget is not None else " left by the headroom"

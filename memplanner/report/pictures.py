@@ -87,7 +87,7 @@ def _flow(items: Sequence[tuple[Span, str]], width: int) -> list[Line]:
 
 def breakdown_bars(estimate: "Estimate", width: int, *, rows: int = len(CATEGORIES)) -> list[Line]:
     """The same in so many lines, each with a bar of its own; what there is no room for is summed up."""
-    alive = f"{format_bytes(estimate.allocated_bytes)} alive"
+    alive = f"{format_bytes(estimate.live_bytes)} alive"
     title = f"Peak in {PHASE_WORDS[estimate.peak_phase]}: {alive}"
     if len(title) > width:
         title = f"Peak in {estimate.peak_phase}: {alive}"

@@ -79,7 +79,7 @@ def _verdict(record: "Measurement", width: int) -> list[Line]:
 
 
 def _phases(record: "Measurement", estimate: "Estimate | None", width: int) -> list[Line]:
-    predicted = {} if estimate is None else estimate.phase_peaks(workspaces=record.backend == "cuda")
+    predicted = {} if estimate is None else estimate.phase_peaks(on_cuda=record.backend == "cuda")
     timed = any(p.seconds is not None for p in record.phases)
     reserved = any(p.reserved_bytes is not None for p in record.phases)
     columns = [Column(title="Peak of"), Column(title="Measured", right=True)]

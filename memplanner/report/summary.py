@@ -30,7 +30,7 @@ def breakdown(estimate: "Estimate", width: int) -> list[Line]:
     sizes = estimate.at_peak
     parts = [(sizes[c], CATEGORY_GLYPHS[c], CATEGORY_COLOURS[c]) for c in CATEGORIES if sizes.get(c)]
     rows = [
-        (fill(c), c.replace("_", " "), format_bytes(size), share(size, estimate.allocated_bytes))
+        (fill(c), c.replace("_", " "), format_bytes(size), share(size, estimate.live_bytes))
         for c, size in largest_first(sizes)
     ]
     columns = (Column(), Column(), Column(right=True), Column(right=True))

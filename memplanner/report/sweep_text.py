@@ -9,6 +9,7 @@ from memplanner.frozen import Frozen
 from memplanner.report.as_json import indented_json
 from memplanner.report.layout import BLANK, Column, Line, Span, paragraph, section, table_that_fits
 from memplanner.report.markdown import escape, markdown_table
+from memplanner.report.notes import assumed_context
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import PHASE_WORDS, verdict_word
 from memplanner.units import format_bytes
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN = 40
 """Lines up to which text shows all plans by default, and more than which it never shows of the frontier."""
-AFTER = ("", "Device", "To spare", "Allocated", "Peak in")
+AFTER = ("", "Device", "To spare", "Live", "Peak in")
 ABOUT_FRONTIER = "none of them has more of one setting without less of another"
 
 
@@ -74,7 +75,7 @@ def rows_of(points: Sequence["Point"]) -> list[tuple[str, ...]]:
             verdict_word(point),
             ("" if point.device_bytes is not None else "≥ ") + format_bytes(point.least_device_bytes),
             ("" if point.device_bytes is not None else "≤ ") + format_bytes(point.margin_bytes),
-            format_bytes(point.allocated_bytes),
+            format_bytes(point.live_bytes),
             PHASE_WORDS[point.peak_phase],
         )
         for point in points
@@ -86,6 +87,7 @@ def notes_of(sweep: "Sweep", listed: Sequence["Point"]) -> list[str]:
     notes = [f"{count:,} left out: {reason}" for reason, count in sweep.skipped.items()]
     if any(point.device_bytes is None for point in listed):
         notes.append("≥: tensors and context alone are above the limit; what the allocator adds was not worked out")
+    notes += dict.fromkeys(assumed_context(point.context_bytes) for point in listed if point.is_context_assumed)
     return notes
 
 
@@ -153,6 +155,7 @@ def _record(sweep: "Sweep", point: "Point") -> dict[str, str | int | bool | None
         **{key: int(v) if isinstance(v, str) and v.isascii() and v.isdigit() else v for key, v in settings.items()},
         "verdict": point.verdict,
         "squeezed": point.is_squeezed,
+        "live_bytes": point.live_bytes,
         "allocated_bytes": point.allocated_bytes,
         "reserved_bytes": point.reserved_bytes,
         "context_bytes": point.context_bytes,
@@ -161,6 +164,7 @@ def _record(sweep: "Sweep", point: "Point") -> dict[str, str | int | bool | None
         "limit_bytes": point.limit_bytes,
         "peak_phase": point.peak_phase,
         "trainable": point.trainable,
+        "context_assumed": point.is_context_assumed,
     }
 
 

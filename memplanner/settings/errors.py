@@ -23,6 +23,8 @@ def show(value: Any) -> str:
         return str(value)
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
         return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str):
+        return _short.repr(value).replace("\\\\", "\\")  # a pattern's backslashes as they were typed
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else _short.repr(value)
 
 

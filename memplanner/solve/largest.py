@@ -66,7 +66,7 @@ def largest(
 
     def is_never_comfortable(value: int) -> bool:
         estimate = at(value)
-        least = estimate.allocated_bytes + estimate.context_bytes
+        least = estimate.live_bytes + estimate.context_bytes
         return estimate.limit_bytes - least < round(least * estimate.margin.share)
 
     start = _last_before(is_hopeless, top)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST: Final = 1_000_000
 """Combinations that one sweep may have."""
-_DEVICE_AXES: Final = {"--gpu": "device", "--budget": "budget", "--headroom": "headroom"}
+_DEVICE_AXES: Final = {"--gpu": "device", "--context": "device", "--budget": "budget", "--headroom": "headroom"}
 """Flags that change the device alone, and their settings. The step is the same for all their values."""
 _SHARED: Final = {"--batch-size": 1, "--seq-len": 1} | dict.fromkeys(_DEVICE_AXES, 2)
 """How much of a prediction can be shared between the values of an axis; the higher, the faster the axis varies."""
@@ -39,14 +39,15 @@ class Axis:
 class Point:
     """A combination and what it needs. values: one per axis, "" where the method has no such setting.
 
-    device_bytes, reserved_bytes: None where allocated and context alone are above the limit. Such a plan does not fit
-    whatever the allocator does, so its simulation is left out.
+    device_bytes, reserved_bytes, allocated_bytes: None where live tensors and context alone are above the limit. Such a
+    plan does not fit whatever the allocator does, so its simulation is left out.
     """
 
     values: tuple[Value, ...]
     flags: Mapping[str, Value]
     verdict: Verdict
-    allocated_bytes: int
+    live_bytes: int
+    allocated_bytes: int | None
     reserved_bytes: int | None
     context_bytes: int
     device_bytes: int | None
@@ -55,11 +56,13 @@ class Point:
     trainable: int
     is_squeezed: bool = False
     """Whether it fits only because the allocator returns unused segments and asks again."""
+    is_context_assumed: bool = False
+    """Whether neither the plan nor a card's profile says what the context is."""
 
     @property
     def least_device_bytes(self) -> int:
         """The device bytes, or a lower bound where they are not known."""
-        return self.device_bytes if self.device_bytes is not None else self.allocated_bytes + self.context_bytes
+        return self.device_bytes if self.device_bytes is not None else self.live_bytes + self.context_bytes
 
     @property
     def margin_bytes(self) -> int:
@@ -235,7 +238,8 @@ def _point(estimate: "Estimate", typed: Mapping[str, Value], values: tuple[Value
         values=values,
         flags=typed,
         verdict=estimate.verdict,
-        allocated_bytes=estimate.allocated_bytes,
+        live_bytes=estimate.live_bytes,
+        allocated_bytes=None if hopeless else estimate.allocated_bytes,
         reserved_bytes=None if hopeless else estimate.reserved_bytes,
         context_bytes=estimate.context_bytes,
         device_bytes=None if hopeless else estimate.device_bytes,
@@ -243,4 +247,5 @@ def _point(estimate: "Estimate", typed: Mapping[str, Value], values: tuple[Value
         peak_phase=estimate.peak_phase,
         trainable=estimate.num_trainable,
         is_squeezed=not hopeless and estimate.is_squeezed,
+        is_context_assumed=estimate.is_context_assumed,
     )

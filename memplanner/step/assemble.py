@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final, Literal, Protocol
 
-from memplanner.components.architectures.family import Family
+from memplanner.components.architectures.family import Family, Modules
 from memplanner.components.attention import Attention
 from memplanner.components.context import Context, Numerics
 from memplanner.components.losses.base import Batch, Losses
@@ -54,11 +54,13 @@ class Step(Frozen, eq=False):
     attention: Attention
     quantization: Quantization | None
     ranks: Mapping[str, int]
+    copied: frozenset[str]
     checkpoint_every: int
     input_gradients: bool
     accumulates: bool
     keeps_outputs: Literal["backward", "update"] | None
     per_layer_updates: bool
+    kernels: frozenset[str]
 
     def context(self, tape: Tape, batch: int, seq: int) -> Context:
         """What the forward pass is written with."""
@@ -71,8 +73,10 @@ class Step(Frozen, eq=False):
             attention=self.attention,
             quantization=self.quantization,
             ranks=self.ranks,
+            copied=self.copied,
             checkpoint_every=self.checkpoint_every,
             input_gradients=self.input_gradients,
+            kernels=self.kernels,
         )
 
 
@@ -84,6 +88,17 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
     """
     step, method = plan.step, plan.method
     rule = rule_of(plan)
+    modules = family.modules(config)
+    ranks, copied = method.ranks(family, config), method.copied(family, config)
+    _check_copies(plan, modules, copied)
+    if not family.classifier and step.loss.multiplies_head and any(path in ranks for path in modules.head):
+        message = f"{step.loss.label} multiplies by the head's own weight and leaves its adapter out"
+        raise UnsupportedError(
+            Problem(where="plan", key="step.loss", message=message, hint=f"modules_to_save {', '.join(modules.head)}")
+        )
+    if plan.fp32_embeddings and not family.types_apart:
+        message = f"is not modelled for the family {family.name}"
+        raise UserError(Problem(where="plan", key="fp32_embeddings", message=message))
     numerics = numerics_of(plan)
     attention = Attention(
         kind=step.attention, compute_capability=compute_capability, padding=step.padding, torch=plan.torch
@@ -99,18 +114,33 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
         numerics=numerics,
         attention=attention,
         quantization=QUANTIZATIONS[plan.quantization],
-        ranks=_from_the_root(method.ranks(family, config), family, config),
+        ranks={_in_tape(path, modules): rank for path, rank in ranks.items()},
+        copied=frozenset(_in_tape(path, modules) for path in copied),
         checkpoint_every=step.checkpoint_every,
         input_gradients=step.asks_input_gradients,
         accumulates=step.keep_gradients or step.grad_accumulation > 1,
         keeps_outputs=step.keep_outputs_until if step.keep_outputs else None,
         per_layer_updates=step.per_layer_updates,
+        kernels=_kernels(plan, family, config),
     )
+
+
+def _kernels(plan: TrainingPlan, family: Family, config: object) -> frozenset[str]:
+    """UserError where the model has no place for one of the plan's kernels."""
+    for name in plan.step.kernels:
+        if name not in family.kernels:
+            message = f"{name!r} is not modelled for the family {family.name}"
+        elif name == "liger-swiglu" and getattr(config, "activation", "") not in ("silu", "swish"):
+            message = f"{name!r} is for models with SiLU; this one has another activation"  # LigerSwiGLUMLP raises
+        else:
+            continue
+        raise UserError(Problem(where="plan", key="step.kernels", message=message))
+    return frozenset(plan.step.kernels)
 
 
 def rule_of(plan: TrainingPlan) -> UpdateRule:
     """How the plan's parameters are updated; UnsupportedError where no library does that."""
-    rule = plan.method.rule(plan.optimizer, numerics_of(plan).weights)
+    rule = plan.method.rule(plan.optimizer, numerics_of(plan).linears)
     if plan.step.keep_gradients and rule.replaces_gradients:
         message = (
             "galore_torch's 8-bit AdamW puts the projected gradient in the gradient's place, and the next backward "
@@ -127,16 +157,36 @@ def numerics_of(plan: TrainingPlan) -> Numerics:
     weights, autocast = PRECISIONS[plan.precision]
     if autocast is not None and not plan.master_weights:
         weights = autocast
-    compute, norms = autocast or weights, weights
+    compute, norms, stored = autocast or weights, weights, weights
     if plan.quantization != "none":
         norms = weights if plan.kbit_preparation == "none" else FP32
         weights = FP32 if plan.kbit_preparation == "all" else weights
-    return Numerics(weights=weights, autocast=autocast, compute=compute, norms=norms)
+    return Numerics(weights=weights, stored=stored, autocast=autocast, compute=compute, norms=norms)
+    compute, norms, linears = autocast or weights, weights, weights
+    if plan.fp32_embeddings:
+        weights = norms = FP32
+    if plan.quantization != "none":
+        norms = weights if plan.kbit_preparation == "none" else FP32
+        weights = linears = FP32 if plan.kbit_preparation == "all" else weights
+    return Numerics(weights=weights, linears=linears, autocast=autocast, compute=compute, norms=norms)
 
 
-def _from_the_root(ranks: Mapping[str, int], family: Family, config: object) -> Mapping[str, int]:
-    """Ranks by paths as the tape has them, which leave out the module around the whole model."""
-    if not ranks:
-        return ranks
-    root = f"{family.modules(config).root}."
-    return {path.removeprefix(root): rank for path, rank in ranks.items()}
+def _check_copies(plan: TrainingPlan, modules: Modules, copied: frozenset[str]) -> None:
+    """UnsupportedError where the plan's copies cannot be trained."""
+    if not copied.difference(modules.classifier):
+        return
+    key = "method.modules_to_save"
+    packed = next((path for path in modules.linear if path in copied), None)
+    if packed is not None and plan.quantization != "none":
+        message = f"{packed} is quantised, and no gradient of its weight exists"
+        raise UnsupportedError(Problem(where="plan", key=key, message=message, hint="quantization none"))
+    numerics = numerics_of(plan)
+    if numerics.autocast is None and plan.method.copied_dtype(numerics.weights) is not numerics.weights:
+        message = f"copies in fp32 do not multiply {numerics.weights.name} without autocast"
+        hint = f"precision {numerics.weights.name}-mixed, or modules_to_save_dtype base"
+        raise UnsupportedError(Problem(where="plan", key=f"{key}_dtype", message=message, hint=hint))
+
+
+def _in_tape(path: str, modules: Modules) -> str:
+    """A path as the tape has it, without the module around the whole model."""
+    return path.removeprefix(f"{modules.root}.")

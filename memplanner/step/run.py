@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
 from memplanner.components.optimizers.update import UpdateRule
-from memplanner.notes import Note, SequenceAboveModel
+from memplanner.notes import Note, PagedStates, SequenceAboveModel
 from memplanner.program.program import Persistent, PersistentTensor, StepProgram
 from memplanner.program.symbolic import Arithmetic
 from memplanner.step.assemble import Step
@@ -51,7 +51,7 @@ def _written(step: Step, tape: Tape, batch: int, seq: int) -> tuple[StepProgram,
     if step.keeps_outputs != "update":
         tape.leaves.clear()
     tape.phase("update")
-    trained = [param for param in tape.params.values() if param.trainable]
+    trained = step.family.in_module_order([param for param in tape.params.values() if param.trainable])
     gradients_outlive = step.accumulates and not step.rule.replaces_gradients
     if step.accumulates and not gradients_outlive:
         _gradients_before(tape, trained)
@@ -65,11 +65,19 @@ def _written(step: Step, tape: Tape, batch: int, seq: int) -> tuple[StepProgram,
         param.grad = None
     del inputs
 
+    in_managed_memory = sum(
+        t.shape.numel * t.dtype.size * p.count for p in trained for t in step.rule.state(p) if t.is_paged
+    )
+    if in_managed_memory:
+        ctx.notes.append(PagedStates(num_bytes=in_managed_memory))
     program = StepProgram(
         tensors=tape.tensors,
         sizes=tape.sizes,
         structure=tape.structure(),
-        persistent=Persistent(tuple(_persistent(step, tape, trained, gradients_outlive=gradients_outlive))),
+        persistent=Persistent(
+            tuple(_persistent(step, tape, trained, gradients_outlive=gradients_outlive)),
+            checkpoint=None if step.quantization is None else step.numerics.weights,
+        ),
         refresh_only=frozenset(tape.refresh_only),
     )
     return program, tuple(ctx.notes)
@@ -113,7 +121,7 @@ def _persistent(step: Step, tape: Tape, trained: list[Param], *, gradients_outli
         for p in trained:
             yield PersistentTensor(f"{p.name} gradient", "gradients", p.shape, p.dtype, p.count)
     for p in trained:
-        for t in step.rule.state(p):
+        for t in (t for t in step.rule.state(p) if not t.is_paged):
             yield PersistentTensor(f"{p.name} {t.name}", t.category, t.shape, t.dtype, p.count)
     for t, copies in step.rule.shared(trained, per_layer=step.per_layer_updates):
         yield PersistentTensor(t.name, t.category, t.shape, t.dtype, copies)

@@ -26,6 +26,16 @@ def cast_param(tape: Tape, weight: Param | Tensor, dtype: Dtype) -> Tensor | Par
     return out
 
 
+def cast_view(tape: Tape, weight: Param, dtype: Dtype) -> Tensor | Param:
+    """A view of the weight in `dtype`: autocast keeps casts of weights alone."""
+    if weight.dtype is dtype:
+        return weight
+    node = tape.record(cast_param_backward, (weight.node,), None, weight)
+    out = tape.new(weight.shape, dtype, f"{weight.name} as {dtype.name}")
+    out.node = node
+    return out
+
+
 def cast_param_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
     """Cast the gradient back to the weight's type."""
     weight = node.ctx
@@ -72,6 +82,24 @@ def embedding(tape: Tape, weight: Param, indices: Tensor, out_shape: Shape, name
 
 
 def _embedding_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+    return (tape.new(node.ctx.shape, grad.dtype, "weight gradient"),)
+
+
+def embedding_of_columns(tape: Tape, weight: Param, indices: Tensor, out_shape: Shape, name: str) -> Tensor:
+    """Select rows of a trained Wᵀ, a view of the weight."""
+    node = tape.record(_columns_backward, (weight.node,), (indices,), weight)
+    out = tape.new(out_shape, weight.dtype, name)
+    out.node = node
+    return out
+
+
+def _columns_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+    """The gradient comes transposed. A first one is copied into the weight's own order of memory
+    (torch/csrc/autograd/functions/accumulate_grad.h, obeys_layout_contract); a later one is added as it is.
+    """
+    transposed = tape.new(node.ctx.shape, grad.dtype, "transposed weight gradient")
+    if tape.gradients_held:
+        return (transposed,)
     return (tape.new(node.ctx.shape, grad.dtype, "weight gradient"),)
 
 

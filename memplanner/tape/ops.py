@@ -142,10 +142,11 @@ def mul_param(x: Tensor, weight: Param | Tensor, name: str = "product") -> Tenso
     """weight * x, the weight (a vector) broadcast over all but the last dimension."""
     tape = x.tape
     saves = x.node is not None or weight.node is not None
+    saves_weight = x.node is not None and weight.__class__ is Tensor
     node = tape.record(
         _mul_param_backward,
         (x.node, weight.node),
-        (x if weight.node is not None else None, weight if weight.__class__ is Tensor else None) if saves else None,
+        (x if weight.node is not None else None, weight if saves_weight else None) if saves else None,
         weight.shape,
         (x.dtype, weight.dtype),
     )
@@ -461,8 +462,8 @@ def slice_copy(x: Tensor, shape: Shape, name: str) -> Tensor:
 def add_broadcast(x: Tensor, small: Tensor, name: str = "sum") -> Tensor:
     """x plus a smaller tensor broadcast over the batch, both with gradients."""
     tape = x.tape
-    node = tape.record(add_broadcast_backward, (x.node, small.node), None, small.shape)
-    out = tape.like(x, name)
+    node = tape.record(add_broadcast_backward, (x.node, small.node), None, small.shape, (x.dtype, small.dtype))
+    out = tape.like(x, name, x.dtype if x.dtype.size >= small.dtype.size else small.dtype)
     out.node = node
     return out
 

@@ -18,7 +18,8 @@ def plan_table(plan: TrainingPlan, root: Path) -> dict[str, Any]:
         table[name] = {"kind": getattr(plan, name).kind, **table.get(name, {})}
     if "loss" in table.get("step", {}):
         table["step"]["loss"]["kind"] = plan.step.loss.kind
-    table["device"] = device_word(plan)
+    device = {"kind": plan.device.kind, **table.get("device", {})}
+    table["device"] = device_word(plan) if plan.device.context is None else device
     table["model"] = _anywhere(plan.model, root)
     assert merge(table, {}, where="plan") == plan.model_copy(update={"model": table["model"]})
     return table

@@ -99,11 +99,11 @@ def record_rows(record: Measurement, estimate: Estimate) -> list[Row]:
     """
     assert record.plan is not None
     on_cuda = record.backend == "cuda"
-    predicted = estimate.phase_peaks(workspaces=on_cuda)
+    predicted = estimate.phase_peaks(on_cuda=on_cuda)
     figures: list[tuple[str, int, int | None]] = []
     peak = record.peak
     assert peak is not None
-    figures.append(("allocated", predicted[estimate.peak_phase], peak.peak_bytes))
+    figures.append(("allocated", max(predicted.values()), peak.peak_bytes))
     figures += [(p.name, predicted[p.name], p.peak_bytes) for p in record.phases if p.name in predicted]
     if peak.at_peak and estimate.peak_phase == peak.name:
         figures += [

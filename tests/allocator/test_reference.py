@@ -152,10 +152,10 @@ def test_a_replay_skips_tensors_without_bytes() -> None:
     """Three copies of two tensors; of another pool or of no bytes is the third."""
     stretches = [Stretch(array("i", (0, 4, 8)), 3, 1), Stretch(array("i", (~0, ~8)), 3, 1), Stretch(array("i", (0,)))]
     replay = Replay(stretches, bits=2)
-    assert replay.peak_reserved([20 * MIB, 64 * MIB, 0]) == 3 * 84 * MIB
-    assert replay.peak_reserved([20 * MIB, 0, 0]) == 3 * 20 * MIB
+    assert replay.run([20 * MIB, 64 * MIB, 0]).reserved == 3 * 84 * MIB
+    assert replay.run([20 * MIB, 0, 0]).reserved == 3 * 20 * MIB
     with pytest.raises(DeviceFullError):
-        replay.peak_reserved([20 * MIB, 64 * MIB, 0], limit=3 * 84 * MIB - 1)
+        replay.run([20 * MIB, 64 * MIB, 0], limit=3 * 84 * MIB - 1)
 
 
 REQUESTS = st.lists(st.tuples(st.integers(1, 40 * MIB), st.integers(0, 9)), max_size=60)

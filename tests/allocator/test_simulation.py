@@ -62,11 +62,11 @@ def program(sizes: tuple[int, ...] = (MIB // 2, 30 * MIB, 40 * MIB), **stays: tu
 
 def test_the_pools_are_added_up() -> None:
     simulation = AllocatorSimulation()
-    alone = simulation.reserved_bytes(program())
-    assert alone == simulation.reserved_bytes(program(), limit=alone)
+    alone = simulation.footprint(program()).reserved
+    assert alone == simulation.footprint(program(), limit=alone).reserved
     with pytest.raises(DeviceFullError):
-        simulation.reserved_bytes(program(), limit=70 * MIB)
-    without_small = simulation.reserved_bytes(program(sizes=(0, 30 * MIB, 40 * MIB)))
+        simulation.footprint(program(), limit=70 * MIB)
+    without_small = simulation.footprint(program(sizes=(0, 30 * MIB, 40 * MIB))).reserved
     assert alone - without_small == 2 * MIB
 
 
@@ -74,20 +74,20 @@ def test_the_pools_are_added_up() -> None:
 def test_what_stays_may_have_more_copies_than_the_log(count: int) -> None:
     """Of segments of their own, so that nothing else uses them."""
     simulation = AllocatorSimulation()
-    base = simulation.reserved_bytes(program())
-    stays = simulation.reserved_bytes(program(early=((count, (90 * MIB, 0, 60 * MIB)), (1, (100 * MIB,)))))
+    base = simulation.footprint(program()).reserved
+    stays = simulation.footprint(program(early=((count, (90 * MIB, 0, 60 * MIB)), (1, (100 * MIB,))))).reserved
     assert stays == base + (count * 150 + 100) * MIB
 
 
 def test_what_the_first_step_makes_before_its_update_stays() -> None:
     """While it is made the output's 30 MiB are free again, and are split for it."""
     simulation = AllocatorSimulation()
-    base = simulation.reserved_bytes(program())
-    assert simulation.reserved_bytes(program(late=((1, (12 * MIB,)),))) > base
-    early = simulation.reserved_bytes(program(early=((2, (80 * MIB,)),), late=((3, (80 * MIB,)),)))
+    base = simulation.footprint(program()).reserved
+    assert simulation.footprint(program(late=((1, (12 * MIB,)),))).reserved > base
+    early = simulation.footprint(program(early=((2, (80 * MIB,)),), late=((3, (80 * MIB,)),))).reserved
     assert early == base + 5 * 80 * MIB
 
 
 def test_simulations_do_not_share_their_caches() -> None:
     one, other = AllocatorSimulation(), AllocatorSimulation()
-    assert one.reserved_bytes(program()) == one.reserved_bytes(program()) == other.reserved_bytes(program())
+    assert one.footprint(program()).reserved == one.footprint(program()).reserved == other.footprint(program()).reserved

@@ -58,10 +58,12 @@ def ranks_here(family: str, fields: Fields) -> Mapping[str, int]:
 def test_a_family_has_transformers_modules(family: str) -> None:
     description, config = read_config(MODELS[family], "config.json")
     modules = description.modules(config)
-    real = {name: m for name, m in model_of(family).named_modules() if name and not name.startswith("classifier")}
-    assert {*modules.linear, *modules.others} == real.keys()
+    real = {name: m for name, m in model_of(family).named_modules() if name}
+    assert sorted(modules.all) == sorted(real)
     linear = {name for name, m in real.items() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"}
-    assert set(modules.linear) == linear - {"lm_head"}
+    assert {*modules.linear, *modules.head} == linear - {*modules.classifier}
+    assert {*modules.embeddings} == {name for name, m in real.items() if isinstance(m, nn.Embedding)}
+    assert {modules.stack} == {name for name, m in real.items() if isinstance(m, nn.ModuleList)}
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -120,6 +122,49 @@ def test_targets_are_those_of_peft(targets: Any) -> None:
 def test_targets_of_other_families(family: str, targets: Any) -> None:
     fields = {"target_modules": targets}
     assert ranks_here(family, fields) == ranks_in_peft(family, fields)
+
+
+SAVED = [
+    ("llama", ["embed_tokens", "lm_head"], "all-linear"),
+    ("llama", ["norm"], ["q_proj"]),
+    ("llama", ["mlp", "1.self_attn.o_proj"], ["q_proj", "up_proj"]),
+    ("qwen3", ["lm_head"], ["lm_head", "q_proj", "embed_tokens"]),
+    ("gpt2", ["wte", "mlp"], ["c_attn", "c_fc", "wpe", "lm_head"]),
+    ("bert", ["pooler"], ["dense", "classifier"]),
+    ("roberta", ["roberta.embeddings"], ["query", "word_embeddings"]),
+]
+
+
+@pytest.mark.parametrize(("family", "names", "targets"), SAVED, ids=str)
+def test_copies_are_those_of_peft(family: str, names: list[str], targets: Any) -> None:
+    task = "SEQ_CLS" if family in ("bert", "roberta") else "CAUSAL_LM"
+    lora = peft.LoraConfig(r=8, task_type=task, target_modules=targets, modules_to_save=list(names))  # type: ignore[arg-type]
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on weights that are tied
+        model: nn.Module = peft.get_peft_model(model_of(family), lora)  # type: ignore[arg-type]
+    end, root = ".modules_to_save.default", "base_model.model."
+    copied = {n.removeprefix(root).replace(end, "") for n, _ in model.named_modules() if f"{n}.".find(f"{end}.") > 0}
+    adapted = {
+        name.removeprefix(root) for name, m in model.named_modules() if isinstance(m, peft.tuners.lora.LoraLayer)
+    }
+    description, config = read_config(MODELS[family], "config.json")
+    method = Lora(rank=8, target_modules=targets, modules_to_save=tuple(names))
+    assert method.copied(description, config) == copied
+    assert method.ranks(description, config).keys() == adapted
+
+
+@pytest.mark.parametrize("name", ["layers", "proj", "dropout"])
+def test_copies_that_peft_refuses_are_refused(name: str) -> None:
+    family, targets = ("bert", ["query"]) if name == "dropout" else ("llama", ["q_proj"])
+    lora = peft.LoraConfig(r=8, task_type="CAUSAL_LM", target_modules=targets, modules_to_save=[name])
+    with (
+        torch.device("meta"),
+        pytest.raises((TypeError, ValueError), match=r"cannot be applied|No modules were targeted"),
+    ):
+        peft.get_peft_model(model_of(family), lora)  # type: ignore[arg-type]
+    description, config = read_config(MODELS[family], "config.json")
+    with pytest.raises(UserError, match="modules_to_save"):
+        Lora(rank=8, target_modules=targets, modules_to_save=[name]).ranks(description, config)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("targets", [["self_attn"], r".*layers\.0\..*", "q_proj", "all", ["Q_PROJ"], ["model.q_proj"]])

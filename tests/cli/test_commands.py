@@ -144,6 +144,12 @@ def test_hostile_names_are_one_harmless_line(run: Run, name: str) -> None:
         (("check", "--checkpointing", "every-0"), "--checkpointing: 'every-0' is not 'none', 'full' or 'every-N'"),
         (("check", "--optimizer-bits", "4"), "--optimizer-bits: 4 is not 8, 16 or 32"),
         (("check", "--plan", "llama-7b-galore-rtx409"), "--plan: no file or plan is called"),
+        (("check", "--plan", "plan.toml"), "--plan: no such file: 'plan.toml'"),
+        (("check", "--plan", "plans/pretrain"), "--plan: no such file: 'plans/pretrain'"),
+        (
+            ("check", "--method", "lora", "--target-modules", r"layers\.[0-3"),
+            r"--target-modules: 'layers\.[0-3' is no regular expression",
+        ),
         (("check", "--format", "yaml"), "memplanner check: argument --format: invalid choice: 'yaml'"),
     ],
 )

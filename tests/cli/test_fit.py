@@ -25,7 +25,7 @@ LORA = ("llama-60m", "--method", "lora", "--precision", "bf16")
 def test_the_command_it_prints_fits_and_nothing_above_is_advisable(
     axis: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = (*LORA, "--gpu", "850MB" if axis == "rank" else "2GB", "--batch-size", "4")
+    words = (*LORA, "--gpu", "850MB" if axis == "rank" else "2GB", "--context", "0", "--batch-size", "4")
     code, out, _ = run(capsys, "fit", *words, "--maximize", axis)
     assert code == 0
     command = next(line.strip() for line in out.splitlines() if line.startswith("  memplanner check"))
@@ -99,7 +99,8 @@ def test_ranks_by_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     )
     path = tmp_path / "record.json"
     save_measurement(record, path)
-    code, out, _ = run(capsys, "fit", *LORA, "--gpu", "324MB", "--evidence", str(path), "--format", "json")
+    device = ("--gpu", "324MB", "--context", "0")
+    code, out, _ = run(capsys, "fit", *LORA, *device, "--evidence", str(path), "--format", "json")
     answer = json.loads(out)
     assert code == 0
     assert answer["schema"] == "memplanner/ranks/1"
@@ -107,7 +108,7 @@ def test_ranks_by_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert ranks["q_proj"] > ranks["v_proj"]
     assert answer["estimate"]["plan"]["method"]["rank_pattern"] == {"q_proj": ranks["q_proj"]}
     assert answer["share"] > answer["uniform"]["share"]
-    _, text, _ = run(capsys, "fit", *LORA, "--gpu", "324MB", "--evidence", str(path))
+    _, text, _ = run(capsys, "fit", *LORA, *device, "--evidence", str(path))
     assert f'  [method.rank_pattern]\n  "q_proj" = {ranks["q_proj"]}\n' in text
     code, _, err = run(capsys, "fit", *LORA, "--evidence", str(path), "--maximize", "seq-len")
     assert (code, err) == (2, "memplanner: memplanner fit: --evidence requires --maximize rank\n")

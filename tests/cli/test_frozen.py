@@ -9,10 +9,10 @@ from memplanner.cli.main import COMMANDS
 from tests.cli.conftest import Run
 
 CHECK_FLAGS = (
-    "--all --attention --batch-size --budget --checkpointing --expandable-segments --format --from --gpu "
+    "--all --attention --batch-size --budget --checkpointing --context --expandable-segments --format --from --gpu "
     "--grad-accumulation --headroom --ignore-key --keep-gradients --keep-outputs --locked --loss --method "
-    "--no-expandable-segments --no-keep-gradients --no-keep-outputs --no-per-layer-updates --optimizer "
-    "--optimizer-bits --per-layer-updates --plan --precision --projection-rank --quantization --rank "
+    "--modules-to-save --no-expandable-segments --no-keep-gradients --no-keep-outputs --no-per-layer-updates "
+    "--optimizer --optimizer-bits --per-layer-updates --plan --precision --projection-rank --quantization --rank "
     "--seq-len --strict --target-modules --tolerance --torch"
 )
 
@@ -55,11 +55,13 @@ def test_json_of_check(run: Run) -> None:
         "verdict",
         "squeezed",
         "gpu",
+        "live_bytes",
         "allocated_bytes",
         "fragmentation_bytes",
         "reserved_bytes",
         "wanted_bytes",
         "context_bytes",
+        "context_assumed",
         "device_bytes",
         "limit_bytes",
         "peak_phase",
@@ -72,7 +74,7 @@ def test_json_of_check(run: Run) -> None:
     ]
     assert answer["schema"] == "memplanner/estimate/1"
     assert list(answer["gpu"]) == ["name", "total_bytes"]
-    assert [list(phase) for phase in answer["phases"]] == [["name", "peak_bytes"]] * len(answer["phases"])
+    assert [list(phase) for phase in answer["phases"]] == [["name", "peak_bytes", "live_bytes"]] * len(answer["phases"])
     assert list(answer["persistent"]) == ["parameters", "adapters", "gradients", "optimizer_state", "projectors"]
     assert list(answer["parameters"]) == ["total", "trainable"]
     assert list(answer["at_peak"]) == [

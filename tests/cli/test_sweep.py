@@ -16,7 +16,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return code, out, err
 
 
-RANKS = ("--method", "lora", "--rank", "8,16,…,64", "--gpu", "1GiB,260MiB")
+RANKS = ("--method", "lora", "--rank", "8,16,…,64", "--gpu", "1GiB,260MiB", "--context", "0")
 
 
 def test_text_lists_all_of_a_few(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +65,7 @@ def test_svg_is_a_picture_with_a_line_and_the_limits(capsys: pytest.CaptureFixtu
 
 def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, *RANKS, "--format", "markdown")[1]
-    assert "| GPU | Rank |  | Device | To spare | Allocated | Peak in |" in out
+    assert "| GPU | Rank |  | Device | To spare | Live | Peak in |" in out
     assert out.count("\n| ") == 10
 
 
@@ -97,6 +97,15 @@ def test_bad_input_is_one_line(words: tuple[str, ...], message: str, capsys: pyt
     assert (code, out) == (2, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_an_assumed_context_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "--gpu", "24GiB,rtx4090")
+    assert " ".join(out.split()).count("context assumed, the largest of the bundled NVIDIA cards' (710.19 MiB)") == 1
+    _, out, _ = run(capsys, "--gpu", "24GiB,rtx4090", "--format", "json")
+    assert [point["context_assumed"] for point in json.loads(out)["points"]] == [True, False]
+    for words in (("--gpu", "rtx4090"), ("--gpu", "24GiB", "--context", "0")):
+        assert "context assumed" not in run(capsys, *words)[1]
 
 
 def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:

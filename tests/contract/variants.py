@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import ValidationError
+
 from memplanner.plan.training_plan import Step, TrainingPlan
 from memplanner.settings.base import Settings
 from memplanner.settings.describe import choices, groups, kind_of
@@ -18,7 +20,9 @@ _LIBRARIES = ("implementation", "accounting", "format")
 
 
 def variants(cls: type[Settings], *, only: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
-    """Every combination of a class's words and switches; a share is zero or not. only: of these fields, if any."""
+    """Every combination of a class's words and switches that the class takes; a share is zero or not. only: of these
+    fields, if any.
+    """
     values: dict[str, tuple[Any, ...]] = {}
     for name, field in cls.model_fields.items():
         if name == "kind" or (only and name not in only):
@@ -30,7 +34,12 @@ def variants(cls: type[Settings], *, only: tuple[str, ...] = ()) -> Iterator[dic
         elif field.annotation is float:
             values[name] = (0.0, 0.5)
     for combination in itertools.product(*values.values()):
-        yield {"kind": kind_of(cls), **dict(zip(values, combination, strict=True))}
+        table = {"kind": kind_of(cls), **dict(zip(values, combination, strict=True))}
+        try:
+            cls.model_validate(table)
+        except ValidationError:
+            continue
+        yield table
 
 
 METHOD_VARIANTS = tuple(table for cls in METHODS for table in variants(cls, only=_LIBRARIES))

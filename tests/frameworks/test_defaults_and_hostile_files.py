@@ -10,10 +10,15 @@ import pytest
 
 from memplanner.errors import UserError
 from memplanner.frameworks import Foreign, read_framework
+from memplanner.plan.merge import merge
+from memplanner.prediction import predict
 
 AXOLOTL = "base_model: llama-60m\n"
 FACTORY = "model_name_or_path: llama-60m\ncutoff_len: 64\n"
 TRAINER = "output_dir: out\n"
+CUT = "plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]\n"
+LIGER = "plugins: [axolotl.integrations.liger.LigerPlugin]\n"
+BOTH = f"{CUT[:-2]}, {LIGER.partition('[')[2]}"
 PEFT = "peft_type: LORA\n"
 
 
@@ -183,7 +188,37 @@ def test_galore_projects_what_has_the_word_in_its_path(tmp_path: Path, words: st
     ],
 )
 def test_ligers_switch_fuses_the_loss_where_it_has_kernels(tmp_path: Path, text: str, loss: str | None) -> None:
-    assert read(tmp_path, text).table["step"].get("loss") == loss
+    config = read(tmp_path, text)
+    assert config.table["step"].get("loss") == loss
+    assert config.not_modelled == ()
+
+
+EVERY_KERNEL = ("liger-rms-norm", "liger-rope", "liger-swiglu")
+
+
+@pytest.mark.parametrize(
+    ("text", "kernels"),
+    [
+        (FACTORY + "enable_liger_kernel: true\n", EVERY_KERNEL),
+        (TRAINER + "model_name_or_path: llama-60m\nuse_liger_kernel: true\n", EVERY_KERNEL),
+        (
+            TRAINER + "model_name_or_path: qwen3-0.6b\nuse_liger_kernel: true\nliger_kernel_config: {rope: false}\n",
+            EVERY_KERNEL[::2],
+        ),
+        (TRAINER + "model_name_or_path: gpt2\nuse_liger_kernel: true\n", ()),
+        (AXOLOTL + LIGER, ()),
+        (AXOLOTL + LIGER + "liger_rope: true\nliger_rms_norm: true\nliger_swiglu: true\n", EVERY_KERNEL),
+        (AXOLOTL + LIGER + "liger_glu_activation: true\nliger_layer_norm: true\n", EVERY_KERNEL[2:]),
+        (AXOLOTL + "liger_rope: true\n", ()),
+        ("base_model: gpt2\nadapter: lora\n" + LIGER + "liger_rope: true\n", ()),
+    ],
+)
+def test_ligers_kernels_are_read(tmp_path: Path, text: str, kernels: tuple[str, ...]) -> None:
+    config = read(tmp_path, text)
+    plan = merge(config.table, {}, where="")
+    assert plan.step.kernels == kernels
+    assert config.not_modelled == ()
+    assert predict(plan).allocated_bytes > 0
 
 
 @pytest.mark.parametrize(
@@ -255,7 +290,7 @@ def test_patterns_of_ranks_are_read(tmp_path: Path) -> None:
         (AXOLOTL + "made_up_key: 3\n", "made_up_key", "is not understood, and may bear on memory"),
         (TRAINER + "load_in_4bit: true\n", "load_in_4bit", "is not understood"),
         (TRAINER + "beta: 0.1\n", "beta", "is not understood"),
-        (TRAINER + "use_peft: true\n", "use_peft", "is not understood"),
+        (TRAINER + "lora_r: 8\n", "lora_r", "is not understood"),
         (TRAINER + "loss_type: dft\n", "loss_type", "'dft' is not modelled: another loss"),
         (TRAINER + "do_predict: true\n", "do_predict", "it asks for no training"),
         (AXOLOTL + "deepspeed: zero2.json\n", "deepspeed", "'zero2.json' is not modelled: several GPUs"),
@@ -265,15 +300,11 @@ def test_patterns_of_ranks_are_read(tmp_path: Path) -> None:
         (AXOLOTL + "unfrozen_parameters: [lm_head]\n", "unfrozen_parameters", "which weights are frozen"),
         (AXOLOTL + "lisa_n_layers: 4\n", "lisa_n_layers", "which blocks are trained"),
         (AXOLOTL + "plugins: [axolotl.integrations.kd.KDPlugin]\n", "plugins", "what such a plugin changes"),
-        (
-            AXOLOTL + "plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]\n",
-            "plugins",
-            "Cut Cross Entropy never makes the logits",
-        ),
-        (AXOLOTL + "adapter: lora\nlora_modules_to_save: [lm_head]\n", "lora_modules_to_save", "trained whole"),
+        (AXOLOTL + BOTH + "liger_fused_linear_cross_entropy: true\n", "plugins", "asks for another loss"),
+        (AXOLOTL + LIGER + "liger_use_token_scaling: true\n", "liger_use_token_scaling", "a chunk's logits"),
         (FACTORY + "use_badam: true\n", "use_badam", "another optimizer"),
         (FACTORY + "use_apollo: true\n", "use_apollo", "another optimizer"),
-        (PEFT + "modules_to_save: [lm_head]\n", "modules_to_save", "trained whole"),
+        (PEFT + "ensure_weight_tying: true\n", "ensure_weight_tying", "counted twice"),
         (PEFT + "bias: all\n", "bias", "trained biases"),
     ],
 )
@@ -288,12 +319,77 @@ def test_a_key_that_decides_the_figures_and_is_not_read_bars_an_answer(
     assert read(tmp_path, text, ignored=(key,)).ignored == (key,)
 
 
+@pytest.mark.parametrize(
+    ("text", "names", "dtype"),
+    [
+        (AXOLOTL + "adapter: lora\nlora_modules_to_save: [embed_tokens, lm_head]\n", ["embed_tokens", "lm_head"], None),
+        (FACTORY + "bf16: true\nadditional_target: embed_tokens,lm_head\n", ["embed_tokens", "lm_head"], "fp32"),
+        (FACTORY + "pure_bf16: true\nadditional_target: lm_head\n", ["lm_head"], None),
+        (PEFT + "modules_to_save: [lm_head]\n", ["lm_head"], None),
+        (PEFT + "modules_to_save: [pooler, classifier, score]\ntask_type: SEQ_CLS\n", ["pooler", "classifier"], None),
+        (TRAINER + "use_peft: true\nlora_modules_to_save: [lm_head]\n", ["lm_head"], None),
+    ],
+)
+def test_modules_that_are_trained_whole(tmp_path: Path, text: str, names: list[str], dtype: str | None) -> None:
+    method = read(tmp_path, text).table["method"]
+    assert method["kind"] == "lora"
+    assert (method["modules_to_save"], method.get("modules_to_save_dtype")) == (names, dtype)
+
+
+def test_axolotl_adds_targets_to_all_linear_layers(tmp_path: Path) -> None:
+    text = AXOLOTL + "adapter: lora\nlora_target_linear: true\nlora_target_modules: [embed_tokens]\n"
+    assert read(tmp_path, text).table["method"]["target_modules"] == ["all-linear", "embed_tokens"]
+
+
 @pytest.mark.parametrize("value", ["false", "null", "''", "[]", "0"])
 def test_a_key_that_asks_for_nothing_is_passed_over(tmp_path: Path, value: str) -> None:
     text = f"{AXOLOTL}made_up_key: {value}\ndeepspeed: {value}\nplugins: [axolotl.integrations.liger.LigerPlugin]\n"
     config = read(tmp_path, text)
     assert (config.not_modelled, config.ignored) == ((), ())
     assert "made_up_key" in config.irrelevant
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("", True),
+        ("attn_implementation: sdpa\n", True),
+        ("eager_attention: true\n", True),
+        ("flash_attention: true\n", False),
+        ("attn_implementation: flash_attention_2\n", False),
+        ("xformers_attention: true\n", False),
+        ("adapter: lora\n", False),
+        ("bf16: false\n", False),
+        (CUT, False),
+        (LIGER + "liger_fused_linear_cross_entropy: true\n", True),
+    ],
+)
+def test_axolotl_keeps_embeddings_in_fp32(tmp_path: Path, text: str, kept: bool) -> None:
+    config = read(tmp_path, AXOLOTL + text)
+    plan = merge(config.table, {}, where="")
+    assert plan.fp32_embeddings is kept
+    assert any("embeddings, norms and head in fp32" in said for said in config.assumed) is kept
+    assert predict(plan).allocated_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "loss"),
+    [
+        (CUT, "cut-cross-entropy"),
+        (CUT + "cut_cross_entropy: true\n", "cut-cross-entropy"),
+        (CUT + "cut_cross_entropy: false\n", None),
+        ("cut_cross_entropy: false\n", None),
+        ("cut_cross_entropy: true\n", None),
+        (BOTH + "liger_fused_linear_cross_entropy: true\ncut_cross_entropy: false\n", "fused"),
+    ],
+)
+def test_axolotl_cuts_cross_entropy_where_the_plugin_is_listed(tmp_path: Path, text: str, loss: str | None) -> None:
+    config = read(tmp_path, AXOLOTL + "attn_implementation: flash_attention_2\n" + text)
+    assert config.table["step"].get("loss") == loss
+    plan = merge(config.table, {}, where="")
+    assert plan.step.loss.kind == loss or loss is None
+    assert predict(plan).allocated_bytes > 0
+    assert config.not_modelled == ()
 
 
 def test_everything_in_the_way_is_said_at_once(tmp_path: Path) -> None:

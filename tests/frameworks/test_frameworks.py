@@ -52,6 +52,7 @@ bf16: true
 optimizer: galore_adamw_8bit_layerwise
 optim_args: "rank=64,update_proj_gap=100,scale=0.1"
 optim_target_modules: [attn, mlp]
+plugins: [axolotl.integrations.liger.LigerPlugin]
 liger_fused_linear_cross_entropy: true
 """
 FACTORY_LORA = """
@@ -151,9 +152,10 @@ def test_axolotl_qlora(tmp_path: Path) -> None:
     assert plan.method.target_modules == ("all-linear",)  # type: ignore[attr-defined]
     assert (plan.quantization, plan.precision, plan.master_weights) == ("nf4-double", "bf16-mixed", False)
     assert (plan.optimizer.kind, plan.step.attention) == ("adamw-8bit", "flash-attention-2")
+    assert plan.optimizer.is_paged  # type: ignore[attr-defined]
     assert (plan.step.batch_size, plan.step.seq_len, plan.step.grad_accumulation) == (2, 4096, 4)
     assert plan.step.checkpointing == "full"
-    assert [text.partition(" = ")[0] for text in foreign.not_modelled] == ["optimizer", "sample_packing"]
+    assert [text.partition(" = ")[0] for text in foreign.not_modelled] == ["sample_packing"]
     assert "wandb_project" in foreign.irrelevant, "what is null is not set"
     assert "special_tokens" in foreign.irrelevant
 

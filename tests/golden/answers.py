@@ -46,10 +46,11 @@ def notes(estimate: Estimate) -> list[str]:
 def figures(estimate: Estimate) -> dict[str, Any]:
     """All numbers of the answer, and digests of what is long."""
     return {
-        "phases": {p.name: [p.peak_bytes, p.end_bytes] for p in estimate.phases},
+        "phases": {p.name: [p.peak_bytes, p.end_bytes] for p in estimate.live_phases},
         "at_peak": {name: size for name, size in estimate.at_peak.items() if size},
         "persistent": {name: size for name, size in estimate.persistent.items() if size},
         "parameters": [estimate.num_parameters, estimate.num_trainable],
+        "allocated": {p.name: [p.peak_bytes, p.end_bytes] for p in estimate.phases},
         "reserved": estimate.reserved_bytes,
         "device": estimate.device_bytes,
         "verdict": estimate.verdict,

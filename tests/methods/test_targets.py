@@ -81,8 +81,8 @@ def test_the_first_key_that_matches_gives_the_rank() -> None:
             r"'q_proj' matches no .* a text is a pattern for whole paths \(a name is \['q_pr",
         ),
         (
-            {"target_modules": ["lm_head"]},
-            r"'lm_head' matches lm_head, where adapters and projections are not modelled",
+            {"target_modules": ["norm"]},
+            r"'norm' matches model\.norm, where adapters and projections are not modelled",
         ),
         ({"target_modules": r".*self_attn.*"}, r"matches model\.layers\.0\.self_attn, where .* are not modelled"),
         (
@@ -96,6 +96,79 @@ def test_what_matches_nothing_is_refused(kind: str, fields: Fields, said: str) -
     with pytest.raises(UserError, match=said) as caught:
         predict(plan_of({"kind": kind, **fields}))
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["galore", "gradnormlorp"])
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
+def test_head_and_embeddings_are_targets_of_peft_alone(kind: str, name: str) -> None:
+    with pytest.raises(UserError, match=rf"'{name}' matches .*{name}, where adapters and projections are not modelled"):
+        predict(plan_of({"kind": kind, "target_modules": [name]}))
+    assert len(ranks({"target_modules": [name]})) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"modules_to_save": ["lmhead"]}, r"modules_to_save: 'lmhead' matches no module .*did you mean 'lm_head'"),
+        ({"modules_to_save": ["model.embed"]}, r"did you mean 'model\.embed_tokens'"),
+        ({"modules_to_save": ["zzz"]}, r"'zzz' matches no module of the model \(such as lm_head, embed_tokens, q_proj"),
+        ({"modules_to_save": ["layers.0"]}, r"'layers\.0' matches model\.layers\.0: copies of whole blocks"),
+        (
+            {"modules_to_save": ["mlp", "up_proj"]},
+            r"mean both model\.layers\.0\.mlp and model\.layers\.0\.mlp\.up_proj",
+        ),
+        (
+            {"modules_to_save": ["proj"]},
+            r"ends model\.layers\.0\.self_attn\.q_proj .* peft copies no module with adapt",
+        ),
+        ({"modules_to_save": ["q_proj"], "target_modules": ["q_proj"]}, r"matches only modules that are trained whole"),
+    ],
+)
+def test_copies_that_cannot_be_made_are_refused(fields: Fields, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        predict(plan_of(fields))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", ["lm_head", 3, [3], [""], [".*head"], {"lm_head": 1}])
+def test_names_of_copies_are_a_list_of_names(value: Any) -> None:
+    with pytest.raises(UserError, match=r"plan\.toml: method\.modules_to_save: "):
+        plan_of({"modules_to_save": value})
+
+
+def test_a_flag_takes_names_of_copies() -> None:
+    method: Any = merge({"method": "lora"}, {"--modules-to-save": "lm_head, embed_tokens"}, where="").method
+    assert method.modules_to_save == ("lm_head", "embed_tokens")
+    for method_of, text in (("full", "lm_head"), ("lora", ".*head")):
+        with pytest.raises(UserError, match="--modules-to-save"):
+            merge({"method": method_of}, {"--modules-to-save": text}, where="")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"method": {"target_modules": ["lm_head"]}, "step": {"loss": "fused"}}, r"leaves its adapter out"),
+        ({"method": {"target_modules": ["lm_head"]}, "step": {"loss": "chunked"}}, r"leaves its adapter out"),
+        ({"method": {"modules_to_save": ["mlp"]}, "quantization": "nf4"}, r"gate_proj is quantised"),
+        (
+            {"method": {"modules_to_save": ["lm_head"], "modules_to_save_dtype": "fp32"}, "precision": "bf16"},
+            r"modules_to_save_dtype: copies in fp32 do not multiply bf16 without autocast",
+        ),
+    ],
+)
+def test_what_no_library_trains_is_refused(fields: Fields, said: str) -> None:
+    table = {"model": "llama-60m", "device": "24GiB", **fields, "method": {"kind": "lora", **fields["method"]}}
+    with pytest.raises(UserError, match=said):
+        predict(merge(table, {}, where="plan.toml"))
+
+
+def test_a_loss_that_multiplies_by_the_head_takes_its_copy() -> None:
+    """What Liger does (liger_kernel/transformers/model/llama.py, lce_maybe_trainable_lm_head)."""
+    table = {"model": "llama-60m", "device": "24GiB", "step": {"loss": "fused"}}
+    copied = predict(merge({**table, "method": {"kind": "lora", "modules_to_save": ["lm_head"]}}, {}, where=""))
+    plain = predict(merge({**table, "method": "lora"}, {}, where=""))
+    assert copied.num_trainable - plain.num_trainable == 32000 * 512
+    assert copied.num_parameters - plain.num_parameters == 32000 * 512
 
 
 def test_a_rank_for_a_module_that_is_no_target_is_no_mistake() -> None:

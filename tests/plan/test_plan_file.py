@@ -71,6 +71,44 @@ def test_flags_beat_the_file_only_when_typed() -> None:
     assert plan_of(table, gpu="24GiB").device == SizeDevice(memory="24GiB")
 
 
+@pytest.mark.parametrize(
+    ("table", "flags", "device"),
+    [
+        ({}, {"context": "0"}, GpuDevice(context="0")),
+        ({"device": "a40"}, {"context": "1GiB"}, GpuDevice(name="a40", context="1GiB")),
+        ({"device": "24GiB"}, {"context": "0"}, SizeDevice(memory="24GiB", context="0")),
+        ({"device": {"memory": "24GiB"}}, {}, SizeDevice(memory="24GiB")),
+        ({"device": {"name": "a40"}}, {}, GpuDevice(name="a40")),
+        ({"device": {"context": "0"}}, {}, GpuDevice(context="0")),
+        ({"device": {"memory": "24GiB", "context": "0"}}, {}, SizeDevice(memory="24GiB", context="0")),
+        (
+            {"device": {"memory": "24GiB", "context": "0"}},
+            {"context": "1GB"},
+            SizeDevice(memory="24GiB", context="1GB"),
+        ),
+        # another device than the one whose context the file states
+        ({"device": {"memory": "24GiB", "context": "0"}}, {"gpu": "16GiB"}, SizeDevice(memory="16GiB")),
+        ({"device": {"memory": "24GiB", "context": "0"}}, {"gpu": "a40"}, GpuDevice(name="a40")),
+        ({"device": "a40"}, {"context": "0", "gpu": "16GiB"}, SizeDevice(memory="16GiB", context="0")),
+        ({"device": "a40"}, {"gpu": "16GiB", "context": "0"}, SizeDevice(memory="16GiB", context="0")),
+    ],
+)
+def test_a_device_and_its_context(table: dict[str, Any], flags: dict[str, Any], device: object) -> None:
+    assert plan_of(table, **flags).device == device
+
+
+def test_a_wrong_context_is_the_flags_or_the_files() -> None:
+    assert refusal({}, context="lots")[0].startswith("--context: 'lots' is not a size such as")
+    assert refusal({"device": {"memory": "24GiB", "context": "50%"}})[0].startswith(
+        "file: device.context: '50%' is not"
+    )
+    assert refusal({"device": {"memory": "24GiB", "context": 0}}) == ["file: device.context: 0 is not text"]
+    assert refusal({"device": {"memory": "24GiB", "contxt": "0"}}) == [
+        "file: device.contxt: unknown key (did you mean 'context'?)"
+    ]
+    assert refusal({}, gpu="0") == ["--gpu: '0' is no memory at all"]
+
+
 def test_changing_the_method_carries_over_what_it_shares() -> None:
     table = {"method": {"kind": "gradnormlorp", "rank": 64, "projection_rank": 4, "target_modules": ["q_proj"]}}
     assert plan_of(table, method="lora").method == Lora(rank=64, target_modules=("q_proj",))

@@ -34,8 +34,8 @@ def test_every_moment_is_accounted_for(model: str, method: str, step: dict[str, 
     for phase, size, moment in course:
         assert sum(estimate.timeline.by_category(moment).values()) == size
         seen[phase] = max(seen.get(phase, 0), size)
-    assert max(seen.values()) == estimate.allocated_bytes
-    peaks: dict[str, int] = {phase.name: phase.peak_bytes for phase in estimate.phases}
+    assert max(seen.values()) == estimate.live_bytes
+    peaks: dict[str, int] = {phase.name: phase.peak_bytes for phase in estimate.live_phases}
     replayed = {"update": "refresh", "backward": "refresh"} if estimate.peak_phase == "refresh" else {}
     for name, size in seen.items():
         if name in peaks and name not in replayed and name != "steady":

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from memplanner.catalogue import all_gpus
 from memplanner.errors import UserError
-from memplanner.notes import RankAboveMatrix, SequenceAboveModel, TypicalBatch
+from memplanner.notes import AssumedContext, ContextAboveLimit, RankAboveMatrix, SequenceAboveModel, TypicalBatch
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor, predict
+from memplanner.prediction.estimate import ASSUMED_CONTEXT_BYTES
 from memplanner.timeline import advisable, passes
 
 
@@ -43,13 +45,45 @@ def test_a_card_adds_its_context_and_workspaces() -> None:
     assert card.gpu is not None
     assert card.device_bytes - card.reserved_bytes == card.gpu.context.bytes > 0
     assert card.at_peak["workspaces"] == 2 * card.gpu.cublas_workspace.bytes
-    assert bare.context_bytes == 0
+    assert bare.context_bytes == ASSUMED_CONTEXT_BYTES
     hopper = estimate(device="h100-sxm")
     assert hopper.at_peak["workspaces"] == 2 * 32 * (1 << 20)
 
 
+def test_the_assumed_context_is_the_largest_of_the_bundled_nvidia_cards() -> None:
+    assert max(card.context.bytes for card in all_gpus() if card.vendor == "nvidia") == ASSUMED_CONTEXT_BYTES
+    bare = estimate(device="24GiB")
+    assert bare.is_context_assumed
+    assert bare.notes == (AssumedContext(context_bytes=ASSUMED_CONTEXT_BYTES),)
+
+
+@pytest.mark.parametrize(("context", "expected"), [("0", 0), ("0B", 0), ("500MiB", 500 << 20)])
+@pytest.mark.parametrize("device", [{"kind": "size", "memory": "24GiB"}, {"kind": "gpu", "name": "rtx4090"}])
+def test_a_stated_context_is_taken(device: dict[str, str], context: str, expected: int) -> None:
+    stated = estimate(device=device | {"context": context})
+    assert (stated.context_bytes, stated.is_context_assumed, stated.notes) == (expected, False, ())
+    assert stated.device_bytes == stated.reserved_bytes + expected
+    assert stated.reserved_bytes == estimate(device=device).reserved_bytes
+
+
+@pytest.mark.parametrize("device", ["1B", "500MiB", "710MiB", {"kind": "gpu", "name": "t4", "context": "40GiB"}])
+def test_nothing_fits_beside_a_context_above_the_memory(device: Any) -> None:
+    predicted = estimate(device=device)
+    assert (predicted.verdict, predicted.is_hopeless, predicted.is_squeezed) == ("does-not-fit", True, False)
+    assert predicted.device_bytes == predicted.wanted_bytes + predicted.context_bytes
+    assert predicted.margin_bytes == predicted.limit_bytes - predicted.device_bytes < 0
+    assert ContextAboveLimit(context_bytes=predicted.context_bytes) in predicted.notes
+
+
+def test_notes_of_one_device_are_not_said_of_another_that_runs_the_same_step() -> None:
+    predictor = Predictor()
+    for device in ("24GiB", "rtx4090", {"kind": "size", "memory": "24GiB", "context": "0"}, "rtx5090", "24GiB", "1MiB"):
+        plan = TrainingPlan.model_validate({"model": "llama-60m", "device": device})
+        assert predictor(plan).notes == predict(plan).notes
+
+
 def end_of(phase: str, predicted: Estimate) -> int:
-    return next(p.end_bytes for p in predicted.phases if p.name == phase)
+    return next(p.end_bytes for p in predicted.live_phases if p.name == phase)
 
 
 def test_gradients_kept_are_alive_in_forward() -> None:
@@ -70,10 +104,10 @@ def test_the_output_object_holds_the_logits() -> None:
 
 def test_foreach_makes_a_root_per_parameter() -> None:
     foreach, fused = estimate(), estimate(optimizer="adamw-fused")
-    peak = next(p for p in foreach.phases if p.name == "update")
+    peak = next(p for p in foreach.live_phases if p.name == "update")
     weights = sum(t.block_bytes for t in foreach.program.persistent if t.trainable)
     assert peak.peak_bytes - end_of("backward", foreach) == weights
-    quiet = next(p for p in fused.phases if p.name == "update")
+    quiet = next(p for p in fused.live_phases if p.name == "update")
     assert quiet.peak_bytes == end_of("backward", fused)
 
 
@@ -127,13 +161,13 @@ def test_adjacent_runs_of_equal_blocks() -> None:
     plan = TrainingPlan.model_validate(
         {"model": "llama-130m", "method": method, "step": {"checkpointing": "every-4", "input_gradients": False}}
     )
-    assert predict(plan).phases == predict(plan, collapse=False).phases
+    assert predict(plan).live_phases == predict(plan, collapse=False).live_phases
 
 
 def test_an_ordinary_batch_beside_the_longest() -> None:
     predicted = estimate(step={"seq_len": 1024, "typical_seq_len": 300})
     short = estimate(step={"seq_len": 300})
-    assert predicted.allocated_bytes == estimate(step={"seq_len": 1024}).allocated_bytes
+    assert predicted.live_bytes == estimate(step={"seq_len": 1024}).live_bytes
     assert predicted.notes == (TypicalBatch(seq_len=300, allocated_bytes=short.allocated_bytes),)
 
 
@@ -143,8 +177,8 @@ def test_allocator_options_change_reserved_alone() -> None:
         return predict(TrainingPlan.model_validate(fields))
 
     plain, expandable, capped = of(), of(expandable_segments=True), of(max_split_size="64MiB")
-    assert plain.allocated_bytes == expandable.allocated_bytes == capped.allocated_bytes
-    assert expandable.allocated_bytes <= expandable.reserved_bytes < plain.reserved_bytes
+    assert plain.live_bytes == expandable.live_bytes == capped.live_bytes
+    assert expandable.live_bytes <= expandable.reserved_bytes < plain.reserved_bytes
     assert plain.reserved_bytes - expandable.reserved_bytes == plain.expandable_saving_bytes
     assert capped.reserved_bytes != plain.reserved_bytes
     assert expandable.expandable_saving_bytes == 0
@@ -156,7 +190,11 @@ def test_unused_segments_are_returned_on_a_device_that_is_short_of_memory() -> N
     def on(size: int) -> Estimate:
         return predict(
             TrainingPlan.model_validate(
-                {"model": "llama-1b", "method": "full", "device": {"kind": "size", "memory": f"{size} B"}}
+                {
+                    "model": "llama-1b",
+                    "method": "full",
+                    "device": {"kind": "size", "memory": f"{size} B", "context": "0"},
+                }
             )
         )
 
@@ -164,12 +202,12 @@ def test_unused_segments_are_returned_on_a_device_that_is_short_of_memory() -> N
     assert not roomy.is_squeezed
     squeezed = on(roomy.reserved_bytes - (64 << 20))
     assert squeezed.is_squeezed
-    assert squeezed.allocated_bytes <= squeezed.reserved_bytes <= squeezed.total_bytes
+    assert squeezed.live_bytes <= squeezed.reserved_bytes <= squeezed.total_bytes
     assert squeezed.verdict == "tight"
     assert not advisable(squeezed), "it passes, and is nothing to recommend"
     assert passes(squeezed.verdict)
     assert squeezed.wanted_bytes == roomy.reserved_bytes > squeezed.reserved_bytes
-    short = on(roomy.allocated_bytes + (64 << 20))
+    short = on(roomy.live_bytes + (64 << 20))
     assert (short.is_squeezed, short.verdict) == (False, "does-not-fit")
     assert short.reserved_bytes == roomy.reserved_bytes
 

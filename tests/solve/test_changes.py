@@ -91,7 +91,7 @@ def test_expandable_segments_are_offered_where_fragmentation_is_what_is_too_much
     roomy = predict(of(model="llama-1b", method="lora", device="80GiB", step={"batch_size": 4, "seq_len": 512}))
     assert roomy.expandable_saving_bytes > 0
     size = roomy.reserved_bytes - roomy.expandable_saving_bytes // 2
-    tight = predict(roomy.plan.model_copy(update={"device": SizeDevice(memory=f"{size} B")}))
+    tight = predict(roomy.plan.model_copy(update={"device": SizeDevice(memory=f"{size} B", context="0")}))
     assert not advisable(tight, strict=True)
     changes = single_changes(tight, predict)
     assert ("--expandable-segments", 0) in [(change.typed, change.intrusion) for change in changes.fitting]

@@ -22,6 +22,11 @@ def plan(**fields: Any) -> TrainingPlan:
     return TrainingPlan.model_validate({**BASE, **fields})
 
 
+def without_context(memory: str) -> dict[str, str]:
+    """A device of that size, all of which is the allocator's."""
+    return {"kind": "size", "memory": memory, "context": "0"}
+
+
 def value_of(plan: TrainingPlan, axis: SearchAxis) -> int:
     values = {"batch-size": plan.step.batch_size, "seq-len": plan.step.seq_len}
     return plan.method.rank if axis == "rank" else values[axis]  # type: ignore[attr-defined]
@@ -40,7 +45,7 @@ class Answer:
     limit_bytes: int = 100
 
     @property
-    def allocated_bytes(self) -> int:
+    def live_bytes(self) -> int:
         return 101 if self.is_hopeless else 100
 
 
@@ -114,7 +119,7 @@ def test_as_an_exhaustive_sweep_finds_it(method: str, memory: str) -> None:
 
 
 def on(memory: str, axis: SearchAxis, **fields: Any) -> Largest:
-    return largest(plan(device=memory, **fields), axis, predict)
+    return largest(plan(device=without_context(memory), **fields), axis, predict)
 
 
 @pytest.mark.parametrize(("axis", "memory"), [("rank", "700MB"), ("batch-size", "2GB"), ("seq-len", "2GB")])
@@ -127,7 +132,7 @@ def test_one_more_does_not_fit(axis: SearchAxis, memory: str) -> None:
 
 
 def test_strict_leaves_the_error_margin_free() -> None:
-    result = largest(plan(device="2GB"), "batch-size", predict, strict=True)
+    result = largest(plan(device=without_context("2GB")), "batch-size", predict, strict=True)
     assert result.estimate.verdict == "fits"
     assert result.value < on("2GB", "batch-size").value
 

@@ -29,7 +29,7 @@ def evidence(names: tuple[str, ...] = tuple(SHAPES)) -> list[WeightEvidence]:
 
 
 def plan(gpu: str, method: str = "lora") -> TrainingPlan:
-    flags = {"--method": method, "--gpu": gpu, "--target-modules": "q_proj,v_proj,down_proj"}
+    flags = {"--method": method, "--gpu": gpu, "--context": "0", "--target-modules": "q_proj,v_proj,down_proj"}
     return merge({"model": "llama-60m"}, flags, where="test")
 
 
@@ -74,6 +74,6 @@ def test_modules_that_are_no_targets_get_no_rank() -> None:
     ("gpu", "method", "message"), [("100MiB", "lora", "not even rank 1"), ("t4", "full", "no rank")]
 )
 def test_requests_without_an_answer_are_refused(gpu: str, method: str, message: str) -> None:
-    flags = {"--method": method, "--gpu": gpu}
+    flags = {"--method": method, "--gpu": gpu, "--context": "0"}
     with pytest.raises(UserError, match=message):
         ranks_by_evidence(merge({"model": "llama-60m"}, flags, where="test"), evidence(), Predictor())

@@ -27,19 +27,32 @@ def axis(name: str, *values: str | bool) -> Axis:
 
 
 def test_every_point_is_a_prediction() -> None:
-    axes = [axis("--rank", "8", "64"), axis("--gpu", "rtx4090", "t4", "300MiB"), axis("--batch-size", "1", "7")]
+    axes = [axis("--rank", "8", "64"), axis("--gpu", "rtx4090", "t4", "1GiB"), axis("--batch-size", "1", "7")]
     result = run(axes, {"--method": "lora", "--checkpointing": "full"})
     assert [point.values for point in result.points] == list(product(*(a.values for a in axes)))
     for point in result.points:
         estimate = predict(merge(BASE, point.flags, where="test"))
-        assert (point.verdict, point.allocated_bytes) == (estimate.verdict, estimate.allocated_bytes)
+        assert (point.verdict, point.live_bytes) == (estimate.verdict, estimate.live_bytes)
         assert point.limit_bytes == estimate.limit_bytes
         if point.device_bytes is None:
-            assert estimate.allocated_bytes + estimate.context_bytes > estimate.limit_bytes
+            assert estimate.live_bytes + estimate.context_bytes > estimate.limit_bytes
+            assert point.allocated_bytes is None
             assert point.least_device_bytes <= estimate.device_bytes
         else:
+            assert point.allocated_bytes == estimate.allocated_bytes
             assert point.device_bytes == point.least_device_bytes == estimate.device_bytes
     assert {point.verdict for point in result.points} == {"fits", "does-not-fit"}
+
+
+def test_a_context_is_that_of_its_own_point() -> None:
+    axes = [axis("--context", "0", "500MiB"), axis("--gpu", "rtx4090", "24GiB"), axis("--batch-size", "1", "7")]
+    for flags in ({}, {"--checkpointing": "full"}):
+        result = run(axes, flags)
+        assert {point.values[0]: point.context_bytes for point in result.points} == {"0": 0, "500MiB": 500 << 20}
+        for point in result.points:
+            assert point.device_bytes == predict(merge(BASE, point.flags, where="test")).device_bytes
+    contexts = [(point.is_context_assumed, point.context_bytes > 0) for point in run(axes[1:]).points]
+    assert contexts == [(False, True), (False, True), (True, True), (True, True)]
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)

@@ -99,6 +99,8 @@ PLANS: list[dict[str, Any]] = [
     {"method": {**LORA, "target_modules": r".*layers\.[3-5]\..*_proj"}},
     {"method": "full", "step": {"checkpointing": "full", "per_layer_updates": True}},
     {"method": LORA, "precision": "fp32"},
+    {"method": {**LORA, "modules_to_save": ["embed_tokens", "lm_head", "layers.2.mlp"]}},
+    {"method": {"kind": "dora", "rank": 4, "target_modules": ["q_proj", "embed_tokens", "lm_head"]}},
 ]
 
 
@@ -157,3 +159,37 @@ def test_gradients_of_two_passes_meet_in_one(method: Any, write: Write) -> None:
 
     assert gradients(once) == gradients(twice)
     assert phase(once, "backward").end == phase(twice, "backward").end
+
+
+def test_cut_cross_entropy_makes_no_logits(tmp_path: Path) -> None:
+    """By the package's code: a label for all tokens but each sequence's last; three numbers per label are saved with
+    the hidden states and the vocabulary's averages; backward makes the head's gradient and its input's.
+    """
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG))
+
+    def written(loss: str, method: Any) -> StepProgram:
+        fields = {"model": str(path), "device": "24GiB", "method": method, "step": {"loss": loss}}
+        plan = TrainingPlan.model_validate(fields)
+        _, family, config = model_of(plan, Path())
+        return run(assemble(plan, family, config, compute_capability=8.0), BATCH, SEQ)[0]
+
+    def rounded(size: int) -> int:
+        return -(-size // BLOCK) * BLOCK
+
+    labels, vocab, hidden = BATCH * (SEQ - 1), CONFIG["vocab_size"], CONFIG["hidden_size"]
+    per_label = {"fp32": rounded(labels * 4), "int64": rounded(labels * 8)}
+    for method in ("full", LORA):
+        whole, cut = written("cross-entropy", method), written("cut-cross-entropy", method)
+        logits, average = BATCH * SEQ * vocab * 2, vocab * 4
+        labels_of_whole = rounded(BATCH * SEQ * 8)
+        saved = per_label["fp32"] + per_label["int64"] + average
+        log_probabilities = 2 * logits
+        states = 0 if method == "full" else rounded(BATCH * SEQ * hidden * 2)
+        difference = saved + states - log_probabilities - BLOCK - labels_of_whole
+        assert phase(cut, "loss").end - phase(whole, "loss").end == difference
+        made = made_in(cut, "backward")
+        assert ("gradient of the head's input", rounded(BATCH * SEQ * hidden * 2), 1) in made
+        heads = [tensor for tensor in cut.tensors if tensor.scope == "lm_head.weight"]
+        assert [tensor.name for tensor in heads] == (["gradient"] if method == "full" else [])
+        assert not any("logits" in name and "average" not in name for name, _, _ in made_in(cut, "loss"))

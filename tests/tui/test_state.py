@@ -16,6 +16,8 @@ CHANGES: list[dict[str, Value]] = [
     {"model": "llama-1b"},
     {"--method": "lora", "--rank": "64"},
     {"--method": "full", "--optimizer": "adamw-fused", "--gpu": "24GiB"},
+    {"--gpu": "24GiB", "--context": "0"},
+    {"--context": "500MiB"},
     {"--optimizer-bits": "16", "--per-layer-updates": False, "--keep-outputs": True, "--loss": "chunked"},
     {"--budget": "90%", "--headroom": "512MiB", "--checkpointing": "every-2", "--target-modules": "q_proj,v_proj"},
 ]

@@ -3,6 +3,8 @@
 Modelled implementation: transformers' modeling_bert.py and modeling_roberta.py.
 """
 
+from typing import Final
+
 from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Modules, modules_of
 from memplanner.components.context import Context, LinearSpec
 from memplanner.frozen import Frozen
@@ -100,33 +102,26 @@ class Bert:
             ctx.buffer(f"embeddings.{name}", Shape(one=1, positions=c.positions), INT64)
         position_ids = tape.new(ids, INT64, "position ids")
         type_ids = tape.new(ids, INT64, "token type ids")
-        words = nn.embedding(
-            tape,
-            ctx.param("embeddings.word_embeddings.weight", Shape(vocab=c.vocab, hidden=d)),
-            input_ids,
-            self.hidden,
-            "word embeddings",
+        words = ctx.embedding(
+            "embeddings.word_embeddings", Shape(vocab=c.vocab, hidden=d), input_ids, self.hidden, "word embeddings"
         )
         table_shape = Shape(positions=c.positions, hidden=d)
         if c.pooler:  # BERT's module has its positions second, RoBERTa's last: an optimizer's loop goes in that order
             ctx.param("embeddings.position_embeddings.weight", table_shape)
-        types = nn.embedding(
-            tape,
-            ctx.param("embeddings.token_type_embeddings.weight", Shape(types=c.types, hidden=d)),
-            type_ids,
-            self.hidden,
+        types = ctx.embedding(
+            *("embeddings.token_type_embeddings", Shape(types=c.types, hidden=d), type_ids, self.hidden),
             "token type embeddings",
         )
         ctx.require_input_gradients(words)
         hidden = ops.add(words, types, "embeddings")
         for name in ("weight", "bias"):
             ctx.param(f"embeddings.LayerNorm.{name}", self.norm_weight, dtype=ctx.norm_dtype)
-        table = ctx.param("embeddings.position_embeddings.weight", table_shape)
+        positions = ("embeddings.position_embeddings", table_shape, position_ids)
         if c.pooler:
-            places = nn.embedding(tape, table, position_ids, Shape(one=1, seq=ctx.seq, hidden=d), "position embeddings")
+            places = ctx.embedding(*positions, Shape(one=1, seq=ctx.seq, hidden=d), "position embeddings")
             hidden = ops.add_broadcast(hidden, places, "embeddings")
         else:
-            places = nn.embedding(tape, table, position_ids, self.hidden, "position embeddings")
+            places = ctx.embedding(*positions, self.hidden, "position embeddings")
             hidden = ops.add(hidden, places, "embeddings")
         hidden = self.norm("embeddings.LayerNorm", hidden)
         return ops.dropout(hidden, c.hidden_dropout)
@@ -180,10 +175,13 @@ def _read(f: ConfigReader, model_type: str) -> BertConfig:
     )
 
 
+_ROBERTA_HEAD: Final = ("classifier.dense", "classifier.dropout", "classifier.out_proj")
+
+
 def _modules(config: BertConfig) -> Modules:
     """Those of BertForSequenceClassification and RobertaForSequenceClassification."""
     root = "bert" if config.pooler else "roberta"
-    embeddings = ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm", "dropout")
+    tables = ("word_embeddings", "position_embeddings", "token_type_embeddings")
     return modules_of(
         root,
         "encoder.layer",
@@ -198,10 +196,12 @@ def _modules(config: BertConfig) -> Modules:
             *("intermediate", "intermediate.intermediate_act_fn"),
             *("output", "output.LayerNorm", "output.dropout"),
         ),
+        embeddings=(f"embeddings.{name}" for name in tables),
         outside=("pooler.dense",) if config.pooler else (),
+        classifier=("classifier", *(() if config.pooler else _ROBERTA_HEAD)),
         around=(
-            *(f"{root}.{name}" for name in ("embeddings", "encoder", "encoder.layer")),
-            *(f"{root}.embeddings.{name}" for name in embeddings),
+            *(f"{root}.{name}" for name in ("embeddings", "encoder")),
+            *(f"{root}.embeddings.{name}" for name in ("LayerNorm", "dropout")),
             *(("bert.pooler", "bert.pooler.activation", "dropout") if config.pooler else ()),
         ),
     )

@@ -1,11 +1,13 @@
 """What a family of architectures answers, and how its config.json is read: types and ranges checked, problems kept."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 from memplanner.components.context import Context
 from memplanner.errors import Problem, nearest
 from memplanner.frozen import Frozen
+from memplanner.tape.engine import Param
 from memplanner.tape.ops import KNOWN_ACTIVATIONS
 
 MAX_SIZE = 1 << 24
@@ -98,16 +100,29 @@ def show_value(value: Any) -> str:
 
 
 class Modules(Frozen):
-    """A model's modules by their paths in named_modules(), but for a classifier's head, which no method acts on.
+    """A model's modules by their paths in named_modules().
 
-    root: what the paths of the blocks, and of all else under the head, begin with. linear: the layers that methods can
-    act on. outside: those of them that are in no block. others: what patterns and names match as well.
+    root: what the paths of the blocks, and of all else under the head, begin with. stack: the list of the blocks.
+    blocks: the blocks themselves. linear: the linear layers under the head. outside: those of them that are in no
+    block. embeddings: tables of rows. head: the output projection of a language model, a linear layer that no word for
+    all of them means. classifier: a classifier's head and what is in it. others: what patterns and names match as well.
     """
 
     root: str
+    stack: str
+    blocks: tuple[str, ...]
     linear: tuple[str, ...]
     outside: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+    classifier: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every module."""
+        around = (self.root, self.stack, *self.embeddings, *self.head, *self.classifier)
+        return (*self.linear, *around, *self.blocks, *self.others)
 
 
 def modules_of(
@@ -117,22 +132,30 @@ def modules_of(
     *,
     linear: Iterable[str],
     others: Iterable[str],
+    embeddings: Iterable[str],
     outside: Iterable[str] = (),
+    head: Iterable[str] = (),
+    classifier: Iterable[str] = (),
     around: Iterable[str] = (),
 ) -> Modules:
     """The modules of a stack of blocks and of what is around it.
 
-    stack: its path from the root. linear, others: of a block, by their paths in it. outside: linear layers in no block,
-    from the root. around: all else, by whole paths.
+    stack: its path from the root. linear, others: of a block, by their paths in it. embeddings, outside: from the root;
+    the latter are linear layers in no block. head, classifier, around: by whole paths; the last are all else.
     """
     blocks = [f"{root}.{stack}.{i}" for i in range(num_layers)]
     outer = tuple(f"{root}.{name}" for name in outside)
     linear, others = tuple(linear), tuple(others)
     return Modules(
         root=root,
+        stack=f"{root}.{stack}",
+        blocks=tuple(blocks),
         linear=(*(f"{block}.{name}" for block in blocks for name in linear), *outer),
         outside=outer,
-        others=(root, *around, *blocks, *(f"{block}.{name}" for block in blocks for name in others)),
+        embeddings=tuple(f"{root}.{name}" for name in embeddings),
+        head=tuple(head),
+        classifier=tuple(classifier),
+        others=(*around, *(f"{block}.{name}" for block in blocks for name in others)),
     )
 
 
@@ -140,6 +163,9 @@ class Family(Frozen, kw_only=False):
     """A family of architectures: how its config is read and its forward pass written, which modules it has, the
     projections that methods take by default (peft's mapping, and every linear layer of the blocks), the longest
     sequence, where positions are a table, and what it is trained as.
+
+    block_order: a block's modules with weights in the order in which they are registered, where that is not the order
+    of the forward pass: an optimizer's loop takes parameters as named_parameters() gives them.
     """
 
     name: str
@@ -151,6 +177,26 @@ class Family(Frozen, kw_only=False):
     classifier: bool = False
     trained_as: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
     """Ends of the names of transformers' classes that the model stands for, or that are loaded as it is."""
+    types_apart: bool = False
+    """Whether embeddings, norms and head can be of another type than the linear layers of the blocks."""
+    kernels: tuple[str, ...] = ()
+    """The kernels of other packages that it is modelled with."""
+    block_order: tuple[str, ...] = ()
+
+    def in_module_order(self, params: Sequence[Param]) -> list[Param]:
+        """The parameters of a tape, which has them in the order of the forward pass, as named_parameters() has them."""
+        if not self.block_order:
+            return list(params)
+
+        def place(param: Param) -> int:
+            path = param.name.split(".", 2)[-1]
+            return next((i for i, module in enumerate(self.block_order) if path.startswith(f"{module}.")), -1)
+
+        def block(param: Param) -> str:
+            stack, _, rest = param.name.partition(".")
+            return f"{stack}.{rest.partition('.')[0]}"
+
+        return [param for _, group in groupby(params, key=block) for param in sorted(group, key=place)]
 
     def longest_sequence(self, config: Any) -> int | None:
         """Tokens that the position table has room for; None where positions are rotary. RoBERTa's first two rows are

@@ -3,7 +3,7 @@
 Modelled implementation: transformers' modeling_gpt2.py. Its linear layers are Conv1D, weights stored (in, out).
 """
 
-from memplanner.components.architectures.common import head_weight, logits_of
+from memplanner.components.architectures.common import head_of, head_weight, logits_of
 from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Modules, modules_of
 from memplanner.components.context import Context, LinearSpec
 from memplanner.frozen import Frozen
@@ -48,6 +48,7 @@ class Gpt2:
         self.c_proj = LinearSpec("attn.c_proj", d, d, bias=True, conv1d=True)
         self.mlp_fc = LinearSpec("mlp.c_fc", d, c.intermediate, bias=True, conv1d=True)
         self.mlp_proj = LinearSpec("mlp.c_proj", c.intermediate, d, bias=True, conv1d=True)
+        self.lm_head = head_of(c.vocab, d, tied_to="wte.weight" if c.tied else None)
 
     def norm(self, path: str, x: Tensor) -> Tensor:
         weight = self.ctx.param(f"{path}.weight", self.norm_weight, dtype=self.ctx.norm_dtype)
@@ -93,13 +94,11 @@ class Gpt2:
         ctx, tape, c = self.ctx, self.ctx.tape, self.c
         positions = Shape(one=1, seq=ctx.seq)
         position_ids = tape.new(positions, INT64, "position ids")
-        table = ctx.param("wte.weight", Shape(vocab=c.vocab, hidden=c.hidden))
-        inputs_embeds = nn.embedding(tape, table, input_ids, self.hidden, "embeddings")
+        table = Shape(vocab=c.vocab, hidden=c.hidden)
+        inputs_embeds = ctx.embedding("wte", table, input_ids, self.hidden, "embeddings")
         ctx.require_input_gradients(inputs_embeds)
-        place = ctx.param("wpe.weight", Shape(positions=c.positions, hidden=c.hidden))
-        position_embeds = nn.embedding(
-            tape, place, position_ids, Shape(one=1, seq=ctx.seq, hidden=c.hidden), "position embeddings"
-        )
+        places, place = Shape(positions=c.positions, hidden=c.hidden), Shape(one=1, seq=ctx.seq, hidden=c.hidden)
+        position_embeds = ctx.embedding("wpe", places, position_ids, place, "position embeddings")
         hidden = ops.add_broadcast(inputs_embeds, position_embeds, "embeddings")
         mask = ctx.attention.mask(ctx)
         entering = [ops.dropout(hidden, c.embedding_dropout)]
@@ -108,10 +107,10 @@ class Gpt2:
         return self.norm("ln_f", hidden)
 
     def head_weight(self) -> Param:
-        return head_weight(self.ctx, self.vocab, self.c.hidden, tied_to="wte.weight" if self.c.tied else None)
+        return head_weight(self.ctx, self.lm_head)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
-        return logits_of(self.ctx, hidden_states, self.head_weight())
+        return logits_of(self.ctx, self.lm_head, hidden_states)
 
 
 # -- config.json -------------------------------------------------------------------------------------------------------
@@ -147,7 +146,9 @@ def _modules(config: Gpt2Config) -> Modules:
             *("ln_1", "attn", "attn.attn_dropout", "attn.resid_dropout"),
             *("ln_2", "mlp", "mlp.act", "mlp.dropout"),
         ),
-        around=(*(f"transformer.{name}" for name in ("wte", "wpe", "drop", "h", "ln_f")), "lm_head"),
+        embeddings=("wte", "wpe"),
+        head=("lm_head",),
+        around=("transformer.drop", "transformer.ln_f"),
     )
 
 

@@ -6,7 +6,7 @@ f intermediate, h heads, g key/value heads, e head dim, v vocabulary.
 
 from typing import NamedTuple
 
-from memplanner.components.architectures.common import head_weight, logits_of
+from memplanner.components.architectures.common import head_of, head_weight, logits_of
 from memplanner.components.architectures.family import (
     MAX_LAYERS,
     MAX_SIZE,
@@ -17,8 +17,8 @@ from memplanner.components.architectures.family import (
 )
 from memplanner.components.context import Context, LinearSpec
 from memplanner.frozen import Frozen
-from memplanner.program.shapes import FP32, INT64, Shape
-from memplanner.tape import nn, ops
+from memplanner.program.shapes import FP32, INT64, Dtype, Shape
+from memplanner.tape import liger, nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Param, Tensor
 
@@ -89,11 +89,18 @@ class Llama:
         self.up_proj = LinearSpec("mlp.up_proj", d, f, c.mlp_bias, ("intermediate", "hidden"))
         self.down_proj = LinearSpec("mlp.down_proj", f, d, c.mlp_bias, ("hidden", "intermediate"))
         self.vocab_table = Shape(vocab=c.vocab, hidden=d)
+        self.lm_head = head_of(c.vocab, d, tied_to="embed_tokens.weight" if c.tied else None)
 
     # -- the block, LlamaDecoderLayer ----------------------------------------------------------------------------
 
     def norm(self, path: str, x: Tensor) -> Tensor:
-        return nn.rms_norm(x, self.ctx.param(f"{path}.weight", self.norm_weight, dtype=self.ctx.norm_dtype), self.rows)
+        return self.rms_norm(path, x, self.norm_weight, self.rows)
+
+    def rms_norm(self, path: str, x: Tensor, features: Shape, rows: Shape) -> Tensor:
+        weight = self.ctx.param(f"{path}.weight", features, dtype=self.ctx.norm_dtype)
+        if "liger-rms-norm" in self.ctx.kernels:
+            return liger.rms_norm(x, weight, rows)
+        return nn.rms_norm(x, weight, rows)
 
     def rotate(self, x: Tensor, half: Shape, shared: Shared) -> Tensor:
         """x * cos + rotate_half(x) * sin."""
@@ -110,9 +117,7 @@ class Llama:
             return ops.view_heads(out, heads)
         labels = ("batch", "seq", rows.labels[2], "head_dim")
         by_token = Shape(**dict(zip(labels, (*rows.dims[:3], heads.dims[3]), strict=True)))
-        out = nn.rms_norm(
-            ops.view(out, by_token), self.ctx.param(f"{norm}.weight", self.head_dim, dtype=self.ctx.norm_dtype), rows
-        )
+        out = self.rms_norm(norm, ops.view(out, by_token), self.head_dim, rows)
         return ops.transpose(out, heads)
 
     def attention(self, x: Tensor, shared: Shared) -> tuple[Tensor, Tensor | None]:
@@ -120,10 +125,13 @@ class Llama:
         q = self.project_heads(self.q_proj, "self_attn.q_norm", x, heads.tokens, heads.q, self.head_rows)
         k = self.project_heads(self.k_proj, "self_attn.k_norm", x, self.kv, heads.kv, self.kv_head_rows)
         v = self.project_heads(self.v_proj, "", x, self.kv, heads.kv, self.kv_head_rows)
-        q_rotated = self.rotate(q, heads.half_q, shared)
-        k_rotated = self.rotate(k, heads.half_kv, shared)
-        q, k = q_rotated, k_rotated
-        del q_rotated, k_rotated
+        if "liger-rope" in self.ctx.kernels:
+            q, k = liger.rotate(q, k, shared.cos, shared.sin)
+        else:
+            q_rotated = self.rotate(q, heads.half_q, shared)
+            k_rotated = self.rotate(k, heads.half_kv, shared)
+            q, k = q_rotated, k_rotated
+            del q_rotated, k_rotated
         out, weights = heads.attend(
             self.ctx.kernel(heads, shared.mask, self.c.attention_dropout),
             q,
@@ -139,6 +147,9 @@ class Llama:
 
     def mlp(self, x: Tensor) -> Tensor:
         ctx = self.ctx
+        if "liger-swiglu" in ctx.kernels:
+            gated = liger.silu_mul(ctx.linear(self.gate_proj, x, self.inner), ctx.linear(self.up_proj, x, self.inner))
+            return ctx.linear(self.down_proj, gated, self.hidden)
         gated = ops.mul(
             ops.activation(self.c.activation, ctx.linear(self.gate_proj, x, self.inner), autocast=bool(ctx.autocast)),
             ctx.linear(self.up_proj, x, self.inner),
@@ -161,8 +172,7 @@ class Llama:
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """LlamaModel: token ids to the last hidden state."""
         ctx, tape, c = self.ctx, self.ctx.tape, self.c
-        table = ctx.param("embed_tokens.weight", self.vocab_table)
-        inputs_embeds = nn.embedding(tape, table, input_ids, self.hidden, "embeddings")
+        inputs_embeds = ctx.embedding("embed_tokens", self.vocab_table, input_ids, self.hidden, "embeddings")
         position_ids = tape.new(Shape(one=1, seq=ctx.seq), INT64, "position ids")
         ctx.require_input_gradients(inputs_embeds)
         for name in ("rotary_emb.inv_freq", "rotary_emb.original_inv_freq"):
@@ -171,7 +181,7 @@ class Llama:
         masks: dict[str, Tensor | None] = dict.fromkeys(c.layer_types, full_mask)
         if SLIDING in masks:
             masks[SLIDING] = ctx.attention.mask(ctx, window=c.sliding_window)
-        tables = self.rotary_tables()
+        tables = self.rotary_tables(inputs_embeds.dtype)
 
         def shared(i: int) -> Shared:
             return Shared(*tables, masks[c.layer_types[i]] if masks else full_mask)
@@ -181,24 +191,24 @@ class Llama:
         del position_ids
         return hidden
 
-    def rotary_tables(self) -> tuple[Tensor, Tensor]:
-        """cos and sin, (1, seq, head_dim), computed in fp32."""
+    def rotary_tables(self, dtype: Dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin, (1, seq, head_dim), computed in fp32. dtype: the embeddings', which they are cast to."""
         tape, s, e = self.ctx.tape, self.ctx.seq, self.c.head_dim
         table = Shape(one=1, seq=s, head_dim=e)
         freqs = tape.new(Shape(one=1, seq=s, half_head_dim=e // 2), FP32, "rotary angles")
         angles = tape.new(table, FP32, "rotary angles")
         cos = ops.scale(tape.like(angles, "cosine"))
         sin = ops.scale(tape.like(angles, "sine"))
-        cosine = ops.to(cos, self.ctx.weight_dtype, "cosine")
-        sine = ops.to(sin, self.ctx.weight_dtype, "sine")
+        cosine = ops.to(cos, dtype, "cosine")
+        sine = ops.to(sin, dtype, "sine")
         del freqs, angles, cos, sin
         return cosine, sine
 
     def head_weight(self) -> Param:
-        return head_weight(self.ctx, self.vocab, self.c.hidden, tied_to="embed_tokens.weight" if self.c.tied else None)
+        return head_weight(self.ctx, self.lm_head)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
-        return logits_of(self.ctx, hidden_states, self.head_weight())
+        return logits_of(self.ctx, self.lm_head, hidden_states)
 
 
 # -- config.json -------------------------------------------------------------------------------------------------------
@@ -271,7 +281,9 @@ def _modules(config: LlamaConfig) -> Modules:
             *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
         ),
         others=("self_attn", *norms, "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm"),
-        around=("model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb", "lm_head"),
+        embeddings=("embed_tokens",),
+        head=("lm_head",),
+        around=("model.norm", "model.rotary_emb"),
     )
 
 
@@ -282,4 +294,10 @@ FAMILY = Family(
     _modules,
     ("q_proj", "v_proj"),
     ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    block_order=(
+        *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+        *("self_attn.q_norm", "self_attn.k_norm", "mlp", "input_layernorm", "post_attention_layernorm"),
+    ),
+    types_apart=True,
+    kernels=("liger-rms-norm", "liger-rope", "liger-swiglu"),
 )

@@ -47,6 +47,8 @@ class Loss(Settings):
 
     label: ClassVar[str]
     """Its name for people."""
+    multiplies_head: ClassVar[bool] = False
+    """Whether it takes the head's weight instead of calling the head, which leaves out an adapter of the head."""
     kind: str
 
     def inputs(self, ctx: "Context") -> Batch:

@@ -18,6 +18,7 @@ class ChunkedCrossEntropy(Loss):
     """Head and loss over chunks of tokens, each recomputed in backward, so that one chunk's logits are alive."""
 
     label: ClassVar[str] = "chunked cross-entropy"
+    multiplies_head: ClassVar[bool] = True
     kind: Literal["chunked"] = "chunked"
     chunks: Annotated[int, Field(ge=1, le=256)] = 8
     """Number of chunks the tokens are split into."""

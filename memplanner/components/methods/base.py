@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from memplanner.components.optimizers.update import Optimizer, UpdateRule
 from memplanner.program.shapes import Dtype, Shape
 from memplanner.settings.base import Settings
+from memplanner.tape import nn
 from memplanner.tape.engine import Tensor
 
 if TYPE_CHECKING:
@@ -16,15 +17,23 @@ class Method(Settings):
     """A training method. The defaults are those of a method without rank that leaves updates to the optimizer.
 
     label: its name for people. freezes_base: whether the base weights are frozen, so that they may be quantised.
+    plain_layers: whether linear layers stay torch's own.
     """
 
     label: ClassVar[str]
     kind: str
     freezes_base: ClassVar[bool] = False
+    plain_layers: ClassVar[bool] = False
 
     def linear(self, ctx: "Context", spec: "LinearSpec", x: Tensor, out_shape: Shape) -> Tensor:
         """What a linear layer is under this method; out_shape: of its output."""
         raise NotImplementedError
+
+    def embedding(
+        self, ctx: "Context", path: str, table: Shape, indices: Tensor, out_shape: Shape, name: str
+    ) -> Tensor:
+        """What an embedding is under this method; table: its weight's shape."""
+        return nn.embedding(ctx.tape, ctx.param(f"{path}.weight", table), indices, out_shape, name)
 
     def trains(self, ctx: "Context", path: str) -> bool:
         """Whether a parameter outside the linear layers learns, by its path inside its block."""
@@ -43,8 +52,18 @@ class Method(Settings):
         return targets
 
     def ranks(self, family: Any, config: Any) -> Mapping[str, int]:
-        """The rank of every linear module that the method acts on with a rank, by its path; config: the model's."""
+        """The rank of every module that the method acts on with a rank, by its path; config: the model's."""
         return {}
+
+    def copied(self, family: Any, config: Any) -> frozenset[str]:
+        """The modules that are trained as copies, the originals kept (peft's modules_to_save), by their paths; with
+        all that is in them.
+        """
+        return frozenset()
+
+    def copied_dtype(self, original: Dtype) -> Dtype:
+        """The type of a copy's weights; original: of the module's own."""
+        return original
 
     @property
     def chosen_rank(self) -> int | None:
@@ -54,11 +73,6 @@ class Method(Settings):
     def describe(self) -> str:
         """The word that selects it, with its ranks."""
         return self.kind if self.chosen_rank is None else f"{self.kind} rank {self.chosen_rank}"
-
-    @property
-    def copies_head(self) -> bool:
-        """Whether a new classification head is trained as a copy, the original kept (peft's modules_to_save)."""
-        return False
 
     @property
     def ranks_by_name(self) -> Mapping[str, int]:

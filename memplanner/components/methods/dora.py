@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from memplanner.components.context import Context, LinearSpec
 from memplanner.components.methods.lora import PeftAdapter
-from memplanner.program.shapes import Dtype, Shape
+from memplanner.program.shapes import FP32, Dtype, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.engine import Param, Tensor
 
@@ -98,8 +98,9 @@ class Dora(PeftAdapter):
             lora_weight = tape.new(full, dtype, "B·A in the adapter's type")
         held = (*held, lora_weight)
         weight = None
-        if ctx.quantization is not None or ctx.weight_dtype is not dtype:
-            if ctx.quantization is not None:
+        quantised = ctx.quantization_of(spec) is not None
+        if quantised or ctx.weight_dtype is not dtype:
+            if quantised:
                 dequantised = tape.new(full, ctx.weight_dtype, "dequantised weight")
                 weight = (
                     dequantised if ctx.weight_dtype is dtype else tape.new(full, dtype, "weight in the adapter's type")
@@ -113,3 +114,44 @@ class Dora(PeftAdapter):
         norm = tape.new(Shape(out=m), dtype, "weight norm")
         del summed
         return norm, held, weight
+
+    def adapt_embedding(self, ctx: Context, path: str, indices: Tensor, result: Tensor, a: Param, b: Param) -> Tensor:
+        """peft's DoraEmbeddingLayer.forward: the norm of the table's columns by (width, rows) temporaries, then two
+        scaled terms.
+        """
+        tape = ctx.tape
+        width, rows = b.shape.dims[0], a.shape.dims[1]
+        magnitude = ctx.param(
+            f"{path}.lora_magnitude_vector", Shape(width=width), trainable=True, dtype=a.dtype, category="adapters"
+        )
+        product_type = ctx.autocast or a.dtype
+        lowered = [
+            tape.new(factor.shape, product_type, f"{factor.name} as {product_type.name}")
+            for factor in (b, a)
+            if factor.dtype is not product_type
+        ]
+        product = tape.new(Shape(rows=rows, width=width), product_type, "A·B")
+        held = (lowered, product) if tape.saves else (product,)  # its graph, never run backward, keeps the factors
+        del lowered
+        norm = self.table_norm(ctx, product)
+        ratio = tape.new(magnitude.shape, a.dtype, "magnitude / norm")
+        ratio.node = tape.record(ops.elementwise_backward, (magnitude.node,), (norm,))
+        extra = ops.scale(
+            ops.mul_param(self.embedded(ctx, indices, result, a, b), ratio, "rescaled adapter output"),
+            "scaled adapter output",
+        )
+        del held, product, norm
+        return ops.add(ops.mul_param(result, ratio, "rescaled embeddings"), extra, "adapted embeddings")
+
+    def table_norm(self, ctx: Context, product: Tensor) -> Tensor:
+        """‖Wᵀ + s·(A·B)ᵀ‖ by rows. Wᵀ is a view; the sum is in the wider of the two types, which autocast's norm casts
+        to fp32 if it is not in it.
+        """
+        tape, weight = ctx.tape, ctx.weight_dtype
+        scaled = tape.like(product, "s·A·B")
+        dtype = weight if weight.size >= product.dtype.size else product.dtype
+        summed = tape.new(product.shape, dtype, "W + s·A·B")
+        del scaled
+        wide = ops.to(summed, FP32, "W + s·A·B in fp32") if ctx.autocast is not None else summed
+        norm = tape.new(Shape(width=product.shape.dims[1]), wide.dtype, "weight norm")
+        return ops.to(norm, dtype, "weight norm")

@@ -13,6 +13,7 @@ class Full(Method):
 
     label: ClassVar[str] = "full training"
     kind: Literal["full"] = "full"
+    plain_layers: ClassVar[bool] = True
 
     def linear(self, ctx: Context, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """A plain linear layer."""

@@ -33,6 +33,7 @@ class Galore(LowRank):
 
     label: ClassVar[str] = "GaLore"
     kind: Literal["galore"] = "galore"
+    plain_layers: ClassVar[bool] = True
     rank: Annotated[int, Field(ge=1, le=1 << 20)] = 128
     """Rank of the projected gradient space."""
     refresh_interval: Annotated[int, Field(ge=1, le=1 << 30)] = 200
@@ -85,7 +86,7 @@ def galore_rule(optimizer: Optimizer, weights: Dtype, method: str, as_coded: boo
 
 @galore_rule.register
 def _adamw(optimizer: AdamW, weights: Dtype, method: str, as_coded: bool | None = None) -> UpdateRule:
-    if optimizer.implementation == "fused":
+    if optimizer.implementation in ("fused", "bitsandbytes"):
         raise no_such_pair(method, optimizer, AVAILABLE, "its AdamW is a loop over the parameters")
     if optimizer.moments_dtype(weights) is not weights:
         raise no_such_pair(method, optimizer, AVAILABLE, "its moments are of the parameter's type")
@@ -137,11 +138,10 @@ class GaloreAdamW(GaloreRule):
 
     def step(self, tape: Tape, params: Sequence[Param]) -> None:
         """AdamW.step: one loop, whose variables hold the last parameter's projected gradient, denominator and update
-        while the next one is decomposed. The group without projection comes first.
+        while the next one is decomposed.
         """
-        groups = [p for p in params if p.projection is None], [p for p in params if p.projection is not None]
         grad = denominator = update = None
-        for p in (*loop_order(groups[0]), *loop_order(groups[1])):
+        for p in (p for group in _groups(params) for p in loop_order(group)):
             shape = stand_in(p).shape
             grad = None
             if p.projection is not None:
@@ -171,8 +171,8 @@ class GaloreAdamW8bit(GaloreRule):
         """AdamW8bit.step: the projected gradient takes each gradient's place, so that memory falls as the loop goes on
         and a weight's first copy is its highest. What is not projected is updated in place.
         """
-        projected = [p for p in params if p.projection is not None]
-        for _, group in groupby(projected, key=lambda p: p.count):
+        projected = [p for group in _groups(params) for p in group if p.projection is not None]
+        for _, group in groupby(projected, key=lambda p: (p.projection and p.projection.rank, p.count)):
             copies = list(group)
             lows = []
             for p in copies:
@@ -207,6 +207,14 @@ class GaloreAdamW8bit(GaloreRule):
         full = tape.new(param.shape, param.dtype, "update")
         scaled = tape.new(param.shape, param.dtype, "scaled update")
         del full, scaled, stand_in_tensor
+
+
+def _groups(params: Sequence[Param]) -> list[list[Param]]:
+    """galore_torch's parameter groups: the one without projection first, then one for each rank."""
+    by_rank: dict[int, list[Param]] = {0: []}
+    for param in params:
+        by_rank.setdefault(0 if param.projection is None else param.projection.rank, []).append(param)
+    return list(by_rank.values())
 
 
 def _gradient(tape: Tape, param: Param, shape: Shape, count: int) -> Tensor:

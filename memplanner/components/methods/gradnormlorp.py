@@ -50,10 +50,9 @@ class GradNormLorp(LowRank):
         """Without names, or for all-linear: the blocks' layers alone."""
         return self.target_modules in ((), ("all-linear",))
 
-    @property
-    def copies_head(self) -> bool:
-        """Whether a new classification head is trained as a copy."""
-        return self.implementation == "dora-galore"
+    def copied(self, family: Any, config: Any) -> frozenset[str]:
+        """A new classification head, by peft."""
+        return frozenset(family.modules(config).classifier if self.implementation == "dora-galore" else ())
 
     @property
     def is_bare(self) -> bool:
@@ -120,7 +119,7 @@ class GradNormLorp(LowRank):
     def weights(self, ctx: Context, spec: LinearSpec) -> tuple[Param, Param | None, Param, Param, Param]:
         """W0, the bias, I, J and the magnitude, which is always in fp32; ‖W0‖² per row is kept beside them."""
         k, (out, in_) = self.rank_of(ctx, spec), spec.labels
-        dtype = adapter_dtype(ctx, self.adapter_dtype)
+        dtype = adapter_dtype(ctx, self.adapter_dtype, ctx.quantization)
         projection = Projection(rank=self.projection_rank, two_sided=self.projection == "two-sided")
         weight = ctx.param(f"{spec.path}.weight", spec.weight_shape, trainable=False)
         bias = ctx.param(f"{spec.path}.bias", spec.bias_shape) if spec.bias else None

@@ -20,7 +20,7 @@ def authors_rule(optimizer: Optimizer, weights: Dtype, *, low_rank: bool) -> Upd
 
 @authors_rule.register
 def _authors_adamw(optimizer: AdamW, weights: Dtype, *, low_rank: bool) -> UpdateRule:
-    if optimizer.implementation == "fused" or optimizer.moments_dtype(weights) is not weights:
+    if optimizer.implementation in ("fused", "bitsandbytes") or optimizer.moments_dtype(weights) is not weights:
         raise no_such_pair(METHOD, optimizer, AVAILABLE)
     return WeightNormAdamW(low_rank=low_rank, pins_singular_vectors=True)
 

@@ -33,12 +33,14 @@ def gradnormlorp_rule(optimizer: Optimizer) -> UpdateRule:
 def _adamw(optimizer: AdamW) -> UpdateRule:
     if optimizer.implementation == "fused":
         raise no_such_pair(METHOD, optimizer, AVAILABLE, "its optimizer goes parameter by parameter")
+    if optimizer.implementation == "bitsandbytes":
+        raise no_such_pair(METHOD, optimizer, AVAILABLE)
     return GradNormLorpAdamW(moments=optimizer)
 
 
 @gradnormlorp_rule.register
 def _adamw8bit(optimizer: AdamW8bit) -> UpdateRule:
-    if optimizer.format != "bitsandbytes":
+    if optimizer.format != "bitsandbytes" or optimizer.is_paged:
         raise no_such_pair(METHOD, optimizer, AVAILABLE)
     return GradNormLorpAdamW(moments=optimizer)
 

@@ -5,9 +5,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from memplanner.components.context import Context, LinearSpec
-from memplanner.components.methods.low_rank import AdapterDtype, LowRank, adapter_dtype
-from memplanner.program.shapes import Shape
-from memplanner.tape import ops
+from memplanner.components.methods.low_rank import AdapterDtype, LowRank, ModulesToSave, adapter_dtype
+from memplanner.components.methods.targets import copied_modules
+from memplanner.program.shapes import FP32, Dtype, Shape
+from memplanner.tape import nn, ops
 from memplanner.tape.engine import Param, Tensor
 
 
@@ -20,13 +21,32 @@ class PeftAdapter(LowRank):
     adapter_dtype: AdapterDtype = "fp32"
     """peft keeps adapters in fp32 over a half-precision base (autocast_adapter_dtype=True); "base" follows it."""
 
+    modules_to_save: ModulesToSave = ()
+    """Modules that are trained whole as copies beside the adapters (peft's modules_to_save), by the ends of their
+    paths: embed_tokens, lm_head. A new classification head always is."""
+    modules_to_save_dtype: Literal["base", "fp32"] = "base"
+    """A copy is of its original's type; LLaMA-Factory casts what is trained to fp32."""
+
+    def copied(self, family: Any, config: Any) -> frozenset[str]:
+        """modules_to_save, and a new classification head, with all that is in them."""
+        return copied_modules(self.modules_to_save, family.modules(config))
+
+    def copied_dtype(self, original: Dtype) -> Dtype:
+        """The original's, or FP32."""
+        return FP32 if self.modules_to_save_dtype == "fp32" else original
+
     @property
-    def copies_head(self) -> bool:
-        """Whether a new classification head is trained as a copy."""
+    def saved_names(self) -> tuple[str, ...]:
+        """modules_to_save."""
+        return self.modules_to_save
+
+    @property
+    def adapts_all(self) -> bool:
+        """peft has adapters for embeddings and the output projection too."""
         return True
 
     def trains(self, ctx: Context, path: str) -> bool:
-        """Only adapters (and a new classification head) learn."""
+        """Only adapters and copies learn."""
         return False
 
     def default_targets(self, family: Any) -> tuple[str, ...]:
@@ -36,7 +56,7 @@ class PeftAdapter(LowRank):
 
     def factors(self, ctx: Context, spec: LinearSpec) -> tuple[Param, Param]:
         """A (rank, in) and B (out, rank)."""
-        dtype = adapter_dtype(ctx, self.adapter_dtype)
+        dtype = adapter_dtype(ctx, self.adapter_dtype, ctx.quantization_of(spec))
         rank = self.rank_of(ctx, spec)
         out, in_ = spec.labels
         a = ctx.param(
@@ -60,11 +80,12 @@ class PeftAdapter(LowRank):
         result = ctx.frozen_linear(spec, x, out_shape)
         if not self.targets(ctx, spec) or not ctx.adapters_enabled:
             return result
-        if ctx.quantization is not None and ctx.quantization.clones_output:
+        quantization = ctx.quantization_of(spec)
+        if quantization is not None and quantization.clones_output:
             result = ops.clone(result)
         dtype = result.dtype
         a, b = self.factors(ctx, spec)
-        if ctx.quantization is not None and ctx.autocast is not None:  # autocast makes the casts that peft leaves out
+        if quantization is not None and ctx.autocast is not None:  # autocast makes the casts that peft leaves out
             return self.adapt(ctx, spec, x, result, a, b, out_shape)
         x = ops.to(x, a.dtype, "adapter input")
         result = self.adapt(ctx, spec, x, result, a, b, out_shape)
@@ -75,6 +96,36 @@ class PeftAdapter(LowRank):
     ) -> Tensor:
         """The layer's output: the base layer's `result`, adapted."""
         raise NotImplementedError
+
+    def embedding(self, ctx: Context, path: str, table: Shape, indices: Tensor, out_shape: Shape, name: str) -> Tensor:
+        """peft's Embedding.forward: rows of the frozen table, and rows of Aᵀ times Bᵀ."""
+        result = super().embedding(ctx, path, table, indices, out_shape, name)
+        rank = ctx.ranks.get(ctx.path_of(path))
+        if rank is None or not ctx.adapters_enabled:
+            return result
+        rows, width = table.dims
+        dtype = adapter_dtype(ctx, self.adapter_dtype, None)
+        shapes = {"A": Shape(rank=rank, rows=rows), "B": Shape(width=width, rank=rank)}
+        a, b = (
+            ctx.param(f"{path}.lora_embedding_{n}", shape, trainable=True, dtype=dtype, category="adapters")
+            for n, shape in shapes.items()
+        )
+        return ops.to(self.adapt_embedding(ctx, path, indices, result, a, b), result.dtype, "adapted embeddings")
+
+    def adapt_embedding(self, ctx: Context, path: str, indices: Tensor, result: Tensor, a: Param, b: Param) -> Tensor:
+        """The table's rows `result`, adapted."""
+        raise NotImplementedError
+
+    def embedded(self, ctx: Context, indices: Tensor, result: Tensor, a: Param, b: Param) -> Tensor:
+        """Rows of Aᵀ times Bᵀ, of the shape of the table's own rows."""
+        labels = (*result.shape.labels[:-1], "rank")
+        inner = Shape(**dict(zip(labels, (*result.shape.dims[:-1], a.shape.dims[0]), strict=True)))
+        after_a = nn.embedding_of_columns(ctx.tape, a, indices, inner, "lora_embedding_A output")
+        factor: Param | Tensor = b
+        if ctx.autocast is not None:  # a view: its cast is not kept (aten/src/ATen/autocast_mode.cpp, cached_cast)
+            factor = nn.cast_view(ctx.tape, b, ctx.autocast)
+            after_a = ops.to(after_a, ctx.autocast, "input cast by autocast")
+        return nn.matmul_weight(after_a, factor, None, result.shape, "lora_embedding_B output")
 
 
 class Lora(PeftAdapter):
@@ -87,7 +138,7 @@ class Lora(PeftAdapter):
         self, ctx: Context, spec: LinearSpec, x: Tensor, result: Tensor, a: Param, b: Param, out_shape: Shape
     ) -> Tensor:
         """result + B(A(dropout(x)))·s; over a quantised weight the second term is cast before it is added."""
-        cast_to = result.dtype if ctx.quantization is not None and ctx.autocast is None else None
+        cast_to = result.dtype if ctx.quantization_of(spec) is not None and ctx.autocast is None else None
         inner = Shape(**dict(zip((*x.shape.labels[:-1], "rank"), (*x.shape.dims[:-1], a.shape.dims[0]), strict=True)))
         output = ops.scale(
             ctx.matmul(
@@ -102,3 +153,8 @@ class Lora(PeftAdapter):
         if cast_to is not None:
             output = ops.to(output, cast_to, "adapter output")
         return ops.add(result, output, "adapted output")
+
+    def adapt_embedding(self, ctx: Context, path: str, indices: Tensor, result: Tensor, a: Param, b: Param) -> Tensor:
+        """result + (Aᵀ[x]·Bᵀ)·s."""
+        output = ops.scale(self.embedded(ctx, indices, result, a, b), "scaled adapter output")
+        return ops.add(result, output, "adapted embeddings")

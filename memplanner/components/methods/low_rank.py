@@ -9,6 +9,7 @@ from memplanner.components.context import Context, LinearSpec
 from memplanner.components.methods.base import Method
 from memplanner.components.methods.patterns import MOST_PATTERNS, Work, check_end_pattern, check_pattern, is_name
 from memplanner.components.methods.targets import ALL_LINEAR, first_match, is_matched, ranks_of
+from memplanner.components.quantization.base import Quantization
 from memplanner.notes import RankAboveMatrix
 from memplanner.program.shapes import FP32, Dtype
 from memplanner.settings.errors import show
@@ -62,6 +63,24 @@ TargetModules = Annotated[
 """Names, or a pattern."""
 
 
+def _names(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{show(value)} is not a list of names")
+    names = _targets(value)
+    for name in names:
+        if not is_name(name):
+            raise ValueError(f"{show(name)} is not a module's name")
+    return tuple(dict.fromkeys(names))
+
+
+ModulesToSave = Annotated[
+    tuple[str, ...],
+    PlainValidator(_names, json_schema_input_type=tuple[str, ...]),
+    PlainSerializer(lambda value: value),
+]
+"""Names."""
+
+
 class LowRank(Method):
     """What every method with a rank and target modules has."""
 
@@ -74,8 +93,8 @@ class LowRank(Method):
     """Other ranks for modules whose path ends in what the key matches (peft's rank_pattern), e.g. {"down_proj": 64}."""
 
     def ranks(self, family: Any, config: Any) -> Mapping[str, int]:
-        """The rank of every linear module that the method acts on, by its path; UserError where a name or a pattern is
-        none of the model's.
+        """The rank of every module that the method acts on, by its path; UserError where a name or a pattern is none of
+        the model's.
         """
         named = bool(self.target_modules)
         return ranks_of(
@@ -84,7 +103,20 @@ class LowRank(Method):
             self.rank,
             family.modules(config),
             blocks_only=self.blocks_only,
+            adapts_all=self.adapts_all,
+            copied=self.copied(family, config),
+            modules_to_save=self.saved_names,
         )
+
+    @property
+    def adapts_all(self) -> bool:
+        """Whether embeddings and the output projection can be targets, beside the other linear layers."""
+        return False
+
+    @property
+    def saved_names(self) -> tuple[str, ...]:
+        """modules_to_save, which no name among the targets means."""
+        return ()
 
     def targets(self, ctx: Context, spec: LinearSpec) -> bool:
         """Whether this linear module is one the method acts on."""
@@ -129,6 +161,6 @@ class LowRank(Method):
         return self.rank_pattern
 
 
-def adapter_dtype(ctx: Context, choice: AdapterDtype) -> Dtype:
-    """FP32, or the base weights' type where that is a floating one."""
-    return FP32 if choice == "fp32" or ctx.quantization is not None else ctx.weight_dtype
+def adapter_dtype(ctx: Context, choice: AdapterDtype, quantization: Quantization | None) -> Dtype:
+    """FP32, or the base weight's type where that is a floating one. quantization: of the weight."""
+    return FP32 if choice == "fp32" or quantization is not None else ctx.weight_dtype

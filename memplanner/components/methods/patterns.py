@@ -85,6 +85,7 @@ def check_pattern(pattern: str) -> None:
 
 def check_end_pattern(pattern: str) -> None:
     """The same of a pattern for the ends of paths."""
+    _parsed(pattern)  # the first to complain, so that a place in it is one in what was written
     _parsed(_from_a_dot(pattern))
 
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import ClassVar, Final, Literal
 
-from memplanner.components.optimizers.update import Optimizer, StateTensor
+from pydantic import model_validator
+
+from memplanner.components.optimizers.update import Optimizer, StateTensor, paged
 from memplanner.program.shapes import FP32, SCALAR, UINT8, Shape
 from memplanner.tape.engine import Param, Tape
 
@@ -17,15 +19,29 @@ class AdamW8bit(Optimizer):
     """AdamW with block-wise 8-bit moments."""
 
     label: ClassVar[str] = "8-bit AdamW"
+    words: ClassVar = {"adamw-8bit": {"is_paged": False}, "paged-adamw-8bit": {"is_paged": True}}
     kind: Literal["adamw-8bit"] = "adamw-8bit"
     format: Literal["bitsandbytes", "torchao"] = "bitsandbytes"
     """Whose 8-bit format: block sizes and which tensors stay whole differ."""
     update_norms: bool = False
     """Keep the norm of each parameter's update, one fp32 (bitsandbytes' max_unorm above zero)."""
+    is_paged: bool = False
+    """The moments of parameters of 100,000 elements or more are in managed memory, which the host backs: no allocator
+    of torch's counts it (bitsandbytes' paged optimizers)."""
+
+    @model_validator(mode="after")
+    def _bitsandbytes_alone_pages(self) -> "AdamW8bit":
+        if self.is_paged and self.format != "bitsandbytes":
+            raise ValueError(f"is_paged is bitsandbytes': format 'bitsandbytes', not {self.format!r}, can be paged")
+        return self
 
     def describe(self) -> str:
         """adamw-8bit, and whose format."""
-        return f"{self.kind} ({self.format})"
+        return f"{'paged-' if self.is_paged else ''}{self.kind} ({self.format})"
+
+    def summary(self) -> str:
+        """adamw-8bit, and whether it is paged."""
+        return f"{'paged ' if self.is_paged else ''}{self.kind}"
 
     def is_quantised(self, param: Param) -> bool:
         """Whether the parameter is large enough for 8-bit moments; torchao's want whole blocks as well."""
@@ -33,21 +49,20 @@ class AdamW8bit(Optimizer):
         return n >= MIN_8BIT_NUMEL and (self.format == "bitsandbytes" or n % BLOCK == 0)
 
     def state(self, param: Param) -> tuple[StateTensor, ...]:
-        """bitsandbytes: bytes, and an fp32 absmax per block. torchao: bytes, an fp32 scale per block, and a code book
-        of 256 fp32 per state.
+        """bitsandbytes: bytes (or whole moments), which may be paged, and an fp32 absmax per block. torchao: bytes, an
+        fp32 scale per block, and a code book of 256 fp32 per state.
         """
         shape, blocks = param.shape, Shape(blocks=-(-param.shape.numel // BLOCK))
         if self.format == "bitsandbytes":
             norm = (StateTensor("unorm_vec", SCALAR, FP32),) if self.update_norms else ()
-            if not self.is_quantised(param):
-                return StateTensor("state1", shape, FP32), StateTensor("state2", shape, FP32), *norm
-            return (
-                StateTensor("state1", shape, UINT8),
-                StateTensor("absmax1", blocks, FP32),
-                StateTensor("state2", shape, UINT8),
-                StateTensor("absmax2", blocks, FP32),
-                *norm,
-            )
+            dtype = UINT8 if self.is_quantised(param) else FP32
+            first, second = StateTensor("state1", shape, dtype), StateTensor("state2", shape, dtype)
+            if self.is_paged:
+                first, second = paged(param, first, second)
+            if dtype is FP32:
+                return first, second, *norm
+            absmax1, absmax2 = (StateTensor(name, blocks, FP32) for name in ("absmax1", "absmax2"))
+            return first, absmax1, second, absmax2, *norm
         step = StateTensor("step", SCALAR, FP32)
         if not self.is_quantised(param):
             return StateTensor("exp_avg", shape, param.dtype), StateTensor("exp_avg_sq", shape, param.dtype), step

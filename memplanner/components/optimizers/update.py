@@ -6,7 +6,7 @@ alive what the library's keep alive.
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from memplanner.errors import Problem, UnsupportedError
 from memplanner.program.shapes import Dtype, Shape
@@ -22,6 +22,19 @@ class StateTensor(NamedTuple):
     shape: Shape
     dtype: Dtype
     category: Category = "optimizer_state"
+    is_paged: bool = False
+    """Whether it is in managed memory, which the host backs and no allocator of torch's counts."""
+
+
+PAGED_NUMEL: Final = 100_000
+"""Elements of a parameter from which bitsandbytes' paged optimizers have its moments in managed memory
+(bitsandbytes/optim/optimizer.py, get_state_buffer); what is kept beside them, absmax for instance, never is.
+"""
+
+
+def paged(param: Param, *moments: StateTensor) -> tuple[StateTensor, ...]:
+    """A parameter's moments as a paged optimizer has them."""
+    return tuple(t._replace(is_paged=param.shape.numel >= PAGED_NUMEL) for t in moments)
 
 
 class UpdateRule:

@@ -27,5 +27,13 @@ class Quantization(Protocol):
     def tensors(self, shape: Shape) -> tuple[StoredTensor, ...]:
         """What holds a weight (out, in): first the weight itself, then its scales."""
 
-    def linear(self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, name: str) -> Tensor:
-        """The layer's output: x · Wᵀ with the weight (out, in) of this shape. name: the output's."""
+    @property
+    def shared(self) -> tuple[StoredTensor, ...]:
+        """What all quantised weights have in common, once in a process."""
+
+    def linear(
+        self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, stored: Dtype, name: str
+    ) -> Tensor:
+        """The layer's output: x · Wᵀ with the weight (out, in) of this shape. stored: the type that the weight had
+        before it was quantised. name: the output's.
+        """

@@ -39,17 +39,34 @@ class Linear4bit(Frozen):
             StoredTensor("nested offset", Shape(one=1), FP32),
         )
 
-    def linear(self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, name: str) -> Tensor:
+    @property
+    def shared(self) -> tuple[StoredTensor, ...]:
+        """The code book of 8-bit scales that bitsandbytes.functional keeps (name2qmap), on the device of the first
+        weight that needed it; every weight has a copy beside it (quantize_blockwise, code.to(…, copy=True)).
+        """
+        return (StoredTensor("code book of nested scales", Shape(code=256), FP32),) if self.double_quantized else ()
+
+    def linear(
+        self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, stored: Dtype, name: str
+    ) -> Tensor:
         """The input goes to the compute type, and the output back. The weight stands dequantised for the product's
         length, forward and backward (bitsandbytes.autograd.MatMul4Bit; with few tokens its forward kernel does without,
-        which is not modelled).
+        which is not modelled). Quantised scales stand in fp32 as long in forward, where they are a variable of
+        _gemm_4bit_default_impl (bitsandbytes/backends/default/ops.py), and in backward until the weight is there
+        (functional.py, dequantize_4bit), which has its type from before it was quantised and is cast to the gradient's.
         """
         lowered = ops.to(x, compute_dtype, "input in the compute type")
         tape = x.tape
-        node = tape.record(_dequantised_backward, (lowered.node,), (), (lowered.shape, weight))
+        blocks = Shape(blocks=-(-weight.numel // BLOCK_4BIT)) if self.double_quantized else None
+        node = tape.record(_dequantised_backward, (lowered.node,), (), (lowered.shape, weight, stored, blocks))
+        scales = None
+        if blocks is not None:
+            before = tape.new(blocks, FP32, "scales before the offset")
+            scales = tape.new(blocks, FP32, "dequantised scales")
+            del before
         dequantised = tape.new(weight, lowered.dtype, "dequantised weight")
         out = tape.new(out_shape, lowered.dtype, name)
-        del dequantised
+        del scales, dequantised
         out.node = node
         return ops.to(out, x.dtype, "output in the input's type")
 
@@ -58,18 +75,21 @@ class Linear8bit(Frozen, kw_only=False):
     """bitsandbytes.nn.Linear8bitLt with threshold 0."""
 
     clones_output: ClassVar[bool] = False
+    shared: ClassVar[tuple[StoredTensor, ...]] = ()
 
     def tensors(self, shape: Shape) -> tuple[StoredTensor, ...]:
         """A byte per weight, and a scale per row."""
         rows = Shape(out=shape.dims[0])
         return StoredTensor("weight (int8)", shape, INT8), StoredTensor("row scales", rows, FP32)
 
-    def linear(self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, name: str) -> Tensor:
+    def linear(
+        self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, stored: Dtype, name: str
+    ) -> Tensor:
         """The input goes to int8 by way of fp16, and is kept; backward has the weight in x's type
         (bitsandbytes.autograd.MatMul8bitLt).
         """
         tape = x.tape
-        node = tape.record(_dequantised_backward, (x.node,), (x,), (x.shape, weight))
+        node = tape.record(_dequantised_backward, (x.node,), (x,), (x.shape, weight, x.dtype, None))
         half = None if x.dtype is FP16 else tape.new(x.shape, FP16, "input in fp16")
         small = tape.new(x.shape, INT8, "input in int8")
         del half
@@ -81,8 +101,14 @@ class Linear8bit(Frozen, kw_only=False):
 
 
 def _dequantised_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
-    x_shape, w_shape = node.ctx
-    weight = tape.new(w_shape, grad.dtype, "dequantised weight")
+    x_shape, w_shape, stored, blocks = node.ctx
+    scales = None if blocks is None else tape.new(blocks, FP32, "dequantised scales")
+    weight = tape.new(w_shape, stored, "dequantised weight")
+    del scales
+    if stored is not grad.dtype:
+        cast = tape.new(w_shape, grad.dtype, "dequantised weight in the gradient's type")
+        weight = cast
+        del cast
     x_grad = tape.view(tape.new(x_shape, grad.dtype, "gradient"), x_shape)
     del weight
     return (x_grad,)

@@ -11,6 +11,7 @@ from memplanner.components.methods.full import Full
 from memplanner.components.methods.galore import Galore
 from memplanner.components.methods.gradnormlorp import GradNormLorp
 from memplanner.components.methods.lora import Lora, PeftAdapter
+from memplanner.components.methods.targets import ALL_LINEAR
 from memplanner.gradnormlorp import apply_gradnormlorp
 from memplanner.harness.errors import NotBuildableError
 
@@ -73,21 +74,28 @@ def _with_peft(
         r=method.rank,
         lora_alpha=method.rank,
         lora_dropout=method.dropout,
-        target_modules=_as_peft_takes_them(targets),
+        target_modules=_as_peft_takes_them(targets, family),
         rank_pattern=dict(method.rank_pattern),
+        modules_to_save=list(method.modules_to_save) or None,
         use_dora=use_dora,
         task_type=TaskType.SEQ_CLS if family.classifier else TaskType.CAUSAL_LM,
     )
     with_adapters: nn.Module = get_peft_model(model, config)  # type: ignore[arg-type]
-    if method.adapter_dtype == "base":  # peft moves adapters to the base's type, but not on the meta device
-        for name, param in with_adapters.named_parameters():
-            if ".lora_" in name:
-                param.data = param.data.to(dtype)
+    for name, param in with_adapters.named_parameters():
+        if method.adapter_dtype == "base" and ".lora_" in name:
+            # peft moves adapters to the base's type, but not on the meta device
+            param.data = param.data.to(dtype)
+        if method.modules_to_save_dtype == "fp32" and ".modules_to_save." in name:
+            param.data = param.data.to(torch.float32)
     return with_adapters
 
 
-def _as_peft_takes_them(targets: tuple[str, ...] | str) -> list[str] | str:
-    """Names as a list; the word for all of them, and a pattern, as text."""
+def _as_peft_takes_them(targets: tuple[str, ...] | str, family: Family) -> list[str] | str:
+    """Names as a list; the word for all of them, and a pattern, as text. Beside other names the word stands for the
+    names that it means, as Axolotl writes them out.
+    """
     if isinstance(targets, str):
         return targets
-    return "all-linear" if targets == ("all-linear",) else list(targets)
+    if targets == (ALL_LINEAR,):
+        return ALL_LINEAR
+    return [*(t for t in targets if t != ALL_LINEAR), *(family.block_targets if ALL_LINEAR in targets else ())]

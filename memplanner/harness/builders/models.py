@@ -53,6 +53,8 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     with torch.device(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         base = factory.from_config(config, dtype=dtype)
+        if plan.fp32_embeddings:
+            _keep_in_fp32(base)
         if plan.quantization != "none":
             base = _quantised(base, plan)
         # peft gives adapters the base weight's type where that is a floating one.
@@ -66,6 +68,13 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     else:
         base.disable_input_require_grads()
     return model.train(), family
+
+
+def _keep_in_fp32(model: nn.Module) -> None:
+    """Axolotl's ModelLoader._convert_embedding_modules_dtype, before training of the whole model."""
+    for name, module in model.named_modules():
+        if "norm" in name or "embed_tokens" in name or "lm_head" in name:
+            module.to(torch.float32)
 
 
 def quiet_libraries() -> None:

@@ -107,9 +107,13 @@ def optimizer_of(rule: object, groups: Groups) -> torch.optim.Optimizer:
 
 @optimizer_of.register
 def _adamw(rule: AdamW, groups: Groups) -> torch.optim.Optimizer:
+    implementation = rule.implementation
+    if implementation == "bitsandbytes":
+        import bitsandbytes
+
+        return bitsandbytes.optim.AdamW32bit(groups, lr=LEARNING_RATE, is_paged=rule.is_paged)  # type: ignore[no-any-return]
     if rule.state_dtype != "param":
         raise NotBuildableError(f"torch.optim.AdamW has no option for {rule.state_dtype} moments")
-    implementation = rule.implementation
     return torch.optim.AdamW(
         groups, lr=LEARNING_RATE, foreach=implementation == "foreach", fused=implementation == "fused"
     )
@@ -121,7 +125,7 @@ def _adamw8bit(rule: AdamW8bit, groups: Groups) -> torch.optim.Optimizer:
         raise NotBuildableError(f"optimizer {rule.describe()}: this harness has no builder for torchao's optimizers")
     import bitsandbytes
 
-    return bitsandbytes.optim.AdamW8bit(groups, lr=LEARNING_RATE)  # type: ignore[no-any-return]
+    return bitsandbytes.optim.AdamW8bit(groups, lr=LEARNING_RATE, is_paged=rule.is_paged)  # type: ignore[no-any-return]
 
 
 @optimizer_of.register
@@ -156,7 +160,9 @@ def _galore_adamw(rule: GaloreAdamW, groups: Groups) -> torch.optim.Optimizer:
 
 @optimizer_of.register
 def _galore_adamw8bit(rule: GaloreAdamW8bit, groups: Groups) -> torch.optim.Optimizer:
-    return _galore_torch().GaLoreAdamW8bit(groups, lr=LEARNING_RATE)  # type: ignore[no-any-return]
+    moments = rule.moments
+    paged = isinstance(moments, AdamW8bit) and moments.is_paged
+    return _galore_torch().GaLoreAdamW8bit(groups, lr=LEARNING_RATE, is_paged=paged)  # type: ignore[no-any-return]
 
 
 @optimizer_of.register

@@ -105,7 +105,7 @@ class PlanPane(Pane):
         """Simulate the allocator in a thread, so that no key waits for it. One simulation runs at a time; after it the
         latest plan's is begun.
         """
-        estimate.reserved_bytes  # noqa: B018  # computed here, and cached by the estimate
+        estimate.reserved_bytes, estimate.allocated_bytes  # noqa: B018  # computed here, and cached by the estimate
         self.app.call_from_thread(self._simulated)
 
     def _simulated(self) -> None:

@@ -15,7 +15,7 @@ from memplanner.tui.state import FIELDS, PlanState, applies, is_switch, options_
 
 NAME_WIDTH = 18
 SLIDERS = ("--rank",)
-UNSET = {"--target-modules": "the method's own", "--budget": "none"}
+UNSET = {"--target-modules": "the method's own", "--budget": "none", "--context": "the device's own"}
 """What is shown for an empty value."""
 
 
