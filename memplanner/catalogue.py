@@ -195,14 +195,16 @@ def _by_alias(wanted: str, kind: str, suffix: str, load: Callable[[Path], T]) ->
     return None
 
 
-def _nearest(name: str, profiles: Sequence[GpuProfile] | Sequence[ModelProfile]) -> str:
+def _nearest(wanted: str, profiles: Sequence[GpuProfile] | Sequence[ModelProfile]) -> str:
     """The profiles that the name is the beginning or a part of a spelling of, where these are few, then those with near
     spellings. Spellings are compared as keys, so that "RTX 4091" finds "rtx4090".
     """
-    typed = key(name)
-    spelt = [(key(spelling), each.id) for each in profiles for spelling in (each.id, each.name, *each.aliases)]
-    beginning = dict.fromkeys(id for spelling, id in spelt if typed and spelling.startswith(typed))
-    longer = beginning or dict.fromkeys(id for spelling, id in spelt if typed and typed in spelling)
+    typed = key(wanted)
+    spelt = [
+        (key(spelling), profile.id) for profile in profiles for spelling in (profile.id, profile.name, *profile.aliases)
+    ]
+    beginning = dict.fromkeys(name for spelling, name in spelt if typed and spelling.startswith(typed))
+    longer = beginning or dict.fromkeys(name for spelling, name in spelt if typed and typed in spelling)
     import difflib  # for an error only
 
     by_key = dict(reversed(spelt))

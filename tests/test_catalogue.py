@@ -66,7 +66,7 @@ def test_an_alias_is_looked_up_on_disk_once(
         (find_gpu, "quadro", "'quadrortx6000' or 'quadrortx8000'"),
         (find_gpu, "rtx6000", "'rtx6000ada' or "),
         (find_gpu, "mi300", "'mi300x' or "),
-        (find_model, "lama-7b", "'llama-7b'"),
+        (find_model, "lama-7b", "'codellama-7b' or 'llama-7b' or "),
         (find_model, "llama-3.1-8", "'llama-3.1-8b' or "),
     ],
 )

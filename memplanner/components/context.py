@@ -51,19 +51,14 @@ class LinearSpec(Frozen, kw_only=False):
 class Numerics(Frozen):
     """The types that a step computes in.
 
-    weights: of the model's weights. stored: of those that were quantised, before they were. autocast: that autocast
-    runs matrix products in, None without it. compute: of products with a quantised weight. norms: of the norms'
-    weights.
-    """
-
-    weights: Dtype
-    stored: Dtype
-    weights: of the model's weights. linears: of those of linear layers in the blocks. autocast: that autocast runs
-    matrix products in, None without it. compute: of products with a quantised weight. norms: of the norms' weights.
+    weights: of the model's weights. linears: of those of linear layers in the blocks. stored: of those that were
+    quantised, before they were. autocast: that autocast runs matrix products in, None without it. compute: of products
+    with a quantised weight. norms: of the norms' weights.
     """
 
     weights: Dtype
     linears: Dtype
+    stored: Dtype
     autocast: Dtype | None
     compute: Dtype
     norms: Dtype
@@ -265,15 +260,14 @@ class Context:
         projection: Projection | None = None,
     ) -> Tensor:
         """torch.nn.Linear, in autocast's type where there is autocast. projection: of its weight's gradient."""
+        dtype = self.numerics.linears
         weight = self.param(
             f"{spec.path}.weight",
             spec.weight_shape,
             trainable=trainable,
+            dtype=dtype,
             projection=projection,
             tied_to=spec.tied_to,
-        dtype = self.numerics.linears
-        weight = self.param(
-            f"{spec.path}.weight", spec.weight_shape, trainable=trainable, dtype=dtype, projection=projection
         )
         bias: Param | None = None
         if spec.bias:

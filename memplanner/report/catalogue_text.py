@@ -8,7 +8,6 @@ from memplanner.report.layout import BLANK, Column, paragraph, table
 from memplanner.report.terminal import Page
 from memplanner.units import format_bytes, format_count
 
-
 _ALL_FIGURES = 100
 """Columns of a page from which on there is room for what nvidia-smi shows as well."""
 
@@ -27,9 +26,9 @@ def gpus_text(gpus: Sequence[GpuProfile], page: Page) -> str:
         for gpu in gpus
     ]
     shown = len(columns) if page.width >= _ALL_FIGURES else len(columns) - 1
-    columns, rows = columns[:shown], [row[:shown] for row in rows]
     note = "Total is what PyTorch reports, the most a process can get; ~ marks a figure that is not measured."
-    return page.write([*table(columns, rows, page.width, indent=0), BLANK, *paragraph(note, page.width)])
+    lines = table(columns[:shown], [row[:shown] for row in rows], page.width, indent=0)
+    return page.write([*lines, BLANK, *paragraph(note, page.width)])
 
 
 def _figure(num_bytes: int, estimated: bool) -> str:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 class PlanAnswer(Frozen):
-    """What `check` has to say of one plan. `changes` is given where the plan is not advisable; `label` says where the plan
-    came from, and `foreign` how another framework's config was read.
+    """What `check` has to say of one plan. `changes` is given where the plan is not advisable; `label` says where the
+    plan came from, and `foreign` how another framework's config was read.
     """
 
     estimate: "Estimate"

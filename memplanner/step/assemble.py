@@ -157,18 +157,13 @@ def numerics_of(plan: TrainingPlan) -> Numerics:
     weights, autocast = PRECISIONS[plan.precision]
     if autocast is not None and not plan.master_weights:
         weights = autocast
-    compute, norms, stored = autocast or weights, weights, weights
-    if plan.quantization != "none":
-        norms = weights if plan.kbit_preparation == "none" else FP32
-        weights = FP32 if plan.kbit_preparation == "all" else weights
-    return Numerics(weights=weights, stored=stored, autocast=autocast, compute=compute, norms=norms)
-    compute, norms, linears = autocast or weights, weights, weights
+    compute, norms, stored, linears = autocast or weights, weights, weights, weights
     if plan.fp32_embeddings:
         weights = norms = FP32
     if plan.quantization != "none":
         norms = weights if plan.kbit_preparation == "none" else FP32
         weights = linears = FP32 if plan.kbit_preparation == "all" else weights
-    return Numerics(weights=weights, linears=linears, autocast=autocast, compute=compute, norms=norms)
+    return Numerics(weights=weights, linears=linears, stored=stored, autocast=autocast, compute=compute, norms=norms)
 
 
 def _check_copies(plan: TrainingPlan, modules: Modules, copied: frozenset[str]) -> None:

@@ -149,7 +149,7 @@ def test_what_does_not_complete_is_exit_code_1(folder: Path, capsys: pytest.Capt
         ("tiny.json --time-limit 9s", "--time-limit requires --suite"),
         ("tiny.json --steps many", "'many' is not a number from 0 to 1000"),
         ("tiny.json --warmup 0", "'0' is not a number from 1 to 1000"),
-        ("nosuch.toml", "no file or plan is called 'nosuch.toml'"),
+        ("nosuch.toml", "no such file: 'nosuch.toml'"),
         ("llama-7c", "no model or file is called 'llama-7c' (did you mean 'llama-7b'"),
     ],
 )

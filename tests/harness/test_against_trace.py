@@ -182,8 +182,9 @@ def workspaces(estimate: Estimate) -> int:
     return estimate.workspace_bytes
 
 
-@pytest.mark.parametrize(("model", "fields"), FAMILIES + SIZES + REGIMES + WINDOWS + METHODS + WHOLE_MODULES)
-@pytest.mark.parametrize(("model", "fields"), FAMILIES + SIZES + REGIMES + FP32_EMBEDDINGS + METHODS)
+@pytest.mark.parametrize(
+    ("model", "fields"), FAMILIES + SIZES + REGIMES + FP32_EMBEDDINGS + WINDOWS + METHODS + WHOLE_MODULES
+)
 def test_every_phase_agrees_with_the_trace(model: str, fields: dict[str, Any], tmp_path: Path) -> None:
     plan = plan_of(model, fields, tmp_path)
     estimate = predict(plan)
