@@ -4,12 +4,16 @@ from memplanner.frozen import Frozen
 
 
 class OtherKernel(Frozen):
-    """PyTorch's scaled_dot_product_attention runs another kernel than flash: "cudnn", "efficient" or "math"; torch: in
-    this release.
+    """PyTorch's scaled_dot_product_attention runs another kernel than flash: "cudnn", "efficient" or "math".
+
+    architecture: the card's. against_flash, against_efficient: what these kernels do not take of the plan, empty where
+    they could run.
     """
 
     kernel: str
-    torch: str = ""
+    architecture: str = ""
+    against_flash: str = ""
+    against_efficient: str = ""
 
 
 class RankAboveMatrix(Frozen):

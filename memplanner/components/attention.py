@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 from memplanner.errors import Problem
 from memplanner.frozen import Frozen
 from memplanner.program.shapes import BF16, BOOL, FP32, SCALAR, Dtype, Shape
-from memplanner.tape.attention import WIDEST_GROUPED, Kernel
+from memplanner.tape.attention import Kernel
 from memplanner.tape.engine import Tensor
 
 if TYPE_CHECKING:
@@ -22,7 +22,20 @@ def same_kernels(compute_capability: float) -> float:
         return 8.6
     if compute_capability >= 11:
         return 8.0
-    return next(bound for bound in (9.0, 8.6, 8.0, 7.0, 0.0) if compute_capability >= bound)
+    return next(bound for bound in (10.0, 9.0, 8.6, 8.0, 7.0, 0.0) if compute_capability >= bound)
+
+
+class Call(Frozen):
+    """A call of scaled_dot_product_attention, as far as it decides which kernel runs. groups: query heads per key/value
+    head, 1 where transformers expands them before the call.
+    """
+
+    dtype: Dtype
+    seq: int
+    groups: int
+    head_dim: int
+    masked: bool
+    dropout: float = 0.0
 
 
 class Attention(Frozen):
@@ -44,19 +57,17 @@ class Attention(Frozen):
             message = f"needs head dims that {self.alignment(dtype)} divides in {dtype}; the model's are {head_dim}"
         if self.kind == "flash-attention-2" and head_dim > WIDEST_FLASH:
             message = f"takes head dims up to {WIDEST_FLASH}; the model's are {head_dim}"
+        elif self.kind == "flash-attention-2" and head_dim % 8:
+            message = f"is modelled for head dims that 8 divides; the model's are {head_dim}"
         if not message:
             return None
         return Problem(where="plan", key="step.attention", message=f"{self.kind!r} {message}", hint="sdpa runs there")
 
-    def kernel(
-        self, dtype: Dtype, *, seq: int, groups: int, head_dim: int, masked: bool, dropout: float = 0.0
-    ) -> Kernel:
-        """The kernel that runs for queries of this type. groups: query heads per key/value head. masked: there is a
-        mask.
+    def kernel(self, call: Call) -> Kernel:
+        """The kernel that runs for a call.
 
         "sdpa" is PyTorch's own choice: the first of cuDNN's, flash and memory-efficient that can, else math
-        (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, select_sdp_backend). transformers passes grouped heads as
-        they are, unless there is a mask or heads are wider than 256 (use_gqa_in_sdpa).
+        (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, select_sdp_backend).
         """
         match self.kind:
             case "eager":
@@ -64,40 +75,64 @@ class Attention(Frozen):
             case "flash-attention-2":
                 return "flash"
             case "sdpa-efficient":
-                return "efficient"
+                return "efficient-grouped" if call.groups > 1 and self.torch != "2.13" else "efficient"
             case "sdpa-math":
                 return "math"
-        is_grouped = groups > 1 and not masked and head_dim <= WIDEST_GROUPED
-        if self._can_run_cudnn(dtype, head_dim, dropout) and seq != 1:
+        if self._can_run_cudnn(call):
             return "cudnn"
-        if not masked and self._can_run_flash(dtype, head_dim, dropout):
+        if not self.against_flash(call):
             return "flash"
-        if not self._can_run_efficient(dtype, head_dim):
+        if self.against_efficient(call):
             return "math"
-        if is_grouped:  # check_batch_size_and_num_heads_dense; pytorch/pytorch#191085
-            return "math" if self.torch == "2.13" else "efficient-grouped"
-        return "efficient"
+        return "efficient-grouped" if call.groups > 1 else "efficient"
 
-    def _can_run_cudnn(self, dtype: Dtype, head_dim: int, dropout: float) -> bool:
+    def _can_run_cudnn(self, call: Call) -> bool:
         """check_prefer_cudnn_attention and can_use_cudnn_attention: Hopper and data-centre Blackwell (compute capability
-        9 and 10) with cuDNN 9.15.1 or newer, which PyPI's torch for Linux requires (2.13: 9.20, 2.14: 9.24); dropout in
-        sixteenths.
-        """
-        is_preferred = int(self.compute_capability) in (9, 10)
-        return is_preferred and dtype is not FP32 and head_dim % 8 == 0 and head_dim <= 128 and dropout * 16 % 1 == 0
+        9 and 10), with cuDNN 9.15.1 or newer, which PyPI's torch for Linux requires (2.13: 9.20, 2.14: 9.24); dropout
+        in sixteenths.
 
-    def _can_run_flash(self, dtype: Dtype, head_dim: int, dropout: float) -> bool:
-        """can_use_flash_attention, apart from its check of masks. Consumer cards since Ampere have too little shared
-        memory for the backward pass of some wide heads (check_requires_grad_and_head_dim_gt192_constraints…).
+        In 2.13 the widest heads are of 256 on Hopper and 128 on Blackwell. 2.14 trains those up to 128 and of 256 on
+        both (check_cudnn_d256_bprop_head_dim).
         """
-        if dtype is FP32 or self.compute_capability < 8 or head_dim > WIDEST_FLASH:
+        major = int(self.compute_capability)
+        if major not in (9, 10) or call.dtype is FP32 or call.head_dim % 8 or call.seq == 1 or call.dropout * 16 % 1:
             return False
-        is_small = 8.6 <= self.compute_capability < 9 or self.compute_capability >= 12
-        return not is_small or head_dim <= 192 or (head_dim > 224 and not dropout)
+        widest = 256 if major == 9 and self.torch == "2.13" else 128
+        return call.head_dim <= widest or (call.head_dim == 256 and self.torch != "2.13")
 
-    def _can_run_efficient(self, dtype: Dtype, head_dim: int) -> bool:
-        """can_use_mem_efficient_attention, apart from its check of grouped heads."""
-        return head_dim % self.alignment(dtype) == 0 and not (dtype is BF16 and self.compute_capability < 8)
+    def against_flash(self, call: Call) -> str:
+        """What the flash kernel does not take of a call (can_use_flash_attention); empty where it runs.
+
+        Consumer cards since Ampere have too little shared memory for the backward pass of some wide heads
+        (check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120).
+        """
+        if call.dtype is FP32:
+            return "fp32"
+        if self.compute_capability < 8:
+            return self.architecture
+        if call.masked:
+            return "mask"
+        is_small = 8.6 <= self.compute_capability < 9 or self.compute_capability >= 12
+        if call.head_dim > WIDEST_FLASH:
+            return f"head dim {call.head_dim}"
+        if is_small and call.head_dim > 192 and (call.head_dim <= 224 or call.dropout):
+            return f"head dim {call.head_dim} on {self.architecture}"
+        return ""
+
+    def against_efficient(self, call: Call) -> str:
+        """What the memory-efficient kernel does not take of a call (can_use_mem_efficient_attention)."""
+        if call.dtype is BF16 and self.compute_capability < 8:
+            return f"bf16 on {self.architecture}"
+        if call.head_dim % self.alignment(call.dtype):
+            return f"head dim {call.head_dim}"
+        if call.groups > 1 and self.torch == "2.13":  # check_batch_size_and_num_heads_dense; pytorch/pytorch#191085
+            return "grouped heads"
+        return ""
+
+    @property
+    def architecture(self) -> str:
+        """The card's, as CUDA names it: sm_75."""
+        return f"sm_{round(self.compute_capability * 10)}"
 
     def alignment(self, dtype: Dtype) -> int:
         """What the memory-efficient kernel asks head dims to be a multiple of (minimum_gemm_alignment)."""

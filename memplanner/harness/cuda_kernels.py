@@ -27,7 +27,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from memplanner.components.attention import Attention
+from memplanner.components.attention import Attention, Call
 from memplanner.gradnormlorp import norm
 from memplanner.program.shapes import BF16, FP16, FP32
 
@@ -68,6 +68,12 @@ class FlashAttention(torch.autograd.Function):
             del expanded
         del sums, accumulator, saved
         return dq, dk, dv
+
+
+def flash_attn_func(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
+    """What the package flash-attn offers under this name, for tensors laid out (batch, seq, heads, dim)."""
+    out: Tensor = FlashAttention.apply(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return out.transpose(1, 2)
 
 
 class CudnnAttention(torch.autograd.Function):
@@ -143,14 +149,15 @@ def _attention(attention: Attention) -> Any:
     ) -> Tensor:
         lowered = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
         groups = query.shape[1] // key.shape[1] if enable_gqa else 1
-        kernel = attention.kernel(
-            _DTYPES[lowered],
+        call = Call(
+            dtype=_DTYPES[lowered],
             seq=key.shape[2],
             groups=groups,
             head_dim=query.shape[3],
             masked=attn_mask is not None,
             dropout=dropout_p,
         )
+        kernel = attention.kernel(call)
         if kernel == "math":
             with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
                 return _sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
@@ -178,10 +185,8 @@ _sdpa = torch.nn.functional.scaled_dot_product_attention
 _DTYPES: Final = {torch.float32: FP32, torch.bfloat16: BF16, torch.float16: FP16}
 
 
-def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    if not training or p == 0:
-        return input
-    return torch.native_dropout(input, p, True)[0]
+def _dropout(input: Tensor, p: float, train: bool) -> Tensor:
+    return torch.native_dropout(input, p, train)[0] if train and p else input
 
 
 class _HalfToFloatSoftmax(torch.autograd.Function):
@@ -270,13 +275,16 @@ def cuda_memory(attention: Attention) -> Iterator[None]:
     attention: which attention kernels run.
     """
     import bitsandbytes
+    import transformers
     import transformers.masking_utils as masks
+    import transformers.modeling_flash_attention_utils as flash_attn
 
     functional = torch.nn.functional
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context
         patch(unittest.mock.patch.object(functional, "scaled_dot_product_attention", _attention(attention)))
-        patch(unittest.mock.patch.object(functional, "dropout", _dropout))
+        # Registered with the dispatcher, since the math kernel calls dropout in C++.
+        patch(torch.library._scoped_library("aten", "IMPL")).impl("dropout", _dropout, "AutogradCPU")
         patch(unittest.mock.patch.object(functional, "softmax", _cuda_softmax))
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))
         patch(unittest.mock.patch.object(torch.linalg, "svd", _cuda_svd))
@@ -297,4 +305,12 @@ def cuda_memory(attention: Attention) -> Iterator[None]:
             )
         )
         patch(unittest.mock.patch.object(masks, "find_packed_sequence_indices", lambda *_: None))
+        # The package flash-attn, which needs no installation here.
+        model = transformers.PreTrainedModel
+        patch(unittest.mock.patch.object(model, "_flash_attn_can_dispatch", lambda *_, **__: True))
+        functions = (flash_attn_func, None, None, None, None)
+        loaded = (functions, (flash_attn._lazy_define_process_function(flash_attn_func), dict))
+        for module in (flash_attn, transformers.modeling_utils):
+            patch(unittest.mock.patch.object(module, "lazy_import_flash_attention", lambda *_, **__: loaded))
+        patch(unittest.mock.patch.object(flash_attn, "_is_packed_sequence", lambda *_: False))
         yield

@@ -21,9 +21,7 @@ Kernel = Literal["eager", "flash", "cudnn", "efficient", "efficient-grouped", "m
 
 
 WIDEST_GROUPED: Final = 256
-"""The widest head whose grouped keys and values transformers leaves to SDPA where there is no mask; in all other cases
-it expands them itself (integrations/sdpa_attention.py, use_gqa_in_sdpa).
-"""
+"""The widest head whose grouped keys and values transformers leaves to SDPA."""
 
 
 class Heads(Frozen):
@@ -102,6 +100,12 @@ class Heads(Frozen):
             num_kv_heads=self.num_kv_heads,
             head_dim=head_dim,
         )
+
+    def is_expanded(self, *, masked: bool) -> bool:
+        """Whether transformers gives every query head its own keys and values before it calls SDPA: it leaves grouped
+        heads to it only without a mask (integrations/sdpa_attention.py, use_gqa_in_sdpa).
+        """
+        return masked or self.head_dim > WIDEST_GROUPED
 
     @property
     def groups(self) -> int:
@@ -192,7 +196,7 @@ def math(
 ) -> Tensor:
     """PyTorch's fallback without a fused kernel, in fp32 (_scaled_dot_product_attention_math)."""
     tape = q.tape
-    if is_expanded := mask is not None or heads.head_dim > WIDEST_GROUPED:
+    if is_expanded := heads.is_expanded(masked=mask is not None):
         k, v = repeat_kv(k, heads), repeat_kv(v, heads)
     q, k, v = lowered(autocast, q, k, v)
     dtype = q.dtype

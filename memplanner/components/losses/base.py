@@ -61,10 +61,12 @@ class Loss(Settings):
 
 
 def batch_of(ctx: "Context", labels: Shape) -> Batch:
-    """Token ids (batch, seq) and labels of this shape."""
-    tape = ctx.tape
+    """Token ids (batch, seq), labels of this shape and, where batches are padded, which tokens count (batch, seq)."""
+    tape, tokens = ctx.tape, Shape(batch=ctx.batch, seq=ctx.seq)
     category, tape.category = tape.category, "inputs"
-    batch = {"input_ids": tape.new(Shape(batch=ctx.batch, seq=ctx.seq), INT64, "input ids")}
+    batch = {"input_ids": tape.new(tokens, INT64, "input ids")}
     batch["labels"] = tape.new(labels, INT64, "labels")
+    if ctx.attention.padding:
+        batch["attention_mask"] = tape.new(tokens, INT64, "attention mask of tokens")
     tape.category = category
     return batch
