@@ -12,7 +12,7 @@ from memplanner.files.lines import line_of
 from memplanner.files.parse import Table, read_text
 from memplanner.frameworks import axolotl, llama_factory, peft_adapter, training_arguments
 from memplanner.frameworks.config_file import read_config
-from memplanner.frameworks.keys import Keys
+from memplanner.frameworks.keys import Keys, with_nested
 from memplanner.frameworks.reader import Reader
 from memplanner.frozen import Frozen
 
@@ -64,7 +64,8 @@ def read_framework(paths: Sequence[Path], model: str = "", ignored: Sequence[str
         if name in configs:
             message = f"is another config of {name}: only one can be read"
             raise UserError(Problem(where=str(path), key="", message=message))
-        configs[name] = Keys({key: value for key, value in config.items() if key not in ignored}, str(path))
+        kept = {key: value for key, value in with_nested(config).items() if key not in ignored}
+        configs[name] = Keys(kept, str(path))
         files |= dict.fromkeys(config, path)
     where = " and ".join(map(str, paths))
     for key in ignored:

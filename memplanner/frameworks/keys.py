@@ -12,6 +12,19 @@ _ONE_BY_ONE: Final = 8
 _SHOWN: Final = 20
 
 
+NESTED: Final = (("fsdp_config", "activation_checkpointing"), ("fsdp_config", "fsdp_activation_checkpointing"))
+"""Keys within tables that speak of what is modelled, where the rest of the table may not be."""
+
+
+def with_nested(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with those keys beside the others, by their dotted names."""
+    keys = dict(config)
+    for table, key in NESTED:
+        if isinstance(inner := keys.get(table), dict) and key in inner:
+            keys[f"{table}.{key}"] = inner[key]
+    return keys
+
+
 class Keys:
     """A config being read. where: its file's name, for messages."""
 

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from memplanner.files.parse import Table
 from memplanner.frameworks.ignored_keys import TRAINER
-from memplanner.frameworks.keys import Keys, set_path
+from memplanner.frameworks.keys import NESTED, Keys, set_path
 from memplanner.frameworks.models import bundled
 from memplanner.settings.errors import show
 
@@ -23,7 +23,7 @@ LIGER_KERNELS: Final = {"rms_norm": "liger-rms-norm", "rope": "liger-rope", "swi
 DECIDES: Final = {
     "precision": ("bf16", "fp16"),
     "master_weights": ("bf16", "fp16"),
-    "step.checkpointing": ("gradient_checkpointing",),
+    "step.checkpointing": ("gradient_checkpointing", "fsdp_config"),
     "step.loss": ("use_liger_kernel",),
     "step.kernels": ("use_liger_kernel", "liger_kernel_config"),
 }
@@ -124,7 +124,7 @@ def take_trainer(keys: Keys, table: Table, *, batch_default: int | None) -> None
 def _take_checkpointing(keys: Keys, table: Table) -> None:
     """The switch and its settings, by their names in transformers 5.23 and before."""
     switches = ("activation_checkpointing", "gradient_checkpointing")
-    for key in switches:
+    for key in (*switches, *map(".".join, NESTED)):
         offload = keys.peek(key)
         if keys.flag(key, "step.checkpointing full", also=("true", "unsloth", "offload", "offload_disk")):
             set_path(table, "step.checkpointing", "full")

@@ -1,42 +1,93 @@
-"""How far the device bytes have been off, by kind of plan: a plan that has less to spare fits tightly.
+"""How far device bytes may be too low, by kind of plan: a plan that has less than that to spare fits tightly.
 
-The shares are the worst errors of `memplanner validate` over the published runs in tests/data, rounded up to a tenth of
-a percent; a test checks that they are. A kind without measurements gets the widest of them.
+profiles/margins.json has, for every published run that ships with memplanner, how far the measurement was above its
+prediction, by kind of plan and by source (`memplanner.validation.margins` writes it). A new run comes from a source of
+its own, with a card, a trainer and habits that none of these had. So the margin is the upper end of the one-sided 95%
+prediction interval for one run of one source more. With k sources, of which the i-th has nᵢ runs and the mean mᵢ:
+
+    mean(m) + t(0.95, k − 1) · √( var(m) · (1 + 1/k) + within · (1 − mean(1/n)) )
+
+where var(m) is the variance of the sources' means and `within` that of a source's runs about their mean, pooled. This
+is the interval of a one-way random-effects model with Student's t for the number of sources. It has one side: a run
+that needs less than was predicted ends no training. A kind that fewer than two sources have measured takes the interval
+over the runs of all kinds.
 """
 
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from math import sqrt
 from typing import Final
 
+from memplanner.catalogue import profiles_dir
 from memplanner.frozen import Frozen
 from memplanner.plan.training_plan import TrainingPlan
 
+FILE: Final = "margins.json"
+
+STUDENT: Final = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)
+"""The 95% quantiles of Student's t with 1, 2, … degrees of freedom; beyond, the last, which is a little too wide."""
+
+Excesses = Mapping[str, Sequence[float]]
+"""Source → of each of its runs, (measured − predicted) / predicted."""
+
 
 class Margin(Frozen, kw_only=False):
-    """A share of the device bytes, and the number of measured runs that it is taken from."""
+    """A share of the device bytes, and the numbers of measured runs and of sources that plans of this kind have."""
 
     kind: str
     share: float
     runs: int
+    sources: int
 
 
-MEASURED: Final = (
-    Margin("quantised bases", 0.045, 19),
-    Margin("eager attention", 0.007, 9),
-    Margin("LoRA", 0.034, 10),
-    Margin("full training", 0.039, 1),
-)
-_BY_KIND = {margin.kind: margin for margin in MEASURED}
-WIDEST: Final = max(margin.share for margin in MEASURED)
+@cache
+def measured() -> Mapping[str, Excesses]:
+    """Kind of plan → what profiles/margins.json has of it."""
+    kinds: Mapping[str, Excesses] = json.loads((profiles_dir() / FILE).read_text(encoding="utf-8"))["kinds"]
+    return kinds
+
+
+def upper_end(excesses: Excesses) -> float | None:
+    """The upper end of the prediction interval for one run of one source more; None for fewer than two sources."""
+    k = len(excesses)
+    if k < 2:
+        return None
+    runs = [*excesses.values()]
+    means = [sum(of) / len(of) for of in runs]
+    mean = sum(means) / k
+    between = sum((m - mean) ** 2 for m in means) / (k - 1)
+    squares = sum((e - m) ** 2 for of, m in zip(runs, means, strict=True) for e in of)
+    within = squares / max(sum(map(len, runs)) - k, 1)
+    variance = between * (1 + 1 / k) + within * (1 - sum(1 / len(of) for of in runs) / k)
+    return mean + STUDENT[min(k - 1, len(STUDENT)) - 1] * sqrt(variance)
+
+
+def of_all_kinds(kinds: Mapping[str, Excesses]) -> Excesses:
+    """The runs of all kinds, by source."""
+    together: dict[str, list[float]] = {}
+    for excesses in kinds.values():
+        for source, of in excesses.items():
+            together.setdefault(source, []).extend(of)
+    return together
 
 
 def kind_of_plan(plan: TrainingPlan) -> str:
     """The kind of measured runs that the plan is most like."""
-    if plan.quantization != "none":
-        return "quantised bases"
-    label = plan.method.label
-    return "eager attention" if label in _BY_KIND and plan.step.attention == "eager" else label
+    return "quantised bases" if plan.quantization != "none" else plan.method.label
+
+
+@cache
+def margin_of_kind(kind: str) -> Margin:
+    """The margin of a kind of plan, of which there need be no run."""
+    own = measured().get(kind, {})
+    share = upper_end(own)
+    if share is None:
+        share = upper_end(of_all_kinds(measured()))
+    assert share is not None, f"{FILE} needs two sources"
+    return Margin(kind, max(share, 0.0), sum(map(len, own.values())), len(own))
 
 
 def margin_of(plan: TrainingPlan) -> Margin:
-    """The margin of the plan's kind, with zero `runs` where the kind has not been measured."""
-    kind = kind_of_plan(plan)
-    return _BY_KIND.get(kind) or Margin(kind, WIDEST, 0)
+    """The margin of the plan's kind."""
+    return margin_of_kind(kind_of_plan(plan))

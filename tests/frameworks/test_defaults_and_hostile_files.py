@@ -319,6 +319,17 @@ def test_a_key_that_decides_the_figures_and_is_not_read_bars_an_answer(
     assert read(tmp_path, text, ignored=(key,)).ignored == (key,)
 
 
+@pytest.mark.parametrize("key", ["activation_checkpointing", "fsdp_activation_checkpointing"])
+def test_checkpointing_that_fsdp_is_asked_for_is_read(tmp_path: Path, key: str) -> None:
+    text = AXOLOTL + f"fsdp_config:\n  {key}: true\n  reshard_after_forward: true\n"
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, text)
+    assert [problem.key for problem in caught.value.problems] == ["fsdp_config"]
+    foreign = read(tmp_path, text, ignored=("fsdp_config",))
+    assert foreign.used[f"fsdp_config.{key}"] == "step.checkpointing full"
+    assert merge(foreign.table, {}, where="").step.checkpointing == "full"
+
+
 @pytest.mark.parametrize(
     ("text", "names", "dtype"),
     [
