@@ -6,12 +6,10 @@ from memplanner.frozen import Frozen
 class OtherKernel(Frozen):
     """PyTorch's scaled_dot_product_attention runs another kernel than flash: "cudnn", "efficient" or "math".
 
-    architecture: the card's. against_flash, against_efficient: what these kernels do not take of the plan, empty where
-    they could run.
+    against_flash, against_efficient: why these kernels cannot run, empty where they could.
     """
 
     kernel: str
-    architecture: str = ""
     against_flash: str = ""
     against_efficient: str = ""
 

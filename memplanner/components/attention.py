@@ -101,38 +101,33 @@ class Attention(Frozen):
         return call.head_dim <= widest or (call.head_dim == 256 and self.torch != "2.13")
 
     def against_flash(self, call: Call) -> str:
-        """What the flash kernel does not take of a call (can_use_flash_attention); empty where it runs.
+        """Why the flash kernel cannot run (can_use_flash_attention); empty where it can.
 
         Consumer cards since Ampere have too little shared memory for the backward pass of some wide heads
         (check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120).
         """
         if call.dtype is FP32:
-            return "fp32"
+            return "takes no fp32"
         if self.compute_capability < 8:
-            return self.architecture
+            return "needs sm_80"
         if call.masked:
-            return "mask"
+            return "takes no mask"
         is_small = 8.6 <= self.compute_capability < 9 or self.compute_capability >= 12
         if call.head_dim > WIDEST_FLASH:
-            return f"head dim {call.head_dim}"
+            return f"takes no head dim {call.head_dim}"
         if is_small and call.head_dim > 192 and (call.head_dim <= 224 or call.dropout):
-            return f"head dim {call.head_dim} on {self.architecture}"
+            return f"takes no head dim {call.head_dim} on this card"
         return ""
 
     def against_efficient(self, call: Call) -> str:
-        """What the memory-efficient kernel does not take of a call (can_use_mem_efficient_attention)."""
+        """Why the memory-efficient kernel cannot run (can_use_mem_efficient_attention); empty where it can."""
         if call.dtype is BF16 and self.compute_capability < 8:
-            return f"bf16 on {self.architecture}"
+            return "needs sm_80 for bf16"
         if call.head_dim % self.alignment(call.dtype):
-            return f"head dim {call.head_dim}"
+            return f"takes no head dim {call.head_dim}"
         if call.groups > 1 and self.torch == "2.13":  # check_batch_size_and_num_heads_dense; pytorch/pytorch#191085
-            return "grouped heads"
+            return "takes no grouped heads"
         return ""
-
-    @property
-    def architecture(self) -> str:
-        """The card's, as CUDA names it: sm_75."""
-        return f"sm_{round(self.compute_capability * 10)}"
 
     def alignment(self, dtype: Dtype) -> int:
         """What the memory-efficient kernel asks head dims to be a multiple of (minimum_gemm_alignment)."""

@@ -121,7 +121,6 @@ class Context:
             self.notes.append(
                 OtherKernel(
                     kernel=kernel.removesuffix("-grouped"),
-                    architecture=attention.architecture,
                     against_flash=attention.against_flash(call),
                     against_efficient=attention.against_efficient(call),
                 )

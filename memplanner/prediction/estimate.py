@@ -3,6 +3,7 @@
 from collections import Counter
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Final
 
 from memplanner.allocator import DeviceFullError
 from memplanner.allocator.making import MADE_LATE
@@ -26,7 +27,9 @@ from memplanner.step.run import run
 from memplanner.timeline import Category, Phase, PhasePeak, TensorRow, Verdict
 from memplanner.units import parse_size
 
-IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and caching allocator"
+RELEASE: Final = TrainingPlan.model_fields["torch"].get_default()
+"""PyTorch's, by which all is modelled but the kernels that a plan's own release decides."""
+IMPLEMENTATION = f"transformers 5 + peft 0.21 eager, PyTorch {RELEASE} autograd and caching allocator"
 """The code that is modelled; other code may need another amount for the same plan."""
 
 DEFAULT_WORKSPACE_BYTES = 8_519_680
@@ -412,6 +415,7 @@ def estimate_of(
         live_phases=tuple(phases),
         program=program,
         simulation=simulation,
+        implementation=IMPLEMENTATION + (f"; SDPA of PyTorch {plan.torch}" if plan.torch != RELEASE else ""),
         step_notes=tuple(dict.fromkeys(notes)),
         peak_moment=moments.get(peak.name),
         liveness=liveness,

@@ -38,11 +38,11 @@ def note_sentence(note: object) -> str:
 def _other_kernel(note: OtherKernel) -> str:
     if note.kernel == "cudnn":
         return (
-            f"attention 'sdpa' runs cuDNN's kernel, PyTorch's first choice on {note.architecture}; the workspace that "
-            "cuDNN's own plan asks for is in no source and is not counted"
+            "sdpa runs cuDNN's kernel, PyTorch's first choice on this card; the workspace that cuDNN's own plan asks for "
+            "is in no source and is not counted"
         )
-    efficient = f", efficient no {note.against_efficient}" if note.kernel == "math" else ""
-    return f"attention 'sdpa' runs {note.kernel}: flash takes no {note.against_flash}{efficient}"
+    efficient = f", efficient {note.against_efficient}" if note.kernel == "math" else ""
+    return f"sdpa runs {note.kernel}: flash {note.against_flash}{efficient}"
 
 
 @note_sentence.register
