@@ -22,7 +22,7 @@ WORST = 10
 def percent(error: float, *, signed: bool = True) -> str:
     """0.0004 as "+0.04%"."""
     if math.isinf(error):
-        return "none measured"
+        return "none there"
     return f"{error:+.2%}" if signed else f"{error:.2%}"
 
 
@@ -113,7 +113,7 @@ def _worst(validation: "Validation", width: int) -> list[Line]:
     columns = (
         Column(title="Run", shrinks=True),
         Column(title="Figure"),
-        *(Column(title=t, right=True) for t in ("Predicted", "Measured", "Error")),
+        *(Column(title=t, right=True) for t in ("Predicted", validation.witness.capitalize(), "Error")),
     )
     return [*heading("Furthest off"), *table(columns, rows, width)]
 
@@ -134,6 +134,7 @@ def validate_json(answer: ValidationAnswer, page: "Page") -> str:
                 "metric": r.metric,
                 "predicted_bytes": r.predicted_bytes,
                 "measured_bytes": r.measured_bytes,
+                "witness": r.witness,
                 "error": _finite(r.error),
                 "peer": r.peer or None,
                 "peer_predicted_bytes": r.peer_bytes,
@@ -186,7 +187,7 @@ def validate_markdown(answer: ValidationAnswer, page: "Page") -> str:
         shown = [percent(e, signed=False) for e in (s.mean, s.median, s.p95)]
         cells = [escape(where), escape(metric), str(s.count), *shown, percent(s.worst), *peers]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Furthest off:", "", "| run | figure | predicted | measured | error |"]
+    lines += ["", "Furthest off:", "", f"| run | figure | predicted | {validation.witness} | error |"]
     lines.append("| --- | --- | ---: | ---: | ---: |")
     for r in worst_rows(validation.rows):
         cells = [escape(r.id), escape(r.metric), format_bytes(r.predicted_bytes), format_bytes(r.measured_bytes)]

@@ -5,10 +5,14 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from memplanner.measurement import Witness
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One figure of one run, predicted and measured, in bytes. peer, peer_bytes: another tool and what it predicted."""
+    """One figure of one run, predicted and measured or traced, in bytes. peer, peer_bytes: another tool and what it
+    predicted.
+    """
 
     id: str
     source: str
@@ -19,12 +23,14 @@ class Row:
     for the bytes that outlive a step, or with " at peak" those alive at the peak."""
     predicted_bytes: int
     measured_bytes: int
+    """What was measured; of a run on fake tensors, what was traced."""
+    witness: Witness = "measured"
     peer: str = ""
     peer_bytes: int | None = None
 
     @property
     def error(self) -> float:
-        """(predicted − measured) / measured; infinite where nothing was measured and something predicted."""
+        """(predicted − measured) / measured; infinite where nothing was there and something predicted."""
         return _error(self.predicted_bytes, self.measured_bytes)
 
     @property
@@ -81,6 +87,11 @@ class Validation:
         for row in self.rows:
             grouped.setdefault(" · ".join((row.source, row.gpu, row.method, row.metric)), []).append(row)
         return {name: summary(rows) for name, rows in grouped.items()}
+
+    @property
+    def witness(self) -> str:
+        """What the predictions are compared with: "measured", "traced", or both."""
+        return " or ".join(sorted({row.witness for row in self.rows})) or "measured"
 
     def by_metric(self) -> dict[str, Summary]:
         """Metric → its summary over everything."""
