@@ -87,9 +87,9 @@ class Attention(Frozen):
         return "efficient-grouped" if call.groups > 1 else "efficient"
 
     def _can_run_cudnn(self, call: Call) -> bool:
-        """check_prefer_cudnn_attention and can_use_cudnn_attention: Hopper and data-centre Blackwell (compute capability
-        9 and 10), with cuDNN 9.15.1 or newer, which PyPI's torch for Linux requires (2.13: 9.20, 2.14: 9.24); dropout
-        in sixteenths.
+        """check_prefer_cudnn_attention and can_use_cudnn_attention: Hopper and data-centre Blackwell (compute
+        capability 9 and 10), with cuDNN 9.15.1 or newer, which PyPI's torch for Linux requires (2.13: 9.20, 2.14:
+        9.24); dropout in sixteenths.
 
         In 2.13 the widest heads are of 256 on Hopper and 128 on Blackwell. 2.14 trains those up to 128 and of 256 on
         both (check_cudnn_d256_bprop_head_dim).

@@ -246,8 +246,8 @@ class TrainingPlan(Settings):
     optimizer: Annotated[Optimizer, OPTIMIZERS] = Field(default_factory=OPTIMIZERS.default("adamw"))
     step: Step = Field(default_factory=Step)
     torch: TorchRelease = "2.13"
-    """PyTorch's release, which with attention "sdpa" has a say in the kernel: from 2.14 on, the memory-efficient one takes
-    grouped heads without a mask (fp32, and fp16 before Ampere), which the math kernel takes in 2.13."""
+    """PyTorch's release, which has a say in the kernel of attention "sdpa": from 2.14 on, the memory-efficient one
+    takes grouped heads without a mask (fp32, and fp16 before Ampere), which the math kernel takes in 2.13."""
     device: Device = Field(default_factory=GpuDevice)
     allocator: Allocator = Field(default_factory=Allocator)
     budget: Annotated[str, AfterValidator(_size_or_share), AfterValidator(_above_zero)] | None = None

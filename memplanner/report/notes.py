@@ -38,8 +38,8 @@ def note_sentence(note: object) -> str:
 def _other_kernel(note: OtherKernel) -> str:
     if note.kernel == "cudnn":
         return (
-            "sdpa runs cuDNN's kernel, PyTorch's first choice on this card; the workspace that cuDNN's own plan asks for "
-            "is in no source and is not counted"
+            "sdpa runs cuDNN's kernel, PyTorch's first choice on this card; the workspace that cuDNN's own plan asks "
+            "for is in no source and is not counted"
         )
     efficient = f", efficient {note.against_efficient}" if note.kernel == "math" else ""
     return f"sdpa runs {note.kernel}: flash {note.against_flash}{efficient}"

@@ -16,8 +16,8 @@ the scores' own type and cast to the value's (GPT-2). "scores": in the scores' o
 autocast softmax always runs in fp32."""
 
 Kernel = Literal["eager", "flash", "cudnn", "efficient", "efficient-grouped", "math"]
-"""Which kernel computes attention. "efficient-grouped": the memory-efficient one over grouped heads, as torch 2.14 has it;
-"efficient" is given keys and values of all heads."""
+"""Which kernel computes attention. "efficient-grouped": the memory-efficient one over grouped heads, as torch 2.14 has
+it; "efficient" is given keys and values of all heads."""
 
 
 WIDEST_GROUPED: Final = 256
@@ -79,14 +79,15 @@ class Heads(Frozen):
         if kernel == "eager":
             out, weights = eager(q, k, v, self, mask=mask, dropout=dropout, softmax=softmax, autocast=autocast)
             return ops.reshape(out, self.tokens), weights
+        # Like sdpa_attention_forward, this holds on to what is expanded until the kernel is done.
+        if kernel == "efficient" or self.is_expanded(masked=mask is not None):
+            k, v = repeat_kv(k, self), repeat_kv(v, self)
         if kernel == "math":
             return ops.reshape(
                 math(q, k, v, self, mask=mask, causal=causal, dropout=dropout, autocast=autocast), self.tokens
             ), None
-        if kernel == "efficient-grouped":
+        if kernel in ("efficient", "efficient-grouped"):
             return efficient(q, k, v, self, autocast, mask), None
-        if kernel == "efficient":
-            return efficient(q, repeat_kv(k, self), repeat_kv(v, self), self, autocast, mask), None
         if kernel == "cudnn":
             return cudnn(q, k, v, self, autocast, mask), None
         return flash(q, k, v, self, autocast), None
@@ -126,8 +127,8 @@ def repeat_kv(x: Tensor, heads: Heads) -> Tensor:
 
 
 def repeat_interleave(x: Tensor, heads: Heads) -> Tensor:
-    """torch.repeat_interleave over the heads, which always copies."""
-    if heads.groups == 1:
+    """torch.repeat_interleave over the heads, which always copies, of keys or values that are not expanded yet."""
+    if x.shape.dims[1] == heads.num_heads:
         return x
     node = x.tape.record(_repeat_backward, (x.node,), None, x.shape)
     out = x.tape.new(heads.q, x.dtype, "key/value heads expanded")
@@ -172,7 +173,6 @@ def _matmul(a: Tensor, b: Tensor, shape: Shape, name: str, autocast: Dtype | Non
     """torch.matmul of 4-D tensors. bmm takes 3-D ones: joining batch and heads may need a copy of each."""
     a, b = lowered(autocast, a, b)
     left, right = (a, b) if a.shape.dims[0] == 1 else (ops.contiguous(a), ops.contiguous(b))
-    del a, b
     return ops.bmm(left, right, shape, name)
 
 
@@ -196,8 +196,6 @@ def math(
 ) -> Tensor:
     """PyTorch's fallback without a fused kernel, in fp32 (_scaled_dot_product_attention_math)."""
     tape = q.tape
-    if is_expanded := heads.is_expanded(masked=mask is not None):
-        k, v = repeat_kv(k, heads), repeat_kv(v, heads)
     q, k, v = lowered(autocast, q, k, v)
     dtype = q.dtype
     bias = None if mask is None else additive_mask(mask, dtype)
@@ -211,7 +209,7 @@ def math(
         zero, minus = tape.new(SCALAR, FP32, "zero"), tape.new(SCALAR, FP32, "minus infinity")
         bias = tape.new(square, FP32, "causal mask")
         del zero, minus, allowed
-    keys, values = (k32, v32) if is_expanded else (repeat_interleave(k32, heads), repeat_interleave(v32, heads))
+    keys, values = repeat_interleave(k32, heads), repeat_interleave(v32, heads)
     scaled_k = ops.scale(keys, "scaled key")
     scores = _matmul(scaled_q, scaled_k, heads.scores, "attention scores", None)
     del scaled_k
@@ -271,14 +269,12 @@ def _flash_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[T
 
 
 def cudnn(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None, mask: Tensor | None) -> Tensor:
-    """cuDNN's kernel. It saves what flash does, with the seed and the offset of its dropout apart; with a mask, keys and
-    values of all heads, since transformers expands them, and the mask in the query's type.
+    """cuDNN's kernel. It saves what flash does, with the seed and the offset of its dropout apart, and the mask in the
+    query's type.
 
     Source: aten/src/ATen/native/cudnn/MHA.cpp, run_cudnn_SDP_fprop and run_cudnn_SDP_bprop.
     """
     tape = q.tape
-    if mask is not None:
-        k, v = repeat_kv(k, heads), repeat_kv(v, heads)
     q, k, v = lowered(autocast, q, k, v)
     bias = None if mask is None else additive_mask(mask, q.dtype)
     seed = tape.new(Shape(seed=1), INT64, "random seed")
@@ -327,9 +323,8 @@ def _efficient_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tup
     rows, width = _up(heads.seq, 64), _up(heads.head_dim, 64)
     tiles = Shape(batch=heads.batch, heads=heads.num_heads, seq=rows, head_dim=width)
     accumulator = tape.new(tiles, FP32, "query gradient in fp32")
-    if (
-        kv.dims[1] != heads.num_heads
-    ):  # pytorch/pytorch#191085: each query head writes its own, a second kernel sums them
+    if kv.dims[1] != heads.num_heads:
+        # pytorch/pytorch#191085: each query head writes its own, a second kernel sums them.
         dk_expanded = tape.new(heads.q, grad.dtype, "key gradient of all heads")
         dv_expanded = tape.new(heads.q, grad.dtype, "value gradient of all heads")
         del dk_expanded, dv_expanded

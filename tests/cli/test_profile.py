@@ -104,8 +104,8 @@ def test_flash_attn_is_traced_but_not_run_where_it_is_not_installed(
 ) -> None:
     words = ["profile", "tiny.json", *SHORT, "--precision", "bf16", "--attention", "flash-attention-2"]
     assert main([*words, "--device", "fake"]) == 0
-    assert main([*words, "--device", "cpu"]) == 2
-    assert "attention 'flash-attention-2': its package is not installed" in capsys.readouterr().err
+    assert main([*words, "--device", "cpu"]) == 1
+    assert "CANNOT RUN on the CPU in load: attention 'flash-attention-2': its package" in capsys.readouterr().out
 
 
 def test_json_is_the_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

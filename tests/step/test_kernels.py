@@ -83,7 +83,7 @@ def test_a_plan_may_name_the_kernel(card: float) -> None:
 def test_cards_that_share_kernels_give_the_same_answers() -> None:
     """What the planner relies on to keep a step's answer for other cards."""
     cards = (5.0, 6.1, 7.0, 7.5, 8.0, 8.6, 8.9, 9.0, 10.0, 10.3, 11.0, 12.0, 12.1)
-    calls = [
+    calls: list[tuple[Dtype, str, dict[str, Any]]] = [
         (dtype, torch, {"groups": groups, "head_dim": head_dim, "masked": masked, "dropout": dropout})
         for dtype in (FP32, FP16, BF16)
         for torch in ("2.13", "2.14")
