@@ -89,7 +89,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Models of these families with what few models have."""
 
-HEADS: dict[str, dict[str, Any]] = {
+ODD_HEADS: dict[str, dict[str, Any]] = {
     "llama-36": {**MODELS["llama"], "head_dim": 36},
     "llama-80": {**MODELS["llama"], "head_dim": 80},
     "llama-100": {**MODELS["llama"], "head_dim": 100},
@@ -106,5 +106,5 @@ HEADS: dict[str, dict[str, Any]] = {
 def plan_of(model: str, fields: dict[str, Any], folder: Path) -> TrainingPlan:
     """A plan of one of the models above, whose config is written to the folder."""
     path = folder / f"{model}.json"
-    path.write_text(json.dumps((MODELS | VARIANTS | HEADS)[model]))
+    path.write_text(json.dumps((MODELS | VARIANTS | ODD_HEADS)[model]))
     return TrainingPlan.model_validate({"model": str(path), "device": "24GiB", "precision": "bf16", **fields})

@@ -44,8 +44,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    from memplanner.catalogue import profiles_dir
-    from memplanner.validation.published import validate_published
+    from memplanner.validation.published import published_files, validate_published
     from memplanner.validation.records import records_in, validate_records
     from memplanner.validation.rows import merged
     from memplanner.validation.traces import validate_against_traces
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     paths = records_in(args.records, root)
     published = [root / word for word in args.published]
     if not paths and not published:
-        published = sorted((profiles_dir() / "published").glob("*.json"))
+        published = published_files()
     if args.against == "fake":
         gc.enable()  # models are full of cycles
         try:

@@ -12,7 +12,7 @@ from zlib import crc32
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from memplanner.catalogue import bundled_model, find_gpu
+from memplanner.catalogue import bundled_model, find_gpu, profiles_dir
 from memplanner.errors import UserError
 from memplanner.files.parse import file_error, parse_json, read_text
 from memplanner.plan.training_plan import TrainingPlan
@@ -29,6 +29,7 @@ class Measured(Settings):
     """The figures measured for a row, in bytes; None where its source has none. Other keys of the file are ignored."""
 
     model_config = ConfigDict(extra="ignore")
+    out_of_memory: bool = False
     allocated_peak: Bytes | None = None
     reserved_peak: Bytes | None = None
     process: Bytes | None = None
@@ -74,6 +75,8 @@ class PublishedRow(Settings):
     checkpointing: str
     framework: str = "none"
     versions: dict[str, str] = {}
+    in_sample: bool = False
+    """Whether what it measured has had a part in how the model was made."""
     measured: Measured
     peer_predicted: PeerPrediction | None = None
 
@@ -111,7 +114,7 @@ def validate_published(path: Path) -> Validation:
                 plan, assumptions = plan_of(row, Path(scratch))
                 estimate = predict(plan)
                 compared = published_rows(row, estimate)
-                if not compared:
+                if not compared and not row.measured.out_of_memory:
                     raise InexpressibleError("no figure was measured that a prediction has, too")
             except InexpressibleError as error:
                 validation.skipped.append(Skipped(id=row.id, reason=str(error)))
@@ -121,8 +124,7 @@ def validate_published(path: Path) -> Validation:
                 continue
             validation.assumptions += [Assumption(id=row.id, text=text) for text in assumptions]
             validation.rows += compared
-            if not passes(estimate.verdict):
-                validation.false_alarms.append(row.id)
+            validation.note_verdict(row.id, fits=passes(estimate.verdict), ran_out=row.measured.out_of_memory)
     return validation
 
 
@@ -278,6 +280,16 @@ def _model(row: PublishedRow, folder: Path, assumptions: list[str]) -> str:
     return str(path)
 
 
+def short_source(row: PublishedRow) -> str:
+    """The project that measured the row."""
+    return row.source.split(" sdist")[0].split(" scripts")[0]
+
+
+def published_files() -> list[Path]:
+    """The files of measurements that ship with memplanner."""
+    return sorted((profiles_dir() / "published").glob("*.json"))
+
+
 def published_rows(row: PublishedRow, estimate: Estimate) -> list[Row]:
     """Compare all figures that the row has and an estimate knows."""
     peaks = {phase.name: phase.peak_bytes for phase in estimate.phases}
@@ -303,7 +315,8 @@ def published_rows(row: PublishedRow, estimate: Estimate) -> list[Row]:
     return [
         Row(
             id=row.id,
-            source=row.source.split(" sdist")[0].split(" scripts")[0],
+            source=short_source(row),
+            in_sample=row.in_sample,
             gpu=row.gpu,
             method=f"{row.method} {row.quantization}" if row.quantization else row.method,
             metric=metric,

