@@ -55,6 +55,15 @@ class GpuProfile(Settings):
     """PyTorch's default cuBLAS workspace, allocated in the caching allocator."""
 
 
+def capability_of(gpu: GpuProfile | None) -> float:
+    """CUDA compute capability. 8.0, with which the flash kernel exists, stands for AMD's cards, which have it, and for
+    a device given by its size, for which it is assumed.
+    """
+    if gpu is None or gpu.vendor != "nvidia":
+        return 8.0
+    return float(gpu.compute_capability)
+
+
 class Published(Settings):
     """What a bundled model's file says about itself, under the key "memplanner"."""
 

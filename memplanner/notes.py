@@ -4,9 +4,14 @@ from memplanner.frozen import Frozen
 
 
 class OtherKernel(Frozen):
-    """PyTorch's scaled_dot_product_attention runs another kernel than flash: "efficient" or "math"."""
+    """PyTorch's scaled_dot_product_attention runs another kernel than flash: "cudnn", "efficient" or "math".
+
+    against_flash, against_efficient: why these kernels cannot run, empty where they could.
+    """
 
     kernel: str
+    against_flash: str = ""
+    against_efficient: str = ""
 
 
 class RankAboveMatrix(Frozen):

@@ -89,9 +89,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Models of these families with what few models have."""
 
+ODD_HEADS: dict[str, dict[str, Any]] = {
+    "llama-36": {**MODELS["llama"], "head_dim": 36},
+    "llama-80": {**MODELS["llama"], "head_dim": 80},
+    "llama-100": {**MODELS["llama"], "head_dim": 100},
+    "llama-208": {**MODELS["llama"], "head_dim": 208},
+    "llama-264": {**MODELS["llama"], "head_dim": 264},
+    "llama-one-kv-head": {**MODELS["llama"], "head_dim": 36, "num_key_value_heads": 1},
+    "mistral-one-kv-head": {**MODELS["mistral"], "head_dim": 100, "num_key_value_heads": 1, "sliding_window": 96},
+    "gpt2-100": {**MODELS["gpt2"], "n_embd": 400, "n_head": 4},
+    "bert-36": {**MODELS["bert"], "hidden_size": 144, "num_attention_heads": 4},
+}
+"""Models of these families with heads that few models have: no multiple of 8 wide, wider than 192, one for all keys."""
+
 
 def plan_of(model: str, fields: dict[str, Any], folder: Path) -> TrainingPlan:
     """A plan of one of the models above, whose config is written to the folder."""
     path = folder / f"{model}.json"
-    path.write_text(json.dumps((MODELS | VARIANTS)[model]))
+    path.write_text(json.dumps((MODELS | VARIANTS | ODD_HEADS)[model]))
     return TrainingPlan.model_validate({"model": str(path), "device": "24GiB", "precision": "bf16", **fields})

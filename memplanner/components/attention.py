@@ -1,7 +1,8 @@
 """Which attention kernel runs for a plan's word, and the mask that transformers makes for it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from memplanner.errors import Problem
 from memplanner.frozen import Frozen
 from memplanner.program.shapes import BF16, BOOL, FP32, SCALAR, Dtype, Shape
 from memplanner.tape.attention import Kernel
@@ -11,25 +12,62 @@ if TYPE_CHECKING:
     from memplanner.components.context import Context
 
 
+WIDEST_FLASH: Final = 256
+"""The widest head that the flash kernels take."""
+
+
+def same_kernels(compute_capability: float) -> float:
+    """The least compute capability with which the same kernels run."""
+    if compute_capability >= 12:
+        return 8.6
+    if compute_capability >= 11:
+        return 8.0
+    return next(bound for bound in (10.0, 9.0, 8.6, 8.0, 7.0, 0.0) if compute_capability >= bound)
+
+
+class Call(Frozen):
+    """A call of scaled_dot_product_attention, as far as it decides which kernel runs. groups: query heads per key/value
+    head, 1 where transformers expands them before the call.
+    """
+
+    dtype: Dtype
+    seq: int
+    groups: int
+    head_dim: int
+    masked: bool
+    dropout: float = 0.0
+
+
 class Attention(Frozen):
     """An attention implementation on a card.
 
     kind: the plan's word. compute_capability: the card's, for CUDA. padding: batches are padded, so that there is a
-    mask.
+    mask. torch: PyTorch's release.
     """
 
     kind: str
     compute_capability: float
     padding: bool
+    torch: str = "2.13"
 
-    def kernel(self, dtype: Dtype, *, groups: int, head_dim: int, masked: bool) -> Kernel:
-        """The kernel that runs for queries of this type. groups: query heads per key/value head. masked: there is a
-        mask.
+    def problem(self, dtype: Dtype, head_dim: int) -> Problem | None:
+        """Why the implementation that the plan names cannot take heads of this width."""
+        message = ""
+        if self.kind == "sdpa-efficient" and head_dim % self.alignment(dtype):
+            message = f"needs head dims that {self.alignment(dtype)} divides in {dtype}; the model's are {head_dim}"
+        if self.kind == "flash-attention-2" and head_dim > WIDEST_FLASH:
+            message = f"takes head dims up to {WIDEST_FLASH}; the model's are {head_dim}"
+        elif self.kind == "flash-attention-2" and head_dim % 8:
+            message = f"is modelled for head dims that 8 divides; the model's are {head_dim}"
+        if not message:
+            return None
+        return Problem(where="plan", key="step.attention", message=f"{self.kind!r} {message}", hint="sdpa runs there")
 
-        "sdpa" is PyTorch's own choice among flash (half precision, compute capability 8.0, head dim up to 256),
-        memory-efficient (no grouped-query attention) and math (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp);
-        transformers passes grouped heads as they are, unless there is a mask (use_gqa_in_sdpa), which flash cannot
-        take.
+    def kernel(self, call: Call) -> Kernel:
+        """The kernel that runs for a call.
+
+        "sdpa" is PyTorch's own choice: the first of cuDNN's, flash and memory-efficient that can, else math
+        (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, select_sdp_backend).
         """
         match self.kind:
             case "eager":
@@ -37,14 +75,65 @@ class Attention(Frozen):
             case "flash-attention-2":
                 return "flash"
             case "sdpa-efficient":
-                return "efficient"
+                return "efficient-grouped" if call.groups > 1 and self.torch != "2.13" else "efficient"
             case "sdpa-math":
                 return "math"
-        if dtype is not FP32 and self.compute_capability >= 8 and head_dim <= 256 and not masked:
+        if self._can_run_cudnn(call):
+            return "cudnn"
+        if not self.against_flash(call):
             return "flash"
-        if (groups > 1 and not masked) or (dtype is BF16 and self.compute_capability < 8):
+        if self.against_efficient(call):
             return "math"
-        return "efficient"
+        return "efficient-grouped" if call.groups > 1 else "efficient"
+
+    def _can_run_cudnn(self, call: Call) -> bool:
+        """check_prefer_cudnn_attention and can_use_cudnn_attention: Hopper and data-centre Blackwell (compute
+        capability 9 and 10), with cuDNN 9.15.1 or newer, which PyPI's torch for Linux requires (2.13: 9.20, 2.14:
+        9.24); dropout in sixteenths.
+
+        In 2.13 the widest heads are of 256 on Hopper and 128 on Blackwell. 2.14 trains those up to 128 and of 256 on
+        both (check_cudnn_d256_bprop_head_dim).
+        """
+        major = int(self.compute_capability)
+        if major not in (9, 10) or call.dtype is FP32 or call.head_dim % 8 or call.seq == 1 or call.dropout * 16 % 1:
+            return False
+        widest = 256 if major == 9 and self.torch == "2.13" else 128
+        return call.head_dim <= widest or (call.head_dim == 256 and self.torch != "2.13")
+
+    def against_flash(self, call: Call) -> str:
+        """Why the flash kernel cannot run (can_use_flash_attention); empty where it can.
+
+        Consumer cards since Ampere have too little shared memory for the backward pass of some wide heads
+        (check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120).
+        """
+        if call.dtype is FP32:
+            return "takes no fp32"
+        if self.compute_capability < 8:
+            return "needs sm_80"
+        if call.masked:
+            return "takes no mask"
+        is_small = 8.6 <= self.compute_capability < 9 or self.compute_capability >= 12
+        if call.head_dim > WIDEST_FLASH:
+            return f"takes no head dim {call.head_dim}"
+        if is_small and call.head_dim > 192 and (call.head_dim <= 224 or call.dropout):
+            return f"takes no head dim {call.head_dim} on this card"
+        return ""
+
+    def against_efficient(self, call: Call) -> str:
+        """Why the memory-efficient kernel cannot run (can_use_mem_efficient_attention); empty where it can."""
+        if call.dtype is BF16 and self.compute_capability < 8:
+            return "needs sm_80 for bf16"
+        if call.head_dim % self.alignment(call.dtype):
+            return f"takes no head dim {call.head_dim}"
+        if call.groups > 1 and self.torch == "2.13":  # check_batch_size_and_num_heads_dense; pytorch/pytorch#191085
+            return "takes no grouped heads"
+        return ""
+
+    def alignment(self, dtype: Dtype) -> int:
+        """What the memory-efficient kernel asks head dims to be a multiple of (minimum_gemm_alignment)."""
+        if self.compute_capability >= 8:
+            return 4 if dtype is FP32 else 8
+        return 8 if self.compute_capability >= 7 and dtype is not FP32 else 1
 
     def mask(self, ctx: "Context", *, causal: bool = True, window: int | None = None) -> Tensor | None:
         """The mask that all layers of a kind share, (batch, 1, seq, seq): for eager attention in the weights' type, for

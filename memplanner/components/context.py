@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from memplanner.components.attention import Attention
+from memplanner.components.attention import Attention, Call
 from memplanner.components.methods.base import Method
 from memplanner.components.quantization.base import Quantization
 from memplanner.frozen import Frozen
@@ -104,13 +104,27 @@ class Context:
         self.adapters_enabled = True
         self.notes: list[Note] = []
 
-    def kernel(self, heads: Heads, mask: Tensor | None) -> Kernel:
+    def kernel(self, heads: Heads, mask: Tensor | None, dropout: float) -> Kernel:
         """The attention kernel that runs on this device."""
-        kernel = self.attention.kernel(
-            self.autocast or self.weight_dtype, groups=heads.groups, head_dim=heads.head_dim, masked=mask is not None
+        attention = self.attention
+        is_expanded = heads.is_expanded(masked=mask is not None)
+        call = Call(
+            dtype=self.autocast or self.weight_dtype,
+            seq=heads.seq,
+            groups=1 if is_expanded else heads.groups,
+            head_dim=heads.head_dim,
+            masked=mask is not None,
+            dropout=dropout,
         )
-        if self.attention.kind == "sdpa" and kernel != "flash":
-            self.notes.append(OtherKernel(kernel=kernel))
+        kernel = attention.kernel(call)
+        if attention.kind == "sdpa" and kernel != "flash":
+            self.notes.append(
+                OtherKernel(
+                    kernel=kernel.removesuffix("-grouped"),
+                    against_flash=attention.against_flash(call),
+                    against_efficient=attention.against_efficient(call),
+                )
+            )
         return kernel
 
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from memplanner.catalogue import capability_of, find_gpu
 from memplanner.components.attention import Attention
 from memplanner.harness.cuda_kernels import cuda_memory
 from memplanner.harness.history import Event, Mark, Reading, read_history
@@ -23,7 +24,7 @@ from memplanner.harness.live_bytes import LiveBytes, addresses
 from memplanner.harness.loop import Untimed, marking, run_step
 from memplanner.harness.run import RunResult
 from memplanner.measurement import Outcome
-from memplanner.plan.training_plan import TrainingPlan
+from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.timeline import Category, Phase
 
 
@@ -235,7 +236,14 @@ def _log(tracker: Tracker) -> dict[Phase, list[tuple[int, str]]]:
 def faking(plan: TrainingPlan, root: Path) -> Iterator[FakeTensorMode]:
     """A mode of fake tensors on which the plan's step allocates as it would on CUDA."""
     mode = FakeTensorMode(allow_non_fake_inputs=False)
-    with cuda_memory(Attention(kind=plan.step.attention, compute_capability=8.0, padding=plan.step.padding)):
+    gpu = None if isinstance(plan.device, SizeDevice) else find_gpu(plan.device.name)
+    attention = Attention(
+        kind=plan.step.attention,
+        compute_capability=capability_of(gpu),
+        padding=plan.step.padding,
+        torch=plan.torch,
+    )
+    with cuda_memory(attention):
         yield mode
 
 

@@ -2,11 +2,14 @@
 
 Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must follow CUDA. The differences:
 
-* flash attention: saves q, k, v, the output (laid out by token) and a float32 log-sum-exp; backward makes the three
-  gradients, a float32 query accumulator and row sums, and expanded key/value gradients under grouped-query attention
-  (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and mha_bwd);
+* flash attention: pads head dims to a multiple of 8; saves q, k, v, the output (laid out as q is) and a float32
+  log-sum-exp; backward makes the three gradients, a float32 query accumulator and row sums, and expanded key/value
+  gradients under grouped-query attention (aten/src/ATen/native/transformers/attention.cpp, pad_last_dim;
+  cuda/flash_attn/flash_api.cpp, mha_fwd and mha_bwd);
 * memory-efficient attention: expands keys and values first, pads the log-sum-exp to 32 rows, and turns a boolean mask
-  into one of the query's type in each layer (cuda/attention.cu, cuda/attention_backward.cu);
+  into one of the query's type in each layer, padded to rows of 8 (attention.cpp, convert_boolean_attn_mask and
+  preprocess_mask; cuda/attention.cu, cuda/attention_backward.cu);
+* cuDNN's attention: saves what flash does, with a mask as above (ATen/native/cudnn/MHA.cpp, run_cudnn_SDP_fprop);
 * dropout: native_dropout's mask of one byte per element (ATen/native/Dropout.cpp, is_fused_kernel_acceptable);
 * softmax of float16 into float32: makes no float32 copy of the input (ATen/native/SoftMax.cpp, half_to_float);
 * singular value decomposition: cuSOLVER destroys its input, so the gradient is copied in column-major order first
@@ -25,7 +28,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from memplanner.components.attention import Attention
+from memplanner.components.attention import Attention, Call
 from memplanner.gradnormlorp import norm
 from memplanner.program.shapes import BF16, FP16, FP32
 
@@ -47,7 +50,7 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = _by_token(q)
+        out = torch.empty_like(q)
         lse = torch.empty(q.shape[:3], dtype=torch.float32)
         seed = torch.empty(2, dtype=torch.int64)
         ctx.save_for_backward(q, k, v, out, lse, seed)
@@ -58,22 +61,50 @@ class FlashAttention(torch.autograd.Function):
         q, k, v = (saved := ctx.saved_tensors)[:3]
         batch, heads, seq, dim = q.shape
         rounded = _ceil(dim, 32) if dim <= 128 else _ceil(dim, 64)
-        dq, dk, dv = _by_token(q), _by_token(k), _by_token(v)
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         sums = torch.empty(batch, heads, _ceil(seq, 128), dtype=torch.float32)
         accumulator = torch.empty(batch, _ceil(seq, 128), heads, rounded, dtype=torch.float32)
         if k.shape[1] != heads:
-            expanded = [_by_token(q), _by_token(q)]
+            expanded = [torch.empty_like(q), torch.empty_like(q)]
             del expanded
         del sums, accumulator, saved
         return dq, dk, dv
 
 
-class EfficientAttention(torch.autograd.Function):
-    """Allocates and saves what the memory-efficient kernel does; keys and values come expanded to all heads."""
+def flash_attn_func(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
+    """What the package flash-attn offers under this name, for tensors laid out (batch, seq, heads, dim)."""
+    out: Tensor = FlashAttention.apply(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return out.transpose(1, 2)
+
+
+class CudnnAttention(torch.autograd.Function):
+    """Allocates and saves what cuDNN's kernel does, but for the workspace of its own plan, which is in no source."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        bias = None if mask is None else torch.empty(mask.shape, dtype=q.dtype)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        seed, offset = torch.empty(1, dtype=torch.int64), torch.empty(1, dtype=torch.int64)
+        out = torch.empty_like(q)
+        lse = torch.empty(*q.shape[:3], 1, dtype=torch.float32)
+        ctx.save_for_backward(q, k, v, out, lse, seed, offset, bias)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v = (saved := ctx.saved_tensors)[:3]
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        accumulator_and_sums = q.shape[:3].numel() * (q.shape[3] + 1)
+        workspace = torch.empty(accumulator_and_sums, dtype=torch.float32)
+        del workspace, saved
+        return dq, dk, dv, None
+
+
+class EfficientAttention(torch.autograd.Function):
+    """Allocates and saves what the memory-efficient kernel does; keys and values come expanded to all heads, or grouped
+    as torch 2.14 takes them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         out = _by_token(q)
         lse = torch.empty(*q.shape[:2], _ceil(q.shape[2], 32), dtype=torch.float32)
         ctx.save_for_backward(q, k, v, out, lse, bias)
@@ -86,14 +117,26 @@ class EfficientAttention(torch.autograd.Function):
         sums = torch.empty(q.shape[:3], dtype=torch.float32)
         tiles = (*q.shape[:2], _ceil(q.shape[2], 64), _ceil(q.shape[3], 64))
         accumulator = torch.empty(tiles, dtype=torch.float32)
+        if k.shape[1] != q.shape[1]:
+            expanded = [torch.empty_like(q), torch.empty_like(q)]
+            del expanded
         del accumulator
         del sums, saved
         return dq, dk, dv, None
 
 
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A boolean mask in the query's type (attention.cpp, convert_boolean_attn_mask)."""
+    if mask is None:
+        return None
+    return torch.where(mask.logical_not(), float("-inf"), torch.zeros((), dtype=dtype))
+
+
 def _attention(attention: Attention) -> Any:
     """scaled_dot_product_attention with the kernel that runs for each call's tensors."""
     from transformers.integrations.sdpa_attention import repeat_kv
+
+    functional = torch.nn.functional
 
     def scaled_dot_product_attention(
         query: Tensor,
@@ -107,19 +150,34 @@ def _attention(attention: Attention) -> Any:
     ) -> Tensor:
         lowered = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
         groups = query.shape[1] // key.shape[1] if enable_gqa else 1
-        kernel = attention.kernel(
-            _DTYPES[lowered], groups=groups, head_dim=query.shape[3], masked=attn_mask is not None
+        call = Call(
+            dtype=_DTYPES[lowered],
+            seq=key.shape[2],
+            groups=groups,
+            head_dim=query.shape[3],
+            masked=attn_mask is not None,
+            dropout=dropout_p,
         )
+        kernel = attention.kernel(call)
         if kernel == "math":
             with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
                 return _sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         query, key, value = query.to(lowered), key.to(lowered), value.to(lowered)
-        if kernel == "efficient":
-            if groups > 1:
+        bias = _additive(attn_mask, lowered)
+        if kernel == "cudnn":
+            return CudnnAttention.apply(query, key, value, bias)  # type: ignore[no-any-return]
+        if kernel in ("efficient", "efficient-grouped"):
+            if groups > 1 and kernel == "efficient":
                 key, value = (repeat_kv(t, groups) for t in (key, value))
-            return EfficientAttention.apply(query, key, value, attn_mask)  # type: ignore[no-any-return]
-        assert attn_mask is None, "flash takes no mask"
-        return FlashAttention.apply(query, key, value)  # type: ignore[no-any-return]
+            if bias is not None and bias.shape[3] % 8:  # pad_bias
+                bias = functional.pad(bias, (0, -bias.shape[3] % 8))[..., : bias.shape[3]]
+            return EfficientAttention.apply(query, key, value, bias)  # type: ignore[no-any-return]
+        assert bias is None, "flash takes no mask"
+        dim = query.shape[3]
+        if dim % 8:  # pad_last_dim
+            query, key, value = (functional.pad(t, (0, -dim % 8)) for t in (query, key, value))
+        out: Tensor = FlashAttention.apply(query, key, value)
+        return out if out.shape[3] == dim else out[..., :dim]
 
     return scaled_dot_product_attention
 
@@ -128,10 +186,8 @@ _sdpa = torch.nn.functional.scaled_dot_product_attention
 _DTYPES: Final = {torch.float32: FP32, torch.bfloat16: BF16, torch.float16: FP16}
 
 
-def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    if not training or p == 0:
-        return input
-    return torch.native_dropout(input, p, True)[0]
+def _dropout(input: Tensor, p: float, train: bool) -> Tensor:
+    return torch.native_dropout(input, p, train)[0] if train and p else input
 
 
 class _HalfToFloatSoftmax(torch.autograd.Function):
@@ -231,13 +287,16 @@ def cuda_memory(attention: Attention) -> Iterator[None]:
     attention: which attention kernels run.
     """
     import bitsandbytes
+    import transformers
     import transformers.masking_utils as masks
+    import transformers.modeling_flash_attention_utils as flash_attn
 
     functional = torch.nn.functional
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context
         patch(unittest.mock.patch.object(functional, "scaled_dot_product_attention", _attention(attention)))
-        patch(unittest.mock.patch.object(functional, "dropout", _dropout))
+        # Registered with the dispatcher, since the math kernel calls dropout in C++.
+        patch(torch.library._scoped_library("aten", "IMPL")).impl("dropout", _dropout, "AutogradCPU")
         patch(unittest.mock.patch.object(functional, "softmax", _cuda_softmax))
         patch(unittest.mock.patch.object(functional, "layer_norm", _cuda_layer_norm))
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))
@@ -259,4 +318,12 @@ def cuda_memory(attention: Attention) -> Iterator[None]:
             )
         )
         patch(unittest.mock.patch.object(masks, "find_packed_sequence_indices", lambda *_: None))
+        # The package flash-attn, which needs no installation here.
+        model = transformers.PreTrainedModel
+        patch(unittest.mock.patch.object(model, "_flash_attn_can_dispatch", lambda *_, **__: True))
+        functions = (flash_attn_func, None, None, None, None)
+        loaded = (functions, (flash_attn._lazy_define_process_function(flash_attn_func), dict))
+        for module in (flash_attn, transformers.modeling_utils):
+            patch(unittest.mock.patch.object(module, "lazy_import_flash_attention", lambda *_, **__: loaded))
+        patch(unittest.mock.patch.object(flash_attn, "_is_packed_sequence", lambda *_: False))
         yield

@@ -121,6 +121,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(flag="--grad-accumulation", path=("step", "grad_accumulation"), values="integer"),
     Option(flag="--checkpointing", path=("step", "checkpointing"), metavar="none|full|every-N"),
     Option(flag="--attention", path=("step", "attention")),
+    Option(flag="--torch", path=("torch",)),
     Option(flag="--loss", path=("step", "loss")),
     Option(flag="--per-layer-updates", path=("step", "per_layer_updates"), values="switch"),
     Option(flag="--keep-gradients", path=("step", "keep_gradients"), values="switch"),

@@ -70,6 +70,15 @@ def _kbit_preparation(value: Any) -> Any:
 
 
 KbitPreparation = Annotated[Literal["all", "norms", "none"], BeforeValidator(_kbit_preparation)]
+
+
+def _release(value: Any) -> Any:
+    """2.13.1+cu130 is of the release 2.13."""
+    matched = re.fullmatch(r"(\d+\.\d+)(\.\d+)?(\+\w+)?", value, re.ASCII) if isinstance(value, str) else None
+    return matched[1] if matched else value
+
+
+TorchRelease = Annotated[Literal["2.13", "2.14"], BeforeValidator(_release)]
 Attention = Literal["eager", "sdpa", "sdpa-math", "sdpa-efficient", "flash-attention-2"]
 
 Kernel = Literal["liger-rms-norm", "liger-rope", "liger-swiglu"]
@@ -107,7 +116,8 @@ class Step(Settings):
     checkpointing: Annotated[str, AfterValidator(_checkpointing)] = "none"
     """Activation checkpointing: none, full (every block) or every-N (each N-th block)."""
     attention: Attention = "sdpa"
-    """Attention implementation; "sdpa" is the flash kernel where the data type allows it."""
+    """Attention implementation; "sdpa" is the kernel that PyTorch picks: flash where data type, card and mask allow it,
+    cuDNN's on Hopper and data-centre Blackwell."""
     padding: bool = False
     """Batches are padded, so attention gets a mask tensor: SDPA then expands grouped heads, keeps a mask per layer and
     cannot use the flash kernel. (transformers 4.5x made such a mask for unpadded batches as well.)"""
@@ -241,6 +251,9 @@ class TrainingPlan(Settings):
     hidden states with it), the norms (trl's SFTTrainer with bf16=True takes embeddings and head back), or none."""
     optimizer: Annotated[Optimizer, OPTIMIZERS] = Field(default_factory=OPTIMIZERS.default("adamw"))
     step: Step = Field(default_factory=Step)
+    torch: TorchRelease = "2.13"
+    """PyTorch's release, which has a say in the kernel of attention "sdpa": from 2.14 on, the memory-efficient one
+    takes grouped heads without a mask (fp32, and fp16 before Ampere), which the math kernel takes in 2.13."""
     device: Device = Field(default_factory=GpuDevice)
     allocator: Allocator = Field(default_factory=Allocator)
     budget: Annotated[str, AfterValidator(_size_or_share), AfterValidator(_above_zero)] | None = None

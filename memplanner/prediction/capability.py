@@ -8,22 +8,13 @@ RDNA 3, its README.md says), bitsandbytes' README.md in its table, and torch.cud
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from memplanner.catalogue import GpuProfile
+from memplanner.catalogue import GpuProfile, capability_of
 from memplanner.components.optimizers.adamw8bit import AdamW8bit
 from memplanner.errors import Problem, UserError
 from memplanner.notes import EmulatedBf16, Note
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.program.shapes import BF16
 from memplanner.step.assemble import PRECISIONS, numerics_of
-
-
-def capability_of(gpu: GpuProfile | None) -> float:
-    """CUDA compute capability. 8.0, with which the flash kernel exists, stands for AMD's cards, which have it, and for
-    a device given by its size, for which it is assumed.
-    """
-    if gpu is None or gpu.vendor != "nvidia":
-        return 8.0
-    return float(gpu.compute_capability)
 
 
 class Requirement(NamedTuple):

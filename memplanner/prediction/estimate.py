@@ -3,11 +3,12 @@
 from collections import Counter
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Final
 
 from memplanner.allocator import DeviceFullError
 from memplanner.allocator.making import MADE_LATE
 from memplanner.allocator.simulation import AllocatorSimulation, Footprint
-from memplanner.catalogue import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
+from memplanner.catalogue import GpuProfile, ModelProfile, capability_of, find_gpu, find_model, is_bundled
 from memplanner.components.architectures.family import Family
 from memplanner.components.architectures.registry import read_config
 from memplanner.components.architectures.tasks import Task
@@ -15,7 +16,7 @@ from memplanner.errors import Problem, UserError
 from memplanner.frozen import Frozen
 from memplanner.notes import AssumedContext, ContextAboveLimit, Note, TypicalBatch
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
-from memplanner.prediction.capability import capability_of, refuse_beyond, remarks_on
+from memplanner.prediction.capability import refuse_beyond, remarks_on
 from memplanner.prediction.margin import Margin, margin_of
 from memplanner.prediction.timeline import Timeline
 from memplanner.prediction.verdict import device_total, limit_of, verdict_of
@@ -27,7 +28,9 @@ from memplanner.step.run import run
 from memplanner.timeline import Category, Phase, PhasePeak, TensorRow, Verdict
 from memplanner.units import parse_size
 
-IMPLEMENTATION = "transformers 5 + peft 0.21 eager, PyTorch 2.13 autograd and caching allocator"
+RELEASE: Final = TrainingPlan.model_fields["torch"].get_default()
+"""PyTorch's, by which all is modelled but the kernels that a plan's own release decides."""
+IMPLEMENTATION = f"transformers 5 + peft 0.21 eager, PyTorch {RELEASE} autograd and caching allocator"
 """The code that is modelled; other code may need another amount for the same plan."""
 
 DEFAULT_WORKSPACE_BYTES = 8_519_680
@@ -415,6 +418,7 @@ def estimate_of(
         live_phases=tuple(phases),
         program=program,
         simulation=simulation,
+        implementation=IMPLEMENTATION + (f"; SDPA of PyTorch {plan.torch}" if plan.torch != RELEASE else ""),
         step_notes=tuple(dict.fromkeys(notes)),
         peak_moment=moments.get(peak.name),
         liveness=liveness,

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Final
 
 from memplanner.allocator.simulation import AllocatorSimulation
-from memplanner.catalogue import GpuProfile
+from memplanner.catalogue import GpuProfile, capability_of
+from memplanner.components.attention import same_kernels
 from memplanner.notes import Note
 from memplanner.plan.training_plan import TrainingPlan
-from memplanner.prediction.capability import capability_of
 from memplanner.prediction.estimate import (
     Estimate,
     estimate_of,
@@ -23,8 +23,6 @@ from memplanner.program.symbolic_program import SymbolicProgram
 from memplanner.step.assemble import assemble
 from memplanner.step.run import run, run_symbolically
 
-NEWEST_KERNELS: Final = 8
-"""The compute capability from which on all devices get the same kernels; below it, those of one major version do."""
 _OTHER_DEVICE: Final = {
     name: TrainingPlan.model_fields[name].get_default() for name in ("device", "allocator", "budget", "headroom")
 }
@@ -54,7 +52,7 @@ class Predictor:
         gpu = gpu_of(plan)
         workspace = workspace_of(gpu)
         # Besides its plan a step depends on the kernels of the device and on the present content of the model's file.
-        around = (min(int(capability_of(gpu)), NEWEST_KERNELS), stamp_of(plan.model, self.root))
+        around = (same_kernels(capability_of(gpu)), stamp_of(plan.model, self.root))
         step = plan.model_copy(update=_OTHER_DEVICE)
         same_step = None
         for past_around, past_workspace, past_step, estimate in reversed(self._recent):  # the most recent first

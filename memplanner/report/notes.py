@@ -37,7 +37,13 @@ def note_sentence(note: object) -> str:
 
 @note_sentence.register
 def _other_kernel(note: OtherKernel) -> str:
-    return f"attention 'sdpa' runs PyTorch's {note.kernel} kernel here: flash cannot take this plan"
+    if note.kernel == "cudnn":
+        return (
+            "sdpa runs cuDNN's kernel, PyTorch's first choice on this card; the workspace that cuDNN's own plan asks "
+            "for is in no source and is not counted"
+        )
+    efficient = f", efficient {note.against_efficient}" if note.kernel == "math" else ""
+    return f"sdpa runs {note.kernel}: flash {note.against_flash}{efficient}"
 
 
 @note_sentence.register

@@ -99,14 +99,20 @@ def assemble(plan: TrainingPlan, family: Family, config: Any, *, compute_capabil
     if plan.fp32_embeddings and not family.types_apart:
         message = f"is not modelled for the family {family.name}"
         raise UserError(Problem(where="plan", key="fp32_embeddings", message=message))
+    numerics = numerics_of(plan)
+    attention = Attention(
+        kind=step.attention, compute_capability=compute_capability, padding=step.padding, torch=plan.torch
+    )
+    if problem := attention.problem(numerics.autocast or numerics.weights, family.heads(config)[1]):
+        raise UserError(problem)
     return Step(
         family=family,
         config=config,
         method=method,
         rule=rule,
         loss=_loss_of(plan, family, config),
-        numerics=numerics_of(plan),
-        attention=Attention(kind=step.attention, compute_capability=compute_capability, padding=step.padding),
+        numerics=numerics,
+        attention=attention,
         quantization=_quantization(plan, config),
         ranks={_in_tape(path, modules): rank for path, rank in ranks.items()},
         copied=frozenset(_in_tape(path, modules) for path in copied),

@@ -3,7 +3,7 @@
 Shapes: heads (batch, heads, seq, dim), kv_heads (batch, kv_heads, seq, dim), scores (batch, heads, seq, seq).
 """
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from memplanner.frozen import Frozen
 from memplanner.program.shapes import BOOL, FP32, INT64, SCALAR, Dtype, Shape
@@ -15,7 +15,13 @@ Softmax = Literal["fp32", "value", "scores"]
 the scores' own type and cast to the value's (GPT-2). "scores": in the scores' own type, without a cast (BERT). Under
 autocast softmax always runs in fp32."""
 
-Kernel = Literal["eager", "flash", "efficient", "math"]
+Kernel = Literal["eager", "flash", "cudnn", "efficient", "efficient-grouped", "math"]
+"""Which kernel computes attention. "efficient-grouped": the memory-efficient one over grouped heads, as torch 2.14 has
+it; "efficient" is given keys and values of all heads."""
+
+
+WIDEST_GROUPED: Final = 256
+"""The widest head whose grouped keys and values transformers leaves to SDPA."""
 
 
 class Heads(Frozen):
@@ -73,13 +79,34 @@ class Heads(Frozen):
         if kernel == "eager":
             out, weights = eager(q, k, v, self, mask=mask, dropout=dropout, softmax=softmax, autocast=autocast)
             return ops.reshape(out, self.tokens), weights
+        # Like sdpa_attention_forward, this holds on to what is expanded until the kernel is done.
+        if kernel == "efficient" or self.is_expanded(masked=mask is not None):
+            k, v = repeat_kv(k, self), repeat_kv(v, self)
         if kernel == "math":
             return ops.reshape(
                 math(q, k, v, self, mask=mask, causal=causal, dropout=dropout, autocast=autocast), self.tokens
             ), None
-        if kernel == "efficient":
+        if kernel in ("efficient", "efficient-grouped"):
             return efficient(q, k, v, self, autocast, mask), None
+        if kernel == "cudnn":
+            return cudnn(q, k, v, self, autocast, mask), None
         return flash(q, k, v, self, autocast), None
+
+    def with_head_dim(self, head_dim: int) -> "Heads":
+        """The same layer with heads of another width."""
+        return Heads.of(
+            batch=self.batch,
+            seq=self.seq,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=head_dim,
+        )
+
+    def is_expanded(self, *, masked: bool) -> bool:
+        """Whether transformers gives every query head its own keys and values before it calls SDPA: it leaves grouped
+        heads to it only without a mask (integrations/sdpa_attention.py, use_gqa_in_sdpa).
+        """
+        return masked or self.head_dim > WIDEST_GROUPED
 
     @property
     def groups(self) -> int:
@@ -100,8 +127,8 @@ def repeat_kv(x: Tensor, heads: Heads) -> Tensor:
 
 
 def repeat_interleave(x: Tensor, heads: Heads) -> Tensor:
-    """torch.repeat_interleave over the heads, which always copies."""
-    if heads.groups == 1:
+    """torch.repeat_interleave over the heads, which always copies, of keys or values that are not expanded yet."""
+    if x.shape.dims[1] == heads.num_heads:
         return x
     node = x.tape.record(_repeat_backward, (x.node,), None, x.shape)
     out = x.tape.new(heads.q, x.dtype, "key/value heads expanded")
@@ -146,7 +173,6 @@ def _matmul(a: Tensor, b: Tensor, shape: Shape, name: str, autocast: Dtype | Non
     """torch.matmul of 4-D tensors. bmm takes 3-D ones: joining batch and heads may need a copy of each."""
     a, b = lowered(autocast, a, b)
     left, right = (a, b) if a.shape.dims[0] == 1 else (ops.contiguous(a), ops.contiguous(b))
-    del a, b
     return ops.bmm(left, right, shape, name)
 
 
@@ -170,11 +196,9 @@ def math(
 ) -> Tensor:
     """PyTorch's fallback without a fused kernel, in fp32 (_scaled_dot_product_attention_math)."""
     tape = q.tape
-    if mask is not None:
-        k, v = repeat_kv(k, heads), repeat_kv(v, heads)
     q, k, v = lowered(autocast, q, k, v)
     dtype = q.dtype
-    bias = None if mask is None else tape.new(mask.shape, dtype, "attention mask of this layer")
+    bias = None if mask is None else additive_mask(mask, dtype)
     q32, k32, v32 = (ops.to(t, FP32, "in fp32") for t in (q, k, v))
     scaled_q = ops.scale(q32, "scaled query")
     if mask is None and causal:
@@ -185,8 +209,10 @@ def math(
         zero, minus = tape.new(SCALAR, FP32, "zero"), tape.new(SCALAR, FP32, "minus infinity")
         bias = tape.new(square, FP32, "causal mask")
         del zero, minus, allowed
-    keys, values = (k32, v32) if mask is not None else (repeat_interleave(k32, heads), repeat_interleave(v32, heads))
-    scores = _matmul(scaled_q, ops.scale(keys, "scaled key"), heads.scores, "attention scores", None)
+    keys, values = repeat_interleave(k32, heads), repeat_interleave(v32, heads)
+    scaled_k = ops.scale(keys, "scaled key")
+    scores = _matmul(scaled_q, scaled_k, heads.scores, "attention scores", None)
+    del scaled_k
     if bias is not None:
         scores = ops.add_constant(scores, bias, "masked scores")
     weights = ops.softmax(scores)
@@ -204,28 +230,32 @@ def math(
 def flash(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None) -> Tensor:
     """The flash kernel of PyTorch or of flash-attn. It saves q, k, v, its output and one fp32 number per query row.
 
-    The output and the gradients are laid out as (batch, seq, heads, dim), so that merging the heads needs no copy.
+    The output and the gradients are laid out as q, k and v are, in the models here by token, so that merging the heads
+    needs no copy. Head dims that are no multiple of 8 are padded to one before, and those copies are what is saved
+    (aten/src/ATen/native/transformers/attention.cpp, pad_last_dim and post_process_flash_output).
     """
     tape = q.tape
     q, k, v = lowered(autocast, q, k, v)
-    out = tape.new(heads.q, q.dtype, "attention output")
-    out.transposed = True
+    padded = heads
+    if heads.head_dim % 8:
+        padded = heads.with_head_dim(_up(heads.head_dim, 8))
+        q = ops.pad_last(q, padded.q, "padded query")
+        k = ops.pad_last(k, padded.kv, "padded key")
+        v = ops.pad_last(v, padded.kv, "padded value")
+    out = tape.like(q, "attention output")
     lse = tape.new(heads.lse, FP32, "log-sum-exp")
     seed = tape.new(Shape(philox=2), INT64, "random state")
-    node = tape.record(_flash_backward, (q.node, k.node, v.node), (q, k, v, out, lse, seed), heads)
+    node = tape.record(_flash_backward, (q.node, k.node, v.node), (q, k, v, out, lse, seed), padded)
     out.node = node
-    return _merge(out, heads)
+    return _merge(out if padded is heads else ops.slice_last(out, heads.q), heads)
 
 
 def _flash_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, ...]:
     # aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_bwd
     heads: Heads = node.ctx
-    seq = -(-heads.seq // 128) * 128
-    dim = heads.head_dim if heads.head_dim % 8 == 0 else -(-heads.head_dim // 8) * 8
-    rounded = -(-dim // 32) * 32 if dim <= 128 else -(-dim // 64) * 64
-    dq = _grad(tape, heads.q, grad.dtype, "query gradient")
-    dk = _grad(tape, heads.kv, grad.dtype, "key gradient")
-    dv = _grad(tape, heads.kv, grad.dtype, "value gradient")
+    dq, dk, dv = _gradients_like(tape, grad.dtype, *saved[:3])
+    seq = _up(heads.seq, 128)
+    rounded = _up(heads.head_dim, 32 if heads.head_dim <= 128 else 64)
     delta = tape.new(Shape(batch=heads.batch, heads=heads.num_heads, seq=seq), FP32, "softmax gradient sums")
     accumulator = tape.new(
         Shape(batch=heads.batch, seq=seq, heads=heads.num_heads, head_dim=rounded), FP32, "query gradient in fp32"
@@ -238,17 +268,43 @@ def _flash_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[T
     return dq, dk, dv
 
 
-def efficient(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None, mask: Tensor | None) -> Tensor:
-    """The memory-efficient kernel, which needs keys and values expanded to all heads."""
-    k = repeat_kv(k, heads)
-    v = repeat_kv(v, heads)
+def cudnn(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None, mask: Tensor | None) -> Tensor:
+    """cuDNN's kernel. It saves what flash does, with the seed and the offset of its dropout apart, and the mask in the
+    query's type.
+
+    Source: aten/src/ATen/native/cudnn/MHA.cpp, run_cudnn_SDP_fprop and run_cudnn_SDP_bprop.
+    """
     tape = q.tape
     q, k, v = lowered(autocast, q, k, v)
-    # A boolean mask becomes one in the query's type, kept for backward (convert_boolean_attn_mask).
-    bias = None if mask is None else tape.new(mask.shape, q.dtype, "attention mask of this layer")
+    bias = None if mask is None else additive_mask(mask, q.dtype)
+    seed = tape.new(Shape(seed=1), INT64, "random seed")
+    offset = tape.new(Shape(offset=1), INT64, "random offset")
+    out = tape.like(q, "attention output")
+    lse = tape.new(heads.lse, FP32, "log-sum-exp")
+    saved = (q, k, v, out, lse, seed, offset, bias)
+    out.node = tape.record(_cudnn_backward, (q.node, k.node, v.node), saved, heads)
+    return _merge(out, heads)
+
+
+def _cudnn_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, ...]:
+    # The workspace that cudnn-frontend asks for (scaled_dot_product_flash_attention.h, CompositeSDPABackwardNode,
+    # get_fe_workspace_size_node). What cuDNN's own plan adds to it is in no source.
+    heads: Heads = node.ctx
+    dq, dk, dv = _gradients_like(tape, grad.dtype, *saved[:3])
+    columns = Shape(batch=heads.batch, heads=heads.num_heads, seq=heads.seq, head_dim_and_sum=heads.head_dim + 1)
+    workspace = tape.new(columns, FP32, "query gradient and softmax gradient sums in fp32")
+    del workspace
+    return dq, dk, dv
+
+
+def efficient(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None, mask: Tensor | None) -> Tensor:
+    """The memory-efficient kernel. Keys and values are those of all heads, or, from torch 2.14 on, of grouped ones."""
+    tape = q.tape
+    q, k, v = lowered(autocast, q, k, v)
+    bias = None if mask is None else additive_mask(mask, q.dtype, multiple=8)
     out = tape.new(heads.q, q.dtype, "attention output")
     out.transposed = True
-    padded = -(-heads.seq // 32) * 32
+    padded = _up(heads.seq, 32)
     lse = tape.new(Shape(batch=heads.batch, heads=heads.num_heads, seq=padded), FP32, "log-sum-exp")
     node = tape.record(_efficient_backward, (q.node, k.node, v.node), (q, k, v, out, lse, bias), heads)
     out.node = node
@@ -258,17 +314,50 @@ def efficient(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | N
 def _efficient_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, ...]:
     # aten/src/ATen/native/transformers/cuda/attention_backward.cu, _efficient_attention_backward
     heads: Heads = node.ctx
+    kv: Shape = saved[1].shape
     dq = _grad(tape, heads.q, grad.dtype, "query gradient")
-    dk = _grad(tape, heads.q, grad.dtype, "key gradient")
-    dv = _grad(tape, heads.q, grad.dtype, "value gradient")
+    dk = _grad(tape, kv, grad.dtype, "key gradient")
+    dv = _grad(tape, kv, grad.dtype, "value gradient")
     delta = tape.new(heads.lse, FP32, "softmax gradient sums")
     # kernel_backward.h: kNeedsAccumGradQ holds from compute capability 7.0 on, in tiles of 64 rows and 64 columns.
-    rows, width = -(-heads.seq // 64) * 64, -(-heads.head_dim // 64) * 64
+    rows, width = _up(heads.seq, 64), _up(heads.head_dim, 64)
     tiles = Shape(batch=heads.batch, heads=heads.num_heads, seq=rows, head_dim=width)
     accumulator = tape.new(tiles, FP32, "query gradient in fp32")
+    if kv.dims[1] != heads.num_heads:
+        # pytorch/pytorch#191085: each query head writes its own, a second kernel sums them.
+        dk_expanded = tape.new(heads.q, grad.dtype, "key gradient of all heads")
+        dv_expanded = tape.new(heads.q, grad.dtype, "value gradient of all heads")
+        del dk_expanded, dv_expanded
     del accumulator
     del delta
     return dq, dk, dv
+
+
+def additive_mask(mask: Tensor, dtype: Dtype, *, multiple: int = 1) -> Tensor:
+    """A boolean mask as one in the query's type, which each layer makes and keeps for backward; multiple: of its rows,
+    which are padded to it (attention.cpp, convert_boolean_attn_mask and pad_bias).
+    """
+    tape, keys = mask.tape, mask.shape.dims[3]
+    inverted = tape.new(mask.shape, BOOL, "attention mask inverted")
+    zero = tape.new(SCALAR, dtype, "zero")
+    bias = tape.new(mask.shape, dtype, "attention mask of this layer")
+    del inverted, zero
+    if keys % multiple == 0:
+        return bias
+    batch, one, queries, _ = mask.shape.dims
+    rows = Shape(batch=batch, one=one, queries=queries, keys=_up(keys, multiple))
+    return tape.new(rows, dtype, "attention mask of this layer, padded")
+
+
+def _up(number: int, multiple: int) -> int:
+    """The next multiple that is not below the number."""
+    return -(-number // multiple) * multiple
+
+
+def _gradients_like(tape: Tape, dtype: Dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of q, k and v, laid out as these are (empty_like)."""
+    names = ("query gradient", "key gradient", "value gradient")
+    return tuple(tape.like(x, name, dtype) for x, name in zip(tensors, names, strict=True))
 
 
 def _grad(tape: Tape, shape: Shape, dtype: Dtype, name: str) -> Tensor:
@@ -278,5 +367,5 @@ def _grad(tape: Tape, shape: Shape, dtype: Dtype, name: str) -> Tensor:
 
 
 def _merge(out: Tensor, heads: Heads) -> Tensor:
-    """View a (batch, heads, seq, dim) tensor whose memory is ordered by token as (batch, seq, heads·dim)."""
+    """A (batch, heads, seq, dim) tensor as (batch, seq, heads·dim): a view where its memory is ordered by token."""
     return ops.reshape(ops.transpose(out, heads.by_token), heads.tokens)

@@ -323,6 +323,28 @@ def rotate_half(x: Tensor, half: Shape) -> Tensor:
     return out
 
 
+def slice_last(x: Tensor, shape: Shape) -> Tensor:
+    """x[..., :n]: a view; backward makes a zero-filled gradient of the whole."""
+    out = x.tape.view(x, shape)
+    out.transposed = x.transposed
+    out.node = x.tape.record(_slice_backward, (x.node,), None, x.shape)
+    return out
+
+
+def pad_last(x: Tensor, shape: Shape, name: str) -> Tensor:
+    """torch.nn.functional.pad of the last dimension (constant_pad_nd): a copy in the shape's order, as the backward's
+    is.
+    """
+    node = x.tape.record(_pad_backward, (x.node,), None, x.shape)
+    out = x.tape.new(shape, x.dtype, name)
+    out.node = node
+    return out
+
+
+def _pad_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+    return (tape.new(node.ctx, grad.dtype, "gradient without padding"),)
+
+
 def _slice_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
     return (tape.new(node.ctx, grad.dtype, "gradient of a slice"),)
 

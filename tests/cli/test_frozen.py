@@ -13,7 +13,7 @@ CHECK_FLAGS = (
     "--grad-accumulation --headroom --ignore-key --keep-gradients --keep-outputs --locked --loss --method "
     "--modules-to-save --no-expandable-segments --no-keep-gradients --no-keep-outputs --no-per-layer-updates "
     "--num-labels --optimizer --optimizer-bits --per-layer-updates --plan --precision --projection-rank --quantization "
-    "--rank --seq-len --strict --target-modules --task --tolerance"
+    "--rank --seq-len --strict --target-modules --task --tolerance --torch"
 )
 
 

@@ -78,6 +78,36 @@ def test_a_run_is_laid_over_its_prediction(folder: Path, capsys: pytest.CaptureF
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "--precision bf16",
+        "--precision bf16 --gpu h100-sxm",
+        "--precision fp16 --gpu t4",
+        "--attention eager",
+        "--torch 2.14",
+    ],
+)
+def test_whatever_kernel_takes_padded_batches_a_trace_is_made(
+    words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "plan.toml").write_text('model = "tiny.json"\n[step]\npadding = true\n')
+    assert main(["profile", "plan.toml", "--device", "fake", *SHORT, *words.split()]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.endswith("%")]
+    assert len(rows) == 6
+    assert max(abs(float(row[-1].removesuffix("%"))) for row in rows) <= 0.5
+
+
+def test_flash_attn_is_traced_but_not_run_where_it_is_not_installed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["profile", "tiny.json", *SHORT, "--precision", "bf16", "--attention", "flash-attention-2"]
+    assert main([*words, "--device", "fake"]) == 0
+    assert main([*words, "--device", "cpu"]) == 1
+    assert "CANNOT RUN on the CPU in load: attention 'flash-attention-2': its package" in capsys.readouterr().out
+
+
 def test_json_is_the_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["profile", "tiny.json", "--device", "cpu", *SHORT, "--format", "json", "--out", "records"]
     assert main([*words, "--rank-evidence", "--steps", "1"]) == 0

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
+from memplanner.catalogue import capability_of
 from memplanner.notes import Note
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor, predict
-from memplanner.prediction.capability import capability_of
 from memplanner.prediction.estimate import estimate_of, gpu_of, model_of
 from memplanner.program.liveness import Liveness
 from memplanner.program.symbolic_program import SymbolicProgram

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
+from memplanner.catalogue import capability_of
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
-from memplanner.prediction.capability import capability_of
 from memplanner.prediction.estimate import estimate_of, gpu_of, model_of
 from memplanner.program.as_json import dumps, loads
 from memplanner.program.program import StepProgram

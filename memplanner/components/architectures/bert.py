@@ -68,7 +68,7 @@ class Bert:
             for spec in (self.query, self.key, self.value)
         )
         return heads.attend(
-            self.ctx.kernel(heads, mask),
+            self.ctx.kernel(heads, mask, self.c.attention_dropout),
             q,
             k,
             v,

@@ -59,7 +59,7 @@ class Gpt2:
         q, k, v = ops.split(self.ctx.linear(self.c_attn, x, self.joined), self.hidden, 3)
         q, k, v = (ops.view_heads(t, heads.q) for t in (q, k, v))
         out, weights = heads.attend(
-            self.ctx.kernel(heads, mask),
+            self.ctx.kernel(heads, mask, self.c.attention_dropout),
             q,
             k,
             v,

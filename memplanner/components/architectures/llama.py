@@ -135,7 +135,7 @@ class Llama:
             q, k = q_rotated, k_rotated
             del q_rotated, k_rotated
         out, weights = heads.attend(
-            self.ctx.kernel(heads, shared.mask),
+            self.ctx.kernel(heads, shared.mask, self.c.attention_dropout),
             q,
             k,
             v,

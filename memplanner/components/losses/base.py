@@ -61,10 +61,14 @@ class Loss(Settings):
 
 
 def batch_of(ctx: "Context", labels: Shape, dtype: Dtype = INT64) -> Batch:
-    """Token ids (batch, seq) and labels of this shape and type."""
-    tape = ctx.tape
+    """Token ids (batch, seq), labels of this shape and type and, where batches are padded, which tokens count (batch,
+    seq).
+    """
+    tape, tokens = ctx.tape, Shape(batch=ctx.batch, seq=ctx.seq)
     category, tape.category = tape.category, "inputs"
-    batch = {"input_ids": tape.new(Shape(batch=ctx.batch, seq=ctx.seq), INT64, "input ids")}
+    batch = {"input_ids": tape.new(tokens, INT64, "input ids")}
     batch["labels"] = tape.new(labels, dtype, "labels")
+    if ctx.attention.padding:
+        batch["attention_mask"] = tape.new(tokens, INT64, "attention mask of tokens")
     tape.category = category
     return batch

@@ -56,7 +56,10 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     dtype = DTYPES[plan.precision] if plan.master_weights else AUTOCAST[plan.precision]
     with torch.device(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        base = factory.from_config(config, dtype=dtype)
+        try:
+            base = factory.from_config(config, dtype=dtype)
+        except ImportError as error:
+            raise NotBuildableError(f"attention {plan.step.attention!r}: its package is not installed") from error
         if plan.fp32_embeddings:
             _keep_in_fp32(base)
         if plan.quantization != "none":
