@@ -9,7 +9,7 @@ from memplanner.components.methods.base import Method
 from memplanner.components.quantization.base import Quantization
 from memplanner.frozen import Frozen
 from memplanner.notes import Note, OtherKernel
-from memplanner.program.shapes import Dtype, Shape
+from memplanner.program.shapes import FP32, Dtype, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads, Kernel
 from memplanner.tape.engine import Param, Role, Tape, Tensor
@@ -104,12 +104,21 @@ class Context:
         self.adapters_enabled = True
         self.notes: list[Note] = []
 
-    def kernel(self, heads: Heads, mask: Tensor | None, dropout: float) -> Kernel:
-        """The attention kernel that runs on this device."""
+    def attention_type(self, dtype: Dtype) -> Dtype | None:
+        """The type that queries, keys and values of this type are cast to, if any: autocast's, or, for the package
+        flash-attn, which takes no fp32, the model's own over a quantised base (transformers'
+        integrations/flash_attention.py, get_target_dtype).
+        """
+        if self.autocast is None and dtype is FP32 and self.attention.kind == "flash-attention-2":
+            return self.numerics.compute
+        return self.autocast
+
+    def kernel(self, heads: Heads, mask: Tensor | None, dropout: float, dtype: Dtype) -> Kernel:
+        """The attention kernel that runs on this device for queries of this type, which autocast may lower."""
         attention = self.attention
         is_expanded = heads.is_expanded(masked=mask is not None)
         call = Call(
-            dtype=self.autocast or self.weight_dtype,
+            dtype=self.attention_type(dtype) or dtype,
             seq=heads.seq,
             groups=1 if is_expanded else heads.groups,
             head_dim=heads.head_dim,

@@ -221,6 +221,14 @@ def _cuda_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, d
 _pow = torch.pow
 
 
+_autocast_enabled = torch.is_autocast_enabled
+
+
+def _is_autocast_enabled(device_type: str = "cpu") -> bool:
+    """Without a device it asks for CUDA's autocast, as peft's layers do over a quantised weight."""
+    return _autocast_enabled(device_type)
+
+
 def _cuda_pow(input: Tensor, exponent: Any) -> Tensor:
     promoted = torch.is_autocast_enabled("cpu") and input.dtype in _HALVES
     return _pow(input.float() if promoted else input, exponent)
@@ -300,6 +308,7 @@ def cuda_memory(attention: Attention) -> Iterator[None]:
         patch(unittest.mock.patch.object(functional, "softmax", _cuda_softmax))
         patch(unittest.mock.patch.object(functional, "layer_norm", _cuda_layer_norm))
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))
+        patch(unittest.mock.patch.object(torch, "is_autocast_enabled", _is_autocast_enabled))
         patch(unittest.mock.patch.object(torch.linalg, "svd", _cuda_svd))
         patch(unittest.mock.patch.object(bitsandbytes.functional, "create_dynamic_map", _code_book))
         patch(unittest.mock.patch.dict(bitsandbytes.functional.name2qmap, clear=True))  # its cache of code books

@@ -131,6 +131,12 @@ KERNELS = [
 ]
 """Each of SDPA's kernels, on the cards and for the heads that it runs for; flash-attn's."""
 
+QUANTISED_BASES = [
+    case("llama", method=LORA, quantization="nf4", kbit_preparation=kbit, step={"attention": attention}, **precision)
+    for kbit in ("all", "norms", "none")
+    for attention in ("sdpa", "flash-attention-2")
+    for precision in ({"precision": "bf16"}, {"precision": "bf16-mixed", "master_weights": False})
+]
 APART = {"precision": "bf16-mixed", "master_weights": False, "fp32_embeddings": True}
 FP32_EMBEDDINGS = [
     case("llama", method="full", **APART),
@@ -252,7 +258,16 @@ def workspaces(estimate: Estimate) -> int:
 
 @pytest.mark.parametrize(
     ("model", "fields"),
-    FAMILIES + SIZES + REGIMES + FP32_EMBEDDINGS + WINDOWS + KERNELS + METHODS + WHOLE_MODULES + HEADS,
+    FAMILIES
+    + SIZES
+    + REGIMES
+    + QUANTISED_BASES
+    + FP32_EMBEDDINGS
+    + WINDOWS
+    + KERNELS
+    + METHODS
+    + WHOLE_MODULES
+    + HEADS,
 )
 def test_every_phase_agrees_with_the_trace(model: str, fields: dict[str, Any], tmp_path: Path) -> None:
     plan = plan_of(model, fields, tmp_path)

@@ -68,7 +68,7 @@ class Bert:
             for spec in (self.query, self.key, self.value)
         )
         return heads.attend(
-            self.ctx.kernel(heads, mask, self.c.attention_dropout),
+            self.ctx.kernel(heads, mask, self.c.attention_dropout, q.dtype),
             q,
             k,
             v,
@@ -76,7 +76,7 @@ class Bert:
             causal=False,
             dropout=self.c.attention_dropout,
             softmax="scores",
-            autocast=self.ctx.autocast,
+            autocast=self.ctx.attention_type(q.dtype),
         )
 
     def output(self, spec: LinearSpec, norm: str, hidden: Tensor, residual: Tensor) -> Tensor:

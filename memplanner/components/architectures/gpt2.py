@@ -59,7 +59,7 @@ class Gpt2:
         q, k, v = ops.split(self.ctx.linear(self.c_attn, x, self.joined), self.hidden, 3)
         q, k, v = (ops.view_heads(t, heads.q) for t in (q, k, v))
         out, weights = heads.attend(
-            self.ctx.kernel(heads, mask, self.c.attention_dropout),
+            self.ctx.kernel(heads, mask, self.c.attention_dropout, q.dtype),
             q,
             k,
             v,
@@ -67,7 +67,7 @@ class Gpt2:
             causal=True,
             dropout=self.c.attention_dropout,
             softmax="value",
-            autocast=self.ctx.autocast,
+            autocast=self.ctx.attention_type(q.dtype),
         )
         out = self.ctx.linear(self.c_proj, out, self.hidden)
         return ops.dropout(out, self.c.residual_dropout), weights

@@ -135,7 +135,7 @@ class Llama:
             q, k = q_rotated, k_rotated
             del q_rotated, k_rotated
         out, weights = heads.attend(
-            self.ctx.kernel(heads, shared.mask, self.c.attention_dropout),
+            self.ctx.kernel(heads, shared.mask, self.c.attention_dropout, q.dtype),
             q,
             k,
             v,
@@ -143,7 +143,7 @@ class Llama:
             causal=True,
             dropout=self.c.attention_dropout,
             softmax="fp32",
-            autocast=self.ctx.autocast,
+            autocast=self.ctx.attention_type(q.dtype),
         )
         return self.ctx.linear(self.o_proj, out, self.hidden), weights
 

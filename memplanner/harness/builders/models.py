@@ -164,6 +164,7 @@ def _quantised(model: nn.Module, plan: TrainingPlan) -> nn.Module:
         setattr(model.get_submodule(parent), child, quantised)
     model.is_loaded_in_8bit = plan.quantization == "int8"  # type: ignore[assignment]
     model.is_loaded_in_4bit = plan.quantization != "int8"  # type: ignore[assignment]
+    model.config._is_quantized = True  # type: ignore[union-attr]  # as transformers' quantizers leave it
     if plan.kbit_preparation == "all":
         prepared: nn.Module = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         return prepared
