@@ -139,7 +139,7 @@ def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
             return _own_model(name_or_path, path / "config.json" if directory else path)
     except (OSError, ValueError, RuntimeError):
         pass  # not a path this system can look up: then it can only be a name
-    model = _find(name_or_path, *_MODELS, _model)
+    model = bundled_model(name_or_path)
     if model is None:
         hint = _nearest(name_or_path, all_models())
         either = "`memplanner models` lists the bundled ones; the path of a config.json works too"
@@ -149,6 +149,11 @@ def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
             )
         )
     return model
+
+
+def bundled_model(name: str) -> ModelProfile | None:
+    """The bundled model of that name or alias, never a file of the user's; None where there is none."""
+    return _find(name, *_MODELS, _model)
 
 
 def all_models() -> tuple[ModelProfile, ...]:

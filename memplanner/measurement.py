@@ -1,4 +1,4 @@
-"""The record of a run: the memory and time that a plan's step took, by phase and category.
+"""The record of a run, measured or traced: the memory and time that a plan's step took, by phase and category.
 
 Records are JSON, and this file reads and writes them without torch, so that `validate` and the terminal interface work
 where no training library is installed.
@@ -21,6 +21,7 @@ from memplanner.timeline import Category, Phase
 SCHEMA: Final = "memplanner/measurement/1"
 
 Backend = Literal["cuda", "cpu", "fake"]
+Witness = Literal["measured", "traced"]
 Status = Literal["completed", "out-of-memory", "cannot-be-built", "failed"]
 Bytes = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -130,6 +131,11 @@ class Measurement(Settings):
     losses: tuple[float, ...] = ()
     """The loss of every step, warm-up included; empty on fake tensors, which have no values."""
     rank_evidence: tuple[WeightEvidence, ...] = ()
+
+    @property
+    def witness(self) -> Witness:
+        """What the figures are: of a run on fake tensors, which nothing measured, they are traced."""
+        return "traced" if self.backend == "fake" else "measured"
 
     @property
     def peak(self) -> PhaseRecord | None:

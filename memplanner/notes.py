@@ -23,6 +23,13 @@ class SequenceAboveModel(Frozen):
     max_positions: int
 
 
+class OtherHead(Frozen):
+    """A model that was published as this class is trained for another task, as nothing was said about it."""
+
+    published: str
+    task: str
+
+
 class PagedStates(Frozen):
     """States of the optimizer that are in managed memory, which the host backs, and not in the figures."""
 
@@ -56,6 +63,7 @@ Note = (
     OtherKernel
     | RankAboveMatrix
     | SequenceAboveModel
+    | OtherHead
     | PagedStates
     | EmulatedBf16
     | AssumedContext

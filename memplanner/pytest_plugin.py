@@ -217,8 +217,8 @@ def _judge_record(record: Measurement, limit: int, predicted: int | None, item: 
     item.user_properties.append(("memplanner_measured_bytes", peak.peak_bytes))
     if peak.peak_bytes > limit:
         lines = [
-            f"Measured on {record.backend}: {format_bytes(peak.peak_bytes)} allocated in {peak.name}, "
-            f"{format_bytes(peak.peak_bytes - limit)} over the budget of {format_bytes(limit)}"
+            f"{record.witness.capitalize()} on {record.backend}: {format_bytes(peak.peak_bytes)} allocated in "
+            f"{peak.name}, {format_bytes(peak.peak_bytes - limit)} over the budget of {format_bytes(limit)}"
         ]
         if predicted is not None:
             lines.append(f"predicted: {format_bytes(predicted)}")

@@ -51,7 +51,7 @@ ROWS = (
     ),
 )
 
-MARGIN = Margin(kind="such plans", share=0.01, runs=3)
+MARGIN = Margin(kind="such plans", share=0.01, runs=3, sources=2)
 
 
 class FakeTimeline:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memplanner import catalogue
-from memplanner.catalogue import all_gpus, all_models, files, find_gpu, find_model, key, profiles_dir
+from memplanner.catalogue import all_gpus, all_models, bundled_model, files, find_gpu, find_model, key, profiles_dir
 from memplanner.errors import UserError
 from memplanner.files.parse import MAX_FILE_BYTES
 
@@ -89,7 +89,8 @@ def test_no_other_file_lies_in_profiles() -> None:
     folders = {"gpus": ".toml", "models": ".json", "plans": ".toml", "published": ".toml"}
     for folder, suffix in folders.items():
         there = sorted((profiles_dir() / folder).iterdir())
-        assert there == sorted(files(folder, suffix))
+        measured = ["README.md", "measurements.json"] if folder == "published" else []
+        assert [path for path in there if path.name not in measured] == sorted(files(folder, suffix))
 
 
 CONFIG = {"model_type": "llama", "hidden_size": 64}
@@ -110,6 +111,13 @@ def test_a_bundled_name_wins_over_a_folder_unless_it_is_spelled_as_a_path(tmp_pa
     (folder / "config.json").write_text(json.dumps(CONFIG))
     assert find_model("gpt2", tmp_path).parameters
     assert find_model("./gpt2", tmp_path).config == CONFIG
+
+
+def test_a_bundled_model_is_never_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert bundled_model("./config.json") is None
+    assert bundled_model("NousResearch/Llama-2-7b-hf") == find_model("llama-2-7b")
 
 
 @pytest.mark.parametrize(

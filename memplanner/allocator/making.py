@@ -6,7 +6,7 @@ A model without quantised weights is made block by block. A quantised base is re
 - One block of half a byte per quantised weight (of one byte in 8 bits), and of the checkpoint's type for all others, is
   allocated and freed again, so that the weights find a segment of their own (caching_allocator_warmup).
 - Weights come one by one, in the order of their names, numbers by value. One that is quantised comes whole, is packed
-  on the card, and is freed.
+  on the card, and is freed. One that the checkpoint has quantised comes as it is kept, with its scales.
 - k-bit preparation then casts what is left, weight by weight (peft, prepare_model_for_kbit_training).
 
 Reading with worker threads, as transformers did before it quantised, leaves other gaps from one run to the next.
@@ -40,7 +40,9 @@ class Making(NamedTuple):
 def made_early(persistent: Persistent) -> Making:
     """What is there before the first step."""
     early = [tensor for tensor in persistent if tensor.category not in MADE_LATE]
-    return _Writer(early).making() if persistent.checkpoint is None else _read(early, persistent.checkpoint.size)
+    if persistent.checkpoint is None:
+        return _Writer(early).making()
+    return _read(early, persistent.checkpoint.size, is_packed=persistent.is_packed)
 
 
 def made_late(persistent: Persistent) -> Making:
@@ -74,8 +76,10 @@ class _Writer:
         return Making(tuple(self.sizes), tuple(self.spans))
 
 
-def _read(early: list[PersistentTensor], width: int) -> Making:
-    """A quantised base, read from a checkpoint of `width` bytes per weight, and what is made after it."""
+def _read(early: list[PersistentTensor], width: int, *, is_packed: bool) -> Making:
+    """A quantised base, read from a checkpoint of `width` bytes per weight, and what is made after it. is_packed: what
+    is quantised is read as it is kept.
+    """
     modules = list(_modules(early))
     writer = _Writer()
     warmup = writer.new(sum(first.copies * _warmed_up(first, width) for first, *_ in modules))
@@ -85,6 +89,9 @@ def _read(early: list[PersistentTensor], width: int) -> Making:
     for copies, alike in groupby(in_order, lambda module: module[0].copies):
         events: list[int] = []
         for first, *scales in alike:
+            if is_packed and first.dtype in _PACKED:
+                events += map(writer.tensor, (first, *scales))
+                continue
             events.append(whole[id(first)])
             if first.dtype in _PACKED:  # quantize_4bit makes the scales first
                 made = [*map(writer.tensor, scales[:1]), writer.tensor(first), *map(writer.tensor, scales[1:])]

@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
         default=1,
         type=integer("--warmup", "a number from 1 to 1000", least=1, most=1000),
         metavar="N",
-        help="steps before the measured ones (default: 1)",
+        help="steps before those that are recorded (default: 1)",
     )
     run.add_argument(
         "--steps",

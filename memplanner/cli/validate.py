@@ -15,7 +15,11 @@ from memplanner.report.writers import VALIDATE
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
     parser.add_argument(
-        "records", nargs="*", metavar="RECORD", help="records of `memplanner profile`: files, or directories of them"
+        "records",
+        nargs="*",
+        metavar="RECORD",
+        help="records of `memplanner profile`: files, or directories of them; without these and --published, the "
+        "measurements that ship with memplanner",
     )
     parser.add_argument(
         "--published", action="append", default=[], metavar="FILE", help="third parties' measurements, in one JSON file"
@@ -24,7 +28,8 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
         "--against",
         choices=("measured", "fake"),
         default="measured",
-        help="fake: trace the plans of the records and rows on fake tensors instead (default: measured)",
+        help="fake: trace the plans of the records and rows on fake tensors now, and compare with the traces "
+        "(default: measured, the figures that the files hold)",
     )
     parser.add_argument(
         "--tolerance",
@@ -39,22 +44,16 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    from memplanner.catalogue import profiles_dir
-    from memplanner.validation.published import validate_published
+    from memplanner.validation.published import published_files, validate_published
     from memplanner.validation.records import records_in, validate_records
     from memplanner.validation.rows import merged
     from memplanner.validation.traces import validate_against_traces
 
     tolerance = args.tolerance
-    words = list(args.records)
-    bundled = profiles_dir() / "measurements"
-    if not words and not args.published and bundled.is_dir():
-        words = [str(bundled)]
-    if not words and not args.published:
-        message = "nothing to validate: name records, a directory of them, or --published FILE"
-        raise UserError(Problem(where="memplanner validate", key="", message=message))
-    paths = records_in(words, root)
+    paths = records_in(args.records, root)
     published = [root / word for word in args.published]
+    if not paths and not published:
+        published = published_files()
     if args.against == "fake":
         gc.enable()  # models are full of cycles
         try:

@@ -106,15 +106,30 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             "relora_steps": "merging and restarting is not counted",
             "reward_model": "a head of its own takes the language model's place",
             "process_reward_model": "a head of its own takes the language model's place",
+            "num_labels": "a head of its own takes the language model's place",
             "gptq": "a base that is quantised already is not modelled",
             "lisa_n_layers": "which blocks are trained is not read, and all would be",
             "use_ray": ONE_GPU,
         }
     )
+    _class(keys)
     _embeddings(keys, table)
     take_trainer(keys, table, batch_default=None)
     keys.disregard(AXOLOTL, AXOLOTL_PREFIXES)
     return table
+
+
+def _class(keys: Keys) -> None:
+    """model_type, or type_of_model, is the class of transformers that loads the model; without one, that of the
+    language model.
+    """
+    for key in ("model_type", "type_of_model"):
+        if (name := keys.take(key)) is None:
+            continue
+        if isinstance(name, str) and name.endswith(("ForCausalLM", "LMHeadModel")):
+            keys.use(key, "the language model's head")
+        else:
+            keys.bar(key, name, "another head takes the language model's place, or another model is loaded")
 
 
 _CAST: Final = ("xformers_attention", "flex_attention", "s2_attention", "attn_implementation")

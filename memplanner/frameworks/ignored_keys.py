@@ -4,7 +4,7 @@ from typing import Final
 
 AXOLOTL: Final = frozenset(
     """
-    base_model_config revision_of_model tokenizer_config tokenizer_type model_type processor_type tokenizer_use_fast
+    base_model_config revision_of_model tokenizer_config tokenizer_type processor_type tokenizer_use_fast
     tokenizer_legacy tokenizer_save_jinja_files trust_remote_code is_falcon_derived_model is_llama_derived_model
     is_mistral_derived_model is_qwen_derived_model datasets test_datasets shuffle_merged_datasets
     dataset_prepared_path dataset_processes dataset_keep_in_memory push_dataset_to_hub hub_model_id hub_strategy
@@ -71,7 +71,7 @@ TRAINER: Final = frozenset(
 
 PEFT: Final = frozenset(
     """
-    auto_mapping base_model_class inference_mode revision task_type lora_alpha fan_in_fan_out use_rslora megatron_core
+    auto_mapping base_model_class inference_mode revision lora_alpha fan_in_fan_out use_rslora megatron_core
     megatron_config loftq_config init_lora_weights peft_version runtime_config alpha_pattern eva_config corda_config
     qalora_group_size
     """.split()

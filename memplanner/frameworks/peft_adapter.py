@@ -13,6 +13,7 @@ NAME: Final = "peft adapter"
 KNOWN_BY: Final = "peft (peft_type)"
 OVER: Final = ()
 DECIDES: Final = {
+    "task": ("task_type",),
     "method": ("peft_type", "use_dora"),
     "method.target_modules": ("target_modules",),
     "method.modules_to_save": ("modules_to_save",),
@@ -35,7 +36,7 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     if model is not None:
         table["model"] = model_name(model)
         keys.use("base_model_name_or_path", f"model {table['model']}")
-    _without_score(keys)
+    _task(keys, table)
     names = {"rank": "r", "dropout": "lora_dropout", "targets": "target_modules", "dora": "use_dora"}
     take_lora(keys, table, {**names, "saved": "modules_to_save"})
     pattern = keys.take("rank_pattern")
@@ -73,10 +74,29 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     return table
 
 
-def _without_score(keys: Keys) -> None:
-    """Of the two names that peft adds for every classifier (peft/peft_model.py, PeftModelForSequenceClassification),
-    and that find no module in most, the one for heads called otherwise than the modelled ones.
+_TASKS: Final = {
+    "CAUSAL_LM": "causal-lm",
+    "SEQ_CLS": "sequence-classification",
+    "TOKEN_CLS": "token-classification",
+    "QUESTION_ANS": "question-answering",
+}
+"""peft's TaskType, of those that are modelled, as a plan's task."""
+
+
+def _task(keys: Keys, table: Table) -> None:
+    """The task, and without a language model's head modules_to_save without the names that peft adds for it
+    (peft/peft_model.py, PeftModelForSequenceClassification and its siblings): one of them finds no module.
     """
+    kind = keys.take("task_type")
+    if kind is None:
+        return
+    if kind not in _TASKS:
+        keys.bar("task_type", kind, f"modelled are {', '.join(_TASKS)}")
+        return
+    keys.use("task_type", f"task {_TASKS[kind]}")
+    if kind == "CAUSAL_LM":  # the default of the models that it is for
+        return
+    table["task"] = _TASKS[kind]
     names = keys.peek("modules_to_save")
-    if keys.peek("task_type") == "SEQ_CLS" and isinstance(names, list) and "classifier" in names:
-        keys.replace("modules_to_save", [name for name in names if name != "score"])
+    if isinstance(names, list):
+        keys.replace("modules_to_save", [name for name in names if name not in ("classifier", "score", "qa_outputs")])

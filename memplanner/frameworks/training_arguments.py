@@ -39,7 +39,7 @@ TRL: Final = (
 """Keys by which a config is trl's (SFTConfig, ScriptArguments, ModelConfig), whose defaults are others."""
 
 
-_ADAPTER: Final = ("lora_alpha", "lora_task_type", "use_rslora", "use_dora")
+_ADAPTER: Final = ("lora_alpha", "use_rslora", "use_dora")
 
 
 def recognizes(config: Table) -> bool:
@@ -94,6 +94,10 @@ def _take_adapter(keys: Keys, table: Table) -> None:
         if keys.mentions("use_peft"):
             keys.disregard(_ADAPTER, ("lora_",))
         return
+    if (kind := keys.take("lora_task_type")) not in (None, "CAUSAL_LM"):
+        keys.bar("lora_task_type", kind, "another head takes the language model's place")
+    elif kind is not None:
+        keys.use("lora_task_type", "the language model's head")
     if "method" in table:
         keys.refuse("use_peft", "there is a peft adapter's file beside it", "give one of them")
     names = {"rank": "lora_r", "dropout": "lora_dropout", "targets": "lora_target_modules", "dora": "use_dora"}

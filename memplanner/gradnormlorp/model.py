@@ -135,8 +135,11 @@ def _targets(model: nn.Module, targets: tuple[str, ...] | str) -> Iterator[tuple
 
 
 def _classifier(model: nn.Module) -> str | None:
-    """The name of a sequence classifier's head, as transformers calls it."""
-    return next((name for name in ("classifier", "score") if isinstance(getattr(model, name, None), nn.Module)), None)
+    """The name of a new head for classification or question answering, as transformers calls it."""
+    return next(
+        (name for name in ("classifier", "score", "qa_outputs") if isinstance(getattr(model, name, None), nn.Module)),
+        None,
+    )
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

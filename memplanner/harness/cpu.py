@@ -87,7 +87,7 @@ class Tracker:
 
     def on_phase_end(self, phase: Phase) -> None:
         """Record the category of every tensor alive: only now does the job know its gradients and states."""
-        if self.paused:
+        if self.paused or (phase == "forward" and self.phase == "loss"):  # a second loss of the same forward pass
             return
         now = time.perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since

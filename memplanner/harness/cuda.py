@@ -55,6 +55,8 @@ class Statistics:
 
     def on_phase_end(self, phase: Phase) -> None:
         """Read the counters, then reset the peak for the next phase."""
+        if phase == "forward" and self.phase == "loss":  # a second loss of the same forward pass
+            return
         torch.cuda.synchronize()
         now = time.perf_counter()
         peak, end = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()

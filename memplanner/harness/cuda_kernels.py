@@ -12,8 +12,9 @@ Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must 
 * singular value decomposition: cuSOLVER destroys its input, so the gradient is copied in column-major order first
   (ATen/native/BatchLinearAlgebra.cpp, linalg_svd_out); its own workspace is in no source;
 * products of half matrices with a float32 result: cuBLAS makes them in one call, the CPU casts (torch.mm, out_dtype);
-* autocast on CUDA casts what goes into pow to float32, and asks softmax for a float32 result, which is no cast of a
-  float16 input (ATen/autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE); on the CPU it does neither.
+* autocast on CUDA casts what goes into pow and layer_norm to float32, and asks softmax for a float32 result, which is
+  no cast of a float16 input (ATen/autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE); on the CPU it does
+  neither.
 """
 
 import contextlib
@@ -169,6 +170,17 @@ def _cuda_pow(input: Tensor, exponent: Any) -> Tensor:
     return _pow(input.float() if promoted else input, exponent)
 
 
+_layer_norm = torch.nn.functional.layer_norm
+
+
+def _cuda_layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    if torch.is_autocast_enabled("cpu") and input.dtype in _HALVES:
+        input = input.float()
+    return _layer_norm(input, normalized_shape, weight, bias, eps)
+
+
 _svd = torch.linalg.svd
 
 
@@ -227,6 +239,7 @@ def cuda_memory(attention: Attention) -> Iterator[None]:
         patch(unittest.mock.patch.object(functional, "scaled_dot_product_attention", _attention(attention)))
         patch(unittest.mock.patch.object(functional, "dropout", _dropout))
         patch(unittest.mock.patch.object(functional, "softmax", _cuda_softmax))
+        patch(unittest.mock.patch.object(functional, "layer_norm", _cuda_layer_norm))
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))
         patch(unittest.mock.patch.object(torch.linalg, "svd", _cuda_svd))
         patch(unittest.mock.patch.object(bitsandbytes.functional, "create_dynamic_map", _code_book))

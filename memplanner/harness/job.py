@@ -15,7 +15,7 @@ from torch import nn
 from memplanner.catalogue import find_model
 from memplanner.errors import Problem, UserError
 from memplanner.gradnormlorp import GradNormLoRPAdamW
-from memplanner.harness.builders.models import AUTOCAST, build
+from memplanner.harness.builders.models import AUTOCAST, build, settings_of
 from memplanner.harness.builders.optimizers import optimizers_for
 from memplanner.harness.corpus import token_ids
 from memplanner.harness.live_bytes import fake_parameters
@@ -24,6 +24,9 @@ from memplanner.plan.training_plan import TrainingPlan
 from memplanner.timeline import Category, Phase
 
 Batch = Mapping[str, torch.Tensor]
+
+PER_SEQUENCE = ("sequence-classification", "question-answering")
+"""Tasks with one label, or two, for each sequence."""
 
 
 @dataclass(kw_only=True)
@@ -190,25 +193,38 @@ def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = No
 
     Raises as `build` and `optimizers_for` do for plans that cannot be built.
     """
-    model, family = build(plan, root, device="meta" if fake_mode is not None else device)
+    model, _ = build(plan, root, device="meta" if fake_mode is not None else device)
+    _, settings = settings_of(plan, root)
     if fake_mode is not None:
         fake_parameters(model, fake_mode)
         fake_quantised(model, fake_mode)
     step = plan.step
     vocab_size = int(model.config.vocab_size)  # type: ignore[union-attr,arg-type]
-    labelled = int(getattr(model.config, "num_labels", 2)) if family.classifier else 0
+    task, num_labels = settings.task, settings.num_labels
 
     def batch() -> Batch:
         shape = (step.batch_size, step.seq_len)
         placement: dict[str, Any] = {"device": "cpu" if fake_mode is not None else device, "dtype": torch.long}
         if fake_mode is not None:
             tokens = torch.empty(shape, **placement)
-            labels = torch.empty(shape[:1] if labelled else shape, **placement)
+            labels = torch.empty(shape[:1] if task in PER_SEQUENCE else shape, **placement)
+            if settings.is_regression:
+                labels = torch.empty(shape[:1], device="cpu")
         else:
             count = shape[0] * shape[1]
             tokens = torch.tensor(token_ids(job.batches_made * count, count, vocab_size), **placement).view(shape)
-            labels = torch.arange(shape[0], **placement) % labelled if labelled else tokens.clone()
+            classes = {"sequence-classification": num_labels, "token-classification": num_labels}.get(task, shape[1])
+            places = torch.arange(shape[0], **placement) % classes
+            labels = (
+                places
+                if task in PER_SEQUENCE
+                else tokens.clone() % (classes if task == "token-classification" else vocab_size)
+            )
+            if settings.is_regression:
+                labels = places.float()
         batch_tensors = {"input_ids": tokens, "labels": labels}
+        if task == "question-answering":
+            batch_tensors = {"input_ids": tokens, "start_positions": labels, "end_positions": labels.clone()}
         if step.padding:
             mask = torch.empty(shape, **placement) if fake_mode is not None else torch.ones(shape, **placement)
             if fake_mode is None:

@@ -102,24 +102,21 @@ def marking(at_loss: Callable[[], None], recompute: Around, update: Around) -> I
     functions of `recompute` before and after every forward pass that checkpointing repeats, and those of `update`
     before and after every step of an optimizer.
     """
-    import transformers.loss.loss_utils as losses
     import transformers.modeling_utils as modeling
 
-    causal = losses.ForCausalLMLoss
-    classify = torch.nn.CrossEntropyLoss.forward
+    def marked(loss: Callable[..., Any]) -> Callable[..., Any]:
+        def with_mark(*args: Any, **kwargs: Any) -> Any:
+            at_loss()
+            return loss(*args, **kwargs)
 
-    def causal_marked(*args: Any, **kwargs: Any) -> Any:
-        at_loss()
-        return causal(*args, **kwargs)
+        return with_mark
 
-    def classify_marked(*args: Any, **kwargs: Any) -> Any:
-        at_loss()
-        return classify(*args, **kwargs)
-
-    patched = {**modeling.LOSS_MAPPING, "ForCausalLM": causal_marked}
+    patched = {name: marked(loss) for name, loss in modeling.LOSS_MAPPING.items()}
+    classes = torch.nn.CrossEntropyLoss, torch.nn.MSELoss
     with (
         unittest.mock.patch.object(modeling, "LOSS_MAPPING", patched),
-        unittest.mock.patch.object(torch.nn.CrossEntropyLoss, "forward", classify_marked),
+        unittest.mock.patch.object(classes[0], "forward", marked(classes[0].forward)),
+        unittest.mock.patch.object(classes[1], "forward", marked(classes[1].forward)),
         unittest.mock.patch.object(recompute_notice, "enter", recompute[0]),
         unittest.mock.patch.object(recompute_notice, "leave", recompute[1]),
         unittest.mock.patch.object(update_notice, "enter", update[0]),

@@ -38,7 +38,7 @@ def _quantise(module: Any, mode: Any) -> None:
         scales = torch.empty(state.absmax.shape, dtype=torch.float32) + state.offset if state.nested else None
         dequantised = torch.empty(state.shape, dtype=compute)
         out: Tensor = bitsandbytes.matmul_4bit(lowered, module.weight.t(), bias=bias, quant_state=state)
-        del scales, dequantised, lowered
+        del scales, dequantised
         return out.to(x.dtype)
 
     module.forward = forward

@@ -105,6 +105,8 @@ def _methods(path: tuple[str, ...]) -> tuple[str, ...]:
 
 OPTIONS: tuple[Option, ...] = (
     Option(flag="--gpu", path=("device",), metavar="CARD|SIZE"),
+    Option(flag="--task", path=("task",)),
+    Option(flag="--num-labels", path=("num_labels",), values="integer"),
     Option(flag="--method", path=("method",)),
     Option(flag="--rank", path=("method", "rank"), values="integer"),
     Option(flag="--projection-rank", path=("method", "projection_rank"), values="integer"),

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from memplanner.components.architectures.tasks import Task
 from memplanner.components.losses.base import Loss
 from memplanner.components.methods.base import Method
 from memplanner.components.optimizers.update import Optimizer
@@ -222,6 +223,11 @@ class TrainingPlan(Settings):
 
     model: Annotated[str, Field(min_length=1, max_length=4096)] = "llama-7b"
     """A bundled model's name, or the path of a Hugging Face config.json."""
+    task: Task | None = None
+    """What the model is trained for, which decides its head and its loss. Unset: what the architectures in config.json
+    are for; a masked language model such as BERT is trained for sequence-classification."""
+    num_labels: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
+    """Labels of sequence-classification and token-classification; unset: those of config.json."""
     method: Annotated[Method, METHODS] = Field(default_factory=METHODS.default("full"))
     precision: Precision = "bf16"
     """Weights and arithmetic; "-mixed" is autocast over fp32 weights."""

@@ -10,6 +10,7 @@ from memplanner.allocator.simulation import AllocatorSimulation, Footprint
 from memplanner.catalogue import GpuProfile, ModelProfile, find_gpu, find_model, is_bundled
 from memplanner.components.architectures.family import Family
 from memplanner.components.architectures.registry import read_config
+from memplanner.components.architectures.tasks import Task
 from memplanner.errors import Problem, UserError
 from memplanner.frozen import Frozen
 from memplanner.notes import AssumedContext, ContextAboveLimit, Note, TypicalBatch
@@ -306,7 +307,7 @@ def workspace_of(gpu: GpuProfile | None) -> int:
 
 def model_of(plan: TrainingPlan, root: Path) -> tuple[ModelProfile, Family, object]:
     """The model's profile, family and settings; UserError where it has fewer positions than the plan asks for."""
-    profile, family, config = _model(plan.model, root)
+    profile, family, config = _model(plan, root)
     room = family.longest_sequence(config)
     if room is not None and plan.step.seq_len > room:
         message = f"{plan.step.seq_len} is above the {room} positions of {plan.model}"
@@ -314,9 +315,9 @@ def model_of(plan: TrainingPlan, root: Path) -> tuple[ModelProfile, Family, obje
     return profile, family, config
 
 
-def _model(name: str, root: Path) -> tuple[ModelProfile, Family, object]:
+def _model(plan: TrainingPlan, root: Path) -> tuple[ModelProfile, Family, object]:
     """The model's profile, family and settings; a user's file is read again only when it has changed."""
-    return _read_model(name, root, stamp_of(name, root))
+    return _read_model(plan.model, root, stamp_of(plan.model, root), plan.task, plan.num_labels)
 
 
 def stamp_of(name: str, root: Path) -> tuple[int, int]:
@@ -332,9 +333,11 @@ def stamp_of(name: str, root: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=256)
-def _read_model(name: str, root: Path, changed: tuple[int, int]) -> tuple[ModelProfile, Family, object]:
+def _read_model(
+    name: str, root: Path, changed: tuple[int, int], task: Task | None, num_labels: int | None
+) -> tuple[ModelProfile, Family, object]:
     profile = find_model(name, root)
-    family, config = read_config(profile.config, profile.name)
+    family, config = read_config(profile.config, profile.name, task=task, num_labels=num_labels)
     return profile, family, config
 
 
@@ -369,7 +372,7 @@ def predict(
 
 def longest_sequence(plan: TrainingPlan, *, root: Path = Path()) -> int | None:
     """The number of tokens that the plan's model has positions for; None where there is no limit."""
-    _, family, config = _model(plan.model, root)
+    _, family, config = _model(plan, root)
     return family.longest_sequence(config)
 
 
@@ -377,7 +380,7 @@ def widest_rank(plan: TrainingPlan, *, root: Path = Path()) -> int:
     """The rank above which no weight of the model's blocks can gain: the hidden size, which is the smaller side of the
     largest weight.
     """
-    _, _, config = _model(plan.model, root)
+    _, _, config = _model(plan, root)
     return int(config.hidden)  # type: ignore[attr-defined]  # every family's config has it
 
 

@@ -33,7 +33,9 @@ Excesses = Mapping[str, Sequence[float]]
 
 
 class Margin(Frozen, kw_only=False):
-    """A share of the device bytes, and the numbers of measured runs and of sources that plans of this kind have."""
+    """A share of the device bytes, and the numbers of runs of the kind and of their sources that it is taken from; zero
+    where it is taken from the runs of all kinds.
+    """
 
     kind: str
     share: float
@@ -80,11 +82,17 @@ def kind_of_plan(plan: TrainingPlan) -> str:
 @cache
 def margin_of_kind(kind: str) -> Margin:
     """The margin of a kind of plan, of which there need be no run."""
-    own = measured().get(kind, {})
+    return margin_from(measured(), kind)
+
+
+def margin_from(kinds: Mapping[str, Excesses], kind: str) -> Margin:
+    """The same from these runs, which must be of two sources at least."""
+    own = kinds.get(kind, {})
     share = upper_end(own)
     if share is None:
-        share = upper_end(of_all_kinds(measured()))
-    assert share is not None, f"{FILE} needs two sources"
+        share, own = upper_end(of_all_kinds(kinds)), {}
+    if share is None:
+        raise ValueError("a prediction interval needs runs of two sources")
     return Margin(kind, max(share, 0.0), sum(map(len, own.values())), len(own))
 
 

@@ -37,6 +37,7 @@ def dumps(program: StepProgram | SymbolicProgram) -> str:
         "sizes": [_number(size) for size in plain.sizes],
         "persistent": [_persistent(tensor) for tensor in plain.persistent],
         "checkpoint": None if plain.persistent.checkpoint is None else plain.persistent.checkpoint.name,
+        "packed": plain.persistent.is_packed,
         "refresh_only": sorted(plain.refresh_only),
         "symbols": list(plain.symbols),
     }
@@ -90,7 +91,9 @@ def _program(table: dict[str, Any], arithmetic: Arithmetic | None) -> StepProgra
         sizes=[_read_number(size, arithmetic) for size in table["sizes"]],
         structure=structure,
         persistent=Persistent(
-            persistent, checkpoint=None if table["checkpoint"] is None else _DTYPES[table["checkpoint"]]
+            persistent,
+            checkpoint=None if table["checkpoint"] is None else _DTYPES[table["checkpoint"]],
+            is_packed=table.get("packed", False),
         ),
         refresh_only=frozenset(table["refresh_only"]),
         symbols=tuple(table["symbols"]),

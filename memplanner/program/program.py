@@ -75,11 +75,13 @@ class Persistent(Frozen, eq=False, kw_only=False):
     """All that outlives a step. Programs of several sizes share one, whose sums are computed once. Compared by
     identity, not by content.
 
-    checkpoint: the type in which the weights of a quantised base are read; None where none are quantised.
+    checkpoint: the type in which the weights of a quantised base are read; None where none are quantised. is_packed:
+    those that are quantised are read as they are kept.
     """
 
     tensors: tuple[PersistentTensor, ...] = ()
     checkpoint: Dtype | None = None
+    is_packed: bool = False
 
     def __iter__(self) -> Iterator[PersistentTensor]:
         return iter(self.tensors)
@@ -180,9 +182,7 @@ class StepProgram(Frozen, eq=False):
         """The same step on a card with other cuBLAS workspaces; None: without any."""
         others = tuple(t for t in self.persistent if t.category != "workspaces")
         return self.replaced(
-            persistent=Persistent(
-                others if workspace is None else (*others, workspace), checkpoint=self.persistent.checkpoint
-            )
+            persistent=self.persistent.replaced(tensors=others if workspace is None else (*others, workspace))
         )
 
     def phases_of(self, index: int) -> tuple[Phase, Phase]:

@@ -8,6 +8,7 @@ from memplanner.notes import (
     ContextAboveLimit,
     EmulatedBf16,
     Note,
+    OtherHead,
     OtherKernel,
     PagedStates,
     RankAboveMatrix,
@@ -55,6 +56,11 @@ def _sequence_above_model(note: SequenceAboveModel) -> str:
         f"the sequence is above the model's max_position_embeddings ({note.max_positions}): its rotary positions go on "
         "beyond, and the figures hold all the same"
     )
+
+
+@note_sentence.register
+def _other_head(note: OtherHead) -> str:
+    return f"published as {note.published}, trained for {note.task} with a new head; --task masked-lm keeps its own"
 
 
 @note_sentence.register

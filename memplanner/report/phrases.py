@@ -66,7 +66,7 @@ def spare_words(estimate: "Estimate", *, shares: bool = False) -> str:
         return f"{format_bytes(size)} too much" + (f", {part} over" if shares else "")
     words = f"{format_bytes(size)} to spare" + (f", {part}" if shares else "")
     tight = estimate.verdict == "tight" and not estimate.is_squeezed
-    return f"{words} (±{format_bytes(estimate.error_margin_bytes)})" if tight else words
+    return f"{words}, within the margin of {format_bytes(estimate.error_margin_bytes)}" if tight else words
 
 
 def method_words(plan: TrainingPlan) -> str:
@@ -83,6 +83,8 @@ def plan_words(plan: TrainingPlan, *, method: bool = True) -> str:
     """The plan on one line, leaving out what is at its quiet default; `method=False` leaves the method out too."""
     step = plan.step
     words = [plan.model, *([method_words(plan)] if method else []), plan.precision]
+    if plan.task is not None:
+        words.insert(1, plan.task)
     if plan.quantization != "none":
         words.append(f"{plan.quantization} base")
     words += [optimizer_words(plan), f"batch {step.batch_size} × {step.seq_len} tokens"]
@@ -116,12 +118,13 @@ def share(part: int, whole: int) -> str:
 
 
 def margin_words(margin: "Margin") -> str:
-    """How far device may be off, in one sentence."""
-    if margin.runs == 0:
-        widest = f"the widest error of other plans, {margin.share:.1%}"
-        return f"no run of {margin.kind} has been measured on a GPU: {widest}, is taken as the margin"
-    runs = "run" if margin.runs == 1 else "runs"
-    return f"with {margin.kind}, device has been off by at most {margin.share:.1%} ({margin.runs} measured {runs})"
+    """How much more a run may need, and what that is taken from, in one sentence."""
+    if margin.sources:
+        runs = "1 run" if margin.runs == 1 else f"{margin.runs} runs"
+        found = f"{runs} with {margin.kind} from {margin.sources} sources"
+    else:
+        found = f"runs of other kinds, as too few with {margin.kind} have been measured"
+    return f"a run elsewhere may need up to {margin.share:.1%} more: the 95% prediction interval of {found}"
 
 
 def how_read(foreign: "Foreign") -> dict[str, list[str]]:

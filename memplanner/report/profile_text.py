@@ -1,4 +1,4 @@
-"""`memplanner profile` for people: what was measured, laid over what was predicted."""
+"""`memplanner profile` for people: what was measured or traced, laid over what was predicted."""
 
 import json
 from collections import Counter
@@ -82,7 +82,7 @@ def _phases(record: "Measurement", estimate: "Estimate | None", width: int) -> l
     predicted = {} if estimate is None else estimate.phase_peaks(on_cuda=record.backend == "cuda")
     timed = any(p.seconds is not None for p in record.phases)
     reserved = any(p.reserved_bytes is not None for p in record.phases)
-    columns = [Column(title="Peak of"), Column(title="Measured", right=True)]
+    columns = [Column(title="Peak of"), Column(title=record.witness.capitalize(), right=True)]
     if predicted:
         columns += [Column(title="Predicted", right=True), Column(title="Error", right=True)]
     columns += [Column(title="Reserved", right=True)] * reserved + [Column(title="Time", right=True)] * timed
@@ -106,8 +106,8 @@ def _phase_row(
     return row
 
 
-def _error(predicted: int, measured: int) -> str:
-    return f"{(predicted - measured) / measured:+.2%}" if measured else "–"
+def _error(predicted: int, taken: int) -> str:
+    return f"{(predicted - taken) / taken:+.2%}" if taken else "–"
 
 
 def _at_peak(record: "Measurement", estimate: "Estimate | None", width: int) -> list[Line]:
@@ -119,11 +119,11 @@ def _at_peak(record: "Measurement", estimate: "Estimate | None", width: int) -> 
         predicted = estimate.at_peak
     rows = []
     for category in CATEGORIES:
-        measured, estimated = peak.at_peak.get(category, 0), predicted.get(category, 0)
-        if measured or estimated:
-            row = [category.replace("_", " "), format_bytes(measured)]
+        taken, estimated = peak.at_peak.get(category, 0), predicted.get(category, 0)
+        if taken or estimated:
+            row = [category.replace("_", " "), format_bytes(taken)]
             rows.append([*row, format_bytes(estimated)] if predicted else row)
-    columns = [Column(title="Alive at the peak"), Column(title="Measured", right=True)]
+    columns = [Column(title="Alive at the peak"), Column(title=record.witness.capitalize(), right=True)]
     columns += [Column(title="Predicted", right=True)] * bool(predicted)
     return [BLANK, *table(columns, rows, width)]
 

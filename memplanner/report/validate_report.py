@@ -22,7 +22,7 @@ WORST = 10
 def percent(error: float, *, signed: bool = True) -> str:
     """0.0004 as "+0.04%"."""
     if math.isinf(error):
-        return "none measured"
+        return "none there"
     return f"{error:+.2%}" if signed else f"{error:.2%}"
 
 
@@ -40,7 +40,12 @@ def validate_text(answer: ValidationAnswer, page: "Page") -> str:
     colour = VERDICT_COLOURS["fits" if not beyond else "does-not-fit"]
     worst = max((abs(r.error) for r in validation.rows if r.metric == "allocated"), default=0.0)
     first = f"{'WITHIN' if not beyond else 'BEYOND'} {tolerance:.2%} of the allocated peak: {_runs(validation)}, "
-    first += f"worst {worst:.2%}, {_counted(len(validation.false_fits), 'false fit')}"
+    first += f"worst {worst:.2%}"
+    unseen = validation.by_metric(in_sample=False).get("allocated")
+    if unseen is not None and any(row.in_sample for row in validation.rows):
+        first += f"; out of sample {_counted(unseen.count)}, worst {abs(unseen.worst):.2%}"
+    if validation.out_of_memory:
+        first += f"; {_false_fits(validation)}"
     texts: dict[str, list[str]] = {}
     for assumption in validation.assumptions:
         texts.setdefault(assumption.text, []).append(assumption.id)
@@ -60,6 +65,12 @@ def validate_text(answer: ValidationAnswer, page: "Page") -> str:
 def _runs(validation: "Validation") -> str:
     """How much was compared."""
     return f"{_counted(len({row.id for row in validation.rows}), 'run')}, {_counted(len(validation.rows), 'figure')}"
+
+
+def _false_fits(validation: "Validation") -> str:
+    """Of what could have shown one."""
+    could = _counted(len(validation.out_of_memory))
+    return f"{_counted(len(validation.false_fits), 'false fit')} among {could} that ran out of memory"
 
 
 def _counted(count: int, what: str = "run") -> str:
@@ -113,7 +124,7 @@ def _worst(validation: "Validation", width: int) -> list[Line]:
     columns = (
         Column(title="Run", shrinks=True),
         Column(title="Figure"),
-        *(Column(title=t, right=True) for t in ("Predicted", "Measured", "Error")),
+        *(Column(title=t, right=True) for t in ("Predicted", validation.witness.capitalize(), "Error")),
     )
     return [*heading("Furthest off"), *table(columns, rows, width)]
 
@@ -134,6 +145,8 @@ def validate_json(answer: ValidationAnswer, page: "Page") -> str:
                 "metric": r.metric,
                 "predicted_bytes": r.predicted_bytes,
                 "measured_bytes": r.measured_bytes,
+                "witness": r.witness,
+                "in_sample": r.in_sample,
                 "error": _finite(r.error),
                 "peer": r.peer or None,
                 "peer_predicted_bytes": r.peer_bytes,
@@ -146,6 +159,8 @@ def validate_json(answer: ValidationAnswer, page: "Page") -> str:
         "summary": {
             "by_group": {name: _summary(s) for name, s in validation.groups().items()},
             "by_metric": {name: _summary(s) for name, s in validation.by_metric().items()},
+            "out_of_sample": {name: _summary(s) for name, s in validation.by_metric(in_sample=False).items()},
+            "out_of_memory": len(validation.out_of_memory),
             "false_fits": len(validation.false_fits),
             "false_alarms": len(validation.false_alarms),
         },
@@ -174,8 +189,7 @@ def validate_markdown(answer: ValidationAnswer, page: "Page") -> str:
     validation = answer.validation
     state = "within" if not validation.beyond(answer.tolerance) else "**beyond**"
     lines = [
-        f"Allocated peaks are {state} {answer.tolerance:.2%}: {_runs(validation)}, "
-        f"{_counted(len(validation.false_fits), 'false fit')}.",
+        f"Allocated peaks are {state} {answer.tolerance:.2%}: {_runs(validation)}, {_false_fits(validation)}.",
         "",
         "| group | figure | runs | mean | median | 95% | worst | peer's median | peer's worst |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -186,7 +200,7 @@ def validate_markdown(answer: ValidationAnswer, page: "Page") -> str:
         shown = [percent(e, signed=False) for e in (s.mean, s.median, s.p95)]
         cells = [escape(where), escape(metric), str(s.count), *shown, percent(s.worst), *peers]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Furthest off:", "", "| run | figure | predicted | measured | error |"]
+    lines += ["", "Furthest off:", "", f"| run | figure | predicted | {validation.witness} | error |"]
     lines.append("| --- | --- | ---: | ---: | ---: |")
     for r in worst_rows(validation.rows):
         cells = [escape(r.id), escape(r.metric), format_bytes(r.predicted_bytes), format_bytes(r.measured_bytes)]

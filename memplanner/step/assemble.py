@@ -1,16 +1,16 @@
 """From a plan to the parts of its training step, resolved once; whatever can be wrong with a plan is said here."""
 
 from collections.abc import Mapping
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from memplanner.components.architectures.family import Family, Modules
 from memplanner.components.attention import Attention
 from memplanner.components.context import Context, Numerics
 from memplanner.components.losses.base import Batch, Losses
-from memplanner.components.losses.cross_entropy import Classification
+from memplanner.components.losses.heads import head_loss
 from memplanner.components.methods.base import Method
 from memplanner.components.optimizers.update import UpdateRule
-from memplanner.components.quantization import QUANTIZATIONS
+from memplanner.components.quantization import QUANTIZATIONS, SAVED
 from memplanner.components.quantization.base import Quantization
 from memplanner.errors import Problem, UnsupportedError, UserError
 from memplanner.frozen import Frozen
@@ -46,7 +46,7 @@ class Step(Frozen, eq=False):
     """
 
     family: Family
-    config: object
+    config: Any
     method: Method
     rule: UpdateRule
     loss: RunsModel
@@ -82,7 +82,7 @@ class Step(Frozen, eq=False):
         )
 
 
-def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capability: float) -> Step:
+def assemble(plan: TrainingPlan, family: Family, config: Any, *, compute_capability: float) -> Step:
     """The parts of the plan's step.
 
     family, config: the model's, as architectures.registry.read_config gives them. compute_capability: the card's, for
@@ -93,7 +93,7 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
     modules = family.modules(config)
     ranks, copied = method.ranks(family, config), method.copied(family, config)
     _check_copies(plan, modules, copied)
-    if not family.classifier and step.loss.multiplies_head and any(path in ranks for path in modules.head):
+    if config.task == "causal-lm" and step.loss.multiplies_head and any(path in ranks for path in modules.head):
         message = f"{step.loss.label} multiplies by the head's own weight and leaves its adapter out"
         raise UnsupportedError(
             Problem(where="plan", key="step.loss", message=message, hint=f"modules_to_save {', '.join(modules.head)}")
@@ -106,10 +106,10 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
         config=config,
         method=method,
         rule=rule,
-        loss=Classification() if family.classifier else step.loss,  # type: ignore[arg-type]
+        loss=_loss_of(plan, family, config),
         numerics=numerics_of(plan),
         attention=Attention(kind=step.attention, compute_capability=compute_capability, padding=step.padding),
-        quantization=QUANTIZATIONS[plan.quantization],
+        quantization=_quantization(plan, config),
         ranks={_in_tape(path, modules): rank for path, rank in ranks.items()},
         copied=frozenset(_in_tape(path, modules) for path in copied),
         checkpoint_every=step.checkpoint_every,
@@ -120,6 +120,41 @@ def assemble(plan: TrainingPlan, family: Family, config: object, *, compute_capa
         per_layer_updates=step.per_layer_updates,
         kernels=_kernels(plan, family, config),
     )
+
+
+def _loss_of(plan: TrainingPlan, family: Family, config: Any) -> Any:
+    """The plan's loss of a causal language model, or that of another head; UserError where the two do not go
+    together.
+    """
+    task, loss = config.task, plan.step.loss
+    if task == "causal-lm":
+        return loss
+    if loss.kind != "cross-entropy" and task != family.tasks[0]:  # a family without any other loss has none to choose
+        message = f"{loss.label} is a loss of causal language models, and the task is {task}"
+        raise UnsupportedError(Problem(where="plan", key="step.loss", message=message, hint="loss cross-entropy"))
+    return head_loss(
+        task,
+        is_decoder=family.tasks[0] == "causal-lm",
+        has_loss_function=family.has_loss_function,
+        dropout=config.head_dropout,
+        is_regression=config.is_regression,
+    )
+
+
+def _quantization(plan: TrainingPlan, config: Any) -> Quantization | None:
+    """The base's format; UserError where the plan has another than weights that were saved quantised."""
+    if not config.saved_in:
+        return QUANTIZATIONS[plan.quantization]
+    if plan.quantization != config.saved_in:
+        message = f"{plan.quantization!r} is not how the model's weights were saved (quantization_config)"
+        hint = f"--quantization {config.saved_in}"
+        raise UserError(Problem(where="plan", key="quantization", message=message, hint=hint))
+    compute = numerics_of(plan).compute.name
+    if config.multiplied_in not in ("", compute):
+        message = f"products are in {compute}, and the quantization_config that weights were saved with has them in "
+        hint = f"--precision {config.multiplied_in}"
+        raise UserError(Problem(where="plan", key="precision", message=message + config.multiplied_in, hint=hint))
+    return SAVED[config.saved_in]
 
 
 def _kernels(plan: TrainingPlan, family: Family, config: object) -> frozenset[str]:

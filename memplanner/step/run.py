@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
 from memplanner.components.optimizers.update import UpdateRule
-from memplanner.notes import Note, PagedStates, SequenceAboveModel
+from memplanner.notes import Note, OtherHead, PagedStates, SequenceAboveModel
 from memplanner.program.program import Persistent, PersistentTensor, StepProgram
 from memplanner.program.symbolic import Arithmetic
 from memplanner.step.assemble import Step
@@ -33,6 +33,8 @@ def _written(step: Step, tape: Tape, batch: int, seq: int) -> tuple[StepProgram,
     trained_length = step.family.trained_length(step.config)
     if trained_length is not None and seq > trained_length:
         ctx.notes.append(SequenceAboveModel(max_positions=trained_length))
+    if step.config.published_as:
+        ctx.notes.append(OtherHead(published=step.config.published_as, task=step.config.task))
     if step.per_layer_updates:
         tape.on_gradient = _updating(step.rule)
     model = step.family.model(step.config, ctx)
@@ -77,6 +79,7 @@ def _written(step: Step, tape: Tape, batch: int, seq: int) -> tuple[StepProgram,
         persistent=Persistent(
             tuple(_persistent(step, tape, trained, gradients_outlive=gradients_outlive)),
             checkpoint=None if step.quantization is None else step.numerics.weights,
+            is_packed=step.quantization is not None and step.quantization.is_read,
         ),
         refresh_only=frozenset(tape.refresh_only),
     )

@@ -483,12 +483,11 @@ class Tape:
             node.grad = None
             frame = node.frame
             grads = list(node.fn(self, node, grad, node.saved if frame is None else frame.take(self, node.slot)))
-            frame = None
-            # The engine casts gradients while the incoming one is still there (Engine.cpp, validate_outputs).
+            # The engine casts gradients while it still holds the incoming one (Engine.cpp, call_function).
             for i, dtype in enumerate(node.casts):
                 if grads[i] is not None and grads[i].dtype is not dtype:
                     grads[i] = self.like(grads[i], "gradient cast", dtype)
-            grad = None
+            grad = frame = None
             node.saved = node.frame = None
             self._deliver(node.edges, grads)
             del grads, node

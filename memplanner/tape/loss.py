@@ -17,6 +17,21 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return loss
 
 
+def mse(x: Tensor, target: Tensor) -> Tensor:
+    """torch.nn.functional.mse_loss: the mean of the squares, in the wider of the two types."""
+    tape = x.tape
+    wider = x if x.dtype.size > target.dtype.size else target
+    squares = tape.like(wider, "squared differences")
+    loss = tape.new(SCALAR, wider.dtype, "loss")
+    del squares
+    loss.node = tape.record(_mse_backward, (x.node,), (x, target), x)
+    return loss
+
+
+def _mse_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+    return (tape.like(node.ctx, "gradient"),)
+
+
 def _nll_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
     return (tape.new(node.ctx, grad.dtype, "gradient of the log-probabilities"),)
 

@@ -430,6 +430,14 @@ def select_first(x: Tensor, shape: Shape) -> Tensor:
     return out
 
 
+def select_rows(x: Tensor, indices: tuple[Tensor, ...], shape: Shape) -> Tensor:
+    """x[i, j] with tensors of indices, which are saved; backward puts the gradient into one of zeros."""
+    node = x.tape.record(_slice_backward, (x.node,), indices, x.shape)
+    out = x.tape.new(shape, x.dtype, "selected rows")
+    out.node = node
+    return out
+
+
 def slice_copy(x: Tensor, shape: Shape, name: str) -> Tensor:
     """x[..., :-1, :].contiguous(): backward makes a zero-filled gradient of the whole."""
     out = x.tape.new(shape, x.dtype, name)

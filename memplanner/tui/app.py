@@ -35,7 +35,7 @@ from memplanner.tui.widgets.fields import Field
 from memplanner.tui.widgets.footer import KeysFooter
 from memplanner.tui.widgets.help import Help
 
-TABS = {"plan": "Plan", "timeline": "Timeline", "compare": "Compare", "frontier": "Frontier", "measured": "Measured"}
+TABS = {"plan": "Plan", "timeline": "Timeline", "compare": "Compare", "frontier": "Frontier", "measured": "Runs"}
 
 
 class MemplannerApp(App[None]):

@@ -8,10 +8,11 @@ import json
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
+from zlib import crc32
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from memplanner.catalogue import stems
+from memplanner.catalogue import bundled_model, find_gpu, profiles_dir
 from memplanner.errors import UserError
 from memplanner.files.parse import file_error, parse_json, read_text
 from memplanner.plan.training_plan import TrainingPlan
@@ -28,7 +29,8 @@ class Measured(Settings):
     """The figures measured for a row, in bytes; None where its source has none. Other keys of the file are ignored."""
 
     model_config = ConfigDict(extra="ignore")
-    allocated_peak: Bytes
+    out_of_memory: bool = False
+    allocated_peak: Bytes | None = None
     reserved_peak: Bytes | None = None
     process: Bytes | None = None
     steady: Bytes | None = None
@@ -73,6 +75,8 @@ class PublishedRow(Settings):
     checkpointing: str
     framework: str = "none"
     versions: dict[str, str] = {}
+    in_sample: bool = False
+    """Whether what it measured has had a part in how the model was made."""
     measured: Measured
     peer_predicted: PeerPrediction | None = None
 
@@ -85,7 +89,7 @@ class PublishedFile(Settings):
 
 
 class InexpressibleError(Exception):
-    """No plan can express what the row ran."""
+    """No plan can express what the row ran, or the row has nothing to compare a prediction with."""
 
 
 def load_published(path: Path) -> list[PublishedRow]:
@@ -109,6 +113,9 @@ def validate_published(path: Path) -> Validation:
             try:
                 plan, assumptions = plan_of(row, Path(scratch))
                 estimate = predict(plan)
+                compared = published_rows(row, estimate)
+                if not compared and not row.measured.out_of_memory:
+                    raise InexpressibleError("no figure was measured that a prediction has, too")
             except InexpressibleError as error:
                 validation.skipped.append(Skipped(id=row.id, reason=str(error)))
                 continue
@@ -116,9 +123,8 @@ def validate_published(path: Path) -> Validation:
                 validation.skipped.append(Skipped(id=row.id, reason="; ".join(str(p) for p in error.problems)))
                 continue
             validation.assumptions += [Assumption(id=row.id, text=text) for text in assumptions]
-            validation.rows += published_rows(row, estimate)
-            if not passes(estimate.verdict):
-                validation.false_alarms.append(row.id)
+            validation.rows += compared
+            validation.note_verdict(row.id, fits=passes(estimate.verdict), ran_out=row.measured.out_of_memory)
     return validation
 
 
@@ -138,26 +144,37 @@ _ATTENTION = {
     "sdpa-efficient (key/value heads expanded before the kernel)": "sdpa-efficient",
     "flash_attention_2": "flash-attention-2",
 }
-_CARDS = {"NVIDIA RTX A6000": "rtxa6000", "Tesla T4": "t4", "A100-SXM4-80GB": "a100-80gb"}
+_PLAIN = ("none", "baseline-peft-bnb", "accelerated-peft-bnb")
+"""Frameworks that run the libraries' own kernels. The last is fms-acceleration's plugin without fused operations, whose
+model is bitsandbytes' and peft's (framework_plugin_bnb.py): it only leaves out the casts to fp32."""
+_OTHERS = {
+    "foak": "its fused kernels (RoPE, RMSNorm, cross-entropy, LoRA) are not modelled",
+    "gptq": "a GPTQ base is not modelled",
+    "padding-free": "batches without padding are not modelled",
+}
+"""A part of a framework's name, and why its rows cannot be predicted."""
 _QKVO = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 def plan_of(row: PublishedRow, folder: Path) -> tuple[TrainingPlan, list[str]]:
     """The row's plan and the assumptions that it needed. A config.json for a model that is not bundled is written into
-    `folder`. InexpressibleError where no plan expresses the row.
+    `folder`. InexpressibleError where no plan expresses the row, UserError where a setting of it is wrong.
     """
     if row.num_gpus > 1:
         raise InexpressibleError(f"{row.num_gpus} GPUs: parallelism is not part of a plan yet")
-    if row.framework not in ("none", "baseline-peft-bnb"):
-        raise InexpressibleError(f"framework {row.framework!r}: another project's fused kernels")
+    if row.framework not in _PLAIN:
+        known = next((why for part, why in _OTHERS.items() if part in row.framework), "")
+        why = known or f"what it changes is not known; what is: {', '.join(_PLAIN)}"
+        raise InexpressibleError(f"framework {row.framework!r}: {why}")
     if row.method not in ("full", "lora") or row.optimizer != "adamw":
         pair = f"method {row.method!r} with optimizer {row.optimizer!r}"
         raise InexpressibleError(f"{pair} cannot be read: only full and LoRA training with AdamW can")
     precision = _PRECISIONS.get((row.base_dtype, row.autocast))
-    attention, card = _ATTENTION.get(row.attention), _CARDS.get(row.gpu)
-    if precision is None or attention is None or card is None:
-        ran = f"{row.base_dtype} under autocast {row.autocast}, {row.attention}, on {row.gpu}"
-        raise InexpressibleError(f"no plan expresses {ran}")
+    attention = _ATTENTION.get(row.attention)
+    if precision is None:
+        raise InexpressibleError(f"{row.base_dtype} under autocast {row.autocast} is not a precision of a plan")
+    if attention is None:
+        raise InexpressibleError(f"attention {row.attention!r} is not known; what is: {', '.join(_ATTENTION)}")
     assumptions: list[str] = []
     method: dict[str, Any] = {"kind": row.method}
     if row.method == "lora":
@@ -165,12 +182,12 @@ def plan_of(row: PublishedRow, folder: Path) -> tuple[TrainingPlan, list[str]]:
             assumptions.append("LoRA on q, k, v and o, as the source's scripts have it")
         method |= {"rank": row.rank, "target_modules": row.target_modules or _QKVO}
     fields: dict[str, Any] = {
-        "model": _model(row, folder),
+        "model": _model(row, folder, assumptions),
         "method": method,
         "precision": precision[0],
         "master_weights": precision[1],
         "quantization": "nf4-double" if row.quantization == "nf4" and row.double_quant else row.quantization or "none",
-        "device": card,
+        "device": _card(row.gpu),
     }
     step: dict[str, Any] = {
         "batch_size": row.batch,
@@ -183,7 +200,10 @@ def plan_of(row: PublishedRow, folder: Path) -> tuple[TrainingPlan, list[str]]:
         source(row, fields, step, assumptions)
     else:
         assumptions.append("the training loop is taken to be transformers' Trainer's")
-    return TrainingPlan.model_validate({**fields, "step": step}), assumptions
+    try:
+        return TrainingPlan.model_validate({**fields, "step": step}), assumptions
+    except ValidationError as error:
+        raise UserError(*problems_of(error, TrainingPlan, lambda key: ("plan", ".".join(key)))) from None
 
 
 def _a6000(row: PublishedRow, fields: dict[str, Any], step: dict[str, Any], assumptions: list[str]) -> None:
@@ -206,22 +226,37 @@ def _a100(row: PublishedRow, fields: dict[str, Any], step: dict[str, Any], assum
     if row.method == "lora":
         fields["method"]["dropout"] = 0.1
     if row.quantization == "nf4":
-        fields |= {"quantization": "nf4-double", "kbit_preparation": "norms"}
-        assumptions.append("double quantisation: unsaid, but the steady state has its size to 0.2 MB")
-        assumptions.append("norms in fp32, the head in bf16, as trl's peft_module_casting_to_bf16 leaves them")
+        fields["quantization"] = "nf4-double"
+        assumptions.append("double quantisation, as fms-acceleration's framework_plugin_bnb.py has it")
+        if row.framework == "accelerated-peft-bnb":
+            fields["kbit_preparation"] = "none"
+            assumptions.append("norms, head and embeddings in bf16, as framework_plugin_bnb.py leaves them")
+        else:
+            fields["kbit_preparation"] = "norms"
+            assumptions.append("norms in fp32, the head in bf16, as trl's peft_module_casting_to_bf16 leaves them")
 
 
 _SOURCES = {"a6000-": _a6000, "t4-": _t4, "a100-": _a100}
 
 
-def _model(row: PublishedRow, folder: Path) -> str:
+def _card(name: str) -> str:
+    """The bundled card of the name that a source gives it."""
+    try:
+        return find_gpu(name).id
+    except UserError as error:
+        raise InexpressibleError(error.problems[0].message) from None
+
+
+def _model(row: PublishedRow, folder: Path, assumptions: list[str]) -> str:
     """A bundled model's name, or the path of a config.json made of the row's `arch`: all are of LLaMA's shape."""
     arch = row.arch
     if arch is None:
-        name = row.model.rsplit("/", 1)[-1].lower()
-        if name not in stems("models", ".json"):
-            raise InexpressibleError(f"no architecture is given, and no bundled model is called {name!r}")
-        return name
+        model = bundled_model(row.model)
+        if model is None and (model := bundled_model(row.model.rsplit("/", 1)[-1])) is not None:
+            assumptions.append(f"{row.model} is taken to have the shape of {model.name}, as its name says")
+        if model is None:
+            raise InexpressibleError(f"no architecture is given, and no bundled model is called {row.model!r}")
+        return model.id
     try:
         config = {
             "model_type": "llama",
@@ -237,10 +272,22 @@ def _model(row: PublishedRow, folder: Path) -> str:
         }
     except KeyError as error:
         raise InexpressibleError(f"its architecture has no {error}") from None
-    name = "".join(c if c.isalnum() else "-" for c in row.model)
-    path = folder / f"{name}.json"
-    path.write_text(json.dumps(config), encoding="utf-8")
+    text = json.dumps(config)
+    name = "".join(c if c.isalnum() else "-" for c in row.model[-60:])
+    path = folder / f"{crc32(text.encode()):08x}" / name / "config.json"  # messages call the model as its directory
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+def short_source(row: PublishedRow) -> str:
+    """The project that measured the row."""
+    return row.source.split(" sdist")[0].split(" scripts")[0]
+
+
+def published_files() -> list[Path]:
+    """The files of measurements that ship with memplanner."""
+    return sorted((profiles_dir() / "published").glob("*.json"))
 
 
 def published_rows(row: PublishedRow, estimate: Estimate) -> list[Row]:
@@ -268,7 +315,8 @@ def published_rows(row: PublishedRow, estimate: Estimate) -> list[Row]:
     return [
         Row(
             id=row.id,
-            source=row.source.split(" sdist")[0].split(" scripts")[0],
+            source=short_source(row),
+            in_sample=row.in_sample,
             gpu=row.gpu,
             method=f"{row.method} {row.quantization}" if row.quantization else row.method,
             metric=metric,

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from memplanner.catalogue import find_model
+from memplanner.catalogue import bundled_model
 from memplanner.errors import UserError
 from memplanner.files.parse import file_error
 from memplanner.measurement import Measurement, load_measurement
@@ -37,7 +37,7 @@ def records_in(words: Iterable[str], root: Path) -> list[Path]:
 
 
 def validate_records(paths: Iterable[Path]) -> Validation:
-    """Predict the plan of every record and compare it with what was measured."""
+    """Predict the plan of every record and compare it with what was measured or traced."""
     validation = Validation()
     with tempfile.TemporaryDirectory() as scratch:
         for path in paths:
@@ -66,11 +66,7 @@ def compare_record(validation: Validation, record: Measurement, scratch: Path) -
         return
     ran_out = record.outcome.status == "out-of-memory"
     if record.backend == "cuda" and (ran_out or record.environment.memory_fraction is not None):
-        fits = passes(estimate.verdict)
-        if ran_out and fits:
-            validation.false_fits.append(record.id)
-        if not ran_out and not fits:
-            validation.false_alarms.append(record.id)
+        validation.note_verdict(record.id, fits=passes(estimate.verdict), ran_out=ran_out)
     if ran_out:
         validation.skipped.append(Skipped(id=record.id, reason="ran out of memory: only its verdict is compared"))
         return
@@ -79,18 +75,11 @@ def compare_record(validation: Validation, record: Measurement, scratch: Path) -
 
 def _standing_alone(record: Measurement, plan: TrainingPlan, scratch: Path) -> TrainingPlan:
     """The plan with its model read from the config in the record. Bundled models keep their names."""
-    if record.config is None or _bundled(plan.model):
+    if record.config is None or bundled_model(plan.model) is not None:
         return plan
     path = scratch / "config.json"
     path.write_text(json.dumps(record.config), encoding="utf-8")
     return plan.model_copy(update={"model": str(path)})
-
-
-def _bundled(model: str) -> bool:
-    try:
-        return find_model(model, Path("/nonexistent")).parameters is not None
-    except UserError:
-        return False
 
 
 def record_rows(record: Measurement, estimate: Estimate) -> list[Row]:
@@ -131,6 +120,7 @@ def record_rows(record: Measurement, estimate: Estimate) -> list[Row]:
             metric=metric,
             predicted_bytes=ours,
             measured_bytes=theirs,
+            witness=record.witness,
         )
         for metric, ours, theirs in figures
         if theirs is not None

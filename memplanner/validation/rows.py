@@ -5,10 +5,14 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from memplanner.measurement import Witness
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One figure of one run, predicted and measured, in bytes. peer, peer_bytes: another tool and what it predicted."""
+    """One figure of one run, predicted and measured or traced, in bytes. peer, peer_bytes: another tool and what it
+    predicted.
+    """
 
     id: str
     source: str
@@ -19,12 +23,16 @@ class Row:
     for the bytes that outlive a step, or with " at peak" those alive at the peak."""
     predicted_bytes: int
     measured_bytes: int
+    """What was measured; of a run on fake tensors, what was traced."""
+    witness: Witness = "measured"
+    in_sample: bool = False
+    """Whether the run was looked at while the model was being made."""
     peer: str = ""
     peer_bytes: int | None = None
 
     @property
     def error(self) -> float:
-        """(predicted − measured) / measured; infinite where nothing was measured and something predicted."""
+        """(predicted − measured) / measured; infinite where nothing was there and something predicted."""
         return _error(self.predicted_bytes, self.measured_bytes)
 
     @property
@@ -70,23 +78,42 @@ class Validation:
     rows: list[Row] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     assumptions: list[Assumption] = field(default_factory=list)
+    out_of_memory: list[str] = field(default_factory=list)
+    """Runs that ran out of memory on their card: those that a false fit could be seen on."""
     false_fits: list[str] = field(default_factory=list)
     """Runs predicted to fit their card that ran out of memory on it."""
     false_alarms: list[str] = field(default_factory=list)
     """Runs predicted not to fit that completed."""
 
+    def note_verdict(self, name: str, *, fits: bool, ran_out: bool) -> None:
+        """A run that was predicted to fit or not, and that ran out of memory or completed."""
+        if ran_out:
+            self.out_of_memory.append(name)
+        if fits == ran_out:
+            (self.false_fits if ran_out else self.false_alarms).append(name)
+
     def groups(self) -> dict[str, Summary]:
-        """Group ("source · gpu · method · metric") → its summary, in the order of the rows."""
+        """Group ("source · gpu · method · metric", with "in sample" before the metric where it is) → its summary.
+
+        Groups are in the order of the rows.
+        """
         grouped: dict[str, list[Row]] = {}
         for row in self.rows:
-            grouped.setdefault(" · ".join((row.source, row.gpu, row.method, row.metric)), []).append(row)
+            sample = ["in sample"] if row.in_sample else []
+            grouped.setdefault(" · ".join((row.source, row.gpu, row.method, *sample, row.metric)), []).append(row)
         return {name: summary(rows) for name, rows in grouped.items()}
 
-    def by_metric(self) -> dict[str, Summary]:
-        """Metric → its summary over everything."""
+    @property
+    def witness(self) -> str:
+        """What the predictions are compared with: "measured", "traced", or both."""
+        return " or ".join(sorted({row.witness for row in self.rows})) or "measured"
+
+    def by_metric(self, *, in_sample: bool | None = None) -> dict[str, Summary]:
+        """Metric → its summary over everything, or over the runs in sample or out of it."""
         grouped: dict[str, list[Row]] = {}
         for row in self.rows:
-            grouped.setdefault(row.metric, []).append(row)
+            if in_sample is None or row.in_sample == in_sample:
+                grouped.setdefault(row.metric, []).append(row)
         return {name: summary(rows) for name, rows in grouped.items()}
 
     def beyond(self, tolerance: float) -> list[Row]:
@@ -120,6 +147,6 @@ def merged(parts: Iterable[Validation]) -> Validation:
     """One validation with everything that the parts hold, in their order."""
     whole = Validation()
     for part in parts:
-        for name in ("rows", "skipped", "assumptions", "false_fits", "false_alarms"):
+        for name in ("rows", "skipped", "assumptions", "out_of_memory", "false_fits", "false_alarms"):
             getattr(whole, name).extend(getattr(part, name))
     return whole

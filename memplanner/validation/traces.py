@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from memplanner.errors import UserError
 from memplanner.measurement import load_measurement
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.validation.published import InexpressibleError, load_published, plan_of
@@ -45,6 +46,8 @@ def validate_against_traces(records: Iterable[Path], published: Iterable[Path]) 
                     plans.append((row.id, plan_of(row, folder)[0], folder))
                 except InexpressibleError as error:
                     skipped.append(Skipped(id=row.id, reason=str(error)))
+                except UserError as error:
+                    skipped.append(Skipped(id=row.id, reason="; ".join(str(p) for p in error.problems)))
         validation = validate_traces(plans)
     validation.skipped += skipped
     return validation

@@ -69,6 +69,16 @@ def test_a_quantised_base_is_read_by_name_packed_one_by_one_and_cast_last() -> N
     ]
 
 
+def test_what_a_checkpoint_has_quantised_is_read_as_it_is_kept() -> None:
+    tensors = (weight("embed_tokens.weight", 4 * KIB, FP32), *packed("layers.0–3.mlp.up_proj", 32 * KIB, copies=4))
+    assert told(made_early(Persistent(tensors, checkpoint=BF16, is_packed=True))) == [
+        (1, ["+72", "-72"]),
+        (1, ["+8"]),
+        (4, ["+16", "+2", "+0.5"]),
+        (1, ["+16", "-8"]),
+    ]
+
+
 @pytest.mark.parametrize("quantization", ["nf4", "nf4-double", "int8"])
 @pytest.mark.parametrize("fields", [{}, {"checkpointing": "every-2"}], ids=str)
 def test_what_is_there_after_reading_is_what_the_plan_has(quantization: str, fields: dict[str, Any]) -> None:

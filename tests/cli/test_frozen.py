@@ -12,8 +12,8 @@ CHECK_FLAGS = (
     "--all --attention --batch-size --budget --checkpointing --context --expandable-segments --format --from --gpu "
     "--grad-accumulation --headroom --ignore-key --keep-gradients --keep-outputs --locked --loss --method "
     "--modules-to-save --no-expandable-segments --no-keep-gradients --no-keep-outputs --no-per-layer-updates "
-    "--optimizer --optimizer-bits --per-layer-updates --plan --precision --projection-rank --quantization --rank "
-    "--seq-len --strict --target-modules --tolerance"
+    "--num-labels --optimizer --optimizer-bits --per-layer-updates --plan --precision --projection-rank --quantization "
+    "--rank --seq-len --strict --target-modules --task --tolerance"
 )
 
 

@@ -69,6 +69,8 @@ def test_a_run_is_laid_over_its_prediction(folder: Path, capsys: pytest.CaptureF
     assert main(["profile", "tiny.json", "--device", "fake", "--method", "gradnormlorp", *SHORT]) == 0
     out = capsys.readouterr().out
     assert out.startswith("COMPLETED on fake tensors: ")
+    assert out.count("Traced") == 2
+    assert "easured" not in out
     rows = {line.split("  ")[1]: line.split() for line in out.splitlines() if line.startswith("  ")}
     for phase in ("forward", "loss", "backward", "update", "update with subspace refresh", "between steps"):
         assert abs(float(rows[phase][-1].removesuffix("%"))) <= 0.05, phase

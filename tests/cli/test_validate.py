@@ -1,14 +1,16 @@
 """memplanner validate as a user meets it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from memplanner.catalogue import profiles_dir
 from memplanner.cli.main import main
 
-DATA = Path(__file__).parent.parent / "data" / "published_measurements.json"
+DATA = profiles_dir() / "published" / "measurements.json"
 
 
 @pytest.fixture
@@ -27,17 +29,22 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, s
 def test_published_rows_in_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = answer(capsys, "--published", str(DATA))
     assert (code, err) == (0, "")
-    assert out.startswith("WITHIN 2.00% of the allocated peak: 47 runs, 349 figures, worst 0.78%, 0 false\n  fits\n")
+    assert re.match(r"WITHIN 2\.00% of the allocated peak: 53 runs, 367 figures, worst 0\.\d\d%; out of", out)
     assert "Peer's median" in out
     assert "a100-010: 2 GPUs: parallelism is not part of a plan yet" in out
-    assert "double quantisation: unsaid" in out
+    assert "double quantisation, as fms-acceleration" in out
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_without_arguments_what_ships_is_validated(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = answer(capsys, "--published", str(DATA))
+    assert answer(capsys) == named
+
+
 def test_beyond_the_tolerance_is_exit_code_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = answer(capsys, "--published", str(DATA), "--tolerance", "0.5%")
+    code, out, _ = answer(capsys, "--published", str(DATA), "--tolerance", "0.05%")
     assert code == 1
-    assert out.startswith("BEYOND 0.50%")
+    assert out.startswith("BEYOND 0.05%")
 
 
 def test_json_has_fixed_names(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,9 +58,9 @@ def test_json_has_fixed_names(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert row["metric"] == "allocated"
     assert row["error"] == pytest.approx(row["predicted_bytes"] / row["measured_bytes"] - 1)
     assert row["peer"] == "vramcalc"
-    group = written["summary"]["by_group"]["vramcalc 0.1.2 · NVIDIA RTX A6000 · full · allocated"]
+    group = written["summary"]["by_group"]["vramcalc 0.1.2 · NVIDIA RTX A6000 · full · in sample · allocated"]
     assert (group["count"], group["worst"] < 0.001, group["peer_worst"] > 0.04) == (5, True, True)
-    assert written["summary"]["by_metric"]["allocated"]["count"] == 47
+    assert written["summary"]["by_metric"]["allocated"]["count"] == 53
     assert len(written["skipped"]) == 6
 
 
@@ -101,13 +108,13 @@ def test_records_and_their_verdicts(folder: Path, capsys: pytest.CaptureFixture[
     code, out, _ = answer(capsys, "records")
     assert code == 0
     assert "2 runs" in out
-    assert "worst 0.00%, 1 false fit memplanner" in " ".join(out.split())
+    assert "worst 0.00%; 1 false fit among 2 runs that ran out of memory memplanner" in " ".join(out.split())
     assert "Predicted to fit, ran out of memory\n  - false-fit\n" in out
     assert "Predicted not to fit, did\n  - false-alarm\n" in out
     assert "crashed: failed: exit code 1: [red]no[/red]" in out
 
 
-def test_traces_instead_of_measurements(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_records_against_fresh_traces(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("peft")
     from memplanner.catalogue import find_model
@@ -116,12 +123,15 @@ def test_traces_instead_of_measurements(folder: Path, capsys: pytest.CaptureFixt
     code, out, _ = answer(capsys, "records", "--against", "fake")
     assert code == 0
     assert "memplanner profile, fake" in out
+    _, out, _ = answer(capsys, "records", "--against", "fake", "--format", "json")
+    assert {row["witness"] for row in json.loads(out)["rows"]} == {"traced"}
+    _, out, _ = answer(capsys, "records", "--format", "json")
+    assert {row["witness"] for row in json.loads(out)["rows"]} == {"measured"}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "nothing to validate"),
         ("nosuch", "nosuch: no such file or directory"),
         ("empty", "holds no records"),
         ("text.json", "not valid JSON"),

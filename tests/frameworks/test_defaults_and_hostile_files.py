@@ -337,7 +337,7 @@ def test_checkpointing_that_fsdp_is_asked_for_is_read(tmp_path: Path, key: str) 
         (FACTORY + "bf16: true\nadditional_target: embed_tokens,lm_head\n", ["embed_tokens", "lm_head"], "fp32"),
         (FACTORY + "pure_bf16: true\nadditional_target: lm_head\n", ["lm_head"], None),
         (PEFT + "modules_to_save: [lm_head]\n", ["lm_head"], None),
-        (PEFT + "modules_to_save: [pooler, classifier, score]\ntask_type: SEQ_CLS\n", ["pooler", "classifier"], None),
+        (PEFT + "modules_to_save: [pooler, classifier, score]\ntask_type: SEQ_CLS\n", ["pooler"], None),
         (TRAINER + "use_peft: true\nlora_modules_to_save: [lm_head]\n", ["lm_head"], None),
     ],
 )
@@ -345,6 +345,43 @@ def test_modules_that_are_trained_whole(tmp_path: Path, text: str, names: list[s
     method = read(tmp_path, text).table["method"]
     assert method["kind"] == "lora"
     assert (method["modules_to_save"], method.get("modules_to_save_dtype")) == (names, dtype)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("CAUSAL_LM", None),
+        ("SEQ_CLS", "sequence-classification"),
+        ("TOKEN_CLS", "token-classification"),
+        ("QUESTION_ANS", "question-answering"),
+    ],
+)
+def test_the_task_of_an_adapter(tmp_path: Path, kind: str, task: str | None) -> None:
+    assert read(tmp_path, f"{PEFT}task_type: {kind}\n").table.get("task") == task
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (PEFT + "task_type: SEQ_2_SEQ_LM\n", "task_type"),
+        (PEFT + "task_type: FEATURE_EXTRACTION\n", "task_type"),
+        (TRAINER + "use_peft: true\nlora_task_type: SEQ_CLS\n", "lora_task_type"),
+        (AXOLOTL + "reward_model: true\n", "reward_model"),
+        (AXOLOTL + "process_reward_model: true\n", "process_reward_model"),
+        (AXOLOTL + "num_labels: 3\n", "num_labels"),
+        (AXOLOTL + "model_type: AutoModelForSequenceClassification\n", "model_type"),
+        (AXOLOTL + "type_of_model: AutoModelForTokenClassification\n", "type_of_model"),
+    ],
+)
+def test_a_head_that_a_config_asks_for_and_that_is_not_read_is_in_the_way(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, text)
+    assert [problem.key for problem in caught.value.problems] == [key]
+
+
+@pytest.mark.parametrize("name", ["AutoModelForCausalLM", "LlamaForCausalLM"])
+def test_axolotl_s_class_of_a_language_model_is_read(tmp_path: Path, name: str) -> None:
+    assert "model_type" in read(tmp_path, f"{AXOLOTL}model_type: {name}\n").used
 
 
 def test_axolotl_adds_targets_to_all_linear_layers(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class Answer:
     verdict: Verdict
     is_hopeless: bool
     is_squeezed: bool = False
-    margin: Margin = Margin("none", 0.0, 0)  # noqa: RUF009
+    margin: Margin = Margin("none", 0.0, 0, 0)  # noqa: RUF009
     context_bytes: int = 0
     limit_bytes: int = 100
 

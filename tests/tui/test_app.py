@@ -354,7 +354,8 @@ def test_a_run_is_laid_over_the_prediction(tmp_path: Path) -> None:
         assert abs(float(row[3].rstrip("%"))) < 1
         text = shown(app, "#record")
         assert "completed" in text
-        assert text.count(" measured") >= 6
+        assert text.count(" traced") >= 6
+        assert "measured" not in text
         assert text.endswith("Predictions without cuBLAS's workspaces here, which only CUDA has")
 
     drive(play, tmp_path, records=records)

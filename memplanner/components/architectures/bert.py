@@ -1,21 +1,24 @@
-"""BERT and RoBERTa with a sequence-classification head (GLUE).
+"""BERT and RoBERTa with a head for classification, or as the masked language models that they are published as.
 
 Modelled implementation: transformers' modeling_bert.py and modeling_roberta.py.
 """
 
 from typing import Final
 
-from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Modules, modules_of
+from memplanner.components.architectures.common import head_of, label_logits, logits_of
+from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Modules, Published, modules_of
+from memplanner.components.architectures.tasks import Task
 from memplanner.components.context import Context, LinearSpec
-from memplanner.frozen import Frozen
 from memplanner.program.shapes import INT64, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Tensor
 
 
-class BertConfig(Frozen):
-    """The fields of config.json that decide the tensors. pooler: BERT's head sits on a pooler, RoBERTa's is its own."""
+class BertConfig(Published):
+    """The fields of config.json that decide the tensors. pooler: it is BERT, whose classifier of sequences sits on a
+    pooler, and not RoBERTa, whose has a layer of its own. head_dropout: of all heads.
+    """
 
     hidden: int
     intermediate: int
@@ -24,16 +27,15 @@ class BertConfig(Frozen):
     vocab: int
     positions: int
     types: int
-    num_labels: int
     pooler: bool
     activation: str = "gelu"
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
-    classifier_dropout: float = 0.1
+    task: Task = "sequence-classification"
 
 
 class Bert:
-    """The classifier, written in the order of its forward pass."""
+    """The model, written in the order of its forward pass."""
 
     def __init__(self, config: BertConfig, ctx: Context) -> None:
         c = config
@@ -127,6 +129,31 @@ class Bert:
         return ops.dropout(hidden, c.hidden_dropout)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
+        """The head's: of the first token for classification of sequences, else of all tokens."""
+        ctx, c = self.ctx, self.c
+        if c.task == "token-classification":
+            return label_logits(ctx, hidden_states, "classifier", c.num_labels)
+        if c.task == "question-answering":
+            return label_logits(ctx, hidden_states, "qa_outputs", 2)
+        return self.predictions(hidden_states) if c.task == "masked-lm" else self.classes(hidden_states)
+
+    def predictions(self, hidden_states: Tensor) -> Tensor:
+        """BertOnlyMLMHead and RobertaLMHead: dense, activation, LayerNorm, and the embeddings as decoder. The decoder's
+        bias is the head's own, and so comes first.
+        """
+        ctx, c = self.ctx, self.c
+        norm = "LayerNorm" if c.pooler else "layer_norm"
+        dense = LinearSpec(_mlm_dense(c), c.hidden, c.hidden, bias=True, in_block=False)
+        decoder = head_of(
+            c.vocab, c.hidden, path=_mlm_decoder(c), bias=True, tied_to="embeddings.word_embeddings.weight"
+        )
+        ctx.param(f"{decoder.path}.bias", decoder.bias_shape)
+        x = ctx.linear(dense, hidden_states, self.hidden)
+        x = ops.activation(c.activation if c.pooler else "gelu", x, autocast=ctx.autocast is not None)
+        x = self.norm(f"{_mlm_dense(c).rpartition('.')[0]}.{norm}", x)
+        return logits_of(ctx, decoder, x)
+
+    def classes(self, hidden_states: Tensor) -> Tensor:
         """BERT: pooler (dense, tanh), dropout, linear. RoBERTa: dropout, dense, tanh, dropout, linear."""
         ctx, c = self.ctx, self.c
         x = ops.select_first(hidden_states, self.first)
@@ -134,11 +161,11 @@ class Bert:
         d, n = c.hidden, c.num_labels
         if c.pooler:
             x = ops.tanh(ctx.linear(LinearSpec("pooler.dense", d, d, bias=True, in_block=False), x, self.first))
-            x = ops.dropout(x, c.classifier_dropout)
+            x = ops.dropout(x, c.head_dropout)
             return ctx.head(LinearSpec("classifier", d, n, bias=True), x, labels)
-        x = ops.dropout(x, c.classifier_dropout)
+        x = ops.dropout(x, c.head_dropout)
         x = ops.tanh(ctx.head(LinearSpec("classifier.dense", d, d, bias=True), x, self.first))
-        x = ops.dropout(x, c.classifier_dropout)
+        x = ops.dropout(x, c.head_dropout)
         return ctx.head(LinearSpec("classifier.out_proj", d, n, bias=True), x, labels)
 
     def hidden_states(self, input_ids: Tensor) -> Tensor:
@@ -157,7 +184,6 @@ def _read(f: ConfigReader, model_type: str) -> BertConfig:
     hidden, heads = f.size("hidden_size"), f.size("num_attention_heads")
     f.divides("num_attention_heads", heads, hidden, "hidden_size")
     dropout = f.share("hidden_dropout_prob", 0.1)
-    labels = f.config.get("id2label")
     return BertConfig(
         hidden=hidden,
         intermediate=f.size("intermediate_size"),
@@ -166,21 +192,50 @@ def _read(f: ConfigReader, model_type: str) -> BertConfig:
         vocab=f.size("vocab_size"),
         positions=f.size("max_position_embeddings", default=512),
         types=f.size("type_vocab_size", default=2),
-        num_labels=f.size("num_labels", default=len(labels) if isinstance(labels, dict) and labels else 2),
         pooler=model_type == "bert",
         activation=f.activation("hidden_act", "gelu"),
         hidden_dropout=dropout,
         attention_dropout=f.share("attention_probs_dropout_prob", 0.1),
-        classifier_dropout=f.share("classifier_dropout", dropout),
+        head_dropout=f.share("classifier_dropout", dropout),
     )
 
 
 _ROBERTA_HEAD: Final = ("classifier.dense", "classifier.dropout", "classifier.out_proj")
 
 
+def _classifier(config: BertConfig) -> tuple[str, ...]:
+    """The new head, and what is in it."""
+    if config.task == "masked-lm":
+        return ()
+    if config.task == "question-answering":
+        return ("qa_outputs",)
+    layered = config.task == "sequence-classification" and not config.pooler
+    return ("classifier", *(_ROBERTA_HEAD if layered else ()))
+
+
+def _mlm_decoder(config: BertConfig) -> str:
+    """The last layer of the masked language model's head, which is not under the root."""
+    return "cls.predictions.decoder" if config.pooler else "lm_head.decoder"
+
+
+def _mlm_dense(config: BertConfig) -> str:
+    return "cls.predictions.transform.dense" if config.pooler else "lm_head.dense"
+
+
+def _mlm_others(config: BertConfig) -> tuple[str, ...]:
+    """The head's modules but for its linear layers."""
+    if not config.pooler:
+        return ("lm_head", "lm_head.layer_norm")
+    transform = "cls.predictions.transform"
+    inside = (transform, f"{transform}.transform_act_fn", f"{transform}.LayerNorm")
+    return ("cls", "cls.predictions", *inside)
+
+
 def _modules(config: BertConfig) -> Modules:
-    """Those of BertForSequenceClassification and RobertaForSequenceClassification."""
+    """Those of BertForSequenceClassification, RobertaForSequenceClassification and their siblings."""
     root = "bert" if config.pooler else "roberta"
+    pooled = config.pooler and config.task == "sequence-classification"
+    masked = config.task == "masked-lm"
     tables = ("word_embeddings", "position_embeddings", "token_type_embeddings")
     return modules_of(
         root,
@@ -197,13 +252,17 @@ def _modules(config: BertConfig) -> Modules:
             *("output", "output.LayerNorm", "output.dropout"),
         ),
         embeddings=(f"embeddings.{name}" for name in tables),
-        outside=("pooler.dense",) if config.pooler else (),
-        classifier=("classifier", *(() if config.pooler else _ROBERTA_HEAD)),
+        outside=("bert.pooler.dense",) if pooled else (_mlm_dense(config),) if masked else (),
+        head=(_mlm_decoder(config),) if masked else (),
+        classifier=_classifier(config),
         around=(
             *(f"{root}.{name}" for name in ("embeddings", "encoder")),
             *(f"{root}.embeddings.{name}" for name in ("LayerNorm", "dropout")),
-            *(("bert.pooler", "bert.pooler.activation", "dropout") if config.pooler else ()),
+            *(("bert.pooler", "bert.pooler.activation") if pooled else ()),
+            *(("dropout",) if pooled or config.task == "token-classification" else ()),
+            *(_mlm_others(config) if masked else ()),
         ),
+        task=config.task,
     )
 
 
@@ -214,7 +273,8 @@ FAMILY = Family(
     _modules,
     ("query", "value"),
     ("query", "key", "value", "dense"),
-    classifier=True,
-    trained_as=("ForSequenceClassification", "ForMaskedLM", "ForPreTraining", "Model"),
+    tasks=("sequence-classification", "token-classification", "question-answering", "masked-lm"),
+    takes_over=("masked-lm",),
+    has_loss_function=False,
 )
 """A published masked language model is fine-tuned as a classifier of sequences, whose head takes the other's place."""

@@ -1,14 +1,15 @@
-"""What the causal language models share: the output projection."""
+"""What the causal language models share: the output projection, and the heads that take its place."""
 
 from memplanner.components.context import Context, LinearSpec
 from memplanner.program.shapes import Shape
 from memplanner.tape.engine import Param, Tensor
 
 
-def head_of(vocab: int, hidden: int, *, tied_to: str | None) -> LinearSpec:
+def head_of(vocab: int, hidden: int, *, tied_to: str | None, path: str = "lm_head", bias: bool = False) -> LinearSpec:
     """The output projection (vocab, hidden). tied_to: the embeddings' table, where it is the same tensor."""
-    labels = ("vocab", "hidden")
-    return LinearSpec("lm_head", hidden, vocab, labels=labels, in_block=False, is_head=True, tied_to=tied_to or "")
+    return LinearSpec(
+        path, hidden, vocab, bias, ("vocab", "hidden"), in_block=False, is_head=True, tied_to=tied_to or ""
+    )
 
 
 def head_weight(ctx: Context, head: LinearSpec) -> Param:
@@ -20,5 +21,13 @@ def logits_of(ctx: Context, head: LinearSpec, hidden: Tensor) -> Tensor:
     """Logits (batch, seq, vocab) of all tokens."""
     shape = Shape(batch=ctx.batch, seq=ctx.seq, vocab=head.out_features)
     if ctx.rank_of(head) is None:
-        return ctx.matmul(hidden, head_weight(ctx, head), None, shape, "logits")
+        weight = head_weight(ctx, head)
+        bias = ctx.param(f"{head.path}.bias", head.bias_shape) if head.bias else None
+        return ctx.matmul(hidden, weight, bias, shape, "logits")
     return ctx.linear(head, hidden, shape)
+
+
+def label_logits(ctx: Context, hidden: Tensor, name: str, labels: int, *, bias: bool = True) -> Tensor:
+    """The logits (batch, seq, labels) of a new linear layer of this name."""
+    spec = LinearSpec(name, hidden.shape.dims[-1], labels, bias, ("labels", "hidden"))
+    return ctx.head(spec, hidden, Shape(batch=ctx.batch, seq=ctx.seq, labels=labels))

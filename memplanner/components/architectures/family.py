@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from memplanner.components.architectures.tasks import Task
 from memplanner.components.context import Context
 from memplanner.errors import Problem, nearest
 from memplanner.frozen import Frozen
@@ -99,6 +100,24 @@ def show_value(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
+class Published(Frozen):
+    """What the settings of every family say of how the weights were published, and of the head that is trained.
+
+    num_labels: of a head for classification. is_regression: a sequence has one number instead. published_as: the class
+    that the weights were published as, where its head gives way to that of the task without being told to.
+    head_dropout: in front of a head that labels tokens. saved_in: the plan's word for the format of weights that were
+    saved quantised, "" for others; multiplied_in: the type that their products are in.
+    """
+
+    task: Task = "causal-lm"
+    num_labels: int = 2
+    is_regression: bool = False
+    published_as: str = ""
+    head_dropout: float = 0.1
+    saved_in: str = ""
+    multiplied_in: str = ""
+
+
 class Modules(Frozen):
     """A model's modules by their paths in named_modules().
 
@@ -106,6 +125,8 @@ class Modules(Frozen):
     blocks: the blocks themselves. linear: the linear layers under the head. outside: those of them that are in no
     block. embeddings: tables of rows. head: the output projection of a language model, a linear layer that no word for
     all of them means. classifier: a classifier's head and what is in it. others: what patterns and names match as well.
+    guards_head: peft keeps the classifier's head from being a target of adapters, as it does for sequences alone
+    (peft_model.py, PeftModelForSequenceClassification beside PeftModelForTokenClassification).
     """
 
     root: str
@@ -117,6 +138,7 @@ class Modules(Frozen):
     head: tuple[str, ...] = ()
     classifier: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    guards_head: bool = True
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -137,15 +159,15 @@ def modules_of(
     head: Iterable[str] = (),
     classifier: Iterable[str] = (),
     around: Iterable[str] = (),
+    task: Task = "causal-lm",
 ) -> Modules:
     """The modules of a stack of blocks and of what is around it.
 
-    stack: its path from the root. linear, others: of a block, by their paths in it. embeddings, outside: from the root;
-    the latter are linear layers in no block. head, classifier, around: by whole paths; the last are all else.
+    stack: its path from the root. linear, others: of a block, by their paths in it. embeddings: from the root. outside:
+    linear layers in no block, by whole paths like head, classifier and around; the last are all else.
     """
     blocks = [f"{root}.{stack}.{i}" for i in range(num_layers)]
-    outer = tuple(f"{root}.{name}" for name in outside)
-    linear, others = tuple(linear), tuple(others)
+    linear, others, outer = tuple(linear), tuple(others), tuple(outside)
     return Modules(
         root=root,
         stack=f"{root}.{stack}",
@@ -156,16 +178,20 @@ def modules_of(
         head=tuple(head),
         classifier=tuple(classifier),
         others=(*around, *(f"{block}.{name}" for block in blocks for name in others)),
+        guards_head=task not in ("token-classification", "question-answering"),
     )
 
 
 class Family(Frozen, kw_only=False):
     """A family of architectures: how its config is read and its forward pass written, which modules it has, the
-    projections that methods take by default (peft's mapping, and every linear layer of the blocks), the longest
-    sequence, where positions are a table, and what it is trained as.
+    projections that methods take by default (peft's mapping, and every linear layer of the blocks), and what it can be
+    trained for.
 
-    block_order: a block's modules with weights in the order in which they are registered, where that is not the order
-    of the forward pass: an optimizer's loop takes parameters as named_parameters() gives them.
+    tasks: the first is the default. takes_over: tasks of published models that are trained for the default one unless
+    the plan says otherwise. has_loss_function: the losses of classification are transformers' loss_function
+    (loss/loss_utils.py), and not code of the model's own. block_order: a block's modules with weights in the order in
+    which they are registered, where that is not the order of the forward pass: an optimizer's loop takes parameters as
+    named_parameters() gives them.
     """
 
     name: str
@@ -174,9 +200,9 @@ class Family(Frozen, kw_only=False):
     modules: Callable[[Any], Modules]
     lora_targets: tuple[str, ...]
     block_targets: tuple[str, ...]
-    classifier: bool = False
-    trained_as: tuple[str, ...] = ("ForCausalLM", "LMHeadModel", "Model")
-    """Ends of the names of transformers' classes that the model stands for, or that are loaded as it is."""
+    tasks: tuple[Task, ...] = ("causal-lm", "sequence-classification", "token-classification", "question-answering")
+    takes_over: tuple[Task, ...] = ()
+    has_loss_function: bool = True
     types_apart: bool = False
     """Whether embeddings, norms and head can be of another type than the linear layers of the blocks."""
     kernels: tuple[str, ...] = ()
@@ -203,7 +229,7 @@ class Family(Frozen, kw_only=False):
         for padding.
         """
         positions: int | None = getattr(config, "positions", None)
-        if positions is not None and self.classifier and not config.pooler:
+        if positions is not None and getattr(config, "pooler", None) is False:
             return positions - 2
         return positions
 

@@ -1,19 +1,18 @@
-"""GPT-2 with its language-modelling head.
+"""GPT-2 with its language-modelling head, or one for classification.
 
 Modelled implementation: transformers' modeling_gpt2.py. Its linear layers are Conv1D, weights stored (in, out).
 """
 
-from memplanner.components.architectures.common import head_of, head_weight, logits_of
-from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Modules, modules_of
+from memplanner.components.architectures.common import head_of, head_weight, label_logits, logits_of
+from memplanner.components.architectures.family import MAX_LAYERS, ConfigReader, Family, Modules, Published, modules_of
 from memplanner.components.context import Context, LinearSpec
-from memplanner.frozen import Frozen
 from memplanner.program.shapes import INT64, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Param, Tensor
 
 
-class Gpt2Config(Frozen):
+class Gpt2Config(Published):
     """The fields of config.json that decide the tensors."""
 
     hidden: int
@@ -30,7 +29,7 @@ class Gpt2Config(Frozen):
 
 
 class Gpt2:
-    """The causal language model, written in the order of its forward pass."""
+    """The model, written in the order of its forward pass."""
 
     def __init__(self, config: Gpt2Config, ctx: Context) -> None:
         c = config
@@ -110,7 +109,15 @@ class Gpt2:
         return head_weight(self.ctx, self.lm_head)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
-        return logits_of(self.ctx, self.lm_head, hidden_states)
+        """GPT2LMHeadModel's, or those of GPT2ForSequenceClassification and its siblings."""
+        c, ctx = self.c, self.ctx
+        if c.task == "sequence-classification":
+            return label_logits(ctx, hidden_states, "score", c.num_labels, bias=False)
+        if c.task == "token-classification":
+            return label_logits(ctx, hidden_states, "classifier", c.num_labels)
+        if c.task == "question-answering":
+            return label_logits(ctx, hidden_states, "qa_outputs", 2)
+        return logits_of(ctx, self.lm_head, hidden_states)
 
 
 # -- config.json -------------------------------------------------------------------------------------------------------
@@ -132,11 +139,12 @@ def _read(f: ConfigReader, model_type: str) -> Gpt2Config:
         attention_dropout=f.share("attn_pdrop", 0.1),
         residual_dropout=f.share("resid_pdrop", 0.1),
         embedding_dropout=f.share("embd_pdrop", 0.1),
+        head_dropout=f.share("classifier_dropout", f.share("hidden_dropout", 0.1)),
     )
 
 
 def _modules(config: Gpt2Config) -> Modules:
-    """Those of GPT2LMHeadModel."""
+    """Those of GPT2LMHeadModel and its siblings with other heads."""
     return modules_of(
         "transformer",
         "h",
@@ -147,9 +155,18 @@ def _modules(config: Gpt2Config) -> Modules:
             *("ln_2", "mlp", "mlp.act", "mlp.dropout"),
         ),
         embeddings=("wte", "wpe"),
-        head=("lm_head",),
-        around=("transformer.drop", "transformer.ln_f"),
+        head=("lm_head",) if config.task == "causal-lm" else (),
+        classifier={
+            "sequence-classification": ("score",),
+            "token-classification": ("classifier",),
+            "question-answering": ("qa_outputs",),
+        }.get(config.task, ()),
+        around=(
+            *("transformer.drop", "transformer.ln_f"),
+            *(("dropout",) if config.task == "token-classification" else ()),
+        ),
+        task=config.task,
     )
 
 
-FAMILY = Family("gpt2", _read, Gpt2, _modules, ("c_attn",), ("c_attn", "c_proj", "c_fc"))
+FAMILY = Family("gpt2", _read, Gpt2, _modules, ("c_attn",), ("c_attn", "c_proj", "c_fc"), has_loss_function=False)

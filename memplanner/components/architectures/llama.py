@@ -6,24 +6,24 @@ f intermediate, h heads, g key/value heads, e head dim, v vocabulary.
 
 from typing import NamedTuple
 
-from memplanner.components.architectures.common import head_of, head_weight, logits_of
+from memplanner.components.architectures.common import head_of, head_weight, label_logits, logits_of
 from memplanner.components.architectures.family import (
     MAX_LAYERS,
     MAX_SIZE,
     ConfigReader,
     Family,
     Modules,
+    Published,
     modules_of,
 )
 from memplanner.components.context import Context, LinearSpec
-from memplanner.frozen import Frozen
 from memplanner.program.shapes import FP32, INT64, Dtype, Shape
 from memplanner.tape import liger, nn, ops
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Param, Tensor
 
 
-class LlamaConfig(Frozen):
+class LlamaConfig(Published):
     """The fields of config.json that decide the tensors. max_positions decides none: rotary angles are computed for any
     position, and longer sequences are only remarked on.
     """
@@ -43,6 +43,8 @@ class LlamaConfig(Frozen):
     attention_dropout: float = 0.0
     activation: str = "silu"
     max_positions: int = MAX_SIZE
+    token_bias: bool = True
+    """Whether the head that labels tokens has a bias."""
     sliding_window: int | None = None
     """Tokens that a layer of "sliding_attention" sees; None where there is none."""
     layer_types: tuple[str, ...] = ()
@@ -64,7 +66,7 @@ class Shared(NamedTuple):
 
 
 class Llama:
-    """The causal language model, written in the order of its forward pass."""
+    """The model, written in the order of its forward pass."""
 
     def __init__(self, config: LlamaConfig, ctx: Context) -> None:
         c = config
@@ -167,7 +169,7 @@ class Llama:
         hidden = self.mlp(hidden)
         return ops.add(residual, hidden, "residual")
 
-    # -- the model, LlamaForCausalLM -----------------------------------------------------------------------------
+    # -- the model -----------------------------------------------------------------------------------------------
 
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """LlamaModel: token ids to the last hidden state."""
@@ -208,7 +210,17 @@ class Llama:
         return head_weight(self.ctx, self.lm_head)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
-        return logits_of(self.ctx, self.lm_head, hidden_states)
+        """LlamaForCausalLM's; else those of transformers' modeling_layers.py, GenericForSequenceClassification and its
+        siblings.
+        """
+        c, ctx = self.c, self.ctx
+        if c.task == "sequence-classification":
+            return label_logits(ctx, hidden_states, "score", c.num_labels, bias=False)
+        if c.task == "token-classification":
+            return label_logits(ctx, hidden_states, "score", c.num_labels, bias=c.token_bias)
+        if c.task == "question-answering":
+            return label_logits(ctx, hidden_states, "qa_outputs", 2)
+        return logits_of(ctx, self.lm_head, hidden_states)
 
 
 # -- config.json -------------------------------------------------------------------------------------------------------
@@ -263,6 +275,8 @@ def _read(f: ConfigReader, model_type: str) -> LlamaConfig:
         attention_dropout=f.share("attention_dropout", 0.0),
         activation=f.activation("hidden_act", "silu"),
         max_positions=f.size("max_position_embeddings", default=MAX_SIZE),
+        token_bias=f.flag("token_classification_bias", True),
+        head_dropout=f.share("classifier_dropout", f.share("hidden_dropout", 0.1)),
         sliding_window=window,
         layer_types=layer_types,
         full_mask=model_type != "mistral" or not layer_types,
@@ -270,7 +284,7 @@ def _read(f: ConfigReader, model_type: str) -> LlamaConfig:
 
 
 def _modules(config: LlamaConfig) -> Modules:
-    """Those of LlamaForCausalLM."""
+    """Those of LlamaForCausalLM and its siblings with other heads."""
     norms = ("self_attn.q_norm", "self_attn.k_norm") if config.qk_norm else ()
     return modules_of(
         "model",
@@ -282,8 +296,17 @@ def _modules(config: LlamaConfig) -> Modules:
         ),
         others=("self_attn", *norms, "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm"),
         embeddings=("embed_tokens",),
-        head=("lm_head",),
-        around=("model.norm", "model.rotary_emb"),
+        head=("lm_head",) if config.task == "causal-lm" else (),
+        classifier={
+            "sequence-classification": ("score",),
+            "token-classification": ("score",),
+            "question-answering": ("qa_outputs",),
+        }.get(config.task, ()),
+        around=(
+            *("model.norm", "model.rotary_emb"),
+            *(("dropout",) if config.task == "token-classification" else ()),
+        ),
+        task=config.task,
     )
 
 

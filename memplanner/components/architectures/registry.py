@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import Any, Final
 
 from memplanner.components.architectures.family import ConfigReader, Family, show_value
+from memplanner.components.architectures.saved import saved_format
+from memplanner.components.architectures.tasks import LABELLED, Task, class_end, task_of
 from memplanner.errors import Problem, UserError, nearest
 
 _HERE: Final = __package__
@@ -25,10 +27,13 @@ def family_of(model_type: str) -> Family:
     return family
 
 
-def read_config(config: dict[str, Any], where: str) -> tuple[Family, Any]:
+def read_config(
+    config: dict[str, Any], where: str, *, task: Task | None = None, num_labels: int | None = None
+) -> tuple[Family, Any]:
     """The family and its settings; UserError names every field that is missing or wrong.
 
-    where: the file the config came from, for messages.
+    where: the file the config came from, for messages. task, num_labels: the plan's, None where it leaves them to the
+    config.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
@@ -39,41 +44,82 @@ def read_config(config: dict[str, Any], where: str) -> tuple[Family, Any]:
         raise UserError(Problem(where=where, key="model_type", message=message, hint=f"{hint} {known}".strip()))
     family = family_of(model_type)
     fields = ConfigReader(config, where)
-    _check_head(fields, family)
-    _check_weights(fields)
+    task, published_as = _task(fields, family, model_type, task)
+    labels = _num_labels(fields, task, num_labels)
+    is_regression = _is_regression(fields, task, labels)
+    saved_in, multiplied_in = saved_format(fields)
     settings = family.read(fields, model_type)
+    if task == "masked-lm" in family.tasks and not fields.flag("tie_word_embeddings", True):
+        fields.problem("tie_word_embeddings", "a masked language model whose decoder is not tied is not modelled")
     if fields.problems:
         raise UserError(*fields.problems)
-    return family, settings
-
-
-def _check_head(fields: ConfigReader, family: Family) -> None:
-    """`architectures` names the class that the weights were saved from, and with it the model's head."""
-    names = fields.config.get("architectures")
-    if names is None or names == []:
-        return
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        fields.problem("architectures", f"{show_value(names)} is not a list of names")
-    elif not any(_is_trained_as(name, family) for name in names):
-        modelled = ", ".join(f"…{end}" for end in family.trained_as if end != "Model")
-        fields.problem(
-            "architectures", f"{show_value(names[0])} has a head that is not modelled", f"modelled: {modelled}"
-        )
-
-
-def _is_trained_as(name: str, family: Family) -> bool:
-    """Whether one of the ends that the family has is the name's; a bare …Model has no head of any kind."""
-    end = max((end for end in family.trained_as if name.endswith(end)), key=len, default="")
-    return bool(end) and ("Head" in name) == ("Head" in end)
-
-
-def _check_weights(fields: ConfigReader) -> None:
-    """Weights that are saved quantised are loaded as they are, and trained over by other code for each format."""
-    quantization = fields.config.get("quantization_config")
-    if not quantization:
-        return
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-    hint = "the config.json of the model before it was quantised, and --quantization, are read"
-    fields.problem(
-        "quantization_config", f"weights that are saved quantised ({show_value(method)}) are not modelled", hint
+    return family, settings.replaced(
+        task=task,
+        num_labels=labels,
+        is_regression=is_regression,
+        published_as=published_as,
+        saved_in=saved_in,
+        multiplied_in=multiplied_in,
     )
+
+
+def _task(fields: ConfigReader, family: Family, model_type: str, chosen: Task | None) -> tuple[Task, str]:
+    """What the model is trained for; and the class it was published as, where its head gives way unasked.
+
+    `architectures` names the class that the weights were saved from, and with it the head that they have.
+    """
+    names = fields.config.get("architectures")
+    default = family.tasks[0]
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        fields.problem("architectures", f"{show_value(names)} is not a list of names")
+        return chosen or default, ""
+    if chosen is not None:
+        if chosen not in family.tasks:
+            message = f"{chosen} is no task of {model_type} models that is modelled"
+            fields.problems.append(Problem(where="plan", key="task", message=message, hint=_modelled(family)))
+        return chosen, ""
+    published = {name: task for name in names or () if (task := _published(name, default)) in family.tasks}
+    if names and not published:
+        ends = ", ".join(f"…{class_end(task)}" for task in family.tasks)
+        hint = f"modelled: {ends}; a task that is chosen puts its head in the place of this one"
+        fields.problem("architectures", f"{show_value(names[0])} has a head that is not modelled", hint)
+    name, task = next(iter(published.items()), ("", default))
+    return (default, name) if task in family.takes_over else (task, "")
+
+
+def _published(name: str, default: Task) -> Task | None:
+    """The task of a class's head, the default of one without any; None of one that is not known."""
+    try:
+        return task_of(name) or default
+    except KeyError:
+        return None
+
+
+def _modelled(family: Family) -> str:
+    return f"modelled: {', '.join(family.tasks)}"
+
+
+def _num_labels(fields: ConfigReader, task: Task, chosen: int | None) -> int:
+    """The plan's, or config.json's."""
+    if chosen is not None and task not in LABELLED:
+        message = f"{task} has no labels to count"
+        hint = f"{' and '.join(LABELLED)} have"
+        fields.problems.append(Problem(where="plan", key="num_labels", message=message, hint=hint))
+    labels = fields.config.get("id2label")
+    own = fields.size("num_labels", default=len(labels) if isinstance(labels, dict) and labels else 2)
+    return 2 if task == "question-answering" else chosen or own
+
+
+def _is_regression(fields: ConfigReader, task: Task, labels: int) -> bool:
+    """Whether a sequence has one number instead of one of several labels (loss_utils.py,
+    ForSequenceClassificationLoss, which takes a single label for that).
+    """
+    kind = fields.config.get("problem_type")
+    if task != "sequence-classification" or kind == "single_label_classification":
+        return False
+    if labels == 1 and kind in (None, "regression"):
+        return True
+    if kind is not None:
+        hint = "modelled: single_label_classification, and regression with num_labels 1"
+        fields.problem("problem_type", f"{show_value(kind)} with {labels} labels is not modelled", hint)
+    return False

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
-from memplanner.program.shapes import INT64, Shape
+from memplanner.program.shapes import INT64, Dtype, Shape
 from memplanner.settings.base import Settings
 from memplanner.tape.engine import Param, Tensor
 
@@ -60,11 +60,11 @@ class Loss(Settings):
         raise NotImplementedError
 
 
-def batch_of(ctx: "Context", labels: Shape) -> Batch:
-    """Token ids (batch, seq) and labels of this shape."""
+def batch_of(ctx: "Context", labels: Shape, dtype: Dtype = INT64) -> Batch:
+    """Token ids (batch, seq) and labels of this shape and type."""
     tape = ctx.tape
     category, tape.category = tape.category, "inputs"
     batch = {"input_ids": tape.new(Shape(batch=ctx.batch, seq=ctx.seq), INT64, "input ids")}
-    batch["labels"] = tape.new(labels, INT64, "labels")
+    batch["labels"] = tape.new(labels, dtype, "labels")
     tape.category = category
     return batch

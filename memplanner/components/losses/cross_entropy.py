@@ -1,8 +1,8 @@
-"""transformers' own losses: of causal language models (ForCausalLMLoss) and of sequence classifiers."""
+"""transformers' own loss of causal language models (ForCausalLMLoss)."""
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from memplanner.components.losses.base import Batch, LanguageModel, Loss, Losses, Model, batch_of
+from memplanner.components.losses.base import Batch, LanguageModel, Loss, Losses
 from memplanner.program.shapes import FP32, INT64, Shape
 from memplanner.tape import ops
 from memplanner.tape.engine import Tensor
@@ -42,19 +42,3 @@ class CrossEntropy(Loss):
         loss = cross_entropy(logits, shifted)
         del padded, shifted
         return loss
-
-
-class Classification:
-    """The loss of a classifier: it has no settings, and a plan does not choose it."""
-
-    def inputs(self, ctx: "Context") -> Batch:
-        """Token ids and a label for each sequence."""
-        return batch_of(ctx, Shape(batch=ctx.batch))
-
-    def run(self, ctx: "Context", model: Model, batch: Batch) -> Losses:
-        """torch's cross_entropy over the labels, which autocast runs in fp32."""
-        hidden = model.hidden_states(batch["input_ids"])
-        logits = model.logits(hidden)
-        ctx.tape.phase("loss")
-        loss = cross_entropy(ops.to(logits, FP32) if ctx.autocast else logits, batch["labels"])
-        return Losses(loss, logits)

@@ -60,6 +60,8 @@ def ranks_of(
         _check_targets(targets, modules, can_be, passed_over, work)
         key = "rank_pattern"
         _check_ranks(rank_pattern, modules, work)
+        if adapts_all and not modules.guards_head and not _is_in(modules.classifier[0], modules_to_save):
+            _check_head(targets, modules.classifier[0], work)
         chosen = [path for path in can_be if path not in passed_over and _is_target(targets, path, linear, work)]
         if blocks_only:
             chosen = [path for path in chosen if path not in modules.outside]
@@ -80,6 +82,14 @@ def _is_target(targets: tuple[str, ...] | str, path: str, linear: frozenset[str]
     if isinstance(targets, str):
         return matches_whole(targets, path, work)
     return any(ends_in(path, name) or (name == ALL_LINEAR and path in linear) for name in targets)
+
+
+def _check_head(targets: tuple[str, ...] | str, head: str, work: Work) -> None:
+    """That no target means the new head, of which peft then wraps the adapter in a copy, and fails."""
+    every = targets in (ALL_LINEAR, (ALL_LINEAR,))
+    if every or _is_target(targets, head, frozenset(), work):
+        message = f"{show(ALL_LINEAR if every else targets)} matches {head}, which peft trains as a copy"
+        _refuse("target_modules", message, f"modules_to_save ['{head}'] leaves it out")
 
 
 def _is_in(path: str, names: tuple[str, ...]) -> bool:

@@ -13,3 +13,9 @@ QUANTIZATIONS: Final[Mapping[str, Quantization | None]] = {
     "nf4-double": Linear4bit(double_quantized=True),
 }
 """By the plan's word for it."""
+SAVED: Final[Mapping[str, Quantization]] = {
+    "int8": Linear8bit(is_read=True),
+    "nf4": Linear4bit(is_read=True),
+    "nf4-double": Linear4bit(double_quantized=True, is_read=True),
+}
+"""The same of weights that were saved so."""

@@ -17,8 +17,13 @@ class StoredTensor(NamedTuple):
 class Quantization(Protocol):
     """A format of frozen base weights.
 
-    clones_output: peft's layer over it clones the base layer's output before it adds to it.
+    clones_output: peft's layer over it clones the base layer's output before it adds to it. is_read: weights come from
+    a checkpoint as they are kept.
     """
+
+    @property
+    def is_read(self) -> bool:
+        """See above."""
 
     @property
     def clones_output(self) -> bool:

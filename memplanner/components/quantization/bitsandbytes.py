@@ -15,10 +15,13 @@ NESTED_BLOCK: Final = 256
 
 
 class Linear4bit(Frozen):
-    """bitsandbytes.nn.Linear4bit with nf4. double_quantized: its scales are quantised as well (compress_statistics)."""
+    """bitsandbytes.nn.Linear4bit with nf4. double_quantized: its scales are quantised as well (compress_statistics).
+    is_read: as a checkpoint has it, and not made from a whole weight.
+    """
 
     clones_output: ClassVar[bool] = True
     double_quantized: bool = False
+    is_read: bool = False
 
     def tensors(self, shape: Shape) -> tuple[StoredTensor, ...]:
         """Two weights in a byte, an absmax per block and the code book; or the absmax in 8 bits with scales of its
@@ -42,9 +45,12 @@ class Linear4bit(Frozen):
     @property
     def shared(self) -> tuple[StoredTensor, ...]:
         """The code book of 8-bit scales that bitsandbytes.functional keeps (name2qmap), on the device of the first
-        weight that needed it; every weight has a copy beside it (quantize_blockwise, code.to(…, copy=True)).
+        weight that is quantised; every weight has a copy beside it (quantize_blockwise, code.to(…, copy=True)), or its
+        own from the checkpoint (QuantState.from_dict).
         """
-        return (StoredTensor("code book of nested scales", Shape(code=256), FP32),) if self.double_quantized else ()
+        if not self.double_quantized or self.is_read:
+            return ()
+        return (StoredTensor("code book of nested scales", Shape(code=256), FP32),)
 
     def linear(
         self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, stored: Dtype, name: str
@@ -71,9 +77,10 @@ class Linear4bit(Frozen):
         return ops.to(out, x.dtype, "output in the input's type")
 
 
-class Linear8bit(Frozen, kw_only=False):
-    """bitsandbytes.nn.Linear8bitLt with threshold 0."""
+class Linear8bit(Frozen):
+    """bitsandbytes.nn.Linear8bitLt with threshold 0. is_read: as Linear4bit's."""
 
+    is_read: bool = False
     clones_output: ClassVar[bool] = False
     shared: ClassVar[tuple[StoredTensor, ...]] = ()
 

@@ -67,7 +67,7 @@ def _gradnormlorp(method: GradNormLorp, model: nn.Module, family: Family, dtype:
 def _with_peft(
     method: PeftAdapter, model: nn.Module, family: Family, dtype: torch.dtype, *, use_dora: bool
 ) -> nn.Module:
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     targets = method.target_modules or method.default_targets(family)
     config = LoraConfig(
@@ -78,7 +78,7 @@ def _with_peft(
         rank_pattern=dict(method.rank_pattern),
         modules_to_save=list(method.modules_to_save) or None,
         use_dora=use_dora,
-        task_type=TaskType.SEQ_CLS if family.classifier else TaskType.CAUSAL_LM,
+        task_type=_task_type(model),
     )
     with_adapters: nn.Module = get_peft_model(model, config)  # type: ignore[arg-type]
     for name, param in with_adapters.named_parameters():
@@ -88,6 +88,19 @@ def _with_peft(
         if method.modules_to_save_dtype == "fp32" and ".modules_to_save." in name:
             param.data = param.data.to(torch.float32)
     return with_adapters
+
+
+def _task_type(model: nn.Module) -> str | None:
+    """peft's TaskType for transformers' class, by which it finds the head that is trained as well; it has none for
+    masked language models.
+    """
+    types = {
+        "ForSequenceClassification": "SEQ_CLS",
+        "ForTokenClassification": "TOKEN_CLS",
+        "ForQuestionAnswering": "QUESTION_ANS",
+        "ForMaskedLM": None,
+    }
+    return next((kind for end, kind in types.items() if type(model).__name__.endswith(end)), "CAUSAL_LM")
 
 
 def _as_peft_takes_them(targets: tuple[str, ...] | str, family: Family) -> list[str] | str:

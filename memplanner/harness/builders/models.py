@@ -12,6 +12,7 @@ from torch import nn
 from memplanner.catalogue import find_model
 from memplanner.components.architectures.family import Family
 from memplanner.components.architectures.registry import read_config
+from memplanner.components.architectures.tasks import class_end
 from memplanner.components.losses.cross_entropy import CrossEntropy
 from memplanner.harness.builders.adapters import adapted
 from memplanner.harness.errors import NotBuildableError
@@ -35,18 +36,21 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     UnsupportedError where no library trains such a model with the plan's optimizer; NotBuildableError where this
     harness has no builder for it.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    import transformers
 
     rule_of(plan)
     profile = find_model(plan.model, root)
-    family, _ = read_config(profile.config, profile.name)
+    family, settings = settings_of(plan, root)
     fields = {k: v for k, v in profile.config.items() if k not in ("memplanner", "model_type", "architectures")}
-    config = AutoConfig.for_model(profile.config["model_type"], **fields)
+    config = transformers.AutoConfig.for_model(profile.config["model_type"], **fields)
     config.use_cache = False
     config._attn_implementation = _ATTENTION.get(plan.step.attention, "sdpa")
     if plan.step.loss.kind != "cross-entropy":
         raise NotBuildableError(f"loss {plan.step.loss.kind!r}: no model of transformers has such a loss")
-    factory: Any = AutoModelForSequenceClassification if family.classifier else AutoModelForCausalLM
+    config.num_labels = settings.num_labels
+    if settings.task == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = 0  # without any, decoders take no batches
+    factory: Any = getattr(transformers, f"AutoModel{class_end(settings.task)}")
     if isinstance(plan.step.loss, CrossEntropy) and plan.step.loss.shifts == "logits":
         raise NotBuildableError("a loss that shifts logits: the installed transformers shifts labels")
     dtype = DTYPES[plan.precision] if plan.master_weights else AUTOCAST[plan.precision]
@@ -72,6 +76,12 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     else:
         base.disable_input_require_grads()
     return model.train(), family
+
+
+def settings_of(plan: TrainingPlan, root: Path) -> tuple[Family, Any]:
+    """The family of the plan's model, and its settings."""
+    profile = find_model(plan.model, root)
+    return read_config(profile.config, profile.name, task=plan.task, num_labels=plan.num_labels)
 
 
 def _keep_in_fp32(model: nn.Module) -> None:
@@ -102,13 +112,24 @@ def block_linears(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def _quantisable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The linear layers but for the output projection (quantizers/base.py, get_keys_to_not_convert) and a new head,
+    which is trained whole, and so has to be named in llm_int8_skip_modules where it has a bias.
+    """
+    left = model.get_output_embeddings()  # type: ignore[operator]
+    for name, module in model.named_modules():
+        is_linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        if is_linear and module is not left and name.partition(".")[0] not in ("classifier", "score", "qa_outputs"):
+            yield name, module
+
+
 def _quantised(model: nn.Module, plan: TrainingPlan) -> nn.Module:
-    """The model with its blocks' linear layers in bitsandbytes' formats; those on the meta device stay unquantised."""
+    """The model with its linear layers in bitsandbytes' formats; those on the meta device stay unquantised."""
     import bitsandbytes
     from peft import prepare_model_for_kbit_training
 
     compute = AUTOCAST.get(plan.precision, DTYPES[plan.precision])
-    for name, linear in list(block_linears(model)):
+    for name, linear in list(_quantisable(model)):
         if not isinstance(linear, nn.Linear):
             layers = type(linear).__name__
             raise NotBuildableError(f"quantization {plan.quantization!r} of {layers} layers: only nn.Linear has one")

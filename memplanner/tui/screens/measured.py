@@ -66,7 +66,7 @@ class MeasuredPane(Pane):
 
     def on_mount(self) -> None:
         """Add the table's columns, and start the clock that shows how long a run has taken."""
-        self.query_one(DataTable).add_columns("Run", "Measured", "Predicted", "Error", "Method", "Batch", "On")
+        self.query_one(DataTable).add_columns("Run", "Allocated", "Predicted", "Error", "Method", "Batch", "On")
         self.set_interval(0.5, self._tick)
 
     def show(self) -> None:
@@ -141,7 +141,7 @@ class MeasuredPane(Pane):
         detail.update(Text("\n").join(lines))
 
     def _overlay(self, rows: list[Row], width: int) -> list[Text]:
-        """Two bars for each figure, the measured one above the predicted one."""
+        """Two bars for each figure, what was measured or traced above what was predicted."""
         most = max((max(row.measured_bytes, row.predicted_bytes) for row in rows), default=1) or 1
         room = max(width - 24 - 12 - 10, 8)
         lines = []
@@ -149,7 +149,7 @@ class MeasuredPane(Pane):
             name = PHASE_WORDS.get(row.metric, row.metric)
             ours, theirs = round(row.predicted_bytes * room / most), round(row.measured_bytes * room / most)
             line = Text(pad(name, 23) + " ").append("█" * theirs + " " * (room - theirs), self.ink.style(ACCENT))
-            line.append(f" {pad(format_bytes(row.measured_bytes), 11, right=True)} measured")
+            line.append(f" {pad(format_bytes(row.measured_bytes), 11, right=True)} {row.witness}")
             lines.append(line)
             line = Text(" " * 24).append("▒" * ours + " " * (room - ours), self.ink.style(MUTED))
             error = "" if row.measured_bytes == 0 else f" {row.error:+.2%}"

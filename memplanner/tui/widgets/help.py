@@ -12,7 +12,7 @@ PAGES = (
     (
         "Anywhere",
         (
-            ("1 2 3 4 5", "plan, timeline, compare, frontier, measured"),
+            ("1 2 3 4 5", "plan, timeline, compare, frontier, runs"),
             ("Tab, Shift+Tab", "to the next part of the screen, and back"),
             ("w", "what would make it fit, and the largest rank, batch or sequence that does"),
             ("s", "save the plan as a file"),
@@ -43,7 +43,7 @@ PAGES = (
     ),
     ("3 Compare", (("Enter", "take the method or the card over into the plan"),)),
     ("4 Frontier", (("Enter", "take the row over"), ("o", "sort by the next column"), ("a", "all that fit"))),
-    ("5 Measured", (("p", "run the plan on this machine"), ("x", "cancel the run"))),
+    ("5 Runs", (("p", "run the plan on this machine"), ("x", "cancel the run"))),
 )
 WORDS = (
     "allocated: live tensors, at the step's highest moment. fragmentation: what PyTorch's allocator holds beside them. "
