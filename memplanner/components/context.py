@@ -7,6 +7,7 @@ from typing import Any
 from memplanner.components.attention import Attention, Call
 from memplanner.components.methods.base import Method
 from memplanner.components.quantization.base import Quantization
+from memplanner.errors import Problem, UserError
 from memplanner.frozen import Frozen
 from memplanner.notes import Note, OtherKernel
 from memplanner.program.shapes import FP32, Dtype, Shape
@@ -69,8 +70,9 @@ class Context:
 
     ranks: of the modules that the method acts on, by their paths as the tape's scopes begin them ("layers.0"). copied:
     paths, alike, of the modules that are trained as copies.
-    checkpoint_every: 0 without checkpointing, else N for blocks 0, N, 2N, … input_gradients: the embeddings' output
-    asks for a gradient. kernels: those of other packages that take the place of transformers' own code.
+    checkpoint_every: 0 without checkpointing, else N for blocks 0, N, 2N, … use_reentrant: how these are checkpointed.
+    input_gradients: the embeddings' output asks for a gradient. kernels: those of other packages that take the place
+    of transformers' own code.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Context:
         ranks: Mapping[str, int],
         copied: frozenset[str] = frozenset(),
         checkpoint_every: int,
+        use_reentrant: bool,
         input_gradients: bool,
         kernels: frozenset[str],
     ) -> None:
@@ -99,6 +102,7 @@ class Context:
         self.ranks = ranks
         self.copied = copied
         self.checkpoint_every = checkpoint_every
+        self.use_reentrant = use_reentrant
         self.input_gradients = input_gradients
         self.kernels = kernels
         self.adapters_enabled = True
@@ -330,7 +334,7 @@ class Context:
         if self.autocast is None:
             return x, weight
         cast = nn.cast_param(self.tape, weight, self.autocast)
-        return ops.to(x, self.autocast, "input cast by autocast"), cast
+        return nn.cast_input(x, self.autocast), cast
 
     def require_input_gradients(self, embeddings: Tensor) -> None:
         """enable_input_require_grads: the embedding's output asks for a gradient of its own if it has none. The graph
@@ -372,10 +376,26 @@ class Context:
         def layer(i: int, h: Tensor) -> Tensor:
             given = shared(i)
             if every and i % every == 0:
-                return tape.checkpoint(lambda x: block(i, x, given), h)
+                out = tape.checkpoint(lambda x: block(i, x, given), h, use_reentrant=self.use_reentrant)
+                self._check_trained(out)
+                return out
             return block(i, h, given)
 
         return tape.stack(prefix, self.runs(prefix, num_layers, kinds), layer, entering)
+
+    def _check_trained(self, out: Tensor) -> None:
+        """UserError where no gradient enters a checkpointed block that has something to train: with use_reentrant
+        its output asks for one only if its input does.
+        """
+        tape = self.tape
+        if not (self.use_reentrant and tape.grad_enabled and out.node is None):
+            return
+        block = f"{tape.scope}."
+        trained = next((p.name for p in tape.params.values() if p.trainable and p.name.startswith(block)), None)
+        if trained is not None:
+            message = f"{trained} would get no gradient: the checkpointed block's input asks for none"
+            hint = "input_gradients true, or use_reentrant false"
+            raise UserError(Problem(where="plan", key="step.use_reentrant", message=message, hint=hint))
 
     def runs(self, prefix: str, num_layers: int, kinds: Sequence[str] = ()) -> list[tuple[int, int]]:
         """Stretches of equal blocks as (width, reps): by their kinds, by what the method does to their modules, and

@@ -11,6 +11,7 @@ from memplanner.frameworks.optimizers import take_optimizer
 from memplanner.frameworks.trainer import (
     LIGER_LOSS,
     ONE_GPU,
+    Reentrant,
     has_liger,
     precision_of,
     take_attention,
@@ -114,7 +115,7 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     )
     _class(keys)
     _embeddings(keys, table)
-    take_trainer(keys, table, batch_default=None)
+    take_trainer(keys, table, batch_default=None, reentrant_default=_reentrant(keys))
     keys.disregard(AXOLOTL, AXOLOTL_PREFIXES)
     return table
 
@@ -130,6 +131,14 @@ def _class(keys: Keys) -> None:
             keys.use(key, "the language model's head")
         else:
             keys.bar(key, name, "another head takes the language model's place, or another model is loaded")
+
+
+def _reentrant(keys: Keys) -> Reentrant | None:
+    """What Axolotl passes on where gradient_checkpointing_kwargs is not set (utils/config, normalize_config; since
+    January 2024). Offloading, and "offload" in the switch's place, is another kind of checkpointing.
+    """
+    offloads = bool(keys.peek("activation_offloading")) or isinstance(keys.peek("gradient_checkpointing"), str)
+    return None if offloads else Reentrant(True, "Axolotl's default")
 
 
 _CAST: Final = ("xformers_attention", "flex_attention", "s2_attention", "attn_implementation")

@@ -8,7 +8,7 @@ from memplanner.frameworks.ignored_keys import LLAMA_FACTORY, LLAMA_FACTORY_PREF
 from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import model_dtype, model_name
 from memplanner.frameworks.optimizers import take_optimizer, take_projected
-from memplanner.frameworks.trainer import check_known, take_half, take_liger, take_lora, take_trainer
+from memplanner.frameworks.trainer import Reentrant, check_known, take_half, take_liger, take_lora, take_trainer
 from memplanner.settings.errors import show
 
 NAME: Final = "LLaMA-Factory"
@@ -23,6 +23,7 @@ DECIDES: Final = {
     "optimizer": ("optim",),
     "step.attention": ("flash_attn",),
     "step.checkpointing": ("gradient_checkpointing", "disable_gradient_checkpointing"),
+    "step.use_reentrant": ("use_reentrant_gc", "gradient_checkpointing_kwargs"),
     "step.loss": ("use_liger_kernel", "enable_liger_kernel"),
     "step.kernels": ("use_liger_kernel", "enable_liger_kernel"),
 }
@@ -76,7 +77,7 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     galore = bool(keys.peek("use_galore"))  # its GaLoreAdamW is the counterpart of adamw_torch alone
     take_optimizer(keys, "optim", table, default="adamw_torch" if galore else "adamw_torch_fused")
     _galore(keys, table)
-    _checkpointing(keys, table)
+    reentrant = _checkpointing(keys, table)
     take_liger(keys, "enable_liger_kernel", table)
     keys.leave_out_if_set(
         {
@@ -104,7 +105,7 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             **dict.fromkeys(("use_dft_loss", "use_asft_loss", "use_eaft_loss"), "another loss would be counted"),
         }
     )
-    take_trainer(keys, table, batch_default=8)
+    take_trainer(keys, table, batch_default=8, reentrant_default=reentrant)
     keys.disregard(LLAMA_FACTORY, LLAMA_FACTORY_PREFIXES)
     return table
 
@@ -164,10 +165,18 @@ def _galore(keys: Keys, table: Table) -> None:
         set_path(table, "step.per_layer_updates", True)
 
 
-def _checkpointing(keys: Keys, table: Table) -> None:
-    """On by default, whatever the Trainer's own switch says."""
+def _checkpointing(keys: Keys, table: Table) -> Reentrant | None:
+    """On by default, whatever the Trainer's own switch says; and with use_reentrant. Where the Trainer's switch is on,
+    the Trainer switches it on once more, by its own settings (model/model_utils/checkpointing.py,
+    prepare_model_for_training and _gradient_checkpointing_enable).
+    """
+    said = keys.peek("use_reentrant_gc") is not None
+    reentrant = keys.flag("use_reentrant_gc", "step.use_reentrant true") or not said
     if keys.flag("disable_gradient_checkpointing", "step.checkpointing none"):
-        return
+        return None
     set_path(table, "step.checkpointing", "full")
     if "disable_gradient_checkpointing" not in keys.used and "gradient_checkpointing" not in keys:
         keys.assumed.append("gradient checkpointing, which LLaMA-Factory switches on")
+    if said and not keys.peek("gradient_checkpointing"):
+        return Reentrant(reentrant, "")
+    return Reentrant(True, "LLaMA-Factory's default")

@@ -1,6 +1,6 @@
 """What configs have in common, since all of these frameworks run transformers' Trainer."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from memplanner.files.parse import Table
 from memplanner.frameworks.ignored_keys import TRAINER
@@ -24,6 +24,7 @@ DECIDES: Final = {
     "precision": ("bf16", "fp16"),
     "master_weights": ("bf16", "fp16"),
     "step.checkpointing": ("gradient_checkpointing", "fsdp_config"),
+    "step.use_reentrant": ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
     "step.loss": ("use_liger_kernel",),
     "step.kernels": ("use_liger_kernel", "liger_kernel_config"),
 }
@@ -92,14 +93,25 @@ def take_attention(keys: Keys, key: str, table: Table) -> None:
     keys.use(key, f"step.attention {ATTENTION[name]}")
 
 
-def take_trainer(keys: Keys, table: Table, *, batch_default: int | None) -> None:
-    """What every Trainer's config may say, by its own names."""
+class Reentrant(NamedTuple):
+    """Whether activation checkpointing is with use_reentrant where a config does not say, and whose default that is."""
+
+    value: bool
+    whose: str
+
+
+def take_trainer(
+    keys: Keys, table: Table, *, batch_default: int | None, reentrant_default: Reentrant | None = None
+) -> None:
+    """What every Trainer's config may say, by its own names. reentrant_default: None where the plan's own holds, or
+    the table has it.
+    """
     set_path(table, "step.batch_size", keys.number("per_device_train_batch_size", "step.batch_size"))
     if batch_default is not None and "batch_size" not in table.get("step", {}):
         set_path(table, "step.batch_size", batch_default)
         keys.assumed.append(f"batch size {batch_default}, transformers' default")
     set_path(table, "step.grad_accumulation", keys.number("gradient_accumulation_steps", "step.grad_accumulation"))
-    _take_checkpointing(keys, table)
+    _take_checkpointing(keys, table, reentrant_default)
     take_liger(keys, "use_liger_kernel", table)
     keys.bar_if_set(PARALLEL)
     if not keys.peek("do_train"):
@@ -121,9 +133,14 @@ def take_trainer(keys: Keys, table: Table, *, batch_default: int | None) -> None
     keys.disregard(TRAINER)
 
 
-def _take_checkpointing(keys: Keys, table: Table) -> None:
-    """The switch and its settings, by their names in transformers 5.23 and before."""
+def _take_checkpointing(keys: Keys, table: Table, default: Reentrant | None) -> None:
+    """The switch and its settings, by their names in transformers 5.23 and before. FSDP's switch is accelerate's, which
+    passes no settings on (Accelerator._prepare_fsdp2 and CheckpointImpl.NO_REENTRANT).
+    """
     switches = ("activation_checkpointing", "gradient_checkpointing")
+    switched_on = any(keys.peek(switch) in (True, "true") for switch in switches)
+    if table.get("step", {}).get("checkpointing") == "full":
+        switched_on = True
     for key in (*switches, *map(".".join, NESTED)):
         offload = keys.peek(key)
         if keys.flag(key, "step.checkpointing full", also=("true", "unsloth", "offload", "offload_disk")):
@@ -139,12 +156,28 @@ def _take_checkpointing(keys: Keys, table: Table) -> None:
         every = settings.get("every_n_layers", 1)
         if isinstance(every, bool) or not isinstance(every, int) or not 0 < every < 100_000:
             keys.refuse(key, f"every_n_layers {show(every)} is not a whole number above zero")
-        keys.use(key, "step.checkpointing")
+        became = "step.checkpointing"
         if every > 1 and table.get("step", {}).get("checkpointing") == "full":
             set_path(table, "step.checkpointing", f"every-{every}")
-            keys.use(key, f"step.checkpointing every-{every}")
+            became += f" every-{every}"
+        default = Reentrant(_reentrant_in(keys, key, settings), "")
+        keys.use(key, f"{became}, use_reentrant {str(default.value).lower()}")
         if settings.get("offload"):
             keys.leave_out(key, settings, "activations that are offloaded are counted where they are made")
+    if default is not None:
+        set_path(table, "step.use_reentrant", default.value or None)
+        if default.whose and switched_on:
+            keys.assumed.append(f"use_reentrant {str(default.value).lower()}, {default.whose}")
+
+
+def _reentrant_in(keys: Keys, key: str, settings: Table) -> bool:
+    """use_reentrant in the settings of checkpointing. Without it, transformers 5 takes false where it has no other
+    settings to pass on, and torch.utils.checkpoint true where it has some.
+    """
+    value = settings.get("use_reentrant")
+    if value is not None and not isinstance(value, bool):
+        keys.refuse(key, f"use_reentrant {show(value)} is not true or false")
+    return bool(settings.keys() - {"every_n_layers", "offload"}) if value is None else value
 
 
 def precision_of(half: str, dtype: str) -> Table:

@@ -7,7 +7,14 @@ from memplanner.frameworks import peft_adapter, trainer
 from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import DTYPES, model_dtype, model_name
 from memplanner.frameworks.optimizers import take_optimizer
-from memplanner.frameworks.trainer import precision_of, take_attention, take_half, take_lora, take_trainer
+from memplanner.frameworks.trainer import (
+    Reentrant,
+    precision_of,
+    take_attention,
+    take_half,
+    take_lora,
+    take_trainer,
+)
 from memplanner.settings.errors import show, suggest
 
 NAME: Final = "transformers TrainingArguments"
@@ -132,5 +139,6 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
         keys.assumed.append("sequences of 256 tokens: TrainingArguments does not say; --seq-len does")
     take_attention(keys, "attn_implementation", table)
     take_optimizer(keys, "optim", table, default="adamw_torch_fused")
-    take_trainer(keys, table, batch_default=8)
+    default = "trl's default" if trl else "transformers 5's default; before, it was true"
+    take_trainer(keys, table, batch_default=8, reentrant_default=Reentrant(False, default))
     return table

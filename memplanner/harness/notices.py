@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from torch.utils.checkpoint import checkpoint
+
 
 class Notice:
     """A context manager that calls whatever functions are set as its `enter` and `leave`."""
@@ -24,6 +26,17 @@ recompute_notice = Notice()
 
 update_notice = Notice()
 """Entered around every optimizer step inside backward."""
+
+
+def reentrant(function: Callable[..., Any], *args: Any) -> Any:
+    """torch.utils.checkpoint with use_reentrant=True, which has no context_fn: its second call is the recomputation."""
+    contexts = iter(recomputing())
+
+    def run(*inputs: Any) -> Any:
+        with next(contexts):
+            return function(*inputs)
+
+    return checkpoint(run, *args, use_reentrant=True)
 
 
 def recomputing() -> tuple[Any, Any]:

@@ -115,6 +115,9 @@ class Step(Settings):
     transformers 5 does."""
     checkpointing: Annotated[str, AfterValidator(_checkpointing)] = "none"
     """Activation checkpointing: none, full (every block) or every-N (each N-th block)."""
+    use_reentrant: bool = False
+    """With checkpointing: torch.utils.checkpoint's variant with an autograd.Function, transformers' default before 5,
+    which keeps a block's output and its gradient while the block's backward pass runs."""
     attention: Attention = "sdpa"
     """Attention implementation; "sdpa" is the kernel that PyTorch picks: flash where data type, card and mask allow it,
     cuDNN's on Hopper and data-centre Blackwell."""

@@ -91,7 +91,7 @@ def plan_words(plan: TrainingPlan, *, method: bool = True) -> str:
     if step.grad_accumulation > 1:
         words.append(f"accumulation {step.grad_accumulation}")
     if step.checkpointing != "none":
-        words.append(f"checkpointing {step.checkpointing}")
+        words.append(f"checkpointing {step.checkpointing}{' (reentrant)' if step.use_reentrant else ''}")
     words.append(f"attention {step.attention}")
     if step.loss.kind != "cross-entropy":
         words.append(f"{step.loss.kind} loss")

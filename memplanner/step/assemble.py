@@ -56,6 +56,7 @@ class Step(Frozen, eq=False):
     ranks: Mapping[str, int]
     copied: frozenset[str]
     checkpoint_every: int
+    use_reentrant: bool
     input_gradients: bool
     accumulates: bool
     keeps_outputs: Literal["backward", "update"] | None
@@ -75,6 +76,7 @@ class Step(Frozen, eq=False):
             ranks=self.ranks,
             copied=self.copied,
             checkpoint_every=self.checkpoint_every,
+            use_reentrant=self.use_reentrant,
             input_gradients=self.input_gradients,
             kernels=self.kernels,
         )
@@ -117,6 +119,7 @@ def assemble(plan: TrainingPlan, family: Family, config: Any, *, compute_capabil
         ranks={_in_tape(path, modules): rank for path, rank in ranks.items()},
         copied=frozenset(_in_tape(path, modules) for path in copied),
         checkpoint_every=step.checkpoint_every,
+        use_reentrant=step.use_reentrant,
         input_gradients=step.asks_input_gradients,
         accumulates=step.keep_gradients or step.grad_accumulation > 1,
         keeps_outputs=step.keep_outputs_until if step.keep_outputs else None,

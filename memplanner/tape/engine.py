@@ -168,6 +168,17 @@ class Node:
         self.slot = -1
 
 
+class Leaf(Node):
+    """In the place of PyTorch's AccumulateGrad for a tensor that no operation of its graph made and that is no weight.
+    It takes the gradient, and backward never runs it.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(lambda tape, node, grad, saved: (), (), None, None)
+
+
 class Frame:
     """A checkpointed call (torch.utils.checkpoint, use_reentrant=False): backward obtains its saved tensors by running
     it again. x: its input, which alone is kept. num_saves: how many of its nodes save tensors.
@@ -198,6 +209,33 @@ class Frame:
             tape.scope = scope
         saved, self.recomputed[slot] = self.recomputed[slot], None
         return saved
+
+
+def _reentrant_backward(tape: "Tape", node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+    """CheckpointFunction.backward: run the whole function again, without an early stop, on the detached input and in a
+    graph of its own, then that graph back. Input, result and the result's gradient are local names of that call and
+    live until it returns; nothing is added into the gradient in place either.
+    """
+    function, scope = node.ctx
+    (x,) = saved
+    nodes, tape.nodes = tape.nodes, []
+    leaves, tape.leaves = tape.leaves, []
+    cache, tape.autocast_cache = tape.autocast_cache, {}
+    outer, tape.scope = tape.scope, scope
+    category, tape.category = tape.category, "activations"
+    detached = tape.view(x, x.shape)
+    detached.transposed = x.transposed
+    detached.node = leaf = Leaf()
+    out = function(detached)
+    tape.autocast_cache, tape.scope, tape.category = cache, outer, category
+    root = out.node
+    assert isinstance(root, Node)
+    root.grad = grad
+    del root
+    tape.run_graph()
+    tape.nodes, tape.leaves = nodes, leaves
+    assert leaf.grad is not None
+    return (leaf.grad,)
 
 
 _RECOMPUTED = Node(lambda tape, node, grad, saved: (), (), None, None)
@@ -398,24 +436,40 @@ class Tape:
         self.nodes.append(node)
         return node
 
-    def checkpoint(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def checkpoint(self, function: Callable[[Tensor], Tensor], x: Tensor, *, use_reentrant: bool = False) -> Tensor:
         """function(x) with only x kept for backward, which calls the function again."""
         assert self.frame is None, "nested checkpoints are not modelled"
+        if use_reentrant:
+            return self._checkpoint_reentrant(function, x)
         self.frame = Frame(function, x, self.scope)
         out = function(x)
         self.frame = None
         return out
 
-    def backward(self, loss: Tensor) -> None:
-        """Run the graph back from the loss, allocating and freeing as autograd's engine does.
-
-        Names are deleted as soon as the engine would let go of their tensors: each `del` and `= None` frees something.
+    def _checkpoint_reentrant(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """torch.utils.checkpoint.CheckpointFunction: one operation of the graph, whose forward pass runs the function
+        under no_grad, and whose result needs a gradient only if x does, whatever the function trains.
         """
+        enabled, self.grad_enabled = self.grad_enabled, False
+        out = function(x)
+        self.grad_enabled = enabled
+        out.node = self.record(_reentrant_backward, (x.node,), (x,), (function, self.scope))
+        return out
+
+    def backward(self, loss: Tensor) -> None:
+        """Run the graph back from the loss."""
         root = loss.node
         assert isinstance(root, Node), "nothing in this plan is trained"
         self.category = "temporaries"
         root.grad = self.new(SCALAR, loss.dtype, "gradient of the loss")
         del root
+        self.run_graph()
+
+    def run_graph(self) -> None:
+        """Run the graph back from its nodes that have a gradient, allocating and freeing as autograd's engine does.
+
+        Names are deleted as soon as the engine would let go of their tensors: each `del` and `= None` frees something.
+        """
         nodes = self.nodes
         while nodes:
             node = nodes.pop()
@@ -484,10 +538,9 @@ class Tape:
             self.leaves.append((param.value, grad))
             param.value = None
             return False
-        if self.gradients_held:
+        if self.gradients_held or param.grad is not None:
             del grad  # added in place into the gradient that exists already
         else:
-            assert param.grad is None
             self.tensors[grad.index] = self.tensors[grad.index]._replace(
                 scope=param.name, name="gradient", shape=param.shape, dtype=param.dtype, category="gradients"
             )

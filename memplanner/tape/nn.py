@@ -4,7 +4,7 @@ from typing import Any
 
 from memplanner.program.shapes import FP32, Dtype, Shape
 from memplanner.tape import ops
-from memplanner.tape.engine import Node, Param, Tape, Tensor
+from memplanner.tape.engine import Leaf, Node, Param, Tape, Tensor
 
 
 def cast_param(tape: Tape, weight: Param | Tensor, dtype: Dtype) -> Tensor | Param:
@@ -24,6 +24,18 @@ def cast_param(tape: Tape, weight: Param | Tensor, dtype: Dtype) -> Tensor | Par
     if weight.trainable:
         tape.autocast_cache[weight.name] = out
     return out
+
+
+def cast_input(x: Tensor, dtype: Dtype) -> Tensor:
+    """An input in `dtype`, as autocast casts it. autocast's cache has the copies of all leaves that require a gradient,
+    weights or not: of the detached input too that a checkpointed block with use_reentrant runs on again.
+    """
+    if x.dtype is dtype or x.node.__class__ is not Leaf:
+        return ops.to(x, dtype, "input cast by autocast")
+    cache = x.tape.autocast_cache
+    if "detached input" not in cache:
+        cache["detached input"] = ops.to(x, dtype, "input cast by autocast")
+    return cache["detached input"]
 
 
 def cast_view(tape: Tape, weight: Param, dtype: Dtype) -> Tensor | Param:

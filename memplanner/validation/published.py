@@ -223,6 +223,8 @@ def _a100(row: PublishedRow, fields: dict[str, Any], step: dict[str, Any], assum
     """The Trainer of transformers 4.48; QLoRA with the casts that trl makes."""
     step["loss"] = {"kind": "cross-entropy", "shifts": "logits"}
     assumptions.append("transformers 4.48 copies the fp32 logits without the last token (its ForCausalLMLoss)")
+    step["use_reentrant"] = True
+    assumptions.append("checkpointing with use_reentrant, the default of transformers 4.48")
     if row.method == "lora":
         fields["method"]["dropout"] = 0.1
     if row.quantization == "nf4":

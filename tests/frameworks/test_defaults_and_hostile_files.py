@@ -484,3 +484,48 @@ def test_llama_factorys_adapters_stay_in_half_precision_with_pure_bf16(tmp_path:
 def test_torchaos_8_bit_adamw_by_the_trainers_name(tmp_path: Path) -> None:
     optimizer = read(tmp_path, AXOLOTL + "optimizer: adamw_torch_8bit\n").table["optimizer"]
     assert optimizer == {"kind": "adamw-8bit", "format": "torchao"}
+
+
+CHECKPOINTED = "gradient_checkpointing: true\n"
+SETTINGS = "gradient_checkpointing_kwargs: "
+
+
+@pytest.mark.parametrize(
+    ("text", "reentrant", "assumed"),
+    [
+        (TRAINER + CHECKPOINTED, False, "use_reentrant false, transformers 5's default; before, it was true"),
+        (TRAINER, False, None),
+        (TRAINER + CHECKPOINTED + SETTINGS + "{use_reentrant: true}\n", True, None),
+        (
+            TRAINER + "activation_checkpointing: true\nactivation_checkpointing_kwargs: {use_reentrant: true}\n",
+            True,
+            None,
+        ),
+        (TRAINER + CHECKPOINTED + SETTINGS + "{use_reentrant: true, every_n_layers: 2}\n", True, None),
+        (TRAINER + CHECKPOINTED + SETTINGS + "{every_n_layers: 2}\n", False, None),
+        (TRAINER + CHECKPOINTED + SETTINGS + "{preserve_rng_state: false}\n", True, None),
+        (TRAINER + "dataset_name: x\n", False, "use_reentrant false, trl's default"),
+        (AXOLOTL + CHECKPOINTED, True, "use_reentrant true, Axolotl's default"),
+        (AXOLOTL + CHECKPOINTED + SETTINGS + "\n", True, "use_reentrant true, Axolotl's default"),
+        (AXOLOTL + CHECKPOINTED + SETTINGS + "{use_reentrant: false}\n", False, None),
+        (AXOLOTL + "gradient_checkpointing: offload\n", False, None),
+        (AXOLOTL + CHECKPOINTED + "activation_offloading: hidden_states\n", False, None),
+        (AXOLOTL, True, None),
+        (FACTORY, True, "use_reentrant true, LLaMA-Factory's default"),
+        (FACTORY + "use_reentrant_gc: false\n", False, None),
+        (FACTORY + "use_reentrant_gc: true\n", True, None),
+        (FACTORY + "use_reentrant_gc: false\n" + CHECKPOINTED, True, "use_reentrant true, LLaMA-Factory's default"),
+        (FACTORY + CHECKPOINTED + SETTINGS + "{use_reentrant: false}\n", False, None),
+    ],
+)
+def test_use_reentrant_where_a_config_says_and_where_not(
+    text: str, reentrant: bool, assumed: str | None, tmp_path: Path
+) -> None:
+    config = read(tmp_path, text)
+    assert config.table.get("step", {}).get("use_reentrant", False) is reentrant
+    assert [said for said in config.assumed if "use_reentrant" in said] == ([assumed] if assumed else [])
+
+
+def test_a_use_reentrant_that_is_no_switch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gradient_checkpointing_kwargs: use_reentrant 'yes' is not true or false"):
+        read(tmp_path, f"{TRAINER}{CHECKPOINTED}{SETTINGS}{{use_reentrant: 'yes'}}\n")

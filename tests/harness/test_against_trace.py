@@ -256,6 +256,44 @@ def workspaces(estimate: Estimate) -> int:
     return estimate.workspace_bytes
 
 
+def reentrant(model: str, **fields: Any) -> Any:
+    return case(model, **{**fields, "step": {"checkpointing": "full", "use_reentrant": True, **fields.get("step", {})}})
+
+
+REENTRANT = [
+    reentrant("llama", method="full"),
+    reentrant("llama", method=LORA, step={"input_gradients": True, "attention": "eager"}),
+    reentrant("llama", method=LORA, quantization="nf4", precision="bf16-mixed", kbit_preparation="norms"),
+    reentrant("llama", method="full", precision="bf16-mixed", step={"grad_accumulation": 2}),
+    reentrant("llama", method="full", optimizer="adamw-fused", step={"per_layer_updates": True}),
+    reentrant("llama", method={**DORA, "dropout": 0.1}, step={"keep_outputs": True, "keep_outputs_until": "update"}),
+    reentrant("qwen3-windows", method=LORA, step={"checkpointing": "every-2"}),
+    reentrant("gpt2", method="full", precision="bf16-mixed", step={"attention": "eager"}),
+    reentrant("gpt2", method=LORA, step={"checkpointing": "every-2", "input_gradients": True}),
+    reentrant("bert", method=LORA, precision="bf16-mixed"),
+    reentrant("roberta", method=DORA, precision="bf16-mixed"),
+    reentrant("llama", method={**GRADNORMLORP, "norm": "exact"}),
+]
+"""Held with a vocabulary of 64 words, so that backward's peak is in a block and not in the head."""
+
+
+@pytest.mark.parametrize(("model", "fields"), REENTRANT)
+def test_reentrant_checkpointing_agrees_with_the_trace(
+    model: str, fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = MODELS if model in MODELS else VARIANTS
+    monkeypatch.setitem(models, model, models[model] | {"vocab_size": 64})
+    plan = plan_of(model, fields, tmp_path)
+    estimate, traced = predict(plan), trace(plan)
+    extra = workspaces(estimate)
+    predicted = {p.name: (p.peak_bytes, p.end_bytes) for p in estimate.live_phases}
+    for phase in traced.phases:
+        peak, end = (size - (extra if phase.name != "load" else 0) for size in predicted[phase.name])
+        assert peak == pytest.approx(phase.peak_bytes, rel=0.0005), f"peak of {phase.name}"
+        assert end == pytest.approx(phase.end_bytes, rel=0.0005), f"end of {phase.name}"
+    assert estimate.persistent == {name: traced.persistent.get(name, 0) for name in estimate.persistent}  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize(
     ("model", "fields"),
     FAMILIES

@@ -102,6 +102,7 @@ steps: st.SearchStrategy[Fields] = st.fixed_dictionaries(
         "keep_outputs": st.booleans(),
         "input_gradients": st.sampled_from((None, True, False)),
         "checkpointing": checkpointings,
+        "use_reentrant": st.booleans(),
         "attention": attentions,
         "padding": st.booleans(),
         "loss": losses,
@@ -126,6 +127,9 @@ def plans(
 ) -> Fields:
     chosen = draw(method)
     frozen = chosen["kind"] in ("lora", "dora")
+    step = draw(steps) | draw(regimes)
+    if step["use_reentrant"] and step["input_gradients"] is False:
+        step["input_gradients"] = None  # nothing in a checkpointed block would be trained
     plan = {
         "model": draw(st.sampled_from(MODELS)),
         "method": chosen,
@@ -133,7 +137,7 @@ def plans(
         "quantization": draw(st.sampled_from(("none", "int8", "nf4", "nf4-double"))) if frozen else "none",
         "kbit_preparation": draw(st.booleans()),
         "optimizer": draw(optimizer),
-        "step": draw(steps) | draw(regimes),
+        "step": step,
         "device": draw(st.sampled_from(("24GiB", "rtx4090", "t4"))),
     }
     assume(exists(plan) or exists(plan := {**plan, "optimizer": {"kind": "adamw"}}))
@@ -272,17 +276,18 @@ def tiny(family: str, num_layers: int, folder: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("input_gradients", [True, False])
+@pytest.mark.parametrize(("input_gradients", "use_reentrant"), [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("family", TINY)
 def test_every_depth_and_checkpointing_collapses(
-    family: str, method: str, input_gradients: bool, tmp_path: Path
+    family: str, method: str, input_gradients: bool, use_reentrant: bool, tmp_path: Path
 ) -> None:
     """One block and many, every N-th block with and without blocks left over."""
     for num_layers in (1, 2, 3, 4, 5, 6, 7, 9):
         model = tiny(family, num_layers, tmp_path)
         for checkpointing in ("none", "full", "every-2", "every-3", "every-4"):
             step = {"checkpointing": checkpointing, "input_gradients": input_gradients, "seq_len": 64}
+            step["use_reentrant"] = use_reentrant
             assert_same_walk({"model": model, "method": method, "device": "24GiB", "step": step})
 
 
@@ -549,7 +554,7 @@ def test_checkpointing_never_raises_the_activations_at_the_peak(
     """DoRA is the exception: its (out, in) temporaries come again in the recomputation of the first block, when all
     gradients are there. So are a few tokens, whose activations are less than the gradients that wait for that block.
     """
-    fields = changed(fields, "step", seq_len=seq_len, input_gradients=True)
+    fields = changed(fields, "step", seq_len=seq_len, input_gradients=True, use_reentrant=False)
     without, within = (estimate(changed(fields, "step", checkpointing=c)) for c in ("none", checkpointing))
     assert within.live_bytes <= without.live_bytes
     if within.peak_phase == without.peak_phase:

@@ -16,7 +16,7 @@ from memplanner.components.architectures.tasks import class_end
 from memplanner.components.losses.cross_entropy import CrossEntropy
 from memplanner.harness.builders.adapters import adapted
 from memplanner.harness.errors import NotBuildableError
-from memplanner.harness.notices import recomputing
+from memplanner.harness.notices import recomputing, reentrant
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.step.assemble import rule_of
 
@@ -70,6 +70,10 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
         base.activation_checkpointing_enable(
             {"use_reentrant": False, "context_fn": recomputing}, every_n_layers=plan.step.checkpoint_every
         )
+        if plan.step.use_reentrant:
+            for module in base.modules():
+                if hasattr(module, "_gradient_checkpointing_func"):
+                    module._gradient_checkpointing_func = reentrant
     if plan.step.asks_input_gradients:
         base.enable_input_require_grads()
     else:
