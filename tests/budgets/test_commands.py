@@ -113,7 +113,7 @@ def test_a_locked_plan_that_no_longer_exists_is_a_note(ask: Ask, tmp_path: Path)
         (("check", "--all", "--rank", "8x"), "--rank: '8x' is not a whole number"),
         (("check",), "memplanner.toml: holds several plans: a, b (name one with --plan, or check them all with --all)"),
         (("check", "--plan", "c"), "--plan: no file or plan is called 'c'"),
-        (("check", "--all", "--plan", "nosuch.toml"), "--plan: no file or plan is called 'nosuch.toml'"),
+        (("check", "--all", "--plan", "nosuch.toml"), "--plan: no such file: 'nosuch.toml'"),
         (("lock", "--plan", "llama-7b-galore-c4"), "holds no named plans"),
         (("lock", "--plan", "a"), "--plan: 'a' is one plan, where all of a file's are wanted (leave it out)"),
         (("check", "--all", "--plan", "a"), "--plan: 'a' is one plan, where all of a file's are wanted"),

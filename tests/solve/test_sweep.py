@@ -41,7 +41,7 @@ def test_every_point_is_a_prediction() -> None:
         else:
             assert point.allocated_bytes == estimate.allocated_bytes
             assert point.device_bytes == point.least_device_bytes == estimate.device_bytes
-    assert {point.verdict for point in result.points} == {"fits", "does-not-fit"}
+    assert {point.verdict for point in result.points} == {"fits", "tight", "does-not-fit"}
 
 
 def test_a_context_is_that_of_its_own_point() -> None:

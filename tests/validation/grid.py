@@ -73,7 +73,7 @@ def _fields(rng: random.Random, model: str) -> dict[str, Any]:
     step["keep_gradients"] = not step["per_layer_updates"] and rng.random() < 0.2
     if step["checkpointing"] == "none":
         step["use_reentrant"] = False
-    quantised = kind in ("lora", "dora") and family in QUANTISABLE and precision != "fp32" and rng.random() < 0.4
+    quantised = kind == "lora" and family in QUANTISABLE and precision != "fp32" and rng.random() < 0.4
     return {
         "method": _method(rng, kind, family),
         "precision": precision,

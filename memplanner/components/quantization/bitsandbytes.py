@@ -64,7 +64,7 @@ class Linear4bit(Frozen):
         lowered = ops.to(x, compute_dtype, "input in the compute type")
         tape = x.tape
         blocks = Shape(blocks=-(-weight.numel // BLOCK_4BIT)) if self.double_quantized else None
-        node = tape.record(_dequantised_backward, (lowered.node,), (), (lowered.shape, weight, stored, blocks))
+        node = tape.record(_dequantised_backward, (lowered.node,), None, (lowered.shape, weight, stored, blocks))
         scales = None
         if blocks is not None:
             before = tape.new(blocks, FP32, "scales before the offset")

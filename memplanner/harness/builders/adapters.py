@@ -1,6 +1,7 @@
 """What a method does to a model: adapters by peft, layers by memplanner.gradnormlorp, or nothing."""
 
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,6 +69,7 @@ def _with_peft(
     method: PeftAdapter, model: nn.Module, family: Family, dtype: torch.dtype, *, use_dora: bool
 ) -> nn.Module:
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
 
     targets = method.target_modules or method.default_targets(family)
     config = LoraConfig(
@@ -81,13 +83,23 @@ def _with_peft(
         task_type=_task_type(model),
     )
     with_adapters: nn.Module = get_peft_model(model, config)  # type: ignore[arg-type]
+    if method.adapter_dtype == "base":
+        for layer in with_adapters.modules():
+            if isinstance(layer, LoraLayer):
+                _to_type_of_base(layer, dtype)
     for name, param in with_adapters.named_parameters():
-        if method.adapter_dtype == "base" and ".lora_" in name:
-            # peft moves adapters to the base's type, but not on the meta device
-            param.data = param.data.to(dtype)
         if method.modules_to_save_dtype == "fp32" and ".modules_to_save." in name:
             param.data = param.data.to(torch.float32)
     return with_adapters
+
+
+def _to_type_of_base(layer: Any, dtype: torch.dtype) -> None:
+    """peft moves adapters to the base weight's type, but not on the meta device. dtype: over a weight of bitsandbytes'."""
+    base = layer.get_base_layer()
+    kind = dtype if type(base).__module__.startswith("bitsandbytes") else base.weight.dtype
+    for name, param in layer.named_parameters():
+        if name.startswith("lora_"):
+            param.data = param.data.to(kind)
 
 
 def _task_type(model: nn.Module) -> str | None:
