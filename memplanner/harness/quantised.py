@@ -11,8 +11,6 @@ from memplanner.harness.errors import NotBuildableError
 def fake_quantised(model: nn.Module, mode: Any) -> None:
     """Quantise every 4-bit layer of the model: packed weight, scales and tables are as bitsandbytes makes them."""
     for module in model.modules():
-        if getattr(module, "lora_magnitude_vector", None) and hasattr(module.get_base_layer(), "compute_dtype"):
-            raise NotBuildableError("DoRA over a 4-bit base on fake tensors: peft dequantises the weight out of reach")
         kind = type(module._parameters.get("weight")).__name__
         if kind == "Int8Params":
             raise NotBuildableError("quantization 'int8' on fake tensors: bitsandbytes' int8 classes cannot hold them")

@@ -137,10 +137,11 @@ QUANTISED_BASES = [
     for attention in ("sdpa", "flash-attention-2")
     for precision in ({"precision": "bf16"}, {"precision": "bf16-mixed", "master_weights": False})
 ]
+EMBEDDED = {**LORA, "target_modules": ["q_proj", "embed_tokens"], "adapter_dtype": "base"}
 QUANTISED_BASES += [
     case("llama-208", method=LORA, quantization="nf4", step={"checkpointing": "full"}),
     case("llama-100", method=LORA, quantization="nf4-double", kbit_preparation="norms", step={"checkpointing": "full"}),
-    case("qwen2", method={**LORA, **HEAD, "adapter_dtype": "base"}, quantization="nf4", kbit_preparation="norms"),
+    case("qwen2", method=EMBEDDED, quantization="nf4", kbit_preparation="norms"),
 ]
 APART = {"precision": "bf16-mixed", "master_weights": False, "fp32_embeddings": True}
 FP32_EMBEDDINGS = [

@@ -71,6 +71,8 @@ def _with_peft(
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
 
+    if use_dora and getattr(model, "is_loaded_in_4bit", False) and next(model.parameters()).is_meta:
+        raise NotBuildableError("DoRA over a 4-bit base on fake tensors: peft dequantises weights that are not there")
     targets = method.target_modules or method.default_targets(family)
     config = LoraConfig(
         r=method.rank,
@@ -94,7 +96,7 @@ def _with_peft(
 
 
 def _to_type_of_base(layer: Any, dtype: torch.dtype) -> None:
-    """peft moves adapters to the base weight's type, but not on the meta device. dtype: over a weight of bitsandbytes'."""
+    """peft moves adapters to the base weight's type, but not on the meta device. dtype: over bitsandbytes' weights."""
     base = layer.get_base_layer()
     kind = dtype if type(base).__module__.startswith("bitsandbytes") else base.weight.dtype
     for name, param in layer.named_parameters():
