@@ -135,10 +135,10 @@ class Attention(Frozen):
             return 4 if dtype is FP32 else 8
         return 8 if self.compute_capability >= 7 and dtype is not FP32 else 1
 
-    def mask(self, ctx: "Context", *, causal: bool = True, window: int | None = None) -> Tensor | None:
-        """The mask that all layers of a kind share, (batch, 1, seq, seq): for eager attention in the weights' type, for
-        SDPA boolean, and only where batches are padded or a sequence is as long as the sliding window; the kernels know
-        causality by themselves, and flash-attention windows too.
+    def mask(self, ctx: "Context", embedded: Dtype, *, causal: bool = True, window: int | None = None) -> Tensor | None:
+        """The mask that all layers of a kind share, (batch, 1, seq, seq): for eager attention in the type of the
+        embedded tokens, for SDPA boolean, and only where batches are padded or a sequence is as long as the sliding
+        window; the kernels know causality by themselves, and flash-attention windows too.
 
         Source: transformers.masking_utils, eager_mask, sdpa_mask, _ignore_causal_mask_sdpa and flash_attention_mask.
         """
@@ -154,7 +154,7 @@ class Attention(Frozen):
         allowed = tape.new(shape, BOOL, "attention mask (bool)")
         if not eager:
             return tape.view(allowed, full)  # where batches are not padded, all sequences share it (expand)
-        zero = tape.new(SCALAR, ctx.weight_dtype, "zero")
-        mask = tape.new(full, ctx.weight_dtype, "attention mask")
+        zero = tape.new(SCALAR, embedded, "zero")
+        mask = tape.new(full, embedded, "attention mask")
         del allowed, zero
         return mask

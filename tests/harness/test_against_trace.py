@@ -131,18 +131,23 @@ KERNELS = [
 ]
 """Each of SDPA's kernels, on the cards and for the heads that it runs for; flash-attn's."""
 
-QUANTISED_BASES = [
+LOW = {"precision": "bf16-mixed", "master_weights": False}
+EMBEDDED = {"target_modules": ["q_proj", "embed_tokens"]}
+PADDED = {"batch_size": 4, "seq_len": 384, "attention": "eager", "padding": True}
+TYPES = [
     case("llama", method=LORA, quantization="nf4", kbit_preparation=kbit, step={"attention": attention}, **precision)
     for kbit in ("all", "norms", "none")
     for attention in ("sdpa", "flash-attention-2")
-    for precision in ({"precision": "bf16"}, {"precision": "bf16-mixed", "master_weights": False})
-]
-EMBEDDED = {**LORA, "target_modules": ["q_proj", "embed_tokens"], "adapter_dtype": "base"}
-QUANTISED_BASES += [
+    for precision in ({"precision": "bf16"}, LOW)
+] + [
     case("llama-208", method=LORA, quantization="nf4", step={"checkpointing": "full"}),
     case("llama-100", method=LORA, quantization="nf4-double", kbit_preparation="norms", step={"checkpointing": "full"}),
-    case("qwen2", method=EMBEDDED, quantization="nf4", kbit_preparation="norms"),
+    case("qwen2", method={**LORA, **EMBEDDED, "adapter_dtype": "base"}, quantization="nf4", kbit_preparation="norms"),
+    case("qwen2", method={**DORA, **EMBEDDED}, **LOW),
+    case("roberta", method="full", step=PADDED, **LOW),
+    case("bert", method="full", step=PADDED, **LOW),
 ]
+"""Quantised bases and half-precision weights under autocast: what is in which type."""
 APART = {"precision": "bf16-mixed", "master_weights": False, "fp32_embeddings": True}
 FP32_EMBEDDINGS = [
     case("llama", method="full", **APART),
@@ -302,16 +307,7 @@ def test_reentrant_checkpointing_agrees_with_the_trace(
 
 @pytest.mark.parametrize(
     ("model", "fields"),
-    FAMILIES
-    + SIZES
-    + REGIMES
-    + QUANTISED_BASES
-    + FP32_EMBEDDINGS
-    + WINDOWS
-    + KERNELS
-    + METHODS
-    + WHOLE_MODULES
-    + HEADS,
+    FAMILIES + SIZES + REGIMES + TYPES + FP32_EMBEDDINGS + WINDOWS + KERNELS + METHODS + WHOLE_MODULES + HEADS,
 )
 def test_every_phase_agrees_with_the_trace(model: str, fields: dict[str, Any], tmp_path: Path) -> None:
     plan = plan_of(model, fields, tmp_path)

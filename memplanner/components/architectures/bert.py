@@ -171,7 +171,7 @@ class Bert:
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """RobertaModel: token ids to the last hidden state."""
         embedding_output = self.embeddings(input_ids)
-        mask = self.ctx.attention.mask(self.ctx, causal=False)
+        mask = self.ctx.attention.mask(self.ctx, embedding_output.dtype, causal=False)
         hidden = self.ctx.layers("encoder.layer", self.c.num_layers, self.block, [embedding_output], lambda _: mask)
         return hidden
 

@@ -99,7 +99,7 @@ class Gpt2:
         places, place = Shape(positions=c.positions, hidden=c.hidden), Shape(one=1, seq=ctx.seq, hidden=c.hidden)
         position_embeds = ctx.embedding("wpe", places, position_ids, place, "position embeddings")
         hidden = ops.add_broadcast(inputs_embeds, position_embeds, "embeddings")
-        mask = ctx.attention.mask(ctx)
+        mask = ctx.attention.mask(ctx, inputs_embeds.dtype)
         entering = [ops.dropout(hidden, c.embedding_dropout)]
         del hidden
         hidden = ctx.layers("h", c.num_layers, self.block, entering, lambda _: mask)

@@ -179,10 +179,10 @@ class Llama:
         ctx.require_input_gradients(inputs_embeds)
         for name in ("rotary_emb.inv_freq", "rotary_emb.original_inv_freq"):
             ctx.buffer(name, Shape(half_head_dim=c.head_dim // 2), FP32)
-        full_mask = ctx.attention.mask(ctx) if c.full_mask else None
+        full_mask = ctx.attention.mask(ctx, inputs_embeds.dtype) if c.full_mask else None
         masks: dict[str, Tensor | None] = dict.fromkeys(c.layer_types, full_mask)
         if SLIDING in masks:
-            masks[SLIDING] = ctx.attention.mask(ctx, window=c.sliding_window)
+            masks[SLIDING] = ctx.attention.mask(ctx, inputs_embeds.dtype, window=c.sliding_window)
         tables = self.rotary_tables(inputs_embeds.dtype)
 
         def shared(i: int) -> Shared:

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from memplanner.components.context import Context, LinearSpec
 from memplanner.components.methods.lora import PeftAdapter
-from memplanner.program.shapes import FP32, Dtype, Shape
+from memplanner.program.shapes import Dtype, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.engine import Param, Tensor
 
@@ -144,14 +144,12 @@ class Dora(PeftAdapter):
         return ops.add(ops.mul_param(result, ratio, "rescaled embeddings"), extra, "adapted embeddings")
 
     def table_norm(self, ctx: Context, product: Tensor) -> Tensor:
-        """‖Wᵀ + s·(A·B)ᵀ‖ by rows. Wᵀ is a view; the sum is in the wider of the two types, which autocast's norm casts
-        to fp32 if it is not in it.
-        """
+        """‖Wᵀ + s·(A·B)ᵀ‖ by rows. Wᵀ is a view; the sum is in the wider of the two types."""
         tape, weight = ctx.tape, ctx.weight_dtype
         scaled = tape.like(product, "s·A·B")
         dtype = weight if weight.size >= product.dtype.size else product.dtype
         summed = tape.new(product.shape, dtype, "W + s·A·B")
         del scaled
-        wide = ops.to(summed, FP32, "W + s·A·B in fp32") if ctx.autocast is not None else summed
-        norm = tape.new(Shape(width=product.shape.dims[1]), wide.dtype, "weight norm")
-        return ops.to(norm, dtype, "weight norm")
+        norm = tape.new(Shape(width=product.shape.dims[1]), dtype, "weight norm")
+        del summed
+        return norm
