@@ -90,11 +90,12 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     _attention(keys, table)
     take_optimizer(keys, "optimizer", table, default="adamw_torch_fused")
     _plugins(keys, table)
+    _lora_kernels(keys, table)
     keys.leave_out_if_set(
         {
             "sample_packing": "sequences are taken to be as long as sequence_len",
             "multipack_real_batches": "sequences are taken to be as long as sequence_len",
-            **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), "fused adapters need less"),
+            **dict.fromkeys(LORA_KERNELS, "fused adapters need less"),
             **dict.fromkeys(("unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o"), "fused adapters need less"),
             "flash_attn_fuse_mlp": "fused blocks need less than what is counted",
         }
@@ -155,6 +156,18 @@ def _embeddings(keys: Keys, table: Table) -> None:
         table["fp32_embeddings"] = True
         keys.assumed.append(
             "embeddings, norms and head in fp32, as Axolotl's loader leaves them without flash attention"
+        )
+
+
+LORA_KERNELS: Final = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+
+
+def _lora_kernels(keys: Keys, table: Table) -> None:
+    """Axolotl switches its kernels on by itself (utils/schemas/config.py, check_auto_enable_lora_kernels)."""
+    is_adapter = table["method"]["kind"] in ("lora", "dora") and table.get("quantization") != "int8"
+    if is_adapter and not any(map(keys.mentions, LORA_KERNELS)) and not keys.peek("trust_remote_code"):
+        keys.assumed.append(
+            "adapters as peft computes them; Axolotl switches on kernels for LoRA here, which need less"
         )
 
 

@@ -319,6 +319,22 @@ def test_a_key_that_decides_the_figures_and_is_not_read_bars_an_answer(
     assert read(tmp_path, text, ignored=(key,)).ignored == (key,)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("adapter: lora\n", True),
+        ("adapter: qlora\nload_in_4bit: true\n", True),
+        ("adapter: lora\nload_in_8bit: true\n", False),
+        ("adapter: lora\nlora_mlp_kernel: false\n", False),
+        ("adapter: lora\ntrust_remote_code: true\n", False),
+        ("", False),
+    ],
+)
+def test_kernels_that_axolotl_switches_on_by_itself_are_said(tmp_path: Path, text: str, said: bool) -> None:
+    assumed = read(tmp_path, AXOLOTL + text).assumed
+    assert any("Axolotl switches on kernels for LoRA" in sentence for sentence in assumed) is said
+
+
 @pytest.mark.parametrize("key", ["activation_checkpointing", "fsdp_activation_checkpointing"])
 def test_checkpointing_that_fsdp_is_asked_for_is_read(tmp_path: Path, key: str) -> None:
     text = AXOLOTL + f"fsdp_config:\n  {key}: true\n  reshard_after_forward: true\n"
