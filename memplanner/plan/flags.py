@@ -105,8 +105,6 @@ def _methods(path: tuple[str, ...]) -> tuple[str, ...]:
 
 OPTIONS: tuple[Option, ...] = (
     Option(flag="--gpu", path=("device",), metavar="CARD|SIZE"),
-    Option(flag="--task", path=("task",)),
-    Option(flag="--num-labels", path=("num_labels",), values="integer"),
     Option(flag="--method", path=("method",)),
     Option(flag="--rank", path=("method", "rank"), values="integer"),
     Option(flag="--projection-rank", path=("method", "projection_rank"), values="integer"),
@@ -127,6 +125,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(flag="--keep-gradients", path=("step", "keep_gradients"), values="switch"),
     Option(flag="--keep-outputs", path=("step", "keep_outputs"), values="switch"),
     Option(flag="--expandable-segments", path=("allocator", "expandable_segments"), values="switch"),
+    Option(flag="--task", path=("task",)),
+    Option(flag="--num-labels", path=("num_labels",), values="integer"),
     Option(flag="--budget", path=("budget",), metavar="SIZE|SHARE"),
     Option(flag="--headroom", path=("headroom",), metavar="SIZE|SHARE"),
     Option(flag="--context", path=("device", "context"), metavar="SIZE"),
