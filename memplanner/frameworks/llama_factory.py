@@ -66,6 +66,9 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
         keys.disregard(("lora_rank", "lora_dropout", "lora_target", "use_dora", "additional_target"))
     _quantization(keys, table, adapted=adapted)
     _precision(keys, table, adapted=adapted)
+    if table.get("kbit_preparation") == "norms" and table["precision"] in ("fp16", "bf16"):
+        message = f"the head, in {table['precision']}, cannot multiply what norms in fp32 give it without autocast"
+        keys.refuse("upcast_layernorm", message, "bf16: true or fp16: true, and no pure_bf16, is autocast")
     set_path(table, "step.seq_len", keys.number("cutoff_len", "step.seq_len"))
     if "seq_len" not in table.get("step", {}):
         set_path(table, "step.seq_len", 2048)

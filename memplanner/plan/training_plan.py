@@ -304,6 +304,18 @@ class TrainingPlan(Settings):
         return self
 
     @model_validator(mode="after")
+    def _norms_in_fp32_want_autocast(self) -> "TrainingPlan":
+        """What norms in fp32 give is in fp32, and PyTorch multiplies it with no head in half precision."""
+        half = self.precision in ("fp16", "bf16")
+        if self.quantization != "none" and self.kbit_preparation == "norms" and half:
+            raise ValueError(
+                "kbit_preparation 'norms' needs autocast, as PyTorch cannot multiply hidden states in fp32 with a head "
+                f"in {self.precision}: precision '{self.precision}-mixed' with master_weights false, or "
+                "kbit_preparation 'all' or 'none'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _quantized_base_is_frozen(self) -> "TrainingPlan":
         if self.quantization != "none" and not self.method.freezes_base:
             methods = groups(TrainingPlan, "method")

@@ -154,6 +154,12 @@ def test_what_goes_to_fp32_over_a_quantised_base(tmp_path: Path, text: str, prep
     assert read(tmp_path, text).table.get("kbit_preparation") == preparation
 
 
+@pytest.mark.parametrize("precision", ["pure_bf16: true\n", "bf16: true\npure_bf16: true\n", ""])
+def test_llama_factorys_norms_in_fp32_want_autocast(tmp_path: Path, precision: str) -> None:
+    with pytest.raises(UserError, match="upcast_layernorm: the head, in bf16, cannot multiply"):
+        read(tmp_path, FACTORY + "quantization_bit: 4\nupcast_layernorm: true\n" + precision)
+
+
 def test_llama_factory_without_autocast_keeps_a_frozen_base_in_half(tmp_path: Path) -> None:
     assert read(tmp_path, FACTORY).table["precision"] == "bf16"
     assert read(tmp_path, FACTORY + "finetuning_type: full\n").table["precision"] == "fp32"

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from memplanner.errors import UserError
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
@@ -61,9 +63,11 @@ def figures(estimate: Estimate) -> dict[str, Any]:
 
 
 def answer(fields: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a plan; {"refused": why} where no library has what it asks for."""
+    """The figures of a plan; {"refused": why} where no library has what it asks for, or none can run it."""
     try:
         return figures(predicted(TrainingPlan.model_validate(fields)))
+    except ValidationError as error:
+        return {"refused": [problem["msg"] for problem in error.errors()]}
     except UserError as error:
         return {"refused": [str(problem) for problem in error.problems]}
 

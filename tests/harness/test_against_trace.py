@@ -132,6 +132,7 @@ KERNELS = [
 """Each of SDPA's kernels, on the cards and for the heads that it runs for; flash-attn's."""
 
 LOW = {"precision": "bf16-mixed", "master_weights": False}
+NORMS = {"quantization": "nf4-double", "kbit_preparation": "norms", **LOW}
 EMBEDDED = {"target_modules": ["q_proj", "embed_tokens"]}
 PADDED = {"batch_size": 4, "seq_len": 384, "attention": "eager", "padding": True}
 TYPES = [
@@ -139,10 +140,11 @@ TYPES = [
     for kbit in ("all", "norms", "none")
     for attention in ("sdpa", "flash-attention-2")
     for precision in ({"precision": "bf16"}, LOW)
+    if precision is LOW or kbit != "norms"
 ] + [
     case("llama-208", method=LORA, quantization="nf4", step={"checkpointing": "full"}),
-    case("llama-100", method=LORA, quantization="nf4-double", kbit_preparation="norms", step={"checkpointing": "full"}),
-    case("qwen2", method={**LORA, **EMBEDDED, "adapter_dtype": "base"}, quantization="nf4", kbit_preparation="norms"),
+    case("llama-100", method=LORA, **NORMS, step={"checkpointing": "full"}),
+    case("qwen2", method={**LORA, **EMBEDDED, "adapter_dtype": "base"}, **NORMS),
     case("qwen2", method={**DORA, **EMBEDDED}, **LOW),
     case("roberta", method="full", step=PADDED, **LOW),
     case("bert", method="full", step=PADDED, **LOW),

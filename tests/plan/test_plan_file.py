@@ -149,6 +149,10 @@ def test_toml_numbers_are_not_guessed(value: Any) -> None:
         ({"step": {"seq-len": 1}}, "file: step.seq-len: unknown key (did you mean 'seq_len'?)"),
         ({"precision": "bf61"}, "file: precision: 'bf61' is not a known precision (did you mean 'bf16'"),
         ({"quantization": "nf4"}, "file: quantization 'nf4' needs a frozen base"),
+        (
+            {"method": "lora", "quantization": "nf4", "kbit_preparation": "norms", "precision": "fp16"},
+            "file: kbit_preparation 'norms' needs autocast",
+        ),
         ({"step": 5}, "file: step: 5 is not a table of settings"),
         ({"step": {"loss": {"kind": "chunked", "chunks": 0}}}, "file: step.loss.chunks: 0 is below 1"),
         ({"method": {"kind": "lora", "dropout": float("nan")}}, "file: method.dropout: nan"),
