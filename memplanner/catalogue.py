@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import parse_json, parse_toml, read_text
-from memplanner.files.sandbox import resolve_inside
+from memplanner.files.sandbox import profiles_dir, resolve_inside
 from memplanner.frozen import Frozen
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of, show
@@ -88,14 +88,6 @@ class ModelProfile(Frozen):
     """The parameter count that the bundled file gives, unset for a user's own config."""
     source: str
     """Where the fields come from."""
-
-
-@functools.cache
-def profiles_dir() -> Path:
-    """profiles/: inside an installed package, or beside the package in the repository."""
-    package = Path(__file__).resolve().parent
-    installed = package / "_profiles"
-    return installed if installed.is_dir() else package.parent / "profiles"
 
 
 def key(name: str) -> str:

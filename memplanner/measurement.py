@@ -5,7 +5,6 @@ where no training library is installed.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -13,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from memplanner.errors import UserError
 from memplanner.files.parse import file_error, parse_json, read_text
+from memplanner.files.write import write_text
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of
@@ -162,11 +162,5 @@ def load_measurement(path: Path) -> Measurement:
 
 
 def save_measurement(record: Measurement, path: Path) -> None:
-    """Write the record to a temporary file and rename it, so that nobody ever reads half a record."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(record.dump(), encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    """Write the record's file; UserError where that cannot be done."""
+    write_text(path, record.dump())

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memplanner import catalogue
-from memplanner.catalogue import all_gpus, all_models, bundled_model, files, find_gpu, find_model, key, profiles_dir
+from memplanner.catalogue import all_gpus, all_models, bundled_model, files, find_gpu, find_model, key
 from memplanner.errors import UserError
 from memplanner.files.parse import MAX_FILE_BYTES
+from memplanner.files.sandbox import profiles_dir
 
 
 def test_every_card_is_valid_and_every_spelling_leads_to_it() -> None:

@@ -1,6 +1,5 @@
 """How two plan files, lock files or git revisions of them differ: the work of `memplanner diff`."""
 
-import tempfile
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,7 +14,7 @@ from memplanner.catalogue import is_bundled, model_inside
 from memplanner.errors import UserError
 from memplanner.files.git import prefix_in_repository, read_blob
 from memplanner.files.parse import file_error, parse_json, parse_toml, read_text
-from memplanner.files.sandbox import refuse_link_in_ci, resolve_inside
+from memplanner.files.sandbox import resolve_inside, scratch_folder
 from memplanner.frameworks import is_config
 from memplanner.plan.load import load_plan
 from memplanner.plan.named import FROM
@@ -56,7 +55,7 @@ def differences(before: str, after: str, root: Path) -> tuple[Growth, ...]:
 def _side(word: str, root: Path, scratch: ExitStack) -> Side:
     path = root / word
     if not _exists(path) and ":" in word:
-        folder = Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="memplanner-")))
+        folder = scratch.enter_context(scratch_folder())
         try:
             return _of_file(_checked_out(word, root, folder))
         except UserError as error:
@@ -82,7 +81,6 @@ def _renamed(error: UserError, place: str, shown: str) -> UserError:
 
 
 def _of_file(path: Path) -> Side:
-    refuse_link_in_ci(path)
     text = read_text(path)
     if '"memplanner/lock/' in text and path.suffix == ".json":
         lock: Lock = lock_from(text, path)

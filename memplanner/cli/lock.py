@@ -21,16 +21,11 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.budgets.check import lock_beside, named_plans, predicted
     from memplanner.budgets.lock import lock_of, lock_text
-    from memplanner.files.parse import file_error
+    from memplanner.files.write import write_text
 
     plans = named_plans(root, args.plan)
     estimates = predicted(plans)
     path = lock_beside(plans)
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise file_error(path, "is a link or not a regular file, and is not overwritten")
-    try:
-        path.write_text(lock_text(lock_of(estimates)), encoding="utf-8")
-    except OSError as error:
-        raise file_error(path, f"cannot be written: {error.strerror}") from None
+    write_text(path, lock_text(lock_of(estimates)))
     each = ", ".join(f"{name} {format_bytes(estimate.device_bytes)}" for name, estimate in estimates.items())
     return Answer(text=page.write(paragraph(f"Locked in {path}: {each}", page.width, rest="  ")))

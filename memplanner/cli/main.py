@@ -6,13 +6,14 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn, Protocol, cast
 
 from memplanner.cli.exit_code import ExitCode
 from memplanner.errors import Problem, UserError, nearest
+from memplanner.files.sandbox import Gate, gated, running_in_ci
 from memplanner.frozen import Frozen
 from memplanner.report.terminal import Page, page_for
 
@@ -72,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _without_plugins()
         _without_translations()
     try:
-        answer = _answer(words, page_for(sys.stdout), Path())
+        with gated(Gate(Path(), _paths_in(words)) if running_in_ci() else None):
+            answer = _answer(words, page_for(sys.stdout), Path())
         _complain(answer.problems)
         return _written(answer)
     except UserError as error:
@@ -80,6 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.USAGE_ERROR
     except KeyboardInterrupt:
         return 130
+
+
+def _paths_in(words: Iterable[str]) -> Iterator[str]:
+    """All that can be a path among the words of a command line: --plan=FILE, and lists such as A,B, hold some too."""
+    for word in words:
+        for part in (word, word.partition("=")[2]):
+            yield from dict.fromkeys((part, *part.split(",")))
 
 
 def _without_plugins() -> None:

@@ -5,7 +5,6 @@ import gc
 import itertools
 import re
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_flags, typed_flags
 from memplanner.errors import Problem, UserError, printable
+from memplanner.files.sandbox import scratch_folder
 from memplanner.plan.load import LoadedPlan, load_plan
 from memplanner.plan.sources import own_names
 from memplanner.report.terminal import Page
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
             )
             for i, loaded_plan in enumerate(loaded_plans)
         ]
-        with tempfile.TemporaryDirectory() as scratch:
+        with scratch_folder() as scratch:
             return _run_all(cases, args, page, Path(args.out or scratch), device)
     loaded_plan = loaded_plans[0]
     record = _measure(loaded_plan.plan, args, device, name=_name(loaded_plan, 0), root=loaded_plan.root)

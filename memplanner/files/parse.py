@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from memplanner.errors import Problem, UserError
-from memplanner.files.sandbox import refuse_link_in_ci
+from memplanner.files.sandbox import refuse_outside
 from memplanner.units import MIB, format_bytes
 
 MAX_FILE_BYTES = MIB
@@ -26,7 +26,10 @@ def file_error(where: object, message: str, hint: str = "") -> UserError:
 
 
 def read_text(path: Path, *, most: int = MAX_FILE_BYTES) -> str:
-    """The UTF-8 text of a regular file of at most `most` bytes (1 MiB)."""
+    """The UTF-8 text of a regular file of at most `most` bytes (1 MiB). Every file of a user's is read by this, or its
+    beginning; in continuous integration none may be a link out of the repository.
+    """
+    refuse_outside(path)
     try:
         if not path.exists():
             raise file_error(path, "no such file")
@@ -100,12 +103,11 @@ def parse_toml(text: str, where: object) -> dict[str, Any]:
 
 
 def read_table(path: Path, *, mentioning: str = "") -> Table:
-    """The JSON object or TOML document in a file of a repository, which in CI may not be a link out of it.
+    """The JSON object or TOML document in a file.
 
     It is JSON where the file's name or its first character says so. mentioning: a word without which the file, which
     may be another tool's, is of no interest: the table is empty where it does not occur.
     """
-    refuse_link_in_ci(path)
     text = read_text(path)
     if mentioning not in text:
         return {}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memplanner.catalogue import model_inside
-from memplanner.files.sandbox import refuse_link_in_ci, running_in_ci
+from memplanner.files.sandbox import running_in_ci
 from memplanner.frozen import Frozen
 from memplanner.plan.merge import merge
 from memplanner.plan.sources import Source, find_source
@@ -66,8 +66,6 @@ def _framework(root: Path, configs: Sequence[str], model: str, ignored: Sequence
     from memplanner.frameworks import read_framework
 
     paths = [root / word for word in configs]
-    for path in paths:
-        refuse_link_in_ci(path)
     foreign = read_framework(paths, model, ignored)
     label = f"{foreign.framework}, {' and '.join(map(str, paths))}"
     return Source(table=foreign.table, label=label, root=root, path=paths[0]), foreign

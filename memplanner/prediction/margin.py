@@ -19,7 +19,7 @@ from functools import cache
 from math import sqrt
 from typing import Final
 
-from memplanner.catalogue import profiles_dir
+from memplanner.files.sandbox import profiles_dir
 from memplanner.frozen import Frozen
 from memplanner.plan.training_plan import TrainingPlan
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from memplanner.catalogue import find_model
-from memplanner.files.parse import file_error
+from memplanner.files.write import write_text
 from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.report.phrases import device_word
@@ -37,18 +37,7 @@ def save_plan(plan: TrainingPlan, path: Path, root: Path) -> None:
     import tomli_w
 
     comment = "# A training plan. `memplanner check --plan FILE` says whether it fits.\n"
-    _write(path, comment + tomli_w.dumps(plan_table(plan, root)))
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise file_error(show(str(path)), f"cannot be written: {reason}") from None
+    write_text(path, comment + tomli_w.dumps(plan_table(plan, root)))
 
 
 def save_report(svg: str, markdown: str, stem: Path) -> tuple[Path, Path]:
@@ -60,8 +49,8 @@ def save_report(svg: str, markdown: str, stem: Path) -> tuple[Path, Path]:
         if not any(path.exists() for path in paths):
             break
         number += 1
-    _write(paths[0], svg)
-    _write(paths[1], markdown)
+    write_text(paths[0], svg)
+    write_text(paths[1], markdown)
     return paths
 
 

@@ -4,12 +4,11 @@ python -m memplanner.validation.margins
 """
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Final
 
-from memplanner.catalogue import profiles_dir
 from memplanner.errors import UserError
+from memplanner.files.sandbox import profiles_dir, scratch_folder
+from memplanner.files.write import write_text
 from memplanner.prediction import predict
 from memplanner.prediction.margin import FILE, kind_of_plan
 from memplanner.validation.published import (
@@ -30,12 +29,12 @@ _DIGITS: Final = 5
 def excesses() -> dict[str, dict[str, list[float]]]:
     """Kind of plan → source → of each of its runs, in the order of their files, (measured − predicted) / predicted."""
     kinds: dict[str, dict[str, list[float]]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         for row in (row for path in published_files() for row in load_published(path)):
             if row.measured.process is None:
                 continue
             try:
-                plan, _ = plan_of(row, Path(scratch))
+                plan, _ = plan_of(row, scratch)
                 predicted = predict(plan).device_bytes
             except (InexpressibleError, UserError):
                 continue
@@ -50,4 +49,4 @@ def text() -> str:
 
 
 if __name__ == "__main__":
-    (profiles_dir() / FILE).write_text(text(), encoding="utf-8")
+    write_text(profiles_dir() / FILE, text())

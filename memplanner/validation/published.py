@@ -5,16 +5,17 @@ Where a row does not state a setting, it is assumed from what is known of its so
 """
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 from zlib import crc32
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from memplanner.catalogue import bundled_model, find_gpu, profiles_dir
+from memplanner.catalogue import bundled_model, find_gpu
 from memplanner.errors import UserError
 from memplanner.files.parse import file_error, parse_json, read_text
+from memplanner.files.sandbox import profiles_dir, scratch_folder
+from memplanner.files.write import write_text
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
 from memplanner.settings.base import Settings
@@ -108,10 +109,10 @@ def validate_published(path: Path) -> Validation:
     rows = load_published(path)
     if not rows:
         raise file_error(path, "has no rows")
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         for row in rows:
             try:
-                plan, assumptions = plan_of(row, Path(scratch))
+                plan, assumptions = plan_of(row, scratch)
                 estimate = predict(plan)
                 compared = published_rows(row, estimate)
                 if not compared and not row.measured.out_of_memory:
@@ -277,8 +278,7 @@ def _model(row: PublishedRow, folder: Path, assumptions: list[str]) -> str:
     text = json.dumps(config)
     name = "".join(c if c.isalnum() else "-" for c in row.model[-60:])
     path = folder / f"{crc32(text.encode()):08x}" / name / "config.json"  # messages call the model as its directory
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return str(path)
 
 

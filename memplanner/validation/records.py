@@ -1,13 +1,14 @@
 """Compares the harness's own records with predictions."""
 
 import json
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from memplanner.catalogue import bundled_model
 from memplanner.errors import UserError
 from memplanner.files.parse import file_error
+from memplanner.files.sandbox import scratch_folder
+from memplanner.files.write import write_text
 from memplanner.measurement import Measurement, load_measurement
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
@@ -39,10 +40,10 @@ def records_in(words: Iterable[str], root: Path) -> list[Path]:
 def validate_records(paths: Iterable[Path]) -> Validation:
     """Predict the plan of every record and compare it with what was measured or traced."""
     validation = Validation()
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         for path in paths:
             record = load_measurement(path)
-            compare_record(validation, record, Path(scratch))
+            compare_record(validation, record, scratch)
     return validation
 
 
@@ -78,7 +79,7 @@ def _standing_alone(record: Measurement, plan: TrainingPlan, scratch: Path) -> T
     if record.config is None or bundled_model(plan.model) is not None:
         return plan
     path = scratch / "config.json"
-    path.write_text(json.dumps(record.config), encoding="utf-8")
+    write_text(path, json.dumps(record.config))
     return plan.model_copy(update={"model": str(path)})
 
 

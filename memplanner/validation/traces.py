@@ -1,11 +1,12 @@
 """Compares predictions with traces that are made for the purpose, of plans that records or published rows describe."""
 
 import json
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from memplanner.errors import UserError
+from memplanner.files.sandbox import scratch_folder
+from memplanner.files.write import write_text
 from memplanner.measurement import load_measurement
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.validation.published import InexpressibleError, load_published, plan_of
@@ -18,9 +19,9 @@ def validate_traces(plans: Iterable[tuple[str, TrainingPlan, Path]]) -> Validati
     from memplanner.harness.record import measure
 
     validation = Validation()
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         for name, plan, root in plans:
-            compare_record(validation, measure(plan, "fake", name=name, root=root), Path(scratch))
+            compare_record(validation, measure(plan, "fake", name=name, root=root), scratch)
     return validation
 
 
@@ -30,15 +31,14 @@ def validate_against_traces(records: Iterable[Path], published: Iterable[Path]) 
     """
     plans: list[tuple[str, TrainingPlan, Path]] = []
     skipped: list[Skipped] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with scratch_folder() as folder:
         for number, path in enumerate(records):
             record = load_measurement(path)
             if record.plan is None or record.config is None:
                 skipped.append(Skipped(id=record.id, reason="has no plan, or no model's config, to trace"))
                 continue
             config = folder / f"{number}.json"
-            config.write_text(json.dumps(record.config), encoding="utf-8")
+            write_text(config, json.dumps(record.config))
             plans.append((record.id, record.plan.model_copy(update={"model": str(config)}), folder))
         for path in published:
             for row in load_published(path):

@@ -254,7 +254,7 @@ def test_a_lock_is_not_written_through_a_link(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "memplanner.lock.json").symlink_to(outside)
     code, _, err = ask("lock")
     assert (code, outside.read_text(encoding="utf-8")) == (2, "kept")
-    assert "is a link or not a regular file, and is not overwritten" in err
+    assert "is a link, and nothing is written through one" in err
 
 
 @pytest.mark.parametrize("name", ["memplanner.toml", "memplanner.lock.json"])

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from memplanner.catalogue import profiles_dir
 from memplanner.cli.main import main
+from memplanner.files.sandbox import profiles_dir
 
 DATA = profiles_dir() / "published" / "measurements.json"
 

@@ -10,7 +10,7 @@ pytest.importorskip("peft")
 
 import torch
 
-from memplanner.catalogue import profiles_dir
+from memplanner.files.sandbox import profiles_dir
 from memplanner.harness.job import job_of_plan
 from memplanner.harness.rank_energy import energy_shares, linear_layers, rank_evidence
 from tests.harness.test_record import tiny

@@ -11,8 +11,8 @@ pytest.importorskip("peft")
 
 import torch
 
-from memplanner.catalogue import profiles_dir
 from memplanner.errors import UserError
+from memplanner.files.sandbox import profiles_dir
 from memplanner.harness.builders.optimizers import LEARNING_RATE, optimizers_for
 from memplanner.harness.job import job_of_plan
 from memplanner.harness.record import available, available_bytes, measure

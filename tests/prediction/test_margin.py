@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from memplanner.catalogue import profiles_dir
+from memplanner.files.sandbox import profiles_dir
 from memplanner.prediction.margin import FILE, STUDENT, margin_from, upper_end
 from memplanner.validation import margins
 

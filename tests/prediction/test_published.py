@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from memplanner.catalogue import profiles_dir
 from memplanner.errors import UserError
+from memplanner.files.sandbox import profiles_dir
 from memplanner.prediction.margin import margin_of
 from memplanner.validation.published import PublishedRow, load_published, plan_of, validate_published
 from memplanner.validation.rows import Row, Validation

@@ -2,7 +2,6 @@
 
 import importlib.util
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import cast
@@ -16,6 +15,7 @@ from textual.widgets import DataTable, Static
 from textual.worker import get_current_worker
 
 from memplanner.errors import UserError, printable
+from memplanner.files.sandbox import scratch_folder
 from memplanner.measurement import Backend, Measurement, load_measurement
 from memplanner.report.layout import fit, pad
 from memplanner.report.palette import ACCENT, MUTED
@@ -92,8 +92,8 @@ class MeasuredPane(Pane):
     def compared(self, record: Measurement) -> Validation:
         """The comparison of the record with a prediction."""
         validation = Validation()
-        with tempfile.TemporaryDirectory() as scratch:
-            compare_record(validation, record, Path(scratch))
+        with scratch_folder() as scratch:
+            compare_record(validation, record, scratch)
         return validation
 
     def _fill(self) -> None:
@@ -227,8 +227,8 @@ class MeasuredPane(Pane):
         if self.folder is not None:
             run_into(self.folder)
         else:
-            with tempfile.TemporaryDirectory() as scratch:
-                run_into(Path(scratch))
+            with scratch_folder() as scratch:
+                run_into(scratch)
 
     def _done(self, record: Measurement | None) -> None:
         self.running = ""

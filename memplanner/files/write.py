@@ -1,0 +1,107 @@
+"""Writes files whole or not at all: exclusively made under another name, then moved into place. Nothing is written
+through a link.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Final, NoReturn
+
+from memplanner.files.parse import file_error
+from memplanner.files.sandbox import refuse_outside
+
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_RANDOM_BYTES: Final = 6
+
+
+def write_text(path: Path, text: str, *, new: bool = False) -> None:
+    """Write a file in UTF-8, with the line ends of `text`, in the place of what may be there; folders are made.
+
+    new: UserError where there is a file already. Nobody ever reads half a file, and where writing fails, the one that
+    was there stays. UserError where it cannot be written, or is a link or a directory.
+    """
+    with _errors(path):
+        _check_target(path, new=new)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{os.urandom(_RANDOM_BYTES).hex()}.tmp")
+        try:
+            with os.fdopen(os.open(draft, _NEW, 0o666), "wb") as file:
+                file.write(text.encode("utf-8"))
+            _place(draft, path, new=new)
+        finally:
+            with suppress(OSError):
+                draft.unlink()
+
+
+def _place(draft: Path, path: Path, *, new: bool) -> None:
+    if new:
+        try:
+            os.link(draft, path)  # fails where there is a file, in one step
+        except FileExistsError:
+            raise file_error(path, "is there already") from None
+        except OSError:  # a file system without hard links
+            pass
+        else:
+            return
+    elif path.exists():
+        draft.chmod(stat.S_IMODE(path.stat().st_mode))
+    draft.replace(path)
+
+
+def check_writable(path: Path) -> None:
+    """UserError where `write_text` would fail for a reason that can be known before: folders are made, and a draft of
+    one byte is written beside the path and removed. To be asked before work whose result goes there.
+    """
+    with _errors(path):
+        _check_target(path, new=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.stat(path.parent)
+        with suppress(FileNotFoundError):
+            path.lstat()  # a name that is too long is found here
+        draft = path.with_name(f".{os.urandom(_RANDOM_BYTES).hex()}.tmp")
+        try:
+            with os.fdopen(os.open(draft, _NEW, 0o666), "wb") as file:
+                file.write(b"\n")
+        finally:
+            with suppress(OSError):
+                draft.unlink()
+
+
+def new_file(path: Path) -> BinaryIO:
+    """A file to write to bit by bit, such as a log, in the place of what was there; folders are made. UserError where
+    it cannot be made.
+    """
+    with _errors(path):
+        _check_target(path, new=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        return os.fdopen(os.open(path, _NEW, 0o666), "wb")
+
+
+def _check_target(path: Path, *, new: bool) -> None:
+    refuse_outside(path)
+    if path.is_symlink():
+        raise file_error(path, "is a link, and nothing is written through one")
+    if path.is_dir():
+        raise file_error(path, "is a directory")
+    if new and path.exists():
+        raise file_error(path, "is there already")
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError as error:
+        if error.filename is not None and Path(error.filename) == path.parent:
+            raise file_error(path, f"cannot be written: {path.parent} is not a directory") from None
+        _refuse(path, error)
+    except (OSError, ValueError) as error:
+        _refuse(path, error)
+
+
+def _refuse(path: Path, error: Exception) -> NoReturn:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    raise file_error(path, f"cannot be written: {reason}") from None
