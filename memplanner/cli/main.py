@@ -6,7 +6,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn, Protocol, cast
@@ -175,15 +175,30 @@ def _answer(words: list[str], page: Page, root: Path) -> Answer:
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this and exit")
     command.configure(parser, described=described)
+    if any(action.dest == "format" for action in parser._actions):
+        about = "write the answer to a file, in the place of what is there, and not to stdout"
+        parser.add_argument("-o", "--output", default="", metavar="FILE", help=about)
     if described:
         return Answer(text=parser.format_help())
     args, unknown = parser.parse_known_args(rest)
     if unknown:
         raise UserError(*(_unknown(parser, word) for word in unknown))
+    if output := getattr(args, "output", ""):
+        return _into_file(root / output, lambda: command.run(args, page.replaced(depth="none"), root))
     answer = command.run(args, page, root)
     return (
         answer.replaced(text=_inert(answer.text)) if getattr(args, "format", "text") in ("text", "markdown") else answer
     )
+
+
+def _into_file(path: Path, ask: Callable[[], Answer]) -> Answer:
+    """The command's answer with its text in a file; UserError, before any work is done, if that cannot be written."""
+    from memplanner.files.write import check_writable, write_text
+
+    check_writable(path)
+    answer = ask()
+    write_text(path, answer.text)
+    return answer.replaced(text="")
 
 
 def _unknown(parser: argparse.ArgumentParser, word: str) -> Problem:

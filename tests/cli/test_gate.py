@@ -157,6 +157,16 @@ def test_what_is_typed_may_lie_anywhere(argument: tuple[str, str], ask: Ask) -> 
     assert "leads out of the repository" not in out + err
 
 
+def test_no_answer_is_written_outside(ask: Ask, tmp_path: Path) -> None:
+    outside = {path.name for path in (tmp_path / "outside").iterdir()}
+    for name in ("link-plan.toml", "folder/new.json"):
+        code, out, err = ask("check", "llama-60m", "--gpu", "24GiB", "--format", "json", "--output", name)
+        assert (code, out) == (2, "")
+        assert "leads out of the repository" in err
+    assert {path.name for path in (tmp_path / "outside").iterdir()} == outside
+    assert ask("check", "llama-60m", "--gpu", "24GiB", "--output", "../outside/new.txt") == (0, "", "")
+
+
 @pytest.mark.parametrize("argument", [argument for argument in ASKED if CASES[argument].names], ids="-".join)
 def test_no_path_in_a_file_leads_out(argument: tuple[str, str], ask: Ask) -> None:
     case = CASES[argument]
