@@ -191,14 +191,17 @@ def _lora_kernels(keys: Keys, table: Table) -> list[str]:
         keys.assumed.append(f"{', '.join(chosen)} false: Axolotl switches them on by itself, and does not run so")
         return []
     if method == "dora":
-        _not_modelled(keys, chosen, is_named, "DoRA as peft computes it")
+        _not_modelled(keys, chosen, is_named, "DoRA as peft computes it, which needs more than Axolotl's kernels")
     else:
         kernels = [LORA_KERNELS[key] for key in chosen]
         set_path(table, "method.kernels", kernels)
         if not is_named:
-            keys.assumed.append(f"method.kernels {', '.join(kernels)}, which Axolotl switches on by itself for LoRA")
+            since = "; Axolotl before 0.16 does not with lora_dropout" if table["method"].get("dropout") else ""
+            switched = f"method.kernels {', '.join(kernels)}, which Axolotl switches on by itself for LoRA"
+            keys.assumed.append(switched + since)
         if with_embedding and "embed" in str(table["method"].get("target_modules", "")):
-            _not_modelled(keys, [EMBEDDING_KERNEL], is_named, "the embeddings' adapter as peft computes it")
+            instead = "the embeddings' adapter as peft computes it, without the copy of it that Axolotl's kernel keeps"
+            _not_modelled(keys, [EMBEDDING_KERNEL], is_named, instead)
     return chosen
 
 
@@ -206,9 +209,9 @@ def _not_modelled(keys: Keys, chosen: list[str], is_named: bool, instead: str) -
     """Kernels that Axolotl has for this method and the plan has not."""
     if is_named:
         for key in chosen:
-            keys.leave_out(key, True, f"{instead} is counted")
+            keys.leave_out(key, True, f"counted is {instead}")
     else:
-        keys.assumed.append(f"{instead}, without the kernels that Axolotl switches on by itself")
+        keys.assumed.append(f"{instead} (on by default)")
 
 
 def _plugins(keys: Keys, table: Table, *, own_attention: bool) -> None:

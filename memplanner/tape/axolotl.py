@@ -2,7 +2,8 @@
 
 One function computes linear layers of one input together with their adapters. It keeps the input once, and every
 adapter's factors in the input's type. A 4-bit weight stands dequantised for the length of one product. Backward sums
-the input's gradient in one tensor; that of a gated MLP is computed in the place of what was saved.
+the input's gradient in one tensor; that of a gated MLP is computed in the place of what was saved. (Before 0.18 the
+input's gradient took the input's place, which saves one hidden state in backward.)
 """
 
 from collections.abc import Sequence
