@@ -52,7 +52,7 @@ class Ask(ModalScreen[str | None]):
     ) -> None:
         super().__init__()
         self.heading, self.help_text, self.choices = title, help_text, tuple(choices)
-        self.value, self.free_choice, self.check = value, free_choice, check
+        self.value, self.free_choice, self.check = printable(value), free_choice, check
         self.problem = problem
         self._shown: list[Choice] = []
 
@@ -88,7 +88,8 @@ class Ask(ModalScreen[str | None]):
     @on(Input.Changed)
     def search(self, event: Input.Changed) -> None:
         """Narrow the list to what matches."""
-        self.query_one("#ask-problem", Label).update("")
+        problem = self.problem if event.value == self.value else ""  # the input says its first value, too
+        self.query_one("#ask-problem", Label).update(Text(printable(problem)))
         if self.choices:
             self._list(event.value)
 
