@@ -158,9 +158,17 @@ class WebServer:
             return web.Response(body=file.read_bytes(), content_type=kind, charset="utf-8", headers=headers)
         if name not in ("", "ws"):
             return _line(404, "has no such page", headers)
-        if self._num_open >= MOST_APPS:
+        if not await self._has_room():
             return _line(503, f"is open in {MOST_APPS} tabs already, the most there can be: close one", headers)
         return self._page(host, headers) if name == "" else await self._session(request, headers)
+
+    async def _has_room(self) -> bool:
+        """Whether one more app may begin. A tab that is loaded anew asks before its old app has ended."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                while self._num_open >= MOST_APPS:
+                    await asyncio.sleep(0.05)
+        return self._num_open < MOST_APPS
 
     def _page(self, host: str, headers: dict[str, str]) -> web.StreamResponse:
         template = Template((_OWN / "page.html").read_text(encoding="utf-8"))
