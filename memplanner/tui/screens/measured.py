@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 import time
+from os.path import lexists
 from pathlib import Path
 from typing import cast
 
@@ -37,6 +38,8 @@ BACKENDS: dict[str, str] = {
 }
 RUN_WIDTH = 32
 """Width of a run's name in the table; the detail below shows it in full."""
+MODEL_WIDTH = 80
+"""The most that is taken of a model's name into that of a run, which is a file's, too."""
 
 
 class MeasuredPane(Pane):
@@ -133,7 +136,8 @@ class MeasuredPane(Pane):
         record = self.records[number]
         compared = self.compared(record)
         width = max(self.query_one("#record-scroll").size.width - 2, 40)
-        lines = [Text(fit(f"{record.id}: {record.outcome.status}. {record.outcome.message}".strip(), width), "bold")]
+        words = printable(f"{record.id}: {record.outcome.status}. {record.outcome.message}".strip())
+        lines = [Text(fit(words, width), "bold")]
         lines += [Text(printable(skipped.reason), "dim") for skipped in compared.skipped]
         lines += self._overlay(compared.rows, width)
         if compared.rows and record.backend != "cuda":
@@ -211,7 +215,8 @@ class MeasuredPane(Pane):
         """Run the plan's steps in a process of their own."""
         worker = get_current_worker()
         plan = self.state.plan
-        name = f"{Path(plan.model).stem}-{plan.method.kind}-{device_word(plan)}".replace("/", "-").replace(" ", "")
+        name = f"{Path(plan.model).stem[:MODEL_WIDTH]}-{plan.method.kind}-{device_word(plan)}".replace(" ", "")
+        name = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
 
         def stopped() -> bool:
             return self._stop or worker.is_cancelled
@@ -224,11 +229,19 @@ class MeasuredPane(Pane):
                 elif event.what == "left":
                     self.app.call_from_thread(self._done, None)
 
-        if self.folder is not None:
-            run_into(self.folder)
-        else:
-            with scratch_folder() as scratch:
-                run_into(scratch)
+        try:
+            if self.folder is not None:
+                run_into(self.folder)
+            else:
+                with scratch_folder() as scratch:
+                    run_into(scratch)
+        except (UserError, OSError) as error:  # a full disk, say
+            self.app.call_from_thread(self._failed, str(error))
+
+    def _failed(self, problem: str) -> None:
+        self.running = ""
+        self.notify(printable(problem), severity="error", markup=False)
+        self._say_status()
 
     def _done(self, record: Measurement | None) -> None:
         self.running = ""
@@ -246,6 +259,6 @@ class MeasuredPane(Pane):
 def _free(folder: Path, name: str) -> str:
     """A record name that is not taken."""
     number = 1
-    while (folder / (f"{name}.json" if number == 1 else f"{name}-{number}.json")).exists():
+    while lexists(folder / (f"{name}.json" if number == 1 else f"{name}-{number}.json")):
         number += 1
     return name if number == 1 else f"{name}-{number}"
