@@ -17,7 +17,12 @@ _RANDOM_BYTES: Final = 6
 
 
 def write_text(path: Path, text: str, *, new: bool = False) -> None:
-    """Write a file in UTF-8, with the line ends of `text`, in the place of what may be there; folders are made.
+    """Write a file in UTF-8, with the line ends of `text`; otherwise as `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"), new=new)
+
+
+def write_bytes(path: Path, data: bytes, *, new: bool = False) -> None:
+    """Write a file in the place of what may be there; folders are made.
 
     new: UserError where there is a file already. Nobody ever reads half a file, and where writing fails, the one that
     was there stays. UserError where it cannot be written, or is a link or a directory.
@@ -28,7 +33,7 @@ def write_text(path: Path, text: str, *, new: bool = False) -> None:
         draft = path.with_name(f".{os.urandom(_RANDOM_BYTES).hex()}.tmp")
         try:
             with os.fdopen(os.open(draft, _NEW, 0o666), "wb") as file:
-                file.write(text.encode("utf-8"))
+                file.write(data)
             _place(draft, path, new=new)
         finally:
             with suppress(OSError):
