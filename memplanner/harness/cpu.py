@@ -122,16 +122,8 @@ def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = Fals
     one tracked step that does so. Without warm-up the optimizer still makes its states, from gradients that nobody
     computed.
     """
-    tracker = Tracker(job, names=names)
     run = RunResult(warmup_steps=warmup, measured_steps=timed)
-    recompute = (lambda: tracker.recompute(begins=True), lambda: tracker.recompute(begins=False))
-    job.on_gradient.append(lambda p: tracker.meter.label(p.grad, "gradients") if p.grad is not None else None)
-    update = (lambda: tracker.update(begins=True), lambda: tracker.update(begins=False))
-    with (
-        marking(lambda: tracker.on_phase_end("forward"), recompute, update),
-        _collecting_between_steps(),
-        _without_waiting(),
-    ):
+    with tracking(job, names=names) as tracker:
         tracker.track_job()
         tracker.begin()
         run.readings["load"] = tracker.readings()[0]
@@ -143,6 +135,21 @@ def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = Fals
             run.outcome = Outcome(status="out-of-memory", phase=tracker.phase, message=str(error).splitlines()[0])
     run.log = _log(tracker)
     return run
+
+
+@contextlib.contextmanager
+def tracking(job: Job, *, names: bool = False) -> Iterator[Tracker]:
+    """A tracker of the job's steps, which within this context tells their phases apart."""
+    tracker = Tracker(job, names=names)
+    recompute = (lambda: tracker.recompute(begins=True), lambda: tracker.recompute(begins=False))
+    job.on_gradient.append(lambda p: tracker.meter.label(p.grad, "gradients") if p.grad is not None else None)
+    update = (lambda: tracker.update(begins=True), lambda: tracker.update(begins=False))
+    with (
+        marking(lambda: tracker.on_phase_end("forward"), recompute, update),
+        _collecting_between_steps(),
+        _without_waiting(),
+    ):
+        yield tracker
 
 
 @contextlib.contextmanager
@@ -167,13 +174,21 @@ def _without_waiting() -> Iterator[None]:
         yield
 
 
-def _steps(job: Job, run: RunResult, tracker: "Tracker", warmup: int, timed: int) -> None:
-    if not warmup and job.stepped:
-        with tracker.watching():
-            job.make_states()
-            tracker.on_host(job.on_host())
-    # Optimizers that step within backward make their states there: they need one whole step.
-    for _ in range(warmup or not job.stepped):
+def make_states(job: Job, tracker: Tracker) -> None:
+    """Let the optimizers make their states. Those that step within backward make them there, and need a whole step."""
+    if not job.stepped:
+        run_step(job, tracker)
+        gc.collect()
+        return
+    with tracker.watching():
+        job.make_states()
+        tracker.on_host(job.on_host())
+
+
+def _steps(job: Job, run: RunResult, tracker: Tracker, warmup: int, timed: int) -> None:
+    if not warmup:
+        make_states(job, tracker)
+    for _ in range(warmup):
         run.note(run_step(job, tracker))
         gc.collect()
     tracker.paused = True
@@ -227,7 +242,7 @@ def _log(tracker: Tracker) -> dict[Phase, list[tuple[int, str]]]:
         log = logs.setdefault(mark.phase, [])
         for i in range(start, mark.position):
             event = tracker.meter.events[i]
-            log.append((event.size, names.get(i, "temporary")) if event.size else (0, "free"))
+            log.append((event.size, str(names.get(i, "temporary"))) if event.size else (0, "free"))
         start = mark.position
     return logs
 

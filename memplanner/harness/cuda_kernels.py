@@ -50,7 +50,7 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = torch.empty_like(q)
+        out = torch.empty_like(q if v.shape[3] == q.shape[3] else q[..., : v.shape[3]])
         lse = torch.empty(q.shape[:3], dtype=torch.float32)
         seed = torch.empty(2, dtype=torch.int64)
         ctx.save_for_backward(q, k, v, out, lse, seed)

@@ -103,7 +103,7 @@ class Job:
         by_category["optimizer_state"], by_category["projectors"] = [], []
         for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
             by_category["adapters" if self._is_adapter(name) else "parameters"].append(tensor)
-            by_category["parameters"] += _quantisation(tensor)
+            by_category["parameters"] += quantisation_of(tensor)
             if isinstance(tensor, nn.Parameter) and tensor.grad is not None:
                 by_category["gradients"].append(tensor.grad)
         by_category["parameters"] += _shared_code_books(self.model)
@@ -112,9 +112,9 @@ class Job:
                 for key, value in state.items():
                     category: Category = "projectors" if key in _PROJECTORS else "optimizer_state"
                     if not _on_host(optimizer, key, value):
-                        by_category[category] += _tensors_in(value)
+                        by_category[category] += tensors_in(value)
             if isinstance(optimizer, GradNormLoRPAdamW):
-                by_category["optimizer_state"] += _tensors_in(optimizer._code_books)
+                by_category["optimizer_state"] += tensors_in(optimizer._code_books)
         return by_category
 
     def _is_adapter(self, name: str) -> bool:
@@ -165,7 +165,7 @@ def _shared_code_books(model: nn.Module) -> list[torch.Tensor]:
     return list(name2qmap.values())
 
 
-def _quantisation(tensor: torch.Tensor) -> list[torch.Tensor]:
+def quantisation_of(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The scales and tables that bitsandbytes keeps with a quantised weight; none for any other tensor."""
     state = getattr(tensor, "quant_state", None)
     scales = []
@@ -175,17 +175,17 @@ def _quantisation(tensor: torch.Tensor) -> list[torch.Tensor]:
     return scales + [t for t in (getattr(tensor, "CB", None), getattr(tensor, "SCB", None)) if t is not None]
 
 
-def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
         for each in value.values():
-            yield from _tensors_in(each)
+            yield from tensors_in(each)
     elif isinstance(value, (list, tuple)):
         for each in value:
-            yield from _tensors_in(each)
+            yield from tensors_in(each)
     elif hasattr(value, "ortho_matrix"):
-        yield from _tensors_in(value.ortho_matrix)
+        yield from tensors_in(value.ortho_matrix)
 
 
 def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = None) -> Job:
@@ -199,7 +199,7 @@ def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = No
         fake_parameters(model, fake_mode)
         fake_quantised(model, fake_mode)
     step = plan.step
-    vocab_size = int(model.config.vocab_size)  # type: ignore[union-attr,arg-type]
+    vocab_size = int(model.config.get_text_config().vocab_size)  # type: ignore[union-attr,operator]
     task, num_labels = settings.task, settings.num_labels
 
     def batch() -> Batch:

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -11,6 +11,20 @@ from torch.utils._pytree import tree_leaves
 from memplanner.harness.history import Event
 from memplanner.program.program import round_to_block
 from memplanner.timeline import Category
+
+
+class Birth(NamedTuple):
+    """What is known of a tensor when its storage is allocated. module: the path of the module whose forward pass makes
+    it, "" elsewhere.
+    """
+
+    operation: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    module: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.shape} {str(self.dtype)[6:]}"
 
 
 class LiveBytes(TorchDispatchMode):
@@ -25,8 +39,10 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.live = 0
         self.events: list[Event] = []
-        self.names: dict[int, str] | None = None
-        """Index of a birth in `events` → description of the tensor; None where nobody asked for names."""
+        self.names: dict[int, Birth] | None = None
+        """Index of a birth in `events` → the tensor; None where nobody asked for names."""
+        self.modules: list[str] = []
+        """Paths of the modules whose forward passes are running, the innermost last."""
         self.in_forward = False
         self.in_backward = False
         self._storages: dict[int, tuple[Any, Event]] = {}
@@ -48,7 +64,8 @@ class LiveBytes(TorchDispatchMode):
         self._storages[key] = (weakref.ref(storage, lambda _: self._dead(key)), event)
         self.live += size
         if self.names is not None:
-            self.names[len(self.events)] = f"{why} {tuple(tensor.shape)} {str(tensor.dtype)[6:]}"
+            module = self.modules[-1] if self.modules else ""
+            self.names[len(self.events)] = Birth(str(why), tuple(tensor.shape), tensor.dtype, module)
         self.events.append(event)
 
     def label(self, tensor: torch.Tensor, category: Category) -> None:

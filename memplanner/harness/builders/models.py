@@ -11,10 +11,11 @@ from torch import nn
 
 from memplanner.catalogue import find_model
 from memplanner.components.architectures.family import Family
-from memplanner.components.architectures.registry import read_config
+from memplanner.components.architectures.registry import FAMILIES, read_config
 from memplanner.components.architectures.tasks import class_end
 from memplanner.components.losses.cross_entropy import CrossEntropy
 from memplanner.harness.builders.adapters import adapted
+from memplanner.harness.builders.unwritten import config_of, unwritten
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.notices import recomputing, reentrant
 from memplanner.plan.training_plan import TrainingPlan
@@ -41,8 +42,7 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     rule_of(plan)
     profile = find_model(plan.model, root)
     family, settings = settings_of(plan, root)
-    fields = {k: v for k, v in profile.config.items() if k not in ("memplanner", "model_type", "architectures")}
-    config = transformers.AutoConfig.for_model(profile.config["model_type"], **fields)
+    config = config_of(profile)
     config.use_cache = False
     config._attn_implementation = _ATTENTION.get(plan.step.attention, "sdpa")
     if plan.step.loss.kind != "cross-entropy":
@@ -82,8 +82,12 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
 
 
 def settings_of(plan: TrainingPlan, root: Path) -> tuple[Family, Any]:
-    """The family of the plan's model, and its settings."""
+    """The family of the plan's model, and its settings; of a model type that no family is written for, what
+    transformers and peft say of it.
+    """
     profile = find_model(plan.model, root)
+    if profile.config.get("model_type") not in FAMILIES:
+        return unwritten(plan, profile)
     return read_config(profile.config, profile.name, task=plan.task, num_labels=plan.num_labels)
 
 

@@ -1,0 +1,84 @@
+"""Models of types that no family is written for: what transformers and peft know of them."""
+
+from typing import Any, Final, NoReturn, get_args
+
+from memplanner.catalogue import ModelProfile
+from memplanner.components.architectures.family import Family, Published
+from memplanner.components.architectures.tasks import Task, class_end, task_of
+from memplanner.errors import Problem, UserError
+from memplanner.plan.training_plan import TrainingPlan
+
+_PREFERRED: Final[tuple[Task, ...]] = ("causal-lm", "masked-lm", "sequence-classification")
+"""What a model is trained for where neither the plan nor config.json says it."""
+_NO_FIELDS: Final = ("memplanner", "model_type", "architectures", "auto_map")
+"""Keys of config.json that are no settings of the model. Code that a repository brings (auto_map) is never run."""
+
+
+def config_of(profile: ModelProfile) -> Any:
+    """transformers' config object of a model. UserError where it has no class for the model's type, or refuses what the
+    file says.
+    """
+    import transformers
+
+    model_type = profile.config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
+        message = f"{model_type!r} is no model type of the installed transformers {transformers.__version__}"
+        _refuse(profile, "model_type", message)
+    fields = {key: value for key, value in profile.config.items() if key not in _NO_FIELDS}
+    try:
+        return transformers.AutoConfig.for_model(model_type, **fields)
+    except Exception as error:  # whatever its classes raise at what the file says
+        text = " ".join(str(error).split())[:200]
+        _refuse(profile, "", f"transformers refuses it: {type(error).__name__}: {text}")
+
+
+def unwritten(plan: TrainingPlan, profile: ModelProfile) -> tuple[Family, Published]:
+    """A family in name alone, with peft's default targets, and the task: the plan's, that of the class in config.json,
+    or the first that transformers has a class for.
+    """
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGETS
+
+    config = config_of(profile)
+    offered = [task for task in get_args(Task) if _has_class(config, task)]
+    task = plan.task or _published(profile.config, offered) or next((t for t in _PREFERRED if t in offered), None)
+    if task not in offered:
+        hint = f"it has one for {', '.join(offered)}" if offered else "`profile --entry` runs a model of your own"
+        _refuse(profile, "model_type", f"transformers has no class of {config.model_type} models for {task}", hint)
+    text = config.get_text_config()
+    family = Family(
+        name=str(config.model_type),
+        read=_nothing,
+        model=_nothing,
+        modules=_nothing,
+        lora_targets=tuple(TARGETS.get(config.model_type, TARGETS.get(text.model_type, ()))),
+        block_targets=(),
+    )
+    labels = 2 if task == "question-answering" else plan.num_labels or int(getattr(config, "num_labels", 2))
+    return family, Published(task=task, num_labels=labels)
+
+
+def _has_class(config: Any, task: Task) -> bool:
+    import transformers
+
+    factory = getattr(transformers, f"AutoModel{class_end(task)}")
+    return type(config) in factory._model_mapping
+
+
+def _published(config: dict[str, Any], offered: list[Task]) -> Task | None:
+    names = config.get("architectures")
+    for name in names if isinstance(names, list) else ():
+        try:
+            task = task_of(str(name))
+        except KeyError:
+            continue
+        if task in offered:
+            return task
+    return None
+
+
+def _nothing(*_: Any) -> NoReturn:
+    raise AssertionError("no family is written for this model type")
+
+
+def _refuse(profile: ModelProfile, key: str, message: str, hint: str = "") -> NoReturn:
+    raise UserError(Problem(where=profile.name, key=key, message=message, hint=hint))
