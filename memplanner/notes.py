@@ -64,8 +64,16 @@ class TypicalBatch(Frozen):
     allocated_bytes: int
 
 
+class Traced(Frozen):
+    """No family is written for the model's type: its step was traced with this version of transformers."""
+
+    model_type: str
+    transformers: str
+
+
 Note = (
     OtherKernel
+    | Traced
     | RankAboveMatrix
     | SequenceAboveModel
     | OtherHead

@@ -64,7 +64,8 @@ def _one(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     estimate = predict(loaded_plan.plan, root=loaded_plan.root)
     code = ExitCode.OK if passes(estimate.verdict, strict=args.strict) else ExitCode.DOES_NOT_FIT
     changes = None
-    if not advisable(estimate, strict=args.strict) and args.format != "json":
+    # Every change that is tried would have to be traced.
+    if not (advisable(estimate, strict=args.strict) or estimate.is_traced or args.format == "json"):
         from memplanner.solve.changes import single_changes
 
         changes = single_changes(estimate, lambda plan: predict(plan, root=loaded_plan.root), strict=args.strict)

@@ -4,6 +4,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from memplanner.catalogue import find_model
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded, typed_flags
@@ -34,10 +35,13 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import longest_sequence, predict, widest_rank
+    from memplanner.prediction.traced import is_written, refuse_traced
     from memplanner.solve.largest import largest
 
     loaded_plan = loaded(args, root)
     plan = loaded_plan.plan
+    if not is_written(find_model(plan.model, loaded_plan.root).config):
+        refuse_traced(plan)  # hundreds of steps would have to be traced
     if args.evidence:
         return _by_module(args, page, root, loaded_plan)
     if args.maximize == "rank" and plan.method.chosen_rank is None:

@@ -176,6 +176,7 @@ def quantisation_of(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors of an optimizer's state, however it is nested."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):

@@ -8,9 +8,10 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from memplanner.errors import Problem, UnsupportedError
+from memplanner.errors import Problem, UnsupportedError, UserError
 from memplanner.harness.builders.models import quiet_libraries
 from memplanner.harness.cpu import Tracker, faking, make_states, tracking
+from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.history import Event
 from memplanner.harness.job import Job, job_of_plan, quantisation_of, tensors_in
 from memplanner.harness.live_bytes import Birth
@@ -39,12 +40,26 @@ def record(plan: TrainingPlan, root: Path = Path()) -> StepProgram:
     """The plan's step, run on fake tensors and written down tensor by tensor, without cuBLAS's workspaces.
 
     Of a step with gradient accumulation it is the last micro-batch, as of hand-written families: gradients are there
-    from the start. UnsupportedError for methods whose steps differ from each other, as those that recompute projections.
+    from the start. UnsupportedError for methods whose steps differ from each other, as where projections are computed
+    anew, and UserError for models whose step cannot be traced.
     """
     if plan.method.refreshes:
         message = f"{plan.method.kind} recomputes subspaces at intervals, and is not modelled by a trace of one step"
         raise UnsupportedError(Problem(where="plan", key="method", message=message, hint="full, lora and dora are"))
     quiet_libraries()
+    try:
+        return _recorded(plan, root)
+    except UserError:
+        raise
+    except NotBuildableError as error:
+        raise UserError(Problem(where=plan.model, key="", message=f"its step cannot be traced: {error}")) from None
+    except Exception as error:  # of code that was written for real tensors
+        text = " ".join(str(error).split())[:200]
+        message = f"its step cannot be traced on fake tensors: {type(error).__name__}: {text}"
+        raise UserError(Problem(where=plan.model, key="", message=message)) from error
+
+
+def _recorded(plan: TrainingPlan, root: Path) -> StepProgram:
     with faking(plan, root) as mode:
         job = job_of_plan(plan, root, "cpu", fake_mode=mode)
         with mode, tracking(job, names=True) as tracker, _modules_told(job.model, tracker):
@@ -139,7 +154,7 @@ class _Writer:
                 self.tensors[index] = self.tensors[index]._replace(category=category)
 
     def _die_early(self, initial: Mapping[int, Event], roles: Mapping[int, Category]) -> set[int]:
-        """What was there before the step and is freed in it, but for the gradients that zero_grad() frees at its end."""
+        """What was there before the step and is freed in it, but for the gradients that zero_grad() frees in the end."""
         freed = set()
         seen = set()
         for event in self.tracker.meter.events:

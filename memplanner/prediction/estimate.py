@@ -1,7 +1,8 @@
 """predict(plan): how much memory a training step needs, when and why, and whether the device has it."""
 
 from collections import Counter
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -14,11 +15,12 @@ from memplanner.components.architectures.registry import read_config
 from memplanner.components.architectures.tasks import Task
 from memplanner.errors import Problem, UserError
 from memplanner.frozen import Frozen
-from memplanner.notes import AssumedContext, ContextAboveLimit, Note, TypicalBatch
+from memplanner.notes import AssumedContext, ContextAboveLimit, Note, Traced, TypicalBatch
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.prediction.capability import refuse_beyond, remarks_on
 from memplanner.prediction.margin import Margin, margin_of
 from memplanner.prediction.timeline import Timeline
+from memplanner.prediction.traced import is_written, traced
 from memplanner.prediction.verdict import device_total, limit_of, verdict_of
 from memplanner.program.liveness import Liveness, Moment, PhaseBytes
 from memplanner.program.program import PersistentTensor, StepProgram
@@ -246,6 +248,11 @@ class Estimate(Frozen):
             return "does-not-fit"
         return "tight" if self.is_squeezed else verdict_of(self.margin_bytes, self.error_margin_bytes)
 
+    @property
+    def is_traced(self) -> bool:
+        """Whether the step was traced, since no family is written for the model."""
+        return any(isinstance(note, Traced) for note in self.step_notes)
+
     @cached_property
     def timeline(self) -> Timeline:
         """The step's timeline, which answers what is alive when."""
@@ -357,12 +364,18 @@ def predict(
     remembers what the allocator did. UserError when the model or the card is unknown or cannot be modelled, or the card
     cannot run the plan.
     """
-    model, family, config = model_of(plan, root)
     gpu = gpu_of(plan)
-    step = assemble(plan, family, config, compute_capability=capability_of(gpu))
+    model = find_model(plan.model, root)
+    write: Callable[[int], tuple[StepProgram, tuple[Note, ...]]]
+    if is_written(model.config):
+        model, family, config = model_of(plan, root)
+        step = assemble(plan, family, config, compute_capability=capability_of(gpu))
+        write = partial(run, step, plan.step.batch_size, collapse=collapse)
+    else:
+        write = partial(traced, plan, model, root, gpu)
 
     def at(seq_len: int) -> Estimate:
-        program, notes = run(step, plan.step.batch_size, seq_len, collapse=collapse)
+        program, notes = write(seq_len)
         return estimate_of(plan, model, gpu, program, notes, simulation)
 
     longest = at(plan.step.seq_len)
@@ -374,7 +387,9 @@ def predict(
 
 
 def longest_sequence(plan: TrainingPlan, *, root: Path = Path()) -> int | None:
-    """The number of tokens that the plan's model has positions for; None where there is no limit."""
+    """The number of tokens that the plan's model has positions for; None where there is no limit, or none is known."""
+    if not is_written(find_model(plan.model, root).config):
+        return None
     _, family, config = _model(plan, root)
     return family.longest_sequence(config)
 
@@ -383,6 +398,11 @@ def widest_rank(plan: TrainingPlan, *, root: Path = Path()) -> int:
     """The rank above which no weight of the model's blocks can gain: the hidden size, which is the smaller side of the
     largest weight.
     """
+    fields = find_model(plan.model, root).config
+    if not is_written(fields):
+        text = fields.get("text_config")
+        size = (text if isinstance(text, dict) else fields).get("hidden_size")
+        return size if isinstance(size, int) else 4096
     _, _, config = _model(plan, root)
     return int(config.hidden)  # type: ignore[attr-defined]  # every family's config has it
 

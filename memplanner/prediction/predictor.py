@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from memplanner.allocator.simulation import AllocatorSimulation
-from memplanner.catalogue import GpuProfile, capability_of
+from memplanner.catalogue import GpuProfile, capability_of, find_model
 from memplanner.components.attention import same_kernels
 from memplanner.notes import Note
 from memplanner.plan.training_plan import TrainingPlan
@@ -18,6 +18,7 @@ from memplanner.prediction.estimate import (
     stamp_of,
     workspace_of,
 )
+from memplanner.prediction.traced import is_written, refuse_traced
 from memplanner.program.program import StepProgram
 from memplanner.program.symbolic_program import SymbolicProgram
 from memplanner.step.assemble import assemble
@@ -38,11 +39,12 @@ class Predictor:
     """Predicts plans, and remembers recent steps. A step that differs from one of them only in device or budget is not
     written again; one that differs in batch size or sequence length as well is computed from its symbolic program.
 
-    root: directory that relative model paths start from.
+    root: directory that relative model paths start from. traces: answer for models that no family is written for, too,
+    by tracing their steps, which takes seconds each; False: UserError.
     """
 
-    def __init__(self, root: Path = Path(), *, remember: int = 8) -> None:
-        self.root = root
+    def __init__(self, root: Path = Path(), *, remember: int = 8, traces: bool = True) -> None:
+        self.root, self.traces = root, traces
         self._simulation = AllocatorSimulation()
         self._recent: deque[tuple[object, int, TrainingPlan, Estimate]] = deque(maxlen=remember)
         self._patterns: deque[tuple[object, TrainingPlan, _Pattern | None]] = deque(maxlen=remember)
@@ -60,7 +62,10 @@ class Predictor:
                 if past_workspace == workspace:
                     return estimate.replaced(plan=plan, gpu=gpu)
                 same_step = estimate.program, estimate.step_notes
-        if plan.step.typical_seq_len is not None:  # such a plan's notes need a second step
+        is_traced = not is_written(find_model(plan.model, self.root).config)
+        if is_traced and not self.traces:
+            refuse_traced(plan)
+        if is_traced or plan.step.typical_seq_len is not None:  # such a plan's notes need a second step
             estimate = predict(plan, root=self.root, simulation=self._simulation)
         else:
             model, _, _ = model_of(plan, self.root)

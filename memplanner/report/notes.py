@@ -13,6 +13,7 @@ from memplanner.notes import (
     PagedStates,
     RankAboveMatrix,
     SequenceAboveModel,
+    Traced,
     TypicalBatch,
 )
 from memplanner.units import format_bytes
@@ -61,6 +62,14 @@ def _sequence_above_model(note: SequenceAboveModel) -> str:
     return (
         f"the sequence is above the model's max_position_embeddings ({note.max_positions}): its rotary positions go on "
         "beyond, and the figures hold all the same"
+    )
+
+
+@note_sentence.register
+def _traced(note: Traced) -> str:
+    return (
+        f"no family is written for {note.model_type}: its step was traced on fake tensors with transformers "
+        f"{note.transformers}, and no run of such a model has been measured"
     )
 
 

@@ -22,7 +22,7 @@ def columns(
 
     The bytes are a lower bound where already that bound is above the limit.
     """
-    predictor, table = Predictor(root), plan.model_dump(mode="json")
+    predictor, table = Predictor(root, traces=False), plan.model_dump(mode="json")
     for value in values:
         try:
             estimate = predictor(merge(table, {flag: value}, where="plan"))
@@ -33,12 +33,12 @@ def columns(
 
 def combinations(emit: Callable[[int | Sweep], None], plan: TrainingPlan, axes: Sequence[Axis], root: Path) -> None:
     """Emit 1 for every combination tried, and at the end the sweep; see solve.sweep."""
-    emit(sweep(plan.model_dump(mode="json"), {}, axes, Predictor(root), where="plan", advance=emit))
+    emit(sweep(plan.model_dump(mode="json"), {}, axes, Predictor(root, traces=False), where="plan", advance=emit))
 
 
 def ways_to_fit(emit: Callable[[tuple[Choice, Flags]], None], plan: TrainingPlan, root: Path) -> None:
     """Emit single changes that make the plan fit, and the largest rank, batch and sequence that the card holds."""
-    predictor = Predictor(root)
+    predictor = Predictor(root, traces=False)
     estimate = predictor(plan)
     if not advisable(estimate):
         changes = single_changes(estimate, predictor)

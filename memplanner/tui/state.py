@@ -123,7 +123,7 @@ class PlanState:
     _undo: list[Flags] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.predictor = Predictor(self.source.root)
+        self.predictor = Predictor(self.source.root, traces=False)
         self.estimate = self.predict(self.flags)
 
     @property

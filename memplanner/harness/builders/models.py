@@ -44,13 +44,13 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     family, settings = settings_of(plan, root)
     config = config_of(profile)
     config.use_cache = False
-    config._attn_implementation = _ATTENTION.get(plan.step.attention, "sdpa")
     if plan.step.loss.kind != "cross-entropy":
         raise NotBuildableError(f"loss {plan.step.loss.kind!r}: no model of transformers has such a loss")
     config.num_labels = settings.num_labels
     if settings.task == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = 0  # without any, decoders take no batches
     factory: Any = getattr(transformers, f"AutoModel{class_end(settings.task)}")
+    config._attn_implementation = _attention_of(plan, factory._model_mapping[type(config)])
     if isinstance(plan.step.loss, CrossEntropy) and plan.step.loss.shifts == "logits":
         raise NotBuildableError("a loss that shifts logits: the installed transformers shifts labels")
     dtype = DTYPES[plan.precision] if plan.master_weights else AUTOCAST[plan.precision]
@@ -106,6 +106,16 @@ def quiet_libraries() -> None:
 
     transformers_logging.set_verbosity_error()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _attention_of(plan: TrainingPlan, model: type[Any]) -> str:
+    """transformers' word for the plan's attention. What "sdpa" asks for where a model has no such code is eager."""
+    attention = plan.step.attention
+    if attention.startswith("sdpa") and not model._supports_sdpa:
+        if attention != "sdpa":
+            raise NotBuildableError(f"attention {attention!r}: {model.__name__} has eager attention alone")
+        return "eager"
+    return _ATTENTION.get(attention, "sdpa")
 
 
 _ATTENTION = {"eager": "eager", "flash-attention-2": "flash_attention_2"}

@@ -41,7 +41,7 @@ def unwritten(plan: TrainingPlan, profile: ModelProfile) -> tuple[Family, Publis
     config = config_of(profile)
     offered = [task for task in get_args(Task) if _has_class(config, task)]
     task = plan.task or _published(profile.config, offered) or next((t for t in _PREFERRED if t in offered), None)
-    if task not in offered:
+    if task is None or task not in offered:
         hint = f"it has one for {', '.join(offered)}" if offered else "`profile --entry` runs a model of your own"
         _refuse(profile, "model_type", f"transformers has no class of {config.model_type} models for {task}", hint)
     text = config.get_text_config()

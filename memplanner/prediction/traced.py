@@ -1,0 +1,114 @@
+"""Steps of models that no family is written for: traced where PyTorch is installed, and kept for the next time.
+
+Prediction needs neither torch nor the harness. The tracer is looked up by its name when such a model is asked for, and
+what it gives is a step program, which is read as any other.
+"""
+
+import hashlib
+import json
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from memplanner.catalogue import GpuProfile, ModelProfile, capability_of
+from memplanner.components.architectures.registry import FAMILIES
+from memplanner.components.attention import same_kernels
+from memplanner.errors import Problem, UserError
+from memplanner.files.parse import read_text
+from memplanner.files.sandbox import running_in_ci
+from memplanner.files.write import write_text
+from memplanner.notes import Note, Traced
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.program import as_json
+from memplanner.program.program import StepProgram
+
+TRACER: Final = "memplanner.harness.recording"
+LIBRARIES: Final = ("torch", "transformers", "peft", "bitsandbytes", "galore-torch", "memplanner")
+"""What a trace depends on, beside the plan, the model and the card's kernels."""
+_NO_TENSORS: Final = ("device", "allocator", "budget", "headroom")
+"""Settings that no tensor of a step depends on."""
+_MOST_BYTES: Final = 64 << 20
+
+
+def is_written(config: dict[str, Any]) -> bool:
+    """Whether a family is written for a model."""
+    return config.get("model_type") in FAMILIES
+
+
+def refuse_traced(plan: TrainingPlan) -> NoReturn:
+    """UserError that says what answers for a model that has to be traced."""
+    message = "no family is written for this type of model, and its steps are traced one by one, in seconds each"
+    hint = "`memplanner check`, `explain`, `compare` and `sweep` do that"
+    raise UserError(Problem(where=plan.model, key="model_type", message=message, hint=hint))
+
+
+def traced(
+    plan: TrainingPlan, model: ModelProfile, root: Path, gpu: GpuProfile | None, seq_len: int
+) -> tuple[StepProgram, tuple[Note, ...]]:
+    """The plan's step at a sequence length, from the cache or traced now, and what is to be said of it.
+
+    UserError where the tracer is not installed, or cannot run the plan.
+    """
+    step = plan.step.model_copy(update={"seq_len": seq_len, "typical_seq_len": None})
+    plan = plan.model_copy(update={"step": step})
+    fields = plan.model_dump(mode="json", exclude=set(_NO_TENSORS))
+    around = {
+        "schema": as_json.SCHEMA,
+        "plan": fields | {"model": ""},
+        "config": model.config,
+        "kernels": same_kernels(capability_of(gpu)),
+        "versions": {name: _version(name) for name in LIBRARIES},
+    }
+    key = hashlib.sha256(json.dumps(around, sort_keys=True).encode()).hexdigest()
+    program = _kept(key) or _traced_now(plan, root, key)
+    note = Traced(model_type=str(model.config.get("model_type")), transformers=_version("transformers"))
+    return program, (note,)
+
+
+@lru_cache(maxsize=64)
+def _kept(key: str) -> StepProgram | None:
+    """What the cache has. A file that cannot be read, or is no program, is as good as none."""
+    path = _path(key)
+    if path is None:
+        return None
+    try:
+        program = as_json.loads(read_text(path, most=_MOST_BYTES))
+    except (UserError, ValueError):
+        return None
+    return program if isinstance(program, StepProgram) else None
+
+
+def _path(key: str) -> Path | None:
+    """The program's file in the user's cache directory; None in continuous integration, which keeps nothing."""
+    if running_in_ci():
+        return None
+    from platformdirs import user_cache_path
+
+    return user_cache_path("memplanner") / "programs" / f"{key}.json"
+
+
+def _traced_now(plan: TrainingPlan, root: Path, key: str) -> StepProgram:
+    try:
+        recording = import_module(TRACER)
+        program: StepProgram = recording.record(plan, root)
+    except ModuleNotFoundError as error:
+        message = f"no family is written for this type of model, and a trace needs {error.name}, which is not installed"
+        hint = "pip install 'memplanner[live]' traces it in seconds"
+        raise UserError(Problem(where=plan.model, key="model_type", message=message, hint=hint)) from None
+    path = _path(key)
+    if path is not None:
+        try:
+            write_text(path, as_json.dumps(program))
+        except UserError:
+            return program  # a cache that cannot be written to is none
+        _kept.cache_clear()
+    return program
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
