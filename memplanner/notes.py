@@ -65,10 +65,14 @@ class TypicalBatch(Frozen):
 
 
 class Traced(Frozen):
-    """No family is written for the model's type: its step was traced with this version of transformers."""
+    """No family is written for the model's type: its step was traced with this version of transformers.
+
+    takes_default_targets: adapters are where peft puts them for this type, as the plan does not say it.
+    """
 
     model_type: str
     transformers: str
+    takes_default_targets: bool = False
 
 
 Note = (

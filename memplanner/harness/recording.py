@@ -154,7 +154,7 @@ class _Writer:
                 self.tensors[index] = self.tensors[index]._replace(category=category)
 
     def _die_early(self, initial: Mapping[int, Event], roles: Mapping[int, Category]) -> set[int]:
-        """What was there before the step and is freed in it, but for the gradients that zero_grad() frees in the end."""
+        """What was there before the step and is freed in it, but for gradients that zero_grad() frees in the end."""
         freed = set()
         seen = set()
         for event in self.tracker.meter.events:

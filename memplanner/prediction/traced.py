@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 from memplanner.catalogue import GpuProfile, ModelProfile, capability_of
 from memplanner.components.architectures.registry import FAMILIES
 from memplanner.components.attention import same_kernels
+from memplanner.components.methods.lora import PeftAdapter
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import read_text
 from memplanner.files.sandbox import running_in_ci
@@ -63,7 +64,11 @@ def traced(
     }
     key = hashlib.sha256(json.dumps(around, sort_keys=True).encode()).hexdigest()
     program = _kept(key) or _traced_now(plan, root, key)
-    note = Traced(model_type=str(model.config.get("model_type")), transformers=_version("transformers"))
+    note = Traced(
+        model_type=str(model.config.get("model_type")),
+        transformers=_version("transformers"),
+        takes_default_targets=isinstance(plan.method, PeftAdapter) and not plan.method.target_modules,
+    )
     return program, (note,)
 
 

@@ -70,6 +70,7 @@ def _traced(note: Traced) -> str:
     return (
         f"no family is written for {note.model_type}: its step was traced on fake tensors with transformers "
         f"{note.transformers}, and no run of such a model has been measured"
+        + ("; target_modules are peft's for it, or every linear layer" if note.takes_default_targets else "")
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any, Final, NoReturn, get_args
 from memplanner.catalogue import ModelProfile
 from memplanner.components.architectures.family import Family, Published
 from memplanner.components.architectures.tasks import Task, class_end, task_of
+from memplanner.components.methods.targets import ALL_LINEAR
 from memplanner.errors import Problem, UserError
 from memplanner.plan.training_plan import TrainingPlan
 
@@ -33,8 +34,8 @@ def config_of(profile: ModelProfile) -> Any:
 
 
 def unwritten(plan: TrainingPlan, profile: ModelProfile) -> tuple[Family, Published]:
-    """A family in name alone, with peft's default targets, and the task: the plan's, that of the class in config.json,
-    or the first that transformers has a class for.
+    """A family in name alone, with peft's default targets (where it has none: every linear layer), and the task: the
+    plan's, that of the class in config.json, or the first that transformers has a class for.
     """
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGETS
 
@@ -50,7 +51,7 @@ def unwritten(plan: TrainingPlan, profile: ModelProfile) -> tuple[Family, Publis
         read=_nothing,
         model=_nothing,
         modules=_nothing,
-        lora_targets=tuple(TARGETS.get(config.model_type, TARGETS.get(text.model_type, ()))),
+        lora_targets=tuple(TARGETS.get(config.model_type, TARGETS.get(text.model_type, (ALL_LINEAR,)))),
         block_targets=(),
     )
     labels = 2 if task == "question-answering" else plan.num_labels or int(getattr(config, "num_labels", 2))
