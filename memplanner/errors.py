@@ -43,6 +43,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def misspelling(name: str, known: Iterable[str]) -> str:
+    """A hint such as "did you mean 'llama'?" where one of the known names differs by a slip of the keys alone, and in
+    no digit: for names such as those of model types, where the next best is another thing.
+    """
+    import difflib  # for an error only
+
+    digits = [c for c in name if c.isdigit()]
+    alike = [each for each in known if [c for c in each if c.isdigit()] == digits]
+    matches = difflib.get_close_matches(name.lower(), alike, n=1, cutoff=0.85)
+    return f"did you mean {matches[0]!r}?" if matches else ""
+
+
 def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     """A hint such as "did you mean 'rtx4090'?", or "" when nothing known is close to `name`."""
     import difflib  # for an error only

@@ -32,6 +32,8 @@ _DTYPES: Final = {
     torch.uint8: shapes.UINT8,
     torch.bool: shapes.BOOL,
 }
+_FIRST_MADE: Final[dict[Category, int]] = {"gradients": 1, "optimizer_state": 2, "projectors": 2}
+"""In which order a first step makes what outlives it: after the weights, gradients, and from these the states."""
 _LABELS: Final = ("hidden_size", "intermediate_size", "moe_intermediate_size", "vocab_size", "num_experts", "head_dim")
 """Settings of a model by which dimensions are called."""
 
@@ -71,8 +73,9 @@ def _recorded(plan: TrainingPlan, root: Path) -> StepProgram:
                     param.grad = torch.empty_like(param)
             tracker.track_job()
             tracker.begin()
+            writer = _Writer(plan, job, tracker)
             run_step(job, tracker)
-        return _Writer(plan, job, tracker).program()
+        return writer.program()
 
 
 @contextlib.contextmanager
@@ -97,10 +100,11 @@ def _modules_told(model: nn.Module, tracker: Tracker) -> Iterator[None]:
 
 
 class _Writer:
-    """Turns what a tracker has seen into a program."""
+    """Turns what a tracker sees of a step into a program. Made before the step, of what is there then."""
 
     def __init__(self, plan: TrainingPlan, job: Job, tracker: Tracker) -> None:
-        self.job, self.tracker = job, tracker
+        self.tracker = tracker
+        self.named = _names(job)
         self.sizes_of = _sizes(plan, job.model)
         self.tensors: list[TensorInfo] = []
         self.sizes: list[int] = []
@@ -134,6 +138,7 @@ class _Writer:
             self._close(phase, order, ends, alive)
             phases.append((phase, len(self.events)))
         kept = [address for address in initial if address not in temporary]
+        kept.sort(key=lambda address: _FIRST_MADE.get(roles.get(address, "activations"), 0))
         return StepProgram(
             tensors=self.tensors,
             sizes=self.sizes,
@@ -185,14 +190,13 @@ class _Writer:
     def _persistent(
         self, kept: list[int], initial: Mapping[int, Event], roles: Mapping[int, Category]
     ) -> Iterator[PersistentTensor]:
-        named = _names(self.job)
         for address in kept:
-            if address not in named:
+            if address not in self.named:
                 size = initial[address].size
                 category = roles.get(address, "activations")
                 yield PersistentTensor("buffer", category, Shape(bytes=size), UINT8, 1, "buffer")
                 continue
-            name, tensor, role = named[address]
+            name, tensor, role = self.named[address]
             dtype, shape = _DTYPES.get(tensor.dtype, UINT8), _labelled(tuple(tensor.shape), self.sizes_of)
             state = getattr(tensor, "quant_state", None)
             stands_for = None if state is None else _labelled(tuple(state.shape), self.sizes_of)

@@ -325,6 +325,16 @@ def model_of(plan: TrainingPlan, root: Path) -> tuple[ModelProfile, Family, obje
     return profile, family, config
 
 
+def profile_of(plan: TrainingPlan, root: Path) -> ModelProfile:
+    """The model's profile; a user's file is read again only when it has changed."""
+    return _read_profile(plan.model, root, stamp_of(plan.model, root))
+
+
+@lru_cache(maxsize=256)
+def _read_profile(name: str, root: Path, changed: tuple[int, int]) -> ModelProfile:
+    return find_model(name, root)
+
+
 def _model(plan: TrainingPlan, root: Path) -> tuple[ModelProfile, Family, object]:
     """The model's profile, family and settings; a user's file is read again only when it has changed."""
     return _read_model(plan.model, root, stamp_of(plan.model, root), plan.task, plan.num_labels)
@@ -365,7 +375,7 @@ def predict(
     cannot run the plan.
     """
     gpu = gpu_of(plan)
-    model = find_model(plan.model, root)
+    model = profile_of(plan, root)
     write: Callable[[int], tuple[StepProgram, tuple[Note, ...]]]
     if is_written(model.config):
         model, family, config = model_of(plan, root)
@@ -388,7 +398,7 @@ def predict(
 
 def longest_sequence(plan: TrainingPlan, *, root: Path = Path()) -> int | None:
     """The number of tokens that the plan's model has positions for; None where there is no limit, or none is known."""
-    if not is_written(find_model(plan.model, root).config):
+    if not is_written(profile_of(plan, root).config):
         return None
     _, family, config = _model(plan, root)
     return family.longest_sequence(config)
@@ -398,7 +408,7 @@ def widest_rank(plan: TrainingPlan, *, root: Path = Path()) -> int:
     """The rank above which no weight of the model's blocks can gain: the hidden size, which is the smaller side of the
     largest weight.
     """
-    fields = find_model(plan.model, root).config
+    fields = profile_of(plan, root).config
     if not is_written(fields):
         text = fields.get("text_config")
         size = (text if isinstance(text, dict) else fields).get("hidden_size")

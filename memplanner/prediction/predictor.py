@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from memplanner.allocator.simulation import AllocatorSimulation
-from memplanner.catalogue import GpuProfile, capability_of, find_model
+from memplanner.catalogue import GpuProfile, capability_of
 from memplanner.components.attention import same_kernels
 from memplanner.notes import Note
 from memplanner.plan.training_plan import TrainingPlan
@@ -15,6 +15,7 @@ from memplanner.prediction.estimate import (
     gpu_of,
     model_of,
     predict,
+    profile_of,
     stamp_of,
     workspace_of,
 )
@@ -62,7 +63,7 @@ class Predictor:
                 if past_workspace == workspace:
                     return estimate.replaced(plan=plan, gpu=gpu)
                 same_step = estimate.program, estimate.step_notes
-        is_traced = not is_written(find_model(plan.model, self.root).config)
+        is_traced = not is_written(profile_of(plan, self.root).config)
         if is_traced and not self.traces:
             refuse_traced(plan)
         if is_traced or plan.step.typical_seq_len is not None:  # such a plan's notes need a second step

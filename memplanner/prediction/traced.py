@@ -12,11 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from memplanner.catalogue import GpuProfile, ModelProfile, capability_of
+from memplanner.catalogue import GpuProfile, ModelProfile, capability_of, find_model
 from memplanner.components.architectures.registry import FAMILIES
 from memplanner.components.attention import same_kernels
 from memplanner.components.methods.lora import PeftAdapter
-from memplanner.errors import Problem, UserError
+from memplanner.errors import Problem, UserError, misspelling
 from memplanner.files.parse import read_text
 from memplanner.files.sandbox import running_in_ci
 from memplanner.files.write import write_text
@@ -24,6 +24,7 @@ from memplanner.notes import Note, Traced
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.program import as_json
 from memplanner.program.program import StepProgram
+from memplanner.settings.errors import show
 
 TRACER: Final = "memplanner.harness.recording"
 LIBRARIES: Final = ("torch", "transformers", "peft", "bitsandbytes", "galore-torch", "memplanner")
@@ -34,8 +35,9 @@ _MOST_BYTES: Final = 64 << 20
 
 
 def is_written(config: dict[str, Any]) -> bool:
-    """Whether a family is written for a model."""
-    return config.get("model_type") in FAMILIES
+    """Whether a family is written for a model, or its config.json names no type, which the families complain of."""
+    model_type = config.get("model_type")
+    return not isinstance(model_type, str) or model_type in FAMILIES
 
 
 def refuse_traced(plan: TrainingPlan) -> NoReturn:
@@ -100,8 +102,10 @@ def _traced_now(plan: TrainingPlan, root: Path, key: str) -> StepProgram:
         program: StepProgram = recording.record(plan, root)
     except ModuleNotFoundError as error:
         message = f"no family is written for this type of model, and a trace needs {error.name}, which is not installed"
-        hint = "pip install 'memplanner[live]' traces it in seconds"
-        raise UserError(Problem(where=plan.model, key="model_type", message=message, hint=hint)) from None
+        model_type = find_model(plan.model, root).config["model_type"]
+        hint = f"{misspelling(model_type, FAMILIES)} pip install 'memplanner[live]' traces it in seconds".strip()
+        key, message = "model_type", f"{show(model_type)}: {message}"
+        raise UserError(Problem(where=plan.model, key=key, message=message, hint=hint)) from None
     path = _path(key)
     if path is not None:
         try:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from memplanner.components.architectures.family import ConfigReader, Family, show_value
 from memplanner.components.architectures.saved import saved_format
 from memplanner.components.architectures.tasks import LABELLED, Task, class_end, task_of
-from memplanner.errors import Problem, UserError, nearest
+from memplanner.errors import Problem, UserError, misspelling
 
 _HERE: Final = __package__
 FAMILIES: Final[dict[str, str]] = {
@@ -39,7 +39,7 @@ def read_config(
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         shown = show_value(model_type)
         message = "missing" if model_type is None else f"{shown} is not an architecture that is modelled"
-        hint = nearest(model_type, FAMILIES) if isinstance(model_type, str) else ""
+        hint = misspelling(model_type, FAMILIES) if isinstance(model_type, str) else ""
         known = f"modelled: {', '.join(sorted(FAMILIES))}"
         raise UserError(Problem(where=where, key="model_type", message=message, hint=f"{hint} {known}".strip()))
     family = family_of(model_type)

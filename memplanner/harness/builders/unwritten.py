@@ -6,8 +6,9 @@ from memplanner.catalogue import ModelProfile
 from memplanner.components.architectures.family import Family, Published
 from memplanner.components.architectures.tasks import Task, class_end, task_of
 from memplanner.components.methods.targets import ALL_LINEAR
-from memplanner.errors import Problem, UserError
+from memplanner.errors import Problem, UserError, misspelling
 from memplanner.plan.training_plan import TrainingPlan
+from memplanner.settings.errors import show
 
 _PREFERRED: Final[tuple[Task, ...]] = ("causal-lm", "masked-lm", "sequence-classification")
 """What a model is trained for where neither the plan nor config.json says it."""
@@ -23,8 +24,8 @@ def config_of(profile: ModelProfile) -> Any:
 
     model_type = profile.config.get("model_type")
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
-        message = f"{model_type!r} is no model type of the installed transformers {transformers.__version__}"
-        _refuse(profile, "model_type", message)
+        message = f"{show(model_type)} is no model type of the installed transformers {transformers.__version__}"
+        _refuse(profile, "model_type", message, misspelling(str(model_type), transformers.CONFIG_MAPPING))
     fields = {key: value for key, value in profile.config.items() if key not in _NO_FIELDS}
     try:
         return transformers.AutoConfig.for_model(model_type, **fields)
