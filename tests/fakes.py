@@ -88,6 +88,7 @@ class FakeEstimate:
     fragmentation_bytes: int = 1 * GIB
     expandable_saving_bytes: int = 0
     is_squeezed: bool = False
+    is_traced: bool = False
     error_margin_bytes: int = 100 * MIB
     margin: Margin = MARGIN
     context_bytes: int = 700 * MIB

@@ -46,6 +46,7 @@ def answers(fields: dict[str, Any], folder: Path) -> dict[str, int]:
     found = {"predict": estimate.device_bytes}
 
     (folder / "plan.toml").write_text(tomli_w.dumps(fields), encoding="utf-8")
+    (folder / "saved.toml").unlink(missing_ok=True)
     save_plan(plan, folder / "saved.toml", folder)
     code, first = ask("check", "--plan", "plan.toml", "--format", "json")
     (folder / "answer.json").write_text(json.dumps(first), encoding="utf-8")
