@@ -1,5 +1,6 @@
 """Checks the named plans of a repository against their budgets and against the lock."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -211,9 +212,9 @@ def check_plans(
     estimates = predicted(plans)
     if lock_path is not None:
         resolve_inside(lock_path.parent, lock_path.name, where=str(lock_path), key="")
-    if locked and lock_path is not None and not lock_path.exists():
+    if locked and lock_path is not None and not os.path.exists(lock_path):
         raise file_error(lock_path, "no such file", "`memplanner lock` writes it")
-    lock = read_lock(lock_path) if lock_path is not None and (locked or lock_path.exists()) else None
+    lock = read_lock(lock_path) if lock_path is not None and (locked or os.path.exists(lock_path)) else None
     checked = []
     for named in plans:
         estimate = estimates[named.name]

@@ -1,6 +1,7 @@
 """memplanner lock: writes what every named plan needs, for `check --all --locked` to hold them to."""
 
 import argparse
+import os
 from pathlib import Path
 
 from memplanner.cli.main import Answer
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     plans = named_plans(root, args.plan)
     estimates = predicted(plans)
     path = lock_beside(plans)
-    if path.is_symlink() or (path.exists() and not path.is_file()):
+    if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
         raise file_error(path, "is a link or not a regular file, and is not overwritten")
     try:
         path.write_text(lock_text(lock_of(estimates)), encoding="utf-8")

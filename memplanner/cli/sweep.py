@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,10 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import Predictor
     from memplanner.solve.sweep import sweep
 
+    for flag, typed in (("--from", args.configs), ("--ignore-key", args.ignored)):
+        if typed:
+            hint = "a plan of memplanner.toml may start `from` one: name it with --plan"
+            raise UserError(Problem(where=flag, key="", message="is not read by sweep", hint=hint))
     source = find_source(root, args.plan, default=not args.model)
     axes, flags, table = _axes(args, root, dict(source.table))
     total = 1
@@ -79,7 +84,7 @@ def _axes(
     axes: list[Axis] = []
     flags: dict[str, str | bool] = {}
     if args.model:
-        names = (args.model,) if (root / args.model).exists() else values_of(MODEL, args.model)
+        names = (args.model,) if os.path.exists(root / args.model) else values_of(MODEL, args.model)
         if len(names) > 1:
             axes.append(Axis(name=MODEL, values=names))
         else:

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.tui.app import MemplannerApp
 
     folder = Path(args.records) if args.records else None
-    if folder is not None and folder.exists() and not folder.is_dir():
+    if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(Problem(where="--records", key="", message=f"{args.records!r} is not a directory"))
     MemplannerApp(state, records=folder).run()
     return Answer(text="")

@@ -28,9 +28,9 @@ def parse_yaml(text: str, where: object) -> Table:
         value: Any = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         raise _at(where, error) from None
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise file_error(where, f"not usable YAML: {_first_line(error)}") from None
-    except (AttributeError, TypeError, KeyError):  # PyYAML's own, of odd tags and keys
+    except (AttributeError, TypeError, LookupError, ArithmeticError):  # PyYAML's own, of odd tags and keys
         raise file_error(where, "not usable YAML") from None
     bounded(value, where)
     if value is None:

@@ -5,6 +5,7 @@ settings.
 """
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,7 @@ def _one(name: str, own: Table, shared: Table, label: str, root: Path, read: _Re
     model = own.get("model", shared.get("model", ""))
     paths = [resolve_inside(root, word, where=label, key=FROM) for word in words]
     for word, path in zip(words, paths, strict=True):
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(Problem(where=label, key=FROM, message=f"{show(word)} is not a file"))
     foreign = read(tuple(paths), model if isinstance(model, str) else "?", ignored)
     return NamedTable(name=name, table=overlay(overlay(shared, foreign.table), own), label=label, foreign=foreign)
