@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from memplanner.report.problems import NoAnswer
     from memplanner.report.terminal import Page
 
-_JOINER = "\u2060"
+JOINER = "\u2060"
 """Has no width, and lets no word reach across."""
 
 
@@ -21,8 +21,8 @@ def escape(text: str) -> str:
     """Untrusted text as itself: no markup, no links, no HTML, no table cells of its own."""
     text = "".join(f"\\{c}" if c in r"\`*_{}[]()#+!|<>&~@" else c for c in printable(text))
     for start in ("://", "www."):  # where a bare address becomes a link
-        text = text.replace(start, f"{start[:-1]}{_JOINER}{start[-1]}")
-    return text.replace("@", f"@{_JOINER}")  # nobody is called
+        text = text.replace(start, f"{start[:-1]}{JOINER}{start[-1]}")
+    return text.replace("@", f"@{JOINER}")  # nobody is called
 
 
 def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, right_from: int = 1) -> list[str]:
