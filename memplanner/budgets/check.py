@@ -24,6 +24,8 @@ from memplanner.prediction import Estimate, Predictor
 from memplanner.timeline import passes
 from memplanner.units import MAX_BYTES, format_bytes
 
+_ENOUGH: Final = 1000
+"""Problems, after which no further plan is looked at."""
 TOLERANCE: Final = 0.01
 """The growth over the lock that passes, as a share of what is locked."""
 
@@ -135,6 +137,8 @@ def named_plans(root: Path, plan_file: str = "", flags: Mapping[str, Any] | None
     plans: list[NamedPlan] = []
     problems: dict[str, Problem] = {}
     for named in tables:
+        if len(problems) >= _ENOUGH:
+            break
         try:
             plans.append(_valid(named, source.root, source.path, flags or {}))
         except UserError as error:
