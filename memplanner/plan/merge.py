@@ -32,7 +32,8 @@ def merge(base: Mapping[str, Any], flags: Mapping[str, Any], *, where: str) -> T
     values: dict[str, Any] = {}
     for flag, typed in flags.items():
         value = BY_FLAG[flag].read(typed) if isinstance(typed, str) else typed
-        if not isinstance(value, str | int | tuple | Problem):  # of a marker's keywords
+        numeric = BY_FLAG[flag].values in ("integer", "switch")
+        if not isinstance(value, str | tuple | Problem) and not (numeric and isinstance(value, int)):  # a marker's
             value = Problem(where=flag, key="", message=f"{show(value)} is not text")
         if isinstance(value, Problem):
             problems.append(value)
