@@ -52,6 +52,13 @@ def mutated(value: Any, rng: random.Random, words: Sequence[str], *, most: int =
     return value
 
 
+def _size(value: Any) -> int:
+    """The values inside, so that none is multiplied until writing it takes longer than reading it."""
+    if isinstance(value, dict | list):
+        return 1 + sum(map(_size, value.values() if isinstance(value, dict) else value))
+    return 1
+
+
 def _copy(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copy(inner) for key, inner in value.items()}
@@ -70,7 +77,7 @@ def _changed(value: Any, rng: random.Random, words: Sequence[str]) -> Any:
     if isinstance(value, list) and value and rng.random() < 0.8:
         at = rng.randrange(len(value))
         if rng.random() < 0.2:
-            value *= rng.choice((0, 2, 30))
+            value *= rng.choice((0, 2, 30)) if len(value) < 10 and _size(value) < 1000 else 0
         else:
             value[at] = _changed(value[at], rng, words)
         return value
@@ -166,7 +173,7 @@ def as_json(value: Any) -> str:
 def as_toml(value: Any) -> str:
     """TOML as far as it has the value: it knows no null, and keys are texts."""
     table = _without_none(value)
-    return tomli_w.dumps(table if isinstance(table, dict) else {"a": table})
+    return tomli_w.dumps(table if isinstance(table, dict) else {"a": table}, indent=0)
 
 
 def _without_none(value: Any) -> Any:
