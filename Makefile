@@ -5,7 +5,7 @@ DEMO_VENV ?= .venv-demo
 QUICK_VENV ?= .venv-quick
 BIN = $(VENV)/bin
 
-.PHONY: answers action-requirements screens help demo quick test experiments check format-check lint types imports pytest format bench grid accuracy clean
+.PHONY: answers action-requirements screens help demo quick test experiments fuzz check format-check lint types imports pytest format bench grid accuracy clean
 
 help:
 	@echo "make demo    install the core and ask: does the default plan fit an RTX 4090?"
@@ -18,6 +18,7 @@ help:
 	@echo "make accuracy writes docs/accuracy.md: predictions beside measurements and traces"
 	@echo "make grid    predictions against traces of 200 plans drawn at random (PLANS=, SEED=)"
 	@echo "make answers asks for 1000 plans in every way there is, and compares the answers (N=, SEED=)"
+	@echo "make fuzz    readers, writers and commands over hostile inputs (N=1000000, SEED=)"
 	@echo "make screens draws the interface's screens in docs/screens anew"
 	@echo "make action-requirements pins what the GitHub action installs (needs uv)"
 	@echo "make clean   remove the virtual environments and caches"
@@ -82,6 +83,10 @@ $(QUICK_VENV)/.installed: pyproject.toml hatch_build.py memplanner/allocator/all
 	$(PYTHON) -m venv --clear $(QUICK_VENV)
 	$(QUICK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@
+
+# Every reader, writer and command over N hostile inputs; SEED=7 draws others. Each finding is printed with its input's number.
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzz $(or $(N),100000) $(SEED)
 
 # docs/accuracy.md and its picture.
 accuracy: $(VENV)/.installed

@@ -1,8 +1,14 @@
 """Errors meant for the user: one line each, naming the place, the key, the value and what to type instead."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from memplanner.frozen import Frozen
+
+MOST_CHARACTERS: Final = 600
+"""Of each part of a problem, as it is printed: what was typed, or is in a file, may be of any length."""
+_LONGEST_NAME: Final = 200
+"""Of a name, as it is compared with those that there are."""
 
 
 class Problem(Frozen):
@@ -20,8 +26,8 @@ class Problem(Frozen):
     hint: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.where}: {self.key}" if self.key else self.where
-        return printable(f"{place}: {self.message}{f' ({self.hint})' if self.hint else ''}")
+        place = shorten(f"{self.where}: {self.key}" if self.key else self.where)
+        return printable(f"{place}: {shorten(self.message)}{f' ({shorten(self.hint)})' if self.hint else ''}")
 
 
 class UserError(Exception):
@@ -34,6 +40,13 @@ class UserError(Exception):
 
 class UnsupportedError(UserError):
     """The plan combines what no library does, so that nobody can run it."""
+
+
+def shorten(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The text, or its beginning and its end where it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}"
 
 
 def printable(text: str) -> str:
@@ -59,5 +72,5 @@ def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     """A hint such as "did you mean 'rtx4090'?", or "" when nothing known is close to `name`."""
     import difflib  # for an error only
 
-    matches = difflib.get_close_matches(name.lower(), list(known), n=limit, cutoff=0.5)
+    matches = difflib.get_close_matches(name[:_LONGEST_NAME].lower(), list(known), n=limit, cutoff=0.5)
     return f"did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""

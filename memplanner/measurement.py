@@ -17,13 +17,15 @@ from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of
 from memplanner.timeline import Category, Phase
+from memplanner.units import MAX_BYTES
 
 SCHEMA: Final = "memplanner/measurement/1"
 
 Backend = Literal["cuda", "cpu", "fake"]
 Witness = Literal["measured", "traced"]
 Status = Literal["completed", "out-of-memory", "cannot-be-built", "failed"]
-Bytes = Annotated[int, Field(ge=0)]
+Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES)]
+Count = Annotated[int, Field(ge=0, le=MAX_BYTES)]
 Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -113,15 +115,15 @@ class Measurement(Settings):
     persistent: dict[Category, Bytes] = {}
     """Exact bytes, without rounding to blocks, of the tensors that outlive a step, by category; gradients as they are
     at the end of backward."""
-    num_parameters: Annotated[int, Field(ge=0)] = 0
+    num_parameters: Count = 0
     """Parameters of the model, adapters included; packed weights count as the elements that they stand for."""
-    num_trainable: Annotated[int, Field(ge=0)] = 0
+    num_trainable: Count = 0
     context_bytes: Bytes | None = None
     """Device memory outside the caching allocator, of the CUDA context and loaded kernels; None except on cuda."""
     workspace_bytes: Bytes | None = None
     """cuBLAS workspaces, which the caching allocator holds; None except on cuda."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    measured_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Count = 0
+    measured_steps: Count = 0
     """Steps that were timed."""
     step_seconds: Seconds | None = None
     """Median duration of the timed steps, during which no phase is read."""

@@ -6,7 +6,7 @@ Nothing but pytest is imported before a test asks for it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,19 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Read the markers of the tests of a file or class; a wrong one makes the collection of that file or class fail."""
-    report = yield
-    nodes = report.result or []
-    if any(_read_markers(node) for node in nodes if isinstance(node, pytest.Item)):
-        problems = [problem for node in nodes for item in _items_in(node) for problem in _read_markers(item)]
-        report.outcome = "failed"
-        report.longrepr = _for_log("\n".join(dict.fromkeys(problems)))
-        report.result = []
-    return report
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Read the test's markers; a wrong one is an error of this test, which then neither passes nor fails."""
+    problems = _read_markers(item)
+    if problems:
+        raise _failure("\n".join(problems))
 
 
 def _for_log(text: str) -> str:
@@ -57,15 +49,6 @@ def _for_log(text: str) -> str:
 def _failure(text: str) -> BaseException:
     """A test's failure that is shown without a traceback."""
     return pytest.fail.Exception(_for_log(text), pytrace=False)
-
-
-def _items_in(node: pytest.Item | pytest.Collector) -> Iterator[pytest.Item]:
-    """The test itself, or the tests of a class, which pytest would not collect after an error."""
-    if isinstance(node, pytest.Item):
-        yield node
-    elif isinstance(node, pytest.Class):
-        for inner in node.collect():
-            yield from _items_in(inner)
 
 
 def _read_markers(item: pytest.Item) -> list[str]:

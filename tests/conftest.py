@@ -33,6 +33,7 @@ PROCESS_FIXTURES = frozenset({"in_processes", "pytester", "repository"})
 PROCESS_TESTS = frozenset(
     {
         "budgets/test_commands.py::test_usage_errors_say_what_is_wrong",
+        "cli/test_no_answer.py::test_streams_that_cannot_be_written",
         "program/test_as_json.py::test_reading_a_program_needs_neither_torch_nor_pydantic",
         "suite/test_suite.py::test_a_case_that_dies_is_a_record_and_the_next_one_runs",
         "suite/test_suite.py::test_a_case_that_runs_out_of_time_has_no_record",

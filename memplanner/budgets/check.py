@@ -1,5 +1,6 @@
 """Checks the named plans of a repository against their budgets and against the lock."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,8 @@ from memplanner.prediction import Estimate, Predictor
 from memplanner.timeline import passes
 from memplanner.units import MAX_BYTES, format_bytes
 
+_ENOUGH: Final = 1000
+"""Problems, after which no further plan is looked at."""
 TOLERANCE: Final = 0.01
 """The growth over the lock that passes, as a share of what is locked."""
 
@@ -136,6 +139,8 @@ def named_plans(root: Path, plan_file: str = "", flags: Mapping[str, Any] | None
     plans: list[NamedPlan] = []
     problems: dict[str, Problem] = {}
     for named in tables:
+        if len(problems) >= _ENOUGH:
+            break
         try:
             plans.append(_valid(named, source.root, source.path, flags or {}))
         except UserError as error:
@@ -241,9 +246,9 @@ def check_plans(
     estimates = predicted(plans)
     if lock_path is not None:
         resolve_inside(lock_path.parent, lock_path.name, where=str(lock_path), key="")
-    if locked and lock_path is not None and not lock_path.exists():
+    if locked and lock_path is not None and not os.path.exists(lock_path):
         raise file_error(lock_path, "no such file", "`memplanner lock` writes it")
-    lock = read_lock(lock_path) if lock_path is not None and (locked or lock_path.exists()) else None
+    lock = read_lock(lock_path) if lock_path is not None and (locked or os.path.exists(lock_path)) else None
     if lock is not None:
         _verify(lock, plans, estimates)
     checked = []

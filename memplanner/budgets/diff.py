@@ -1,5 +1,6 @@
 """How two plan files, lock files or git revisions of them differ: the work of `memplanner diff`."""
 
+import os
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -55,14 +56,14 @@ def differences(before: str, after: str, root: Path) -> tuple[Growth, ...]:
 
 def _side(word: str, root: Path, scratch: ExitStack) -> Side:
     path = root / word
-    if not _exists(path) and ":" in word:
+    if not os.path.exists(path) and ":" in word:
         folder = scratch.enter_context(scratch_folder())
         try:
             return _of_file(_checked_out(word, root, folder))
         except UserError as error:
             revision = f"{word.partition(':')[0]}:"
             raise _renamed(error, f"{folder}/", revision) from None
-    if _exists(path):
+    if os.path.exists(path):
         return _of_file(path)
     try:
         loaded = load_plan(root=root, plan_file=word)
@@ -107,13 +108,6 @@ def _holds_several(path: Path, text: str) -> bool:
         tool = table.get("tool")
         table = tool.get("memplanner") if isinstance(tool, dict) else {}  # type: ignore[assignment]  # judged next
     return isinstance(table, dict) and PLANS in table
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _checked_out(word: str, root: Path, folder: Path) -> Path:

@@ -11,7 +11,7 @@ from memplanner.cli.plan_arguments import add_plan_arguments, loaded, typed_flag
 from memplanner.errors import Problem, UserError
 from memplanner.report.check_text import PlanAnswer
 from memplanner.report.terminal import Page
-from memplanner.report.writers import BUDGETS, CHECK, PROBLEMS
+from memplanner.report.writers import BUDGETS, CHECK
 from memplanner.timeline import advisable, passes
 
 if TYPE_CHECKING:
@@ -37,16 +37,6 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.format == "auto":
         args.format = "github" if os.environ.get("GITHUB_ACTIONS") else "text"
-    try:
-        return _checked(args, page, root)
-    except UserError as error:
-        if args.format not in PROBLEMS.formats:
-            raise
-        text = PROBLEMS.write(args.format, error.problems, page)
-        return Answer(text=text, code=ExitCode.USAGE_ERROR, problems=error.problems)
-
-
-def _checked(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.all:
         return _all(args, page, root)
     for flag, typed in (("--locked", args.locked), ("--tolerance", args.tolerance)):

@@ -12,3 +12,5 @@ class ExitCode(IntEnum):
     """Does not fit (with --strict: or is tight); of profile: the run did not complete."""
     USAGE_ERROR = 2
     """The plan, a file or a flag is wrong, or the question cannot be answered; stderr says what and where."""
+    SOFTWARE_ERROR = 70
+    """A defect of memplanner, which stderr asks to report: no answer, whatever was asked (sysexits' EX_SOFTWARE)."""

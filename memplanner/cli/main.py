@@ -7,15 +7,16 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn, Protocol, cast
+from typing import NoReturn, Protocol, TextIO, cast
 
 from memplanner.cli.exit_code import ExitCode
-from memplanner.errors import Problem, UserError, nearest
+from memplanner.errors import Problem, UserError, nearest, shorten
 from memplanner.files.sandbox import Gate, gated, running_in_ci
 from memplanner.frozen import Frozen
-from memplanner.report.terminal import Page, page_for
+from memplanner.report.terminal import Page, is_size, page_for
 
 COMMANDS = {
     "tui": "the terminal interface; bare `memplanner` on a terminal opens it too",
@@ -34,6 +35,8 @@ COMMANDS = {
     "paper": "published memory figures beside what the model computes",
 }
 
+
+REPORT_TO = "https://github.com/memplanner/memplanner/issues"
 
 _MOST_SHOWN = 50
 """How many problems with one command line are printed; of the rest only their number."""
@@ -70,16 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         gc.disable()  # a process of its own that lives a fraction of a second; saves a tenth of it
         atexit.register(gc.freeze)  # nor is all there is searched for garbage at its end; a twentieth
+        _with_all_streams()
+        _without_absurd_sizes()
         _without_plugins()
         _without_translations()
     try:
         with gated(Gate(Path(), _paths_in(words)) if running_in_ci() else None):
-            answer = _answer(words, page_for(sys.stdout), Path())
+            answer = _answer_or_refusal(words)
         _complain(answer.problems)
         return _written(answer)
-    except UserError as error:
-        _complain(error.problems)
-        return ExitCode.USAGE_ERROR
     except KeyboardInterrupt:
         return 130
 
@@ -89,6 +91,88 @@ def _paths_in(words: Iterable[str]) -> Iterator[str]:
     for word in words:
         for part in (word, word.partition("=")[2]):
             yield from dict.fromkeys((part, *part.split(",")))
+
+
+def _answer_or_refusal(words: list[str]) -> "Answer":
+    """The command's answer; where there is none, what is wrong, in the format that was asked for. Every exception ends
+    here, so that none can end the process with Python's exit code 1, which is a verdict.
+    """
+    page = page_for(sys.stdout)
+    try:
+        return _answer(words, page, Path())
+    except UserError as error:
+        return _refusal(words, page, error.problems, ExitCode.USAGE_ERROR)
+    except OSError as error:  # of the machine: a full disk, a name that is too long
+        problem = Problem(where=str(error.filename or _name(words)), key="", message=error.strerror or str(error))
+        return _refusal(words, page, (problem,), ExitCode.USAGE_ERROR)
+    except Exception as error:
+        return _refusal(words, page, (_defect(words, error),), ExitCode.SOFTWARE_ERROR)
+
+
+def _refusal(words: list[str], page: Page, problems: tuple[Problem, ...], code: ExitCode) -> "Answer":
+    """Why there is no answer: for stderr, and on stdout for whoever reads a document of the format asked for."""
+    from memplanner.report.problems import NoAnswer
+    from memplanner.report.writers import PROBLEMS
+
+    form = _typed(words, "--format")
+    text = ""
+    if form in PROBLEMS.formats:
+        text = PROBLEMS.write(form, NoAnswer(problems=problems, code=int(code)), page)
+        if output := _typed(words, "--output") or _typed(words, "-o"):
+            from memplanner.files.write import write_text
+
+            with suppress(UserError):  # it may be the file that is wrong
+                write_text(Path(output), text)
+                text = ""
+    return Answer(text=_inert(text) if form == "markdown" else text, code=code, problems=problems)
+
+
+def _typed(words: list[str], flag: str) -> str:
+    """What was last typed for a flag, as far as words that cannot be understood tell it; "" for nothing."""
+    from itertools import pairwise
+
+    typed = [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")]
+    typed += [after for word, after in pairwise(words) if word == flag]
+    return typed[-1] if typed else ""
+
+
+def _name(words: list[str]) -> str:
+    return f"memplanner {words[0]}" if words and words[0] in COMMANDS else "memplanner"
+
+
+def _defect(words: list[str], error: Exception) -> Problem:
+    """What nobody foresaw, in a line that can be reported. Python's developer mode (-X dev) shows all of it."""
+    import traceback
+
+    if sys.flags.dev_mode:
+        traceback.print_exception(error)
+    home = Path(__file__).parents[1]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if home in Path(frame.filename).parents]
+    place = f" in {Path(frames[-1].filename).relative_to(home.parent).as_posix()}:{frames[-1].lineno}" if frames else ""
+    said = next(iter(str(error).splitlines()), "")
+    return Problem(
+        where=_name(words),
+        key="",
+        message=f"a defect of memplanner, and no answer: {type(error).__name__}{place}{f': {said}' if said else ''}",
+        hint=f"please report this line and the command at {REPORT_TO}",
+    )
+
+
+def _with_all_streams() -> None:
+    """A stream that is closed (`>&-`) is None to Python, and its number would go to the next file that is opened. In
+    its place comes one that cannot be written, so that the answer fails as it does on a full disk.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDONLY)  # the lowest that is free: the stream's own
+            setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
+
+
+def _without_absurd_sizes() -> None:
+    """A terminal's size that is none is not left to the libraries that read it."""
+    for name in ("COLUMNS", "LINES"):
+        if not is_size(os.environ.get(name, "")):
+            os.environ.pop(name, None)
 
 
 def _without_plugins() -> None:
@@ -117,24 +201,37 @@ def _written(answer: Answer) -> int:
             sys.stdout.write(answer.text.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise UserError(Problem(where="stdout", key="", message=f"cannot be written: {error.strerror}")) from None
+        _discard(sys.stdout)
+        _complain((Problem(where="stdout", key="", message=f"cannot be written: {error.strerror}"),))
+        return max(answer.code, ExitCode.USAGE_ERROR)
     return answer.code
+
+
+def _discard(stream: TextIO) -> None:
+    """What is left in a stream that cannot be written goes nowhere; Python would try again at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _complain(problems: Sequence[Problem]) -> None:
     """A line each on stderr; on GitHub Actions an annotation, which the runner reads there too."""
+    lines = []
     for problem in problems[:_MOST_SHOWN]:
         line = f"memplanner: {problem}"
         if os.environ.get("GITHUB_ACTIONS"):
             from memplanner.report.github import command
 
             line = command("error", {"title": "memplanner"}, line).rstrip()
-        print(line, file=sys.stderr)
+        lines.append(line)
     if len(problems) > _MOST_SHOWN:
-        print(f"memplanner: and {len(problems) - _MOST_SHOWN:,} more", file=sys.stderr)
+        lines.append(f"memplanner: and {len(problems) - _MOST_SHOWN:,} more")
+    try:
+        for line in lines:
+            print(line, file=sys.stderr, flush=True)
+    except OSError:  # nobody can be told; the exit code says it
+        _discard(sys.stderr)
 
 
 def _inert(text: str) -> str:
@@ -163,7 +260,9 @@ def _answer(words: list[str], page: Page, root: Path) -> Answer:
         return Answer(text=f"memplanner {version('memplanner')}\n")
     if name not in COMMANDS:
         hint = nearest(name, COMMANDS) or f"commands: {', '.join(COMMANDS)}"
-        raise UserError(Problem(where="memplanner", key="", message=f"no command is called {name!r}", hint=hint))
+        raise UserError(
+            Problem(where="memplanner", key="", message=f"no command is called {shorten(name, 60)!r}", hint=hint)
+        )
     described = any(word in ("-h", "--help") for word in rest)
     command = cast(Command, importlib.import_module(f"memplanner.cli.{name}"))
     parser = _Parser(
@@ -205,9 +304,9 @@ def _unknown(parser: argparse.ArgumentParser, word: str) -> Problem:
     flags = [flag for action in parser._actions for flag in action.option_strings]
     if not word.startswith("-"):
         hint = "several values are one word, such as 8,16,32" if parser.prog.endswith(" sweep") else ""
-        return Problem(where=parser.prog, key="", message=f"unexpected argument {word!r}", hint=hint)
+        return Problem(where=parser.prog, key="", message=f"unexpected argument {shorten(word, 60)!r}", hint=hint)
     hint = nearest(word.partition("=")[0], flags) or f"see {parser.prog} --help"
-    return Problem(where=parser.prog, key="", message=f"no flag is called {word!r}", hint=hint)
+    return Problem(where=parser.prog, key="", message=f"no flag is called {shorten(word, 60)!r}", hint=hint)
 
 
 def usage() -> str:
@@ -223,5 +322,5 @@ def usage() -> str:
         "  memplanner check --from axolotl.yml --gpu rtx4090\n"
         "  memplanner check --all --locked          every plan of memplanner.toml\n"
         "  memplanner COMMAND --help                a command's flags\n\n"
-        "Exit codes: 0 fits, 1 does not fit, 2 usage error.\n"
+        "Exit codes: 0 fits, 1 does not fit, 2 usage error, 70 a defect of memplanner.\n"
     )

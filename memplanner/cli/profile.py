@@ -3,6 +3,7 @@
 import argparse
 import gc
 import itertools
+import os
 import re
 import sys
 from collections import Counter
@@ -142,7 +143,7 @@ def _free_name(folder: Path, name: str, plan: Any, device: "Backend", entry: str
     for number in itertools.count(1):
         candidate = name if number == 1 else f"{name}-{number}"
         path = folder / f"{candidate}.json"
-        if not path.exists():
+        if not os.path.exists(path):
             return candidate
         try:
             record = load_measurement(path)
@@ -187,7 +188,7 @@ def _run_suite(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if not args.out:
         raise _usage_error("memplanner profile", "--suite requires --out, the directory for its records")
     out = root / args.out
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not os.path.isdir(out):
         raise _usage_error("--out", f"{args.out!r} is not a directory")
     return _run_all(load_suite(args.suite, root), args, page, out, _device(args.device))
 
@@ -273,7 +274,7 @@ def _plan(word: str, root: Path, flags: dict[str, Any]) -> LoadedPlan:
     """A word is a plan's file or name, or else a model."""
     path = root / word
     is_plan = path.suffix == ".toml" or word in stems("plans", ".toml") or word in own_names(root)
-    if not is_plan and path.suffix == ".json" and path.is_file():
+    if not is_plan and path.suffix == ".json" and os.path.isfile(path):
         from memplanner.files.parse import parse_json, read_text
 
         is_plan = "model_type" not in parse_json(read_text(path), path)

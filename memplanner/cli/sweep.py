@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -85,7 +86,7 @@ def _axes(
     axes: list[Axis] = []
     flags: dict[str, str | bool] = {}
     if args.model:
-        names = (args.model,) if (root / args.model).exists() else values_of(MODEL, args.model)
+        names = (args.model,) if os.path.exists(root / args.model) else values_of(MODEL, args.model)
         if len(names) > 1:
             axes.append(Axis(name=MODEL, values=names))
         else:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
     state = start(root, plan_file=args.plan, model=args.model, flags=typed_flags(args))
     folder = Path(args.records) if args.records else None
-    if folder is not None and folder.exists() and not folder.is_dir():
+    if folder is not None and os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(Problem(where="--records", key="", message=f"{args.records!r} is not a directory"))
     if args.web:
         return _serve(args)

@@ -1,6 +1,7 @@
 """Reads the small text files a user hands over; whatever is wrong with one is a UserError that names it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,9 +32,9 @@ def read_text(path: Path, *, most: int = MAX_FILE_BYTES) -> str:
     """
     refuse_outside(path)
     try:
-        if not path.exists():
+        if not os.path.exists(path):
             raise file_error(path, "no such file")
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise file_error(path, "is not a file")
         with path.open("rb") as file:
             data = file.read(most + 1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from memplanner.errors import UserError
-from memplanner.files.parse import Table, bounded, file_error
+from memplanner.files.parse import MOST_LEVELS, Table, bounded, file_error
 from memplanner.settings.errors import show
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def parse_yaml(text: str, where: object) -> Table:
         value: Any = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         raise _at(where, error) from None
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise file_error(where, f"not usable YAML: {_first_line(error)}") from None
-    except (AttributeError, TypeError, KeyError):  # PyYAML's own, of odd tags and keys
+    except (AttributeError, TypeError, LookupError, ArithmeticError):  # PyYAML's own, of odd tags and keys
         raise file_error(where, "not usable YAML") from None
     bounded(value, where)
     if value is None:
@@ -68,7 +68,9 @@ def key_lines(text: str) -> dict[tuple[str, ...], int]:
 
 
 def _loader(text: str) -> "yaml.SafeLoader":
-    """PyYAML's safe loader, to which what looks like a date is text: no setting is a date."""
+    """PyYAML's safe loader, to which what looks like a date is text: no setting is a date. Brackets inside each other,
+    all of which its scanner looks at for every word, are limited.
+    """
     import yaml
 
     loader = yaml.SafeLoader(text)
@@ -76,6 +78,14 @@ def _loader(text: str) -> "yaml.SafeLoader":
         first: [(tag, form) for tag, form in resolvers if tag != _TIMESTAMP]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+    begin = loader.fetch_flow_collection_start
+
+    def begin_one_more(token: Any) -> None:
+        if loader.flow_level >= MOST_LEVELS:
+            raise _error(f"more than {MOST_LEVELS} brackets inside each other", loader.get_mark())
+        begin(token)
+
+    loader.fetch_flow_collection_start = begin_one_more  # type: ignore[assignment, method-assign]
     return loader
 
 

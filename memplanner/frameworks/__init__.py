@@ -3,7 +3,7 @@
 Every key of a file is accounted for: nothing is left out silently, and a key that is not understood is no answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -49,17 +49,24 @@ class Foreign(Frozen):
         return None
 
 
-def read_framework(paths: Sequence[Path], model: str = "", ignored: Sequence[str] = ()) -> Foreign:
+def read_framework(
+    paths: Sequence[Path],
+    model: str = "",
+    ignored: Sequence[str] = (),
+    *,
+    parsed: Callable[[Path], Table] = read_config,
+) -> Foreign:
     """The plan that a config comes to, or several that belong together, such as TrainingArguments and a peft adapter's.
 
     model: the model, where the plan names one itself. ignored: keys that are passed over as if they were not there.
-    UserError where a file is of no known framework, or asks for what cannot be a plan, where a key is not understood or
-    decides the figures and is not modelled, and where nobody names a model.
+    parsed: how a file is read; its table is left as it is. UserError where a file is of no known framework, or asks for
+    what cannot be a plan, where a key is not understood or decides the figures and is not modelled, and where nobody
+    names a model.
     """
     configs: dict[str, Keys] = {}
     files: dict[str, Path] = {}
     for path in paths:
-        config = read_config(path)
+        config = parsed(path)
         name = _reader_of(config, path).NAME
         if name in configs:
             message = f"is another config of {name}: only one can be read"

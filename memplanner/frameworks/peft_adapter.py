@@ -90,7 +90,7 @@ def _task(keys: Keys, table: Table) -> None:
     kind = keys.take("task_type")
     if kind is None:
         return
-    if kind not in _TASKS:
+    if not isinstance(kind, str) or kind not in _TASKS:
         keys.bar("task_type", kind, f"modelled are {', '.join(_TASKS)}")
         return
     keys.use("task_type", f"task {_TASKS[kind]}")

@@ -62,7 +62,7 @@ def _dtype(keys: Keys, model: str, *, trl: bool) -> str:
         word = keys.take(key)
         if word is None:
             continue
-        if word != "auto" and word not in DTYPES:
+        if not isinstance(word, str) or (word != "auto" and word not in DTYPES):
             keys.refuse(key, f"{show(word)} is not a type that weights are loaded in", suggest(str(word), DTYPES))
         dtype = DTYPES.get(word, published)
         keys.use(key, f"weights loaded in {dtype or 'fp32'}")

@@ -32,6 +32,9 @@ def merge(base: Mapping[str, Any], flags: Mapping[str, Any], *, where: str) -> T
     values: dict[str, Any] = {}
     for flag, typed in flags.items():
         value = BY_FLAG[flag].read(typed) if isinstance(typed, str) else typed
+        numeric = BY_FLAG[flag].values in ("integer", "switch")
+        if not isinstance(value, str | tuple | Problem) and not (numeric and isinstance(value, int)):  # a marker's
+            value = Problem(where=flag, key="", message=f"{show(value)} is not text")
         if isinstance(value, Problem):
             problems.append(value)
         else:
@@ -112,7 +115,7 @@ def _choose_kind(table: Table, option: Option, word: str) -> Problem | None:
     """Switch a union to what a word stands for; settings that the new kind also has carry over."""
     if word not in option.words:
         message = f"{show(word)} is not a known {option.path[-1]}"
-        return Problem(where=option.flag, key="", message=message, hint=suggest(word, option.words))
+        return Problem(where=option.flag, key="", message=message, hint=suggest(str(word), option.words))
     _switch(table, option.path, expand(_owner(option.path), option.path[-1], word))
     return None
 

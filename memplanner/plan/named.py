@@ -5,6 +5,7 @@ settings.
 """
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ IGNORED: Final = "ignore_keys"
 """Keys of the configs that are passed over."""
 MOST: Final = 256
 """Plans in one file."""
+MOST_SETTINGS: Final = 500_000
+"""Settings that the plans of a file may take over from it, all together: each plan has a copy of them."""
 NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", re.ASCII)
 """What a plan may be called."""
 
@@ -50,6 +53,9 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
         raise UserError(Problem(where=label, key=PLANS, message=f"{show(plans)} is not a table of plans by name"))
     if len(plans) > MOST:
         raise UserError(Problem(where=label, key=PLANS, message=f"{len(plans)} plans are more than {MOST} in one file"))
+    if (count := _settings(shared) * len(plans)) > MOST_SETTINGS:
+        message = f"{len(plans)} plans with what the file sets for all come to {count:,} settings"
+        raise UserError(Problem(where=label, key=PLANS, message=message, hint=f"at most {MOST_SETTINGS:,} are read"))
     problems: list[Problem] = []
     if FROM in shared:
         message, hint = "is a setting of one plan, not of all", "under [plans.NAME]"
@@ -75,17 +81,30 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
     return tuple(tables)
 
 
+def _settings(value: Any) -> int:
+    """The keys and entries in a value, at any depth."""
+    if not isinstance(value, dict | list):
+        return 1
+    return 1 + sum(map(_settings, value.values() if isinstance(value, dict) else value))
+
+
 _Read = Callable[[tuple[Path, ...], str, tuple[str, ...]], "Foreign"]
 
 
 def _reader() -> _Read:
-    """read_framework, which reads a config once for all the plans that start from it."""
+    """read_framework, which reads a config once for all the plans that start from it, and parses its file once."""
+
+    @functools.cache
+    def parsed(path: Path) -> Table:
+        from memplanner.frameworks.config_file import read_config
+
+        return read_config(path)
 
     @functools.cache
     def read(paths: tuple[Path, ...], model: str, ignored: tuple[str, ...]) -> "Foreign":
         from memplanner.frameworks import read_framework
 
-        return read_framework(paths, model, ignored)
+        return read_framework(paths, model, ignored, parsed=parsed)
 
     return read
 
@@ -112,7 +131,7 @@ def _one(name: str, own: Table, shared: Table, label: str, root: Path, read: _Re
     model = own.get("model", shared.get("model", ""))
     paths = [resolve_inside(root, word, where=label, key=FROM) for word in words]
     for word, path in zip(words, paths, strict=True):
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(Problem(where=label, key=FROM, message=f"{show(word)} is not a file"))
     foreign = read(tuple(paths), model if isinstance(model, str) else "?", ignored)
     return NamedTable(name=name, table=overlay(overlay(shared, foreign.table), own), label=label, foreign=foreign)

@@ -1,5 +1,6 @@
 """Finds the table of settings that a plan is made of: a file's, a named plan's, or a bundled one."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -68,7 +69,7 @@ def find_named(root: Path, plan_file: str = "") -> "tuple[Source, tuple[NamedTab
     UserError where there is none, or where it holds one plan without a name.
     """
     for path in (root / name for name in ((plan_file,) if plan_file else OWN_FILES)):
-        if path.is_symlink() or path.exists():
+        if os.path.lexists(path):
             resolve_inside(path.parent, path.name, where=str(path), key="")
     source = _asked_for(root, plan_file) if plan_file else _own(root)
     hint = "several plans are tables such as [plans.pretrain] in memplanner.toml"
@@ -92,9 +93,9 @@ def own_names(root: Path) -> tuple[str, ...]:
 def _own(root: Path) -> Source | None:
     """memplanner.toml, else pyproject.toml's table; None where there is neither."""
     path, project = (root / name for name in OWN_FILES)
-    if path.exists() or path.is_symlink():
+    if os.path.lexists(path):
         return _read(path)
-    if project.is_file():
+    if os.path.isfile(project):
         source = _read(project)
         return source and source.replaced(label=f"{project} [tool.memplanner]")
     return None
@@ -103,7 +104,7 @@ def _own(root: Path) -> Source | None:
 def _asked_for(root: Path, name: str) -> Source:
     """What --plan names: a file, one of the repository's own plans, or a bundled plan."""
     path = root / name
-    if _exists(path):
+    if os.path.exists(path):
         if path.suffix in (".yml", ".yaml"):
             raise file_error(path, "is YAML, as other frameworks' configs are", "--from reads those")
         source = _read(path)
@@ -120,14 +121,6 @@ def _asked_for(root: Path, name: str) -> Source:
     if name in bundled:
         return _bundled(name, root)
     raise file_error("--plan", f"no file or plan is called {show(name)}", suggest(name, [*named, *bundled]))
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is such a file; a name that no file could have is none."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _read(path: Path) -> Source | None:

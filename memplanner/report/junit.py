@@ -1,14 +1,14 @@
 """JUnit XML of checked plans, for what reads test results."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from memplanner.errors import Problem, printable
+from memplanner.errors import printable
 from memplanner.report.growth_phrases import complaints, explanation, headline
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans
+    from memplanner.report.problems import NoAnswer
     from memplanner.report.terminal import Page
 
 
@@ -33,11 +33,12 @@ def junit(checked_plans: "CheckedPlans", page: "Page") -> str:
     return _text(suites)
 
 
-def junit_of_problems(problems: Sequence[Problem], page: "Page") -> str:
+def junit_of_problems(answer: "NoAnswer", page: "Page") -> str:
     """A suite of one case in error, which says what was wrong with the plans, files or flags."""
+    problems = answer.problems
     suites, suite = _suite(tests=1, failures=0, errors=1)
     case = ET.SubElement(suite, "testcase", {"name": "plans", "classname": "memplanner", "time": "0"})
-    error = ET.SubElement(case, "error", {"message": str(problems[0]), "type": "UsageError"})
+    error = ET.SubElement(case, "error", {"message": str(problems[0]), "type": answer.kind})
     error.text = "\n".join(map(str, problems))
     return _text(suites)
 

@@ -79,19 +79,23 @@ def pad(text: str, width: int, *, right: bool = False) -> str:
 def wrap(text: str, width: int, *, first: str = "", rest: str = "") -> list[str]:
     """A paragraph of untrusted text as lines of at most `width` columns; words longer than a line are cut through."""
     lines, line, empty = [], first, True
+    most = 4 * max(width, 1)  # characters of a word that are looked at together: one may take no column at all
     for word in printable(" ".join(text.split())).split(" "):
+        at = 0
         while True:
-            glue = "" if empty else " "
-            if text_width(line) + len(glue) + text_width(word) <= width:
-                line, empty = line + glue + word, False
+            glue, part = "" if empty else " ", word[at : at + most]
+            room = width - text_width(line) - len(glue)
+            if not part or (at + most >= len(word) and text_width(part) <= room):
+                line, empty = line + glue + part, False
                 break
             if not empty:
                 lines.append(line)
                 line, empty = rest, True
                 continue
-            cut = max(next((n for n in range(len(word), 0, -1) if text_width(line + word[:n]) <= width), 1), 1)
-            lines.append(line + word[:cut])
-            line, word = rest, word[cut:]
+            ends = accumulate(map(_columns, part))
+            cut = max(next((n for n, end in enumerate(ends) if end > room), len(part)), 1)
+            lines.append(line + part[:cut])
+            line, at = rest, at + cut
     return [*lines, line]
 
 

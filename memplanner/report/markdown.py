@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memplanner.errors import Problem, printable
+from memplanner.errors import printable
 from memplanner.report.notes import note_sentences
 from memplanner.report.phrases import PHASE_WORDS, how_read, largest_first, plan_words, share, verdict_line
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
     from memplanner.report.check_text import PlanAnswer
+    from memplanner.report.problems import NoAnswer
     from memplanner.report.terminal import Page
 
-_JOINER = "\u2060"
+JOINER = "\u2060"
 """Has no width, and lets no word reach across."""
 
 
@@ -20,8 +21,8 @@ def escape(text: str) -> str:
     """Untrusted text as itself: no markup, no links, no HTML, no table cells of its own."""
     text = "".join(f"\\{c}" if c in r"\`*_{}[]()#+!|<>&~@" else c for c in printable(text))
     for start in ("://", "www."):  # where a bare address becomes a link
-        text = text.replace(start, f"{start[:-1]}{_JOINER}{start[-1]}")
-    return text.replace("@", f"@{_JOINER}")  # nobody is called
+        text = text.replace(start, f"{start[:-1]}{JOINER}{start[-1]}")
+    return text.replace("@", f"@{JOINER}")  # nobody is called
 
 
 def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, right_from: int = 1) -> list[str]:
@@ -30,10 +31,11 @@ def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, righ
     return [f"| {' | '.join(cells)} |" for cells in (titles, rule, *rows)]
 
 
-def problems_markdown(problems: Sequence[Problem], page: "Page") -> str:
+def problems_markdown(answer: "NoAnswer", page: "Page") -> str:
     """Why there is no answer."""
-    lines = ["**memplanner has no answer: a plan, file or flag is wrong**", ""]
-    return "\n".join([*lines, *(f"- {escape(str(problem))}" for problem in problems)]) + "\n"
+    why = "a defect of its own" if answer.is_defect else "a plan, file or flag is wrong"
+    lines = [f"**memplanner has no answer: {why}**", ""]
+    return "\n".join([*lines, *(f"- {escape(str(problem))}" for problem in answer.problems)]) + "\n"
 
 
 def check_markdown(answer: "PlanAnswer", page: "Page") -> str:

@@ -1,16 +1,16 @@
 """SARIF 2.1.0 of checked plans, for code scanning (docs.oasis-open.org/sarif/sarif/v2.1.0)."""
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from memplanner.errors import Problem, printable
+from memplanner.errors import printable
 from memplanner.report.as_json import dump
 from memplanner.report.growth_phrases import complaints, explanation, headline
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import Checked, CheckedPlans
+    from memplanner.report.problems import NoAnswer
     from memplanner.report.terminal import Page
 
 RULES = {
@@ -40,10 +40,11 @@ def sarif(checked_plans: "CheckedPlans", page: "Page") -> str:
     return _log({"results": [_result(checked) for checked in reported]})
 
 
-def sarif_of_problems(problems: Sequence[Problem], page: "Page") -> str:
-    """The log where no plan was checked, with what was wrong with the plans, files or flags."""
-    notifications = [{"level": "error", "message": {"text": str(problem)}} for problem in problems]
-    invocation = {"executionSuccessful": False, "exitCode": 2, "toolConfigurationNotifications": notifications}
+def sarif_of_problems(answer: "NoAnswer", page: "Page") -> str:
+    """The log where no plan was checked, with what was wrong with the plans, files or flags, or with memplanner."""
+    said = "toolExecutionNotifications" if answer.is_defect else "toolConfigurationNotifications"
+    notifications = [{"level": "error", "message": {"text": str(problem)}} for problem in answer.problems]
+    invocation = {"executionSuccessful": False, "exitCode": answer.code, said: notifications}
     return _log({"invocations": [invocation], "results": []})
 
 

@@ -42,10 +42,15 @@ class Page(Frozen):
         return f"\x1b[{';'.join(codes)}m{span.text}\x1b[0m" if codes and span.text else span.text
 
 
+def is_size(text: str) -> bool:
+    """Whether a text is the number of a terminal's columns or lines."""
+    return text.isascii() and text.isdigit() and len(text) < 6
+
+
 def page_for(stream: TextIO, env: Mapping[str, str] = os.environ) -> Page:
     """The page that suits a stream: a terminal's width, 80 when piped; colour on a terminal unless NO_COLOR is set."""
     terminal = stream.isatty()
-    width = int(env["COLUMNS"]) if env.get("COLUMNS", "").isascii() and env.get("COLUMNS", "").isdigit() else 0
+    width = int(env["COLUMNS"]) if is_size(env.get("COLUMNS", "")) else 0
     if not width and terminal:
         try:
             width = os.get_terminal_size(stream.fileno()).columns

@@ -150,7 +150,7 @@ def validate_json(answer: ValidationAnswer, page: "Page") -> str:
                 "error": _finite(r.error),
                 "peer": r.peer or None,
                 "peer_predicted_bytes": r.peer_bytes,
-                "peer_error": r.peer_error,
+                "peer_error": _finite(r.peer_error),
             }
             for r in validation.rows
         ],
@@ -175,13 +175,14 @@ def _summary(s: "Summary") -> dict[str, Any]:
         "median": _finite(s.median),
         "p95": _finite(s.p95),
         "worst": _finite(s.worst),
-        "peer_median": s.peer_median,
-        "peer_worst": s.peer_worst,
+        "peer_median": _finite(s.peer_median),
+        "peer_worst": _finite(s.peer_worst),
     }
 
 
-def _finite(error: float) -> float | None:
-    return None if math.isinf(error) else error
+def _finite(error: float | None) -> float | None:
+    """JSON has no infinity."""
+    return None if error is None or math.isinf(error) else error
 
 
 def validate_markdown(answer: ValidationAnswer, page: "Page") -> str:

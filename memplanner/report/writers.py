@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans
     from memplanner.budgets.growth import Growth
     from memplanner.catalogue import GpuProfile, ModelProfile
-    from memplanner.errors import Problem
     from memplanner.report.check_text import PlanAnswer
     from memplanner.report.compare_text import Comparison
     from memplanner.report.explain_text import Explanation
     from memplanner.report.fit_text import FitAnswer
+    from memplanner.report.problems import NoAnswer
     from memplanner.report.profile_text import RunAnswer, SuiteAnswer
     from memplanner.report.ranks_text import RanksAnswer
     from memplanner.report.sweep_text import SweepAnswer
@@ -63,10 +63,15 @@ BUDGETS: Report[CheckedPlans] = Report(
         "sarif": "sarif:sarif",
     }
 )
-PROBLEMS: Report[Sequence[Problem]] = Report(
-    {"markdown": "markdown:problems_markdown", "junit": "junit:junit_of_problems", "sarif": "sarif:sarif_of_problems"}
+PROBLEMS: Report[NoAnswer] = Report(
+    {
+        "json": "problems:problems_json",
+        "markdown": "markdown:problems_markdown",
+        "junit": "junit:junit_of_problems",
+        "sarif": "sarif:sarif_of_problems",
+    }
 )
-"""A question that was wrong: what goes to a file that others read says so there, too."""
+"""Why there is no answer: what goes to a file that others read says so there, too."""
 DIFF: Report[Sequence[Growth]] = Report(
     {"text": "budgets_text:diff_text", "json": "as_json:diff_json", "markdown": "budgets_text:diff_markdown"}
 )

@@ -3,7 +3,7 @@
 import reprlib
 from collections.abc import Callable, Iterable
 from datetime import date, time
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -15,6 +15,8 @@ from memplanner.settings.describe import choices, groups, kind_of
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
 _short.maxlevel = 2
+_HINTED: Final = 50
+"""Unknown keys for which the nearest known one is looked up, which takes longer than all else about them."""
 
 
 def show(value: Any) -> str:
@@ -47,10 +49,12 @@ def problems_of(
 
     place: a function from a key's path to the Problem's (where, key): a value typed as a flag is the flag's problem.
     """
-    problems = []
+    problems: list[Problem] = []
     for detail in error.errors(include_url=False):
         path, owner = _path(detail["loc"], cls)
-        if detail["type"] in ("union_tag_invalid", "union_tag_not_found", "extra_forbidden"):
+        if detail["type"] == "extra_forbidden" and len(problems) >= _HINTED:
+            message, hint = "unknown key", ""
+        elif detail["type"] in ("union_tag_invalid", "union_tag_not_found", "extra_forbidden"):
             message, hint = _name_problem(detail, path, owner)
         else:
             message, hint = _value_problem(detail, path, owner)

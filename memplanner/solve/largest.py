@@ -16,6 +16,8 @@ SearchAxis = Literal["rank", "batch-size", "seq-len"]
 AXES: Final[tuple[SearchAxis, ...]] = ("rank", "batch-size", "seq-len")
 CEILINGS: Final[dict[SearchAxis, int]] = {"rank": 1 << 20, "batch-size": 1 << 16, "seq-len": 1 << 20}
 """The largest value that the search tries."""
+ONE_BY_ONE: Final = 256
+"""Values that are tried one after the other; a prediction takes a few milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,8 @@ def largest(
     """Search from above: exact also where a larger value needs less, because less is lost to fragmentation.
 
     What tensors need grows with the value, and so the largest value whose tensors and context are within the limit is
-    found by doubling and bisection. From there down every value is tried until one fits. ceiling: no larger value makes
+    found by doubling and bisection. From there down every value is tried until one fits, and after ONE_BY_ONE of them,
+    as where a hundred thousand tokens fit, a value that fits where one more does not. ceiling: no larger value makes
     sense (the model's positions, a matrix's side). strict: a tight fit does not count.
     UserError where the plan has no such setting (full training has no rank).
     """
@@ -70,9 +73,9 @@ def largest(
         return estimate.limit_bytes - least < round(least * estimate.margin.share)
 
     start = _last_before(is_hopeless, top)
-    value = next((value for value in range(start, 0, -1) if advisable(at(value), strict=strict)), 0)
+    value = _first_down(start, lambda value: advisable(at(value), strict=strict))
     start = min(value, _last_before(is_never_comfortable, top))
-    comfortable = next((value for value in range(start, 0, -1) if at(value).verdict == "fits"), 0)
+    comfortable = _first_down(start, lambda value: at(value).verdict == "fits")
     return Largest(
         axis=axis,
         value=value,
@@ -82,6 +85,20 @@ def largest(
         above=at(value + 1) if 0 < value < top else None,
         ceiling=top,
     )
+
+
+def _first_down(start: int, fits: Callable[[int], bool]) -> int:
+    """The first value from `start` down that fits; 0 where none does."""
+    least = max(start - ONE_BY_ONE, 0)
+    if (value := next((value for value in range(start, least, -1) if fits(value)), 0)) or not least:
+        return value
+    low, high, stride = least, least + 1, 1
+    while low > 0 and not fits(low):
+        low, high, stride = max(low - stride, 0), low, 2 * stride
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def _last_before(beyond: Callable[[int], bool], top: int) -> int:

@@ -1,6 +1,8 @@
 """Suite files: groups of plans to be measured together, each a base plan and a grid of values that vary it."""
 
 import itertools
+import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,10 @@ from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of, show, suggest
 
 MOST_CASES = 10_000
+_KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*", re.ASCII)
+"""The dotted name of a setting."""
+_ENOUGH = 100
+"""Problems, after which no further plan is looked at: the plans of a group mostly have the same."""
 
 
 class Group(Settings):
@@ -64,7 +70,7 @@ class Case:
 def load_suite(name: str, root: Path) -> list[Case]:
     """The cases of a suite file or of a bundled suite, in the file's order. UserError with every problem."""
     path = root / name
-    if not path.exists():
+    if not os.path.exists(path):
         bundled = stems("suites", ".toml")
         if name not in bundled:
             raise file_error("--suite", f"no file or bundled suite is called {show(name)}", suggest(name, bundled))
@@ -73,10 +79,17 @@ def load_suite(name: str, root: Path) -> list[Case]:
         suite = Suite.model_validate(parse_toml(read_text(path), path))
     except ValidationError as error:
         raise UserError(*problems_of(error, Suite, lambda key: (str(path), ".".join(key)))) from None
+    for group in suite.group:
+        _check_grid(group, path)
+    total = sum(math.prod(map(len, group.grid.values())) for group in suite.group)
+    if total > MOST_CASES:
+        raise file_error(path, f"is more than {MOST_CASES:,} plans")
     problems: list[Problem] = []
     cases: dict[str, Case] = {}
     for group in suite.group:
         for label, table in _combinations(suite.plan, group, path):
+            if len(problems) >= _ENOUGH:
+                raise UserError(*problems)
             case_id = f"{group.name}-{label}" if label else group.name
             where = f"{path}, {case_id}"
             if case_id in cases:
@@ -96,8 +109,6 @@ def load_suite(name: str, root: Path) -> list[Case]:
                 warmup=group.warmup,
                 steps=group.steps,
             )
-            if len(cases) > MOST_CASES:
-                raise file_error(path, f"is more than {MOST_CASES} plans")
     for model, case in {case.plan.model: case for case in cases.values()}.items():
         try:
             find_model(model, case.root)  # before the first case runs, and not when its turn comes
@@ -108,11 +119,17 @@ def load_suite(name: str, root: Path) -> list[Case]:
     return list(cases.values())
 
 
+def _check_grid(group: Group, path: Path) -> None:
+    for key, values in group.grid.items():
+        if _KEY.fullmatch(key) is None:
+            hint = "such as step.batch_size"
+            raise file_error(path, f"group {group.name}: grid {show(key)} is not the name of a setting", hint)
+        if not values:
+            raise file_error(path, f"group {group.name}: grid {show(key)} has no values")
+
+
 def _combinations(common: Mapping[str, Any], group: Group, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each combination of the grid's values: its label, which ends the case's id, and its plan's table."""
-    for key, values in group.grid.items():
-        if not values:
-            raise file_error(path, f"group {group.name}: grid {key!r} has no values")
     for point in itertools.product(*group.grid.values()):
         table = overlay(common, group.plan)
         for key, value in zip(group.grid, point, strict=True):
@@ -120,6 +137,8 @@ def _combinations(common: Mapping[str, Any], group: Group, path: Path) -> Iterat
             node = table
             for parent in parents:
                 inner = node.setdefault(parent, {})
+                if not isinstance(inner, str | dict):
+                    raise file_error(path, f"group {group.name}: grid {show(key)} is in {parent}, which is no table")
                 node[parent] = node = {"kind": inner} if isinstance(inner, str) else inner
             node[last] = value
         label = "-".join(filter(None, (_label(k, v) for k, v in zip(group.grid, point, strict=True))))
@@ -133,7 +152,7 @@ def _label(key: str, value: Any) -> str:
     if isinstance(value, Mapping):
         text = "-".join(_label(k, v) if not isinstance(v, str) else v for k, v in value.items())
     elif isinstance(value, int):
-        text = f"{''.join(word[0] for word in key.rpartition('.')[2].split('_'))}{value}"
+        text = f"{''.join(word[:1] for word in key.rpartition('.')[2].split('_'))}{value}"
     else:
         text = "" if value == "none" else str(value)
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

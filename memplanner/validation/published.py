@@ -21,9 +21,11 @@ from memplanner.prediction import Estimate, predict
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of
 from memplanner.timeline import passes
+from memplanner.units import MAX_BYTES
 from memplanner.validation.rows import Assumption, Row, Skipped, Validation
 
-Bytes = Annotated[int, Field(ge=0)]
+Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES)]
+Text = Annotated[str, Field(max_length=1000)]
 
 
 class Measured(Settings):
@@ -47,7 +49,7 @@ class Measured(Settings):
 class PeerPrediction(Settings):
     """What another tool predicted for the row, in bytes."""
 
-    tool: str
+    tool: Text
     allocated_peak: Bytes | None = None
     process: Bytes | None = None
 
@@ -56,26 +58,26 @@ class PublishedRow(Settings):
     """One published measurement: the run's settings, in the words of its source, and its figures."""
 
     model_config = ConfigDict(extra="ignore")
-    id: str
-    source: str
-    gpu: str
+    id: Text
+    source: Text
+    gpu: Text
     num_gpus: Annotated[int, Field(ge=1)] = 1
-    model: str
+    model: Text
     arch: dict[str, Any] | None = None
-    method: str
+    method: Text
     rank: int | None = None
     target_modules: list[str] | None = None
-    base_dtype: str
-    autocast: str | None = None
-    quantization: str | None = None
+    base_dtype: Text
+    autocast: Text | None = None
+    quantization: Text | None = None
     double_quant: bool = False
-    optimizer: str
+    optimizer: Text
     batch: Annotated[int, Field(ge=1)]
     seq: Annotated[int, Field(ge=1)]
-    attention: str
-    checkpointing: str
-    framework: str = "none"
-    versions: dict[str, str] = {}
+    attention: Text
+    checkpointing: Text
+    framework: Text = "none"
+    versions: dict[str, Text] = {}
     in_sample: bool = False
     """Whether what it measured has had a part in how the model was made."""
     measured: Measured

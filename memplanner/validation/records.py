@@ -1,6 +1,7 @@
 """Compares the harness's own records with predictions."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,12 +26,12 @@ def records_in(words: Iterable[str], root: Path) -> list[Path]:
     paths: list[Path] = []
     for word in words:
         path = root / word
-        if path.is_dir():
+        if os.path.isdir(path):
             inside = sorted(p for p in path.rglob("*.json") if not p.name.startswith("."))
             if not inside:
                 raise file_error(path, "holds no records (*.json)")
             paths += inside
-        elif path.is_file():
+        elif os.path.isfile(path):
             paths.append(path)
         else:
             raise file_error(path, "no such file or directory")
@@ -66,6 +67,9 @@ def compare_record(validation: Validation, record: Measurement, scratch: Path) -
         validation.skipped.append(Skipped(id=record.id, reason="; ".join(str(p) for p in error.problems)))
         return
     ran_out = record.outcome.status == "out-of-memory"
+    if not (ran_out or record.phases):
+        validation.skipped.append(Skipped(id=record.id, reason="has no phases: nothing was measured"))
+        return
     if record.backend == "cuda" and (ran_out or record.environment.memory_fraction is not None):
         validation.note_verdict(record.id, fits=passes(estimate.verdict), ran_out=ran_out)
     if ran_out:

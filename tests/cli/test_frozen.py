@@ -43,7 +43,12 @@ def test_commands() -> None:
 
 
 def test_exit_codes() -> None:
-    assert {code.name: int(code) for code in ExitCode} == {"OK": 0, "DOES_NOT_FIT": 1, "USAGE_ERROR": 2}
+    assert {code.name: int(code) for code in ExitCode} == {
+        "OK": 0,
+        "DOES_NOT_FIT": 1,
+        "USAGE_ERROR": 2,
+        "SOFTWARE_ERROR": 70,
+    }
 
 
 def test_json_of_check(run: Run) -> None:

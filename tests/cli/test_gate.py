@@ -160,8 +160,8 @@ def test_what_is_typed_may_lie_anywhere(argument: tuple[str, str], ask: Ask) -> 
 def test_no_answer_is_written_outside(ask: Ask, tmp_path: Path) -> None:
     outside = {path.name for path in (tmp_path / "outside").iterdir()}
     for name in ("link-plan.toml", "folder/new.json"):
-        code, out, err = ask("check", "llama-60m", "--gpu", "24GiB", "--format", "json", "--output", name)
-        assert (code, out) == (2, "")
+        code, _, err = ask("check", "llama-60m", "--gpu", "24GiB", "--format", "json", "--output", name)
+        assert code == 2
         assert "leads out of the repository" in err
     assert {path.name for path in (tmp_path / "outside").iterdir()} == outside
     assert ask("check", "llama-60m", "--gpu", "24GiB", "--output", "../outside/new.txt") == (0, "", "")
@@ -176,3 +176,10 @@ def test_no_path_in_a_file_leads_out(argument: tuple[str, str], ask: Ask) -> Non
         return
     assert (code, out) == (2, ""), err
     assert "leads out of the repository" in err
+
+
+def test_why_there_is_no_answer_goes_into_the_file_too(ask: Ask, tmp_path: Path) -> None:
+    code, out, err = ask("check", "no-such-model", "--format", "json", "--output", "answer.json")
+    assert (code, out) == (2, "")
+    assert "no model or file is called 'no-such-model'" in err
+    assert json.loads((tmp_path / "repository" / "answer.json").read_text(encoding="utf-8"))["exit_code"] == 2

@@ -147,3 +147,65 @@ def test_bad_input(words: str, message: str, folder: Path, capsys: pytest.Captur
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"phases": [{"name": "forward", "peak_bytes": 10**400, "end_bytes": 0}]}, "an integer of 1329 bits is above"),
+        ({"num_parameters": 10**30}, "is above 1152921504606846976"),
+        ({"losses": [float("inf")]}, "losses.0: inf"),
+        ({"id": "\ud800"}, "Invalid JSON"),
+    ],
+)
+def test_absurd_records_are_refused_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
+) -> None:
+    record(folder, "one")
+    (path,) = (folder / "records").glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    code, out, err = answer(capsys, "records")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_a_record_without_phases_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record(folder, "one")
+    (path,) = (folder / "records").glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"phases": []}), encoding="utf-8")
+    code, out, err = answer(capsys, "records")
+    assert (code, err) == (1, "")
+    assert "has no phases: nothing was measured" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": None, "method": "lora"}, "method.rank: None is not a whole number"),
+        ({"quantization": "odd"}, "'odd' is not a known quantization"),
+        ({"seq": 10**30}, "is above 16777216"),
+        ({"id": "x" * 5000}, "at most 1000 characters"),
+        ({"checkpointing": "x" * 5000}, "at most 1000 characters"),
+        ({"measured": {"allocated_peak": 10**400}}, "an integer of 1329 bits is above"),
+        ({"measured": {"allocated_peak": float("inf")}}, "inf is not a whole number"),
+    ],
+)
+def test_odd_published_rows_are_left_out_or_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
+) -> None:
+    rows = json.loads(DATA.read_text(encoding="utf-8"))["rows"]
+    row = next(row for row in rows if row["method"] == "lora")
+    (folder / "odd.json").write_text(json.dumps({"rows": [row | changes]}), encoding="utf-8")
+    code, out, err = answer(capsys, "--published", "odd.json")
+    assert code in (1, 2)
+    assert message in " ".join((out + err).split())
+
+
+def test_an_error_without_a_measurement_is_null_in_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = json.loads(DATA.read_text(encoding="utf-8"))["rows"]
+    row = next(row for row in rows if row.get("peer_predicted") and row["measured"].get("allocated_peak"))
+    nothing = {"measured": {"allocated_peak": 0}}
+    (folder / "odd.json").write_text(json.dumps({"rows": [row | nothing]}), encoding="utf-8")
+    _, out, _ = answer(capsys, "--published", "odd.json", "--format", "json")
+    (compared,) = json.loads(out, parse_constant=pytest.fail)["rows"]
+    assert (compared["error"], compared["peer_error"]) == (None, None)

@@ -17,6 +17,7 @@ from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 from memplanner.prediction.estimate import estimate_of, gpu_of
 from memplanner.program import as_json
+from memplanner.program.program import StepProgram
 from tests.models import plan_of
 
 LORA = {"kind": "lora", "rank": 16}
@@ -41,6 +42,7 @@ def test_a_recorded_step_is_the_one_that_is_written(model: str, fields: dict[str
     step = {"batch_size": 2, "seq_len": 256, **fields.get("step", {})}
     plan = plan_of(model, {**fields, "step": step}, tmp_path)
     program = as_json.loads(as_json.dumps(record(plan)))
+    assert isinstance(program, StepProgram)
     recorded = estimate_of(plan, find_model(plan.model), gpu_of(plan), program, ())
     written = predict(plan)
     assert (recorded.num_parameters, recorded.num_trainable) == (written.num_parameters, written.num_trainable)

@@ -4,11 +4,14 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from memplanner.catalogue import find_model
 from memplanner.components.architectures.registry import read_config
 from memplanner.components.methods.low_rank import LowRank
-from memplanner.components.methods.patterns import Work, matches_end, matches_whole
+from memplanner.components.methods.patterns import MOST_WORK, EndNames, Work, matches_end, matches_whole
+from memplanner.components.methods.targets import RankKeys
 from memplanner.errors import UserError
 from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
@@ -249,3 +252,21 @@ def test_a_hostile_pattern_ends_within_seconds(pattern: str) -> None:
 def test_a_pattern_is_matched_as_python_does(pattern: str, path: str, whole: bool, end: bool) -> None:
     assert matches_whole(pattern, path, Work()) is whole
     assert matches_end(pattern, path, Work()) is end
+
+
+NAME_PARTS = st.lists(st.sampled_from(["a", "b_c", ".", "q_proj", "0", "10", "a.b", "layers"]), min_size=1, max_size=4)
+
+
+@given(keys=st.lists(NAME_PARTS.map("".join), max_size=12, unique=True), paths=st.lists(NAME_PARTS, max_size=4))
+def test_keys_are_looked_up_as_they_would_match_one_by_one(keys: list[str], paths: list[list[str]]) -> None:
+    found = EndNames(keys)
+    for path in (".".join(parts) for parts in paths):
+        assert sorted(found.of(path, Work())) == sorted(key for key in keys if matches_end(key, path, Work()))
+
+
+def test_many_keys_for_many_modules_are_little_work() -> None:
+    work = Work()
+    paths = [f"model.layers.{i}.self_attn.{name}" for i in range(512) for name in ("q_proj", "k_proj", "v_proj")]
+    keys = RankKeys(path.removeprefix("model.layers.") for path in reversed(paths))
+    assert all(keys.first(path, work) for path in paths)
+    assert MOST_WORK - work.left < 20 * len(paths)

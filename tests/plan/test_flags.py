@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 
 from memplanner.cli.main import main
+from memplanner.errors import UserError
 from memplanner.plan import moment_width
 from memplanner.plan.flags import BY_FLAG, MODEL, OPTIONS, Value, command_words, has_use, useful
 from memplanner.plan.merge import merge
@@ -96,3 +97,15 @@ def test_another_kind_keeps_what_both_have() -> None:
     assert switch_kind(old, "spelled", {"kind": "plain"}, Plain) == {"kind": "plain"}
     assert switch_kind(old, "spelled", {"kind": "spelled"}, Spelled) == old
     assert switch_kind("no table", "spelled", {"kind": "plain"}, Plain) == {"kind": "plain"}
+
+
+@pytest.mark.parametrize("value", [8, True, 1.5, None, {"kind": "lora"}])
+@pytest.mark.parametrize("flag", ["--method", "--optimizer", "--gpu", "--budget", "--rank", "--per-layer-updates"])
+def test_values_that_are_no_text_are_refused_like_others(flag: str, value: object) -> None:
+    flags = {flag: value, "--optimizer-bits": "32"}
+    if (flag, value) in (("--rank", 8), ("--per-layer-updates", True)):
+        merge({"method": "galore"}, flags, where="plan")
+        return
+    with pytest.raises(UserError) as error:
+        merge({"method": "galore"}, flags, where="plan")
+    assert flag in {problem.where for problem in error.value.problems}

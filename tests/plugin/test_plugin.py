@@ -136,16 +136,16 @@ PROBLEMS = (
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")])
-def test_bad_markers_are_collection_errors_that_list_every_problem(
+def test_a_bad_marker_is_an_error_of_its_test_and_the_others_run(
     workers: tuple[str, ...], pytester: pytest.Pytester
 ) -> None:
     pytester.makepyfile(test_bad=BAD, test_good="def test_good(): pass")
     result = pytester.runpytest_subprocess(*workers)
-    assert result.ret in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.TESTS_FAILED)  # xdist's own choice
+    result.assert_outcomes(passed=1, errors=9)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines_random(list(PROBLEMS))
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
-    report, _, _summary = result.stdout.str().partition("short test summary info")  # whole only where CI is set
-    assert report.count("rtx4091") == 1, "a class's marker is complained about once"
+    result.stdout.no_fnmatch_line("*Traceback*")
 
 
 def test_marks_of_a_class_hold_for_its_tests_and_xdist_runs_them(pytester: pytest.Pytester) -> None:

@@ -16,6 +16,7 @@ from memplanner.report.budgets_text import budgets_markdown, budgets_text
 from memplanner.report.github import command, github, inert, quiet
 from memplanner.report.junit import junit, junit_of_problems
 from memplanner.report.markdown import problems_markdown
+from memplanner.report.problems import NoAnswer
 from memplanner.report.sarif import sarif, sarif_of_problems
 from memplanner.report.terminal import Page
 
@@ -118,11 +119,12 @@ def test_markdown_holds_no_markup_of_the_names(name: str) -> None:
 @example(text=NASTY)
 def test_usage_errors_hold_no_markup_either(text: str) -> None:
     problems = (Problem(where=text, key=text, message=text, hint=text), Problem(where="x", key="", message=text))
-    (case,) = ET.fromstring(junit_of_problems(problems, PAGE).encode("utf-8")).iter("testcase")
+    answer = NoAnswer(problems=problems, code=2)
+    (case,) = ET.fromstring(junit_of_problems(answer, PAGE).encode("utf-8")).iter("testcase")
     assert [child.tag for child in case] == ["error"]
-    (run,) = json.loads(sarif_of_problems(problems, PAGE))["runs"]
+    (run,) = json.loads(sarif_of_problems(answer, PAGE))["runs"]
     assert len(run["invocations"][0]["toolConfigurationNotifications"]) == 2
-    markdown = problems_markdown(problems, PAGE)
+    markdown = problems_markdown(answer, PAGE)
     assert not re.search(r"[<>`@]|\]\(", re.sub(r"\\.", "", markdown))
     assert len(markdown.splitlines()) == 4
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
 from memplanner.components.context import Context, LinearSpec
 from memplanner.components.methods.base import Method
 from memplanner.components.methods.patterns import MOST_PATTERNS, Work, check_end_pattern, check_pattern, is_name
-from memplanner.components.methods.targets import ALL_LINEAR, first_match, is_matched, ranks_of
+from memplanner.components.methods.targets import ALL_LINEAR, is_matched, rank_keys, ranks_of
 from memplanner.components.quantization.base import Quantization
 from memplanner.notes import RankAboveMatrix
 from memplanner.program.shapes import FP32, Dtype
@@ -133,7 +133,7 @@ class LowRank(Method):
 
     def rank_at(self, path: str) -> int:
         """The rank of the linear layer at this path: that of the first pattern that matches, else the method's."""
-        key = first_match(self.rank_pattern, path, Work())
+        key = rank_keys(tuple(self.rank_pattern)).first(path, Work())
         return self.rank if key is None else self.rank_pattern[key]
 
     def rank_of(self, ctx: Context, spec: LinearSpec) -> int:

@@ -10,7 +10,8 @@ groups that never give back) and flags, which no module's path needs, are refuse
 import functools
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from re import _constants, _parser  # type: ignore[attr-defined]
 from typing import Any, Final
 
@@ -76,6 +77,36 @@ def matches_end(pattern: str, path: str, work: Work) -> bool:
     if start < 0 or (start > 0 and path[start - 1] != "."):
         return False
     return all(wanted in (".", char) for wanted, char in zip(pattern, path[start:], strict=True))
+
+
+class EndNames:
+    """Keys that are names, found by the ends of paths as matches_end finds each of them.
+
+    There may be thousands of keys and of paths, and so a key is looked up: by its length, the places of its dots, which
+    stand for any character, and what is between them. Mostly all keys of a length have their dots in the same places.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._by_length: dict[int, dict[tuple[int, ...], dict[str, str]]] = {}
+        for pattern in filter(is_name, patterns):
+            dots = tuple(place for place, char in enumerate(pattern) if char == ".")
+            shapes = self._by_length.setdefault(len(pattern), {})
+            shapes.setdefault(dots, {})[pattern.replace(".", "")] = pattern
+
+    def of(self, path: str, work: Work) -> Iterator[str]:
+        """The keys that match the path, or what follows one of its dots, to its end."""
+        start = 0
+        while True:
+            shapes = self._by_length.get(len(path) - start, {})
+            work.spend(1 + len(shapes))
+            for dots, names in shapes.items():
+                edges = (start - 1, *(start + dot for dot in dots), len(path))
+                between = "".join(path[left + 1 : right] for left, right in pairwise(edges))
+                if between in names:
+                    yield names[between]
+            start = path.find(".", start) + 1
+            if not start:
+                return
 
 
 def check_pattern(pattern: str) -> None:

@@ -5,10 +5,11 @@ peft passes over what matches nothing as long as something else does match. Here
 hand, or a config for another model, and the figures would be for something else than was meant.
 """
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from memplanner.components.methods.patterns import TooMuchWorkError, Work, is_name, matches_end, matches_whole
+from memplanner.components.methods.patterns import EndNames, TooMuchWorkError, Work, is_name, matches_end, matches_whole
 from memplanner.errors import Problem, UserError, nearest
 from memplanner.settings.errors import show
 
@@ -30,9 +31,25 @@ def is_matched(targets: tuple[str, ...] | str, path: str, work: Work) -> bool:
     return any(name == ALL_LINEAR or ends_in(path, name) for name in targets)
 
 
-def first_match(patterns: Iterable[str], path: str, work: Work) -> str | None:
-    """The first of rank_pattern's keys that matches the path."""
-    return next((pattern for pattern in patterns if matches_end(pattern, path, work)), None)
+class RankKeys:
+    """rank_pattern's keys, in their order, of which the first that matches a path counts."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self.order = {pattern: place for place, pattern in enumerate(patterns)}
+        self.names = EndNames(self.order)
+        self.others = tuple(pattern for pattern in self.order if not is_name(pattern))
+
+    def first(self, path: str, work: Work) -> str | None:
+        """The key that counts for the path, if any."""
+        name = min(self.names.of(path, work), key=self.order.__getitem__, default=None)
+        before = (other for other in self.others if name is None or self.order[other] < self.order[name])
+        return next((other for other in before if matches_end(other, path, work)), name)
+
+
+@functools.lru_cache(maxsize=16)
+def rank_keys(patterns: tuple[str, ...]) -> RankKeys:
+    """The same keys, as they are asked about for every layer of a model."""
+    return RankKeys(patterns)
 
 
 def ranks_of(
@@ -71,8 +88,9 @@ def ranks_of(
         if both is not None:
             message = f"a name ends {both} or what it is in, and peft copies no module with adapters"
             _refuse("modules_to_save", message, "give the names between two dots whole")
-        keys = ((path, first_match(rank_pattern, path, work)) for path in chosen)
-        return {path: rank if key is None else rank_pattern[key] for path, key in keys}
+        keys = rank_keys(tuple(rank_pattern))
+        firsts = ((path, keys.first(path, work)) for path in chosen)
+        return {path: rank if first is None else rank_pattern[first] for path, first in firsts}
     except TooMuchWorkError:
         value = targets if key == "target_modules" else ", ".join(p for p in rank_pattern if not is_name(p))
         _refuse(key, f"{show(value)} takes too long to match with the model's modules", "name them")
@@ -166,10 +184,14 @@ def _check_targets(
             _refuse("target_modules", message, _nearest(target, can_be))
 
 
-def _check_ranks(patterns: Iterable[str], modules: "Modules", work: Work) -> None:
+def _check_ranks(patterns: Collection[str], modules: "Modules", work: Work) -> None:
     """That every key matches a module, whether or not it is a target."""
+    names = EndNames(patterns)
+    found = {name for path in modules.all for name in names.of(path, work)}
     for pattern in patterns:
-        if not any(matches_end(pattern, path, work) for path in modules.all):
+        if pattern not in found and (
+            is_name(pattern) or not any(matches_end(pattern, path, work) for path in modules.all)
+        ):
             message = f"{show(pattern)} matches no module of the model"
             _refuse("rank_pattern", message, _nearest(pattern, (*modules.linear, *modules.head, *modules.embeddings)))
 
