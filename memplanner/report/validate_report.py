@@ -55,6 +55,7 @@ def validate_text(answer: ValidationAnswer, page: "Page") -> str:
             *_groups(validation, width),
             *_worst(validation, width),
             *section("Left out", [f"{s.id}: {s.reason}" for s in validation.skipped], width),
+            *section("Remarks", [f"{r.id}: {r.text}" for r in validation.remarks], width),
             *section("Assumed", [f"{text} ({_counted(len(ids))})" for text, ids in texts.items()], width),
             *section("Predicted to fit, ran out of memory", validation.false_fits, width),
             *section("Predicted not to fit, did", validation.false_alarms, width),
@@ -155,6 +156,7 @@ def validate_json(answer: ValidationAnswer, page: "Page") -> str:
             for r in validation.rows
         ],
         "skipped": [{"id": s.id, "reason": s.reason} for s in validation.skipped],
+        "remarks": [{"id": r.id, "text": r.text} for r in validation.remarks],
         "assumptions": [{"id": a.id, "text": a.text} for a in validation.assumptions],
         "summary": {
             "by_group": {name: _summary(s) for name, s in validation.groups().items()},
@@ -207,4 +209,6 @@ def validate_markdown(answer: ValidationAnswer, page: "Page") -> str:
         lines.append(f"| {' | '.join([*cells, percent(r.error)])} |")
     if validation.skipped:
         lines += ["", "Left out:", "", *(f"- {escape(s.id)}: {escape(s.reason)}" for s in validation.skipped)]
+    if validation.remarks:
+        lines += ["", "Remarks:", "", *(f"- {escape(r.id)}: {escape(r.text)}" for r in validation.remarks)]
     return "\n".join(lines) + "\n"

@@ -13,7 +13,7 @@ from memplanner.measurement import Measurement, load_measurement
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
 from memplanner.timeline import CATEGORIES, passes
-from memplanner.validation.rows import Row, Skipped, Validation
+from memplanner.validation.rows import Remark, Row, Skipped, Validation
 
 _NAMES = {category: category.replace("_", " ") for category in CATEGORIES}
 
@@ -71,6 +71,8 @@ def compare_record(validation: Validation, record: Measurement, scratch: Path) -
     if ran_out:
         validation.skipped.append(Skipped(id=record.id, reason="ran out of memory: only its verdict is compared"))
         return
+    if record.outcome.message:
+        validation.remarks.append(Remark(id=record.id, text=record.outcome.message))
     validation.rows += record_rows(record, estimate)
 
 

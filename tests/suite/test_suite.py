@@ -150,13 +150,13 @@ def test_a_case_that_dies_is_a_record_and_the_next_one_runs(
     assert [e.what for e in run_cases([first, second], "fake", tmp_path)] == ["begins", "done"] * 2
 
 
-def _crash(case_id: str, plan: str, root: str, backend: str, path: str, log: str, options: Any) -> None:
+def _crash(sender: Any, case_id: str, plan: str, root: str, backend: str, log: str, options: Any) -> None:
     with Path(log).open("w") as file:
         os.dup2(file.fileno(), 2)
     raise RuntimeError("no [bold]good[/bold]")
 
 
-def _kill(case_id: str, plan: str, root: str, backend: str, path: str, log: str, options: Any) -> None:
+def _kill(sender: Any, case_id: str, plan: str, root: str, backend: str, log: str, options: Any) -> None:
     Path(log).write_text("")
     os.kill(os.getpid(), 9)
 

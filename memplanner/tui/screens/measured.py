@@ -16,7 +16,8 @@ from textual.worker import get_current_worker
 
 from memplanner.errors import UserError, printable
 from memplanner.files.sandbox import scratch_folder
-from memplanner.measurement import Backend, Measurement, load_measurement
+from memplanner.files.write import file_name
+from memplanner.measurement import Backend, Measurement, UnsavedError, load_measurement
 from memplanner.report.layout import fit, pad
 from memplanner.report.palette import ACCENT, MUTED
 from memplanner.report.phrases import PHASE_WORDS, device_word, method_words
@@ -211,7 +212,7 @@ class MeasuredPane(Pane):
         """Run the plan's steps in a process of their own."""
         worker = get_current_worker()
         plan = self.state.plan
-        name = f"{Path(plan.model).stem}-{plan.method.kind}-{device_word(plan)}".replace("/", "-").replace(" ", "")
+        name = file_name(f"{Path(plan.model).stem}-{plan.method.kind}-{device_word(plan)}".replace(" ", ""))
 
         def stopped() -> bool:
             return self._stop or worker.is_cancelled
@@ -224,19 +225,32 @@ class MeasuredPane(Pane):
                 elif event.what == "left":
                     self.app.call_from_thread(self._done, None)
 
-        if self.folder is not None:
-            run_into(self.folder)
-        else:
-            with scratch_folder() as scratch:
-                run_into(scratch)
+        try:
+            if self.folder is not None:
+                run_into(self.folder)
+            else:
+                with scratch_folder() as scratch:
+                    run_into(scratch)
+        except UnsavedError as error:
+            self.app.call_from_thread(self._done, error.record, str(error))
+        except UserError as error:
+            self.app.call_from_thread(self._fail, str(error))
 
-    def _done(self, record: Measurement | None) -> None:
+    def _fail(self, why: str) -> None:
         self.running = ""
+        self.notify(printable(why), severity="error", markup=False)
+        self._say_status()
+
+    def _done(self, record: Measurement | None, why: str = "") -> None:
+        """Show a run's record. why: it is in no file, if it is not."""
+        self.running = ""
+        if why:
+            self.notify(printable(why), severity="error", markup=False)
         if record is None:
             self.notify("Cancelled")
         else:
             self.records.insert(0, record)
-            if record.outcome.status != "completed":
+            if record.outcome.status != "completed" or record.outcome.message:
                 text = f"{record.outcome.status}: {record.outcome.message}"
                 self.notify(printable(text), severity="warning", markup=False)
         self._fill()
