@@ -221,15 +221,19 @@ def _run_all(cases: "list[Case]", args: argparse.Namespace, page: Page, out: Pat
 
     seconds = _seconds(args.time_limit) if args.time_limit else None
     done: list[Progress] = []
-    with stop_requests() as request:
+
+    def say_how_far() -> None:
+        recorded = sum(os.path.isfile(out / f"{case.id}.json") for case in cases)
+        further = " The same command goes on from here." if args.out else ""
+        _stderr().write(f"\nStopped. {recorded} of {len(cases)} plans have their record.{further}\n")
+
+    with stop_requests(say_how_far) as request:
         events = run_cases(
             cases, device, out, seconds=seconds, again=args.again, keep_stale=args.keep_stale, stopped=request.__bool__
         )
         done.extend(event for event in _shown(events, len(cases)) if event.what != "begins")
     if request:
-        further = " The same command goes on from here." if args.out else ""
-        recorded = sum(event.what in ("done", "kept") or _has_record(out, event.case) for event in done)
-        _stderr().write(f"\nStopped. {recorded} of {len(cases)} plans have their record.{further}\n")
+        say_how_far()
         raise KeyboardInterrupt if request.signal == signal.SIGINT else SystemExit(request.exit_code)
     records = [event.record for event in done if event.record is not None]
     failed = any(record.outcome.status not in ("completed", "out-of-memory") for record in records)
@@ -242,10 +246,6 @@ def _run_all(cases: "list[Case]", args: argparse.Namespace, page: Page, out: Pat
 
 _STALE = {"done": "run again", "kept": "kept", "left": "left for another run"}
 """What became of a case whose record is not up to date."""
-
-
-def _has_record(out: Path, case: "Case") -> bool:
-    return (out / f"{case.id}.json").is_file()
 
 
 class _Unbreakable:

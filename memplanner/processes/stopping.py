@@ -3,12 +3,16 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 GRACE_S: Final = 1.5
-"""Seconds after a request until the process ends as it is: its work may wait for something, such as a full pipe."""
+"""Seconds after a request until the process ends as it is: its work may wait for something, such as a server that is
+still importing its modules, or a pipe that nobody reads.
+"""
+_WORDS_S: Final = 0.2
+"""Seconds that last words may take."""
 
 
 class StopRequest:
@@ -26,11 +30,12 @@ class StopRequest:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
+def stop_requests(last_words: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
     """Note the first of an interrupt from the keyboard, SIGTERM and SIGHUP, instead of ending at once.
 
-    Who asks for it looks at the request often and ends by itself; a process that has not after GRACE_S is ended.
-    Signals that were ignored (nohup) or handled before stay so, and outside the main thread nothing is changed.
+    Who asks for it looks at the request often and ends by itself; a process that has not after GRACE_S is ended, after
+    `last_words`. Signals that were ignored (nohup) or handled before stay so, and outside the main thread nothing is
+    changed.
     """
     request = StopRequest()
 
@@ -40,6 +45,9 @@ def stop_requests() -> Iterator[StopRequest]:
             timer.start()
 
     def give_up() -> None:
+        words = threading.Thread(target=last_words, daemon=True)
+        words.start()
+        words.join(_WORDS_S)
         os._exit(request.exit_code)
 
     timer = threading.Timer(GRACE_S, give_up)

@@ -105,7 +105,7 @@ def run_cases(
         path = out / f"{case.id}.json"
         if over():
             break
-        if not path.is_file():
+        if not os.path.isfile(path):
             _check(path)
     for case in cases:
         path = out / f"{case.id}.json"

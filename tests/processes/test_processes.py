@@ -135,16 +135,19 @@ def test_who_does_not_stop_is_ended(tmp_path: Path) -> None:
 import os, signal, time
 from memplanner.processes.stopping import stop_requests
 reader, writer = os.pipe()
-with stop_requests():
+with stop_requests(lambda: os.write(2, b"so far")):
     print("ready", flush=True)
     while True:
         os.write(writer, bytes(1 << 20))  # nobody reads
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
+    assert process.stderr is not None
     process.stdout.readline()
     process.terminate()
     begun = time.monotonic()
     assert process.wait(20) == 143
     assert time.monotonic() - begun < 10
+    assert process.stderr.read() == b"so far"
     process.stdout.close()
+    process.stderr.close()

@@ -98,7 +98,7 @@ class Counts:
         codes = ", ".join(f"{kind} {code}: {count}" for (kind, code), count in sorted(self.codes.items()))
         return (
             f"{self.kinds.total()} disturbed runs ({kinds}; {self.missed} ended before it); {self.resumed} resumed, "
-            f"{self.complete} suites complete, {self.records} records compared, all exact; none of their processes left, "
+            f"{self.complete} suites complete, {self.records} records compared, all exact; no process left, "
             f"the slowest to end {self.slowest:.2f} s after its signal; drafts left: {drafts}; exit codes {codes}"
         )
 

@@ -1,5 +1,6 @@
 """Which record of an earlier run still answers a case, and what is said of one that does not."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def test_a_record_of_the_same_run_is_kept(backend: Backend) -> None:
 
 
 def changed(**changes: Any) -> Case:
-    return Case(**({"id": "a", "plan": PLAN, "root": Path()} | changes))
+    return dataclasses.replace(CASE, **changes)
 
 
 def test_what_was_asked_for() -> None:
