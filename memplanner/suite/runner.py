@@ -185,8 +185,18 @@ class _Runs:
     def _alone(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> tuple[int | None, str]:
         """The exit code of a process and the text that it sent; no code where `over` became true before it ended."""
         receiver, sender = Pipe(duplex=False)
-        process = begin(function, (sender, *arguments), method=self._start, preloaded=PRELOADED)
-        sender.close()
+        try:
+            process = begin(function, (sender, *arguments), method=self._start, preloaded=PRELOADED)
+        except (EOFError, OSError):  # the fork server was ended, perhaps by the signal that is to end this process too
+            receiver.close()
+            if self.over():
+                return None, ""
+            if self._start == FRESH:
+                raise
+            self._start = FRESH
+            return self._alone(function, arguments)
+        finally:
+            sender.close()
         text = ""
         try:
             while not receiver.poll(POLL_S):

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -169,3 +169,38 @@ def test_a_crash_is_not_hidden_by_an_older_record(tmp_path: Path, monkeypatch: p
     record = list(run_cases([case], "fake", tmp_path, again=True))[-1].record
     assert record is not None
     assert record.outcome.status == "failed"
+
+
+def _no_server(*_: object, method: str, **__: object) -> NoReturn:
+    raise EOFError(method)
+
+
+def test_a_fork_server_that_ends_with_the_run_leaves_the_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memplanner.suite.runner.begin", _no_server)
+    asked: list[bool] = []
+
+    def stopped() -> bool:  # as a signal to all processes of a group has it: while the case begins
+        asked.append(True)
+        return len(asked) > 3
+
+    events = [e.what for e in run_cases(smoke("llama-full"), "fake", tmp_path, stopped=stopped)]
+    assert events == ["begins", "left"]
+    with pytest.raises(EOFError, match="spawn"):  # tried anew without a server, before it is given up
+        list(run_cases(smoke("llama-full"), "fake", tmp_path))
+
+
+def test_what_is_left_behind_by_a_killed_run_is_removed(tmp_path: Path) -> None:
+    draft = tmp_path / ".0123456789ab.tmp"
+    draft.write_text("{")
+    os.utime(draft, (1, 1))
+    list(run_cases(smoke("llama-full"), "fake", tmp_path, seconds=0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_ids_name_files_on_any_system(tmp_path: Path) -> None:
+    text = "[[group]]\nname = 'nul'\n[[group]]\nname = 'a'\nplan = { model = 'llama-60m' }\n"
+    long = f"grid = {{ model = ['{'m' * 300}1.json', '{'m' * 300}2.json'] }}\n"
+    assert [case.id for case in suite(text, tmp_path)] == ["_nul", "a"]
+    ids = [case.id for case in suite(text + long, tmp_path)][1:]
+    assert [len(each) for each in ids] == [200, 200]
+    assert len(set(ids)) == 2

@@ -212,13 +212,13 @@ class MeasuredPane(Pane):
         """Run the plan's steps in a process of their own."""
         worker = get_current_worker()
         plan = self.state.plan
-        name = file_name(f"{Path(plan.model).stem}-{plan.method.kind}-{device_word(plan)}".replace(" ", ""))
+        name = f"{Path(plan.model).stem}-{plan.method.kind}-{device_word(plan)}".replace("/", "-").replace(" ", "")
 
         def stopped() -> bool:
             return self._stop or worker.is_cancelled
 
         def run_into(folder: Path) -> None:
-            case = Case(id=_free(folder, f"{name}-{backend}"), plan=plan, root=self.state.root)
+            case = Case(id=_free(folder, file_name(f"{name}-{backend}")), plan=plan, root=self.state.root)
             for event in run_cases([case], cast(Backend, backend), folder, again=True, stopped=stopped):
                 if event.what == "done" and event.record is not None:
                     self.app.call_from_thread(self._done, event.record)
@@ -233,19 +233,19 @@ class MeasuredPane(Pane):
                     run_into(scratch)
         except UnsavedError as error:
             self.app.call_from_thread(self._done, error.record, str(error))
-        except UserError as error:
-            self.app.call_from_thread(self._fail, str(error))
+        except (UserError, OSError) as error:  # a full disk, say
+            self.app.call_from_thread(self._failed, str(error))
 
-    def _fail(self, why: str) -> None:
+    def _failed(self, problem: str) -> None:
         self.running = ""
-        self.notify(printable(why), severity="error", markup=False)
+        self.notify(printable(problem), severity="error", markup=False)
         self._say_status()
 
-    def _done(self, record: Measurement | None, why: str = "") -> None:
-        """Show a run's record. why: it is in no file, if it is not."""
+    def _done(self, record: Measurement | None, unsaved: str = "") -> None:
+        """Show a run's record. unsaved: why it is in no file, if it is not."""
         self.running = ""
-        if why:
-            self.notify(printable(why), severity="error", markup=False)
+        if unsaved:
+            self.notify(printable(unsaved), severity="error", markup=False)
         if record is None:
             self.notify("Cancelled")
         else:
