@@ -40,9 +40,11 @@ _MOST_SHOWN = 50
 
 
 class Answer(Frozen):
-    """What a command has to say on stdout, and the exit code. problems: what is wrong with the question, for stderr."""
+    """What a command has to say on stdout, as text or piece after piece of it, and the exit code. problems: what is
+    wrong with the question, for stderr.
+    """
 
-    text: str
+    text: str | Iterable[str]
     code: ExitCode = ExitCode.OK
     problems: tuple[Problem, ...] = ()
 
@@ -110,11 +112,12 @@ def _without_translations() -> None:
 def _written(answer: Answer) -> int:
     """Write the answer to stdout; the exit code."""
     try:
-        try:
-            sys.stdout.write(answer.text)
-        except UnicodeEncodeError:
-            encoding = sys.stdout.encoding or "ascii"
-            sys.stdout.write(answer.text.encode(encoding, "replace").decode(encoding))
+        for text in (answer.text,) if isinstance(answer.text, str) else answer.text:
+            try:
+                sys.stdout.write(text)
+            except UnicodeEncodeError:
+                encoding = sys.stdout.encoding or "ascii"
+                sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -181,9 +184,9 @@ def _answer(words: list[str], page: Page, root: Path) -> Answer:
     if unknown:
         raise UserError(*(_unknown(parser, word) for word in unknown))
     answer = command.run(args, page, root)
-    return (
-        answer.replaced(text=_inert(answer.text)) if getattr(args, "format", "text") in ("text", "markdown") else answer
-    )
+    if getattr(args, "format", "text") not in ("text", "markdown"):
+        return answer
+    return answer.replaced(text=_inert(answer.text if isinstance(answer.text, str) else "".join(answer.text)))
 
 
 def _unknown(parser: argparse.ArgumentParser, word: str) -> Problem:

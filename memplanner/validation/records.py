@@ -1,6 +1,7 @@
 """Compares the harness's own records with predictions."""
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -114,13 +115,14 @@ def record_rows(record: Measurement, estimate: Estimate) -> list[Row]:
         figures.append(("reserved", estimate.reserved_bytes, max(reserved)))
     if device:
         figures.append(("device", estimate.device_bytes, max(device)))
+    source = sys.intern(f"memplanner profile, {record.backend}")  # of rows there may be very many
     return [
         Row(
             id=record.id,
-            source=f"memplanner profile, {record.backend}",
+            source=source,
             gpu=record.environment.gpu or record.backend,
             method=record.plan.method.kind,
-            metric=metric,
+            metric=sys.intern(metric),
             predicted_bytes=ours,
             measured_bytes=theirs,
             witness=record.witness,
