@@ -43,9 +43,7 @@ LIBRARIES = (
     "peft",
     "bitsandbytes",
     "galore-torch",
-    "accelerate",
     "flash-attn",
-    "liger-kernel",
     "safetensors",
     "triton",
 )

@@ -54,7 +54,7 @@ def begin(
 
 
 def _tied(lifeline: Connection, function: Callable[..., None], arguments: tuple[object, ...]) -> None:
-    tie(lifeline.fileno())
+    tie(lifeline)
     function(*arguments)
 
 

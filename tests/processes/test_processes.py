@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from memplanner.processes import FRESH, begin, end, quickest
+from memplanner.processes.lifeline import CUT
 from memplanner.processes.stopping import stop_requests
 
 BEGIN = """
@@ -89,6 +90,18 @@ def test_nor_does_a_fork_server_that_still_imports(after: float, tmp_path: Path)
     assert _none_alive(str(tmp_path)) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="hands a file descriptor on")
+def test_where_the_kernel_does_not_a_thread_looks_after_the_parent() -> None:
+    reader, writer = os.pipe()
+    code = f"from memplanner.processes.lifeline import _wait_for_end; _wait_for_end({reader})"
+    process = subprocess.Popen([sys.executable, "-c", code], pass_fds=(reader,))
+    os.close(reader)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    os.close(writer)
+    assert process.wait(20) == CUT
+
+
 def test_what_was_begun_is_ended(tmp_path: Path) -> None:
     process = begin(say_and_wait, (str(tmp_path / "pid"),), method=quickest())
     end(process)
@@ -133,6 +146,7 @@ def test_outside_the_main_thread_nothing_is_changed() -> None:
 def test_who_does_not_stop_is_ended(tmp_path: Path) -> None:
     code = """
 import os, signal, time
+from memplanner.processes.lifeline import CUT
 from memplanner.processes.stopping import stop_requests
 reader, writer = os.pipe()
 with stop_requests(lambda: os.write(2, b"so far")):
