@@ -40,6 +40,7 @@ from memplanner.prediction import predict
 from memplanner.processes import FRESH, begin, end, quickest
 from memplanner.suite.definition import Case
 from memplanner.suite.resume import Stale, ended, staleness
+from memplanner.units import KIB
 
 PRELOADED = (
     "memplanner.harness.record",
@@ -55,6 +56,8 @@ BAD_FORK = 77
 """Exit code of a case whose process was forked from one that had used CUDA; it is run again in a fresh process."""
 
 
+END_BYTES = 64 * KIB
+"""Of a log that are looked at for the reason why a case has failed."""
 POLL_S = 0.1
 """Seconds between two questions whether the run is over."""
 
@@ -114,7 +117,7 @@ def run_cases(
             continue
         earlier = None if again else _earlier_record(path)
         stale = None
-        if earlier is not None:
+        if earlier is not None and run.environment is not None:
             changes = staleness(earlier, case, backend, run.environment)
             stale = changes if changes.asked or changes.around else None
             if stale is None or (keep_stale and not stale.asked):
@@ -152,13 +155,17 @@ class _Runs:
         self._start = quickest()
 
     @functools.cached_property
-    def environment(self) -> Environment:
-        """What cases run in. On CUDA a process of its own says it, since this one would use the device's memory."""
+    def environment(self) -> Environment | None:
+        """What cases run in; None where `over` became true. On CUDA a process of its own says it, since this one would
+        use the device's memory.
+        """
         if self.backend != "cuda":
             from memplanner.harness.record import environment
 
             return environment(self.backend)
         code, text = self._alone(_tell_environment, (self.backend,))
+        if code is None:
+            return None
         if not text:
             raise file_error(self.backend, f"the device could not be asked for its name: exit code {code}")
         return Environment.model_validate_json(text)
@@ -281,8 +288,9 @@ def _earlier_record(path: Path) -> Measurement | None:
 
 def _failed(case: Case, backend: Backend, code: int, log: Path) -> Measurement:
     text = ""
-    with suppress(OSError):
-        text = log.read_text(encoding="utf-8", errors="replace")
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - END_BYTES))
+        text = file.read(END_BYTES).decode("utf-8", "replace")
     output = [line for line in text.splitlines() if line.strip()]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     message = (

@@ -7,8 +7,16 @@ from typing import Any, NoReturn
 import pytest
 
 from memplanner.errors import UserError
+from memplanner.measurement import (
+    MOST_WORDS,
+    Environment,
+    Measurement,
+    Outcome,
+    load_measurement,
+    save_measurement,
+)
 from memplanner.suite.definition import Case, load_suite
-from memplanner.suite.runner import run_cases
+from memplanner.suite.runner import _failed, run_cases
 
 TWO = """
 [plan]
@@ -204,3 +212,38 @@ def test_ids_name_files_on_any_system(tmp_path: Path) -> None:
     ids = [case.id for case in suite(text + long, tmp_path)][1:]
     assert [len(each) for each in ids] == [200, 200]
     assert len(set(ids)) == 2
+
+
+def test_a_device_that_is_asked_for_its_name_while_the_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (case,) = smoke("llama-full")
+    environment = Environment(memplanner="0", python="3", platform="L", gpu="an old one")
+    earlier = Measurement(
+        id=case.id,
+        backend="cuda",
+        date="",
+        plan=case.plan,
+        environment=environment,
+        outcome=Outcome(status="completed"),
+    )
+    save_measurement(earlier, tmp_path / f"{case.id}.json")
+    monkeypatch.setattr("memplanner.suite.runner.begin", _no_server)
+    asked: list[bool] = []
+
+    def stopped() -> bool:
+        asked.append(True)
+        return len(asked) > 2
+
+    assert [e.what for e in run_cases([case], "cuda", tmp_path, stopped=stopped)] == ["left"]
+    assert load_measurement(tmp_path / f"{case.id}.json") == earlier
+
+
+def test_of_a_long_log_the_end_is_read(tmp_path: Path) -> None:
+    (case,) = smoke("llama-full")
+    log = tmp_path / "a.log"
+    log.write_text(f"{'x' * 300_000}\nit broke\n")
+    assert _failed(case, "fake", 3, log).outcome.message == "exit code 3: it broke"
+    assert len(_failed(case, "fake", 1, tmp_path / "none").outcome.message) < 20
+    log.write_text("x" * 300_000)
+    assert len(_failed(case, "fake", 1, log).outcome.message.encode()) == MOST_WORDS
