@@ -5,7 +5,7 @@ DEMO_VENV ?= .venv-demo
 QUICK_VENV ?= .venv-quick
 BIN = $(VENV)/bin
 
-.PHONY: screens help demo quick test kills experiments check format-check lint types imports pytest format bench grid accuracy clean
+.PHONY: answers action-requirements screens help demo quick test kills experiments check format-check lint types imports pytest format bench grid accuracy clean
 
 help:
 	@echo "make demo    install the core and ask: does the default plan fit an RTX 4090?"
@@ -18,7 +18,9 @@ help:
 	@echo "make bench   speed, as ratios (learning curves: python -m benchmarks.training)"
 	@echo "make accuracy writes docs/accuracy.md: predictions beside measurements and traces"
 	@echo "make grid    predictions against traces of 200 plans drawn at random (PLANS=, SEED=)"
+	@echo "make answers asks for 1000 plans in every way there is, and compares the answers (N=, SEED=)"
 	@echo "make screens draws the interface's screens in docs/screens anew"
+	@echo "make action-requirements pins what the GitHub action installs (needs uv)"
 	@echo "make clean   remove the virtual environments and caches"
 
 demo: $(DEMO_VENV)/.installed
@@ -89,6 +91,18 @@ $(QUICK_VENV)/.installed: pyproject.toml hatch_build.py memplanner/allocator/all
 # docs/accuracy.md and its picture.
 accuracy: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.accuracy
+
+# One answer however it is asked for, of plans drawn at random.
+answers: $(VENV)/.installed
+	$(BIN)/python -m tests.cli.answers $(or $(N),1000) $(SEED)
+
+# The action's dependencies for every platform and Python from 3.11 on.
+action-requirements:
+	( echo "# What the GitHub action installs: memplanner's core and its build backend, each with the hashes of its files."; \
+	  echo "# Written by \`make action-requirements\`."; \
+	  $(PYTHON) -c 'import tomllib; f = tomllib.load(open("pyproject.toml", "rb")); print(*f["project"]["dependencies"], *f["build-system"]["requires"], sep="\n")' \
+	  | uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-annotate --quiet - ) > requirements-action.tmp
+	mv requirements-action.tmp requirements-action.txt
 
 screens: $(VENV)/.installed
 	$(BIN)/python -m tests.tui.screens

@@ -47,6 +47,13 @@ PROCESS_TESTS = frozenset(
         "suite/test_suite.py::test_a_changed_plan_is_run_again",
         "suite/test_suite.py::test_a_crash_is_not_hidden_by_an_older_record",
         "suite/test_suite.py::test_records_are_kept_and_failures_run_again",
+        "tui/test_web.py::test_a_tab_has_an_app_that_ends_with_it",
+        "tui/test_web.py::test_an_app_that_will_not_end_is_killed",
+        "tui/test_web.py::test_an_app_ends_with_a_server_that_was_killed",
+        "tui/test_web.py::test_no_more_apps_than_there_may_be",
+        "tui/test_web.py::test_nonsense_from_a_page_ends_nothing",
+        "tui/test_web.py::test_the_command_serves_the_planner_until_it_is_ended",
+        "tui/test_web.py::test_the_session_ends_with_the_app",
     }
 )
 SAMPLED: dict[str, tuple[str, object]] = {

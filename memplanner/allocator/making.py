@@ -115,7 +115,7 @@ def _modules(early: Iterable[PersistentTensor]) -> Iterator[list[PersistentTenso
     module: list[PersistentTensor] = []
     for tensor in early:
         is_weight = tensor.category == "parameters" and tensor.role == "weight"
-        if module and module[0].dtype in _PACKED and tensor.role == "buffer" and tensor.copies == module[0].copies:
+        if module and module[0].dtype in _PACKED and tensor.role == "buffer" and _module(tensor) == _module(module[0]):
             module.append(tensor)
             continue
         if module:
@@ -123,6 +123,11 @@ def _modules(early: Iterable[PersistentTensor]) -> Iterator[list[PersistentTenso
         module = [tensor] if is_weight else []
     if module:
         yield module
+
+
+def _module(tensor: PersistentTensor) -> str:
+    """The path of the module that a tensor is of; "" for what all share, such as a code book."""
+    return tensor.name.rpartition(".")[0]
 
 
 def _weights(tensor: PersistentTensor) -> int:

@@ -7,9 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from memplanner.budgets.growth import Growth, growth
 from memplanner.budgets.lock import LOCK_FILE, Lock, read_lock, snapshot
-from memplanner.catalogue import model_inside
+from memplanner.catalogue import is_bundled, model_inside
 from memplanner.errors import Problem, UserError
 from memplanner.files.lines import line_of
 from memplanner.files.parse import file_error, read_text
@@ -188,6 +190,34 @@ def confined_predictor(root: Path) -> Callable[[TrainingPlan], Estimate]:
     return predict_inside
 
 
+def _verify(lock: Lock, plans: tuple[NamedPlan, ...], estimates: Mapping[str, Estimate]) -> None:
+    """UserError where a lock of this version has other figures than its own plans need: somebody has changed them. Of
+    models that do not come with memplanner nobody can say, since their config.json may have changed.
+    """
+    if lock.memplanner != version("memplanner"):
+        return
+    problems = []
+    for named in plans:
+        kept = lock.plans.get(named.name)
+        if kept is None or not is_bundled(str(kept.plan.get("model"))):
+            continue
+        estimate = estimates[named.name]
+        if estimate.plan.model_dump(mode="json") != kept.plan:
+            try:
+                plan = TrainingPlan.model_validate(kept.plan)
+                estimate = confined_predictor(named.root)(plan)
+            except (ValidationError, UserError):  # of a model that has changed, or is gone
+                continue
+        now = snapshot(estimate)
+        if kept.model_copy(update={"plan": now.plan}) != now:
+            message = f"has other figures than its plan needs (device {format_bytes(now.device_bytes)}, "
+            message += f"not {format_bytes(kept.device_bytes)}): they were changed by hand"
+            where, key = LOCK_FILE, f"plans.{named.name}"
+            problems.append(Problem(where=where, key=key, message=message, hint="`memplanner lock` writes it anew"))
+    if problems:
+        raise UserError(*problems)
+
+
 def lock_beside(plans: tuple[NamedPlan, ...]) -> Path:
     """The path of the lock that belongs to the plans' file."""
     path = plans[0].path
@@ -214,6 +244,8 @@ def check_plans(
     if locked and lock_path is not None and not lock_path.exists():
         raise file_error(lock_path, "no such file", "`memplanner lock` writes it")
     lock = read_lock(lock_path) if lock_path is not None and (locked or lock_path.exists()) else None
+    if lock is not None:
+        _verify(lock, plans, estimates)
     checked = []
     for named in plans:
         estimate = estimates[named.name]

@@ -15,6 +15,7 @@ from memplanner.errors import UserError
 from memplanner.files.git import prefix_in_repository, read_blob
 from memplanner.files.parse import file_error, parse_json, parse_toml, read_text
 from memplanner.files.sandbox import resolve_inside, scratch_folder
+from memplanner.files.write import write_bytes
 from memplanner.frameworks import is_config
 from memplanner.plan.load import load_plan
 from memplanner.plan.named import FROM
@@ -135,11 +136,7 @@ def _checked_out(word: str, root: Path, folder: Path) -> Path:
 
 def _written(folder: Path, name: str, data: bytes) -> Path:
     path = resolve_inside(folder, name, where=name, key="", top=folder.resolve())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise file_error(name, f"cannot be written to a temporary directory: {error.strerror}") from None
+    write_bytes(path, data)
     return path
 
 

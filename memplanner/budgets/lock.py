@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from memplanner.errors import UserError
 from memplanner.files.parse import file_error, parse_json, read_text
@@ -37,6 +37,21 @@ class Snapshot(Settings):
     persistent: dict[str, Bytes]
     plan: dict[str, Any]
     """The whole plan, as TrainingPlan's model_dump writes it; of another version, it may have other settings."""
+
+    @model_validator(mode="after")
+    def _figures_agree(self) -> "Snapshot":
+        """A figure that was changed by hand, or by a merge, agrees with the others no longer."""
+        live, peak = sum(self.at_peak.values()), max(self.phases.values(), default=0)
+        for holds, what in (
+            (self.device_bytes == self.reserved_bytes + self.context_bytes, "device_bytes is reserved + context"),
+            (self.reserved_bytes >= self.allocated_bytes, "reserved_bytes is at least allocated_bytes"),
+            (self.allocated_bytes == peak, "allocated_bytes is the highest of phases"),
+            (self.allocated_bytes >= live, "allocated_bytes is at least the sum of at_peak"),
+            (self.peak_phase in self.phases, "peak_phase is one of phases"),
+        ):
+            if not holds:
+                raise ValueError(f"the figures do not agree ({what}): they were changed by hand")
+        return self
 
     @property
     def parts(self) -> dict[str, int]:

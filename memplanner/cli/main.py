@@ -6,7 +6,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn, Protocol, cast
@@ -178,15 +178,37 @@ def _answer(words: list[str], page: Page, root: Path) -> Answer:
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this and exit")
     command.configure(parser, described=described)
+    if any(action.dest == "format" for action in parser._actions):
+        about = "write the answer to a file, in the place of what is there, and not to stdout"
+        parser.add_argument("-o", "--output", default="", metavar="FILE", help=about)
     if described:
         return Answer(text=parser.format_help())
     args, unknown = parser.parse_known_args(rest)
     if unknown:
         raise UserError(*(_unknown(parser, word) for word in unknown))
+    if output := getattr(args, "output", ""):
+        return _into_file(root / output, lambda: command.run(args, page.replaced(depth="none"), root))
     answer = command.run(args, page, root)
     if getattr(args, "format", "text") not in ("text", "markdown"):
         return answer
     return answer.replaced(text=_inert(answer.text if isinstance(answer.text, str) else "".join(answer.text)))
+
+
+def _into_file(path: Path, ask: Callable[[], Answer]) -> Answer:
+    """The command's answer with its text in a file; UserError, before any work is done, if that cannot be written. What
+    cannot be written after it, a measurement say, is not lost: it goes to stdout, and stderr says why.
+    """
+    from memplanner.files.write import check_writable, write_text
+
+    check_writable(path)
+    answer = ask()
+    try:
+        write_text(path, answer.text)
+    except UserError as error:
+        if not isinstance(answer.text, str):  # a piece of which is gone, and all of which can be had again
+            raise
+        return answer.replaced(code=ExitCode.USAGE_ERROR, problems=(*answer.problems, *error.problems))
+    return answer.replaced(text="")
 
 
 def _unknown(parser: argparse.ArgumentParser, word: str) -> Problem:

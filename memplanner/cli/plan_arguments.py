@@ -61,12 +61,17 @@ def typed_flags(args: argparse.Namespace) -> dict[str, Any]:
     return {option.flag: typed[option.dest] for option in OPTIONS if option.dest in typed}
 
 
-def loaded(args: argparse.Namespace, root: Path) -> LoadedPlan:
-    """The plan that the arguments and the files in `root` add up to."""
+def refuse_pairs(args: argparse.Namespace) -> None:
+    """UserError where arguments were typed that cannot be combined."""
     if args.configs and args.plan:
         raise UserError(Problem(where="--from", key="", message="cannot be combined with --plan"))
     if args.ignored and not args.configs:
         raise UserError(Problem(where="--ignore-key", key="", message="requires --from"))
+
+
+def loaded(args: argparse.Namespace, root: Path) -> LoadedPlan:
+    """The plan that the arguments and the files in `root` add up to."""
+    refuse_pairs(args)
     flags = typed_flags(args)
     return load_plan(
         root=root, plan_file=args.plan, model=args.model, flags=flags, configs=args.configs, ignored=args.ignored

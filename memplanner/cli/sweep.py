@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memplanner.catalogue import model_inside
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
-from memplanner.cli.plan_arguments import add_plan_arguments, typed_flags
+from memplanner.cli.plan_arguments import add_plan_arguments, refuse_pairs, typed_flags
 from memplanner.cli.typed_values import values_of
 from memplanner.errors import Problem, UserError
 from memplanner.plan.flags import BY_FLAG, MODEL
-from memplanner.plan.sources import find_source
+from memplanner.plan.load import find_base
 from memplanner.report.sweep_text import SweepAnswer
 from memplanner.report.terminal import Page
 from memplanner.report.writers import SWEEP
@@ -51,8 +52,13 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import Predictor
     from memplanner.solve.sweep import sweep
 
-    source = find_source(root, args.plan, default=not args.model)
+    refuse_pairs(args)
+    source, foreign = find_base(
+        root=root, plan_file=args.plan, model=args.model, configs=args.configs, ignored=args.ignored
+    )
     axes, flags, table = _axes(args, root, dict(source.table))
+    if foreign is not None and not args.model:
+        model_inside(source.root, str(table[MODEL]), where=source.label)
     total = 1
     for axis in axes:
         total *= len(axis.values)

@@ -3,10 +3,11 @@
 import argparse
 import gc
 import os
-import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import memplanner
 from memplanner.cli.argument_types import integer
 from memplanner.cli.main import Answer, on_a_terminal
 from memplanner.cli.plan_arguments import add_plan_flags, typed_flags
@@ -34,12 +35,15 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     gc.enable()  # it lives for long
-    if args.web:
-        return _serve(args)
     from memplanner.tui.state import start
 
     state = start(root, plan_file=args.plan, model=args.model, flags=typed_flags(args))
-    if not (on_a_terminal() or "TEXTUAL_DRIVER" in os.environ):  # which Textual's server sets for what it shows
+    folder = Path(args.records) if args.records else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(Problem(where="--records", key="", message=f"{args.records!r} is not a directory"))
+    if args.web:
+        return _serve(args)
+    if not (on_a_terminal() or "TEXTUAL_DRIVER" in os.environ):  # which the server sets for what it shows
         raise UserError(
             Problem(
                 where="memplanner tui",
@@ -50,22 +54,28 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
         )
     from memplanner.tui.app import MemplannerApp
 
-    folder = Path(args.records) if args.records else None
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise UserError(Problem(where="--records", key="", message=f"{args.records!r} is not a directory"))
     MemplannerApp(state, records=folder).run()
     return Answer(text="")
 
 
+_PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from memplanner.cli.main import main; sys.exit(main())"
+"""An app process. Unlike `python -m`, it imports nothing from the folder it is started in, which may be anybody's."""
+
+
 def _serve(args: argparse.Namespace) -> Answer:
-    """Textual's own server: the app runs here, the browser shows it. It listens on this machine alone."""
-    try:
-        from textual_serve.server import Server
-    except ModuleNotFoundError:
+    """The app runs here, a browser on this machine shows it."""
+    if not all(map(find_spec, ("aiohttp", "textual_serve"))):
         hint = "pip install 'memplanner[web]'"
-        raise UserError(Problem(where="--web", key="", message="needs textual-serve", hint=hint)) from None
+        raise UserError(Problem(where="--web", key="", message="needs textual-serve", hint=hint))
+    from memplanner.tui.web.server import serve
+
     typed = {MODEL: args.model, "--plan": args.plan, "--records": args.records}
     typed = {name: text for name, text in typed.items() if text} | typed_flags(args)
-    words = [sys.executable, "-m", "memplanner", "tui", *command_words(typed)]
-    Server(shlex.join(words), host="localhost", port=args.port, title="memplanner").serve()
+    above = str(Path(memplanner.__file__).parent.parent)
+    serve([sys.executable, "-P", "-c", _PROGRAM, above, "tui", *command_words(typed)], args.port, _say)
     return Answer(text="")
+
+
+def _say(address: str) -> None:
+    print(f"memplanner: {address}\nWhoever has this address can use the planner and write below this folder.", end=" ")
+    print("Ctrl-C ends it.", flush=True)

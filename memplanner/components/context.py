@@ -282,6 +282,12 @@ class Context:
         projection: Projection | None = None,
     ) -> Tensor:
         """torch.nn.Linear, in autocast's type where there is autocast. projection: of its weight's gradient."""
+        weight, bias = self._weight_and_bias(spec, trainable=trainable, projection=projection)
+        return self.matmul(x, weight, bias, out_shape, f"{spec.path} output")
+
+    def _weight_and_bias(
+        self, spec: LinearSpec, *, trainable: bool, projection: Projection | None = None
+    ) -> tuple[Param, Param | None]:
         dtype = self.numerics.linears
         weight = self.param(
             f"{spec.path}.weight",
@@ -294,13 +300,23 @@ class Context:
         bias: Param | None = None
         if spec.bias:
             bias = self.param(f"{spec.path}.bias", spec.bias_shape, trainable=trainable, dtype=dtype)
-        return self.matmul(x, weight, bias, out_shape, f"{spec.path} output")
+        return weight, bias
 
     def frozen_linear(self, spec: LinearSpec, x: Tensor, out_shape: Shape) -> Tensor:
         """The base layer under an adapter: its weight frozen, and quantised where the plan says so."""
         quantization = self.quantization_of(spec)
         if quantization is None:
             return self.plain_linear(spec, x, out_shape, trainable=False)
+        self.frozen_params(spec)
+        types = self.numerics.compute, self.numerics.stored
+        return quantization.linear(x, spec.weight_shape, out_shape, *types, f"{spec.path} output")
+
+    def frozen_params(self, spec: LinearSpec) -> None:
+        """The parameters of the base layer under an adapter."""
+        quantization = self.quantization_of(spec)
+        if quantization is None:
+            self._weight_and_bias(spec, trainable=False)
+            return
         packed, *scales = quantization.tensors(spec.weight_shape)
         self.param(
             f"{spec.path}.{packed.name}",
@@ -315,8 +331,12 @@ class Context:
             self.shared_param(table.name, table.shape, dtype=table.dtype, category="parameters", role="buffer")
         if spec.bias:
             self.param(f"{spec.path}.bias", spec.bias_shape, trainable=False)
-        types = self.numerics.compute, self.numerics.stored
-        return quantization.linear(x, spec.weight_shape, out_shape, *types, f"{spec.path} output")
+
+    def fuses(self, kernel: str, *specs: LinearSpec) -> bool:
+        """Whether a kernel of the method computes these linear layers together with their adapters: all of them need
+        one (axolotl/monkeypatch/lora_kernels.py, apply_lora_kernel_patches).
+        """
+        return kernel in self.method.lora_kernels and self.adapters_enabled and all(map(self.rank_of, specs))
 
     def matmul(
         self, x: Tensor, weight: Param | Tensor, bias: Param | Tensor | None, out_shape: Shape, name: str

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
@@ -39,19 +39,28 @@ _DEVICES: Final = frozenset(
 """What Windows takes for a device, whatever suffix follows."""
 
 
-def write_text(path: Path, text: str, *, new: bool = False) -> None:
-    """Write a file in UTF-8, with the line ends of `text`, in the place of what may be there; folders are made.
+def write_text(path: Path, text: str | Iterable[str], *, new: bool = False) -> None:
+    """Write a file in UTF-8, with the line ends of `text`, all of it or its pieces; otherwise as `write_bytes`."""
+    _write(path, (piece.encode("utf-8") for piece in ((text,) if isinstance(text, str) else text)), new=new)
+
+
+def write_bytes(path: Path, data: bytes, *, new: bool = False) -> None:
+    """Write a file in the place of what may be there; folders are made.
 
     new: UserError where there is a file already. Nobody ever reads half a file, and where writing fails, the one that
     was there stays. UserError where it cannot be written, or is a link or a directory.
     """
+    _write(path, (data,), new=new)
+
+
+def _write(path: Path, pieces: Iterable[bytes], *, new: bool) -> None:
     with _errors(path):
         _check_target(path, new=new)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{os.urandom(_RANDOM_BYTES).hex()}.tmp")
         try:
             with os.fdopen(os.open(draft, _NEW, 0o666), "wb") as file:
-                file.write(text.encode("utf-8"))
+                file.writelines(pieces)
             _place(draft, path, new=new)
         finally:
             with suppress(OSError):

@@ -40,6 +40,7 @@ DECIDES: Final = {
     ),
     "fp32_embeddings": ("attn_implementation", "flash_attention", "sdp_attention", "eager_attention"),
     "step.kernels": ("liger_rms_norm", "liger_rope", "liger_glu_activation", "liger_swiglu"),
+    "method.kernels": ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"),
 }
 
 LIGER: Final = {
@@ -49,6 +50,10 @@ LIGER: Final = {
     "liger_swiglu": "liger-swiglu",
 }
 """Switches of Liger's plugin as a plan's kernels (integrations/liger/plugin.py)."""
+
+LORA_KERNELS: Final = {"lora_mlp_kernel": "mlp", "lora_qkv_kernel": "qkv", "lora_o_kernel": "o"}
+"""Switches of Axolotl's own kernels for LoRA as a method's (monkeypatch/lora_kernels.py)."""
+EMBEDDING_KERNEL: Final = "lora_embedding_kernel"
 
 
 def recognizes(config: Table) -> bool:
@@ -89,13 +94,12 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
         keys.assumed.append("sequence_len 512, Axolotl's default")
     _attention(keys, table)
     take_optimizer(keys, "optimizer", table, default="adamw_torch_fused")
-    _plugins(keys, table)
-    _lora_kernels(keys, table)
+    lora_kernels = _lora_kernels(keys, table)
+    _plugins(keys, table, own_attention=not {"lora_qkv_kernel", "lora_o_kernel"}.isdisjoint(lora_kernels))
     keys.leave_out_if_set(
         {
             "sample_packing": "sequences are taken to be as long as sequence_len",
             "multipack_real_batches": "sequences are taken to be as long as sequence_len",
-            **dict.fromkeys(LORA_KERNELS, "fused adapters need less"),
             **dict.fromkeys(("unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o"), "fused adapters need less"),
             "flash_attn_fuse_mlp": "fused blocks need less than what is counted",
         }
@@ -159,34 +163,74 @@ def _embeddings(keys: Keys, table: Table) -> None:
         )
 
 
-LORA_KERNELS: Final = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+def _lora_kernels(keys: Keys, table: Table) -> list[str]:
+    """The keys of Axolotl's kernels for LoRA that are on: those that are named, or else all, where it switches them on
+    by itself (utils/schemas/config.py, check_auto_enable_lora_kernels). Several GPUs matter to that with FSDP alone.
+    """
+    is_named = any(key in keys for key in (*LORA_KERNELS, EMBEDDING_KERNEL))
+    chosen = [key for key, kernel in LORA_KERNELS.items() if keys.flag(key, f"method.kernels {kernel}")]
+    with_embedding = keys.flag(EMBEDDING_KERNEL, "nothing: no embedding has an adapter") or not is_named
+    method, quantization = table["method"]["kind"], table.get("quantization")
+    is_adapter, remote_code = method in ("lora", "dora"), bool(keys.peek("trust_remote_code"))
+    if not is_named and is_adapter and quantization != "int8" and not remote_code:
+        chosen = list(LORA_KERNELS)
+    if not chosen:
+        return []
+    against = ""
+    if not is_adapter:
+        against = "needs an adapter"
+    elif quantization == "int8":
+        against = "does not go with load_in_8bit"  # utils/schemas/validation.py, check_lora_kernels_8bit
+    elif remote_code:
+        against = "does not go with trust_remote_code"  # the same, check_lora_kernels_trust_remote_code
+    elif not has_liger(table):  # monkeypatch/lora_kernels.py, patch_self_attn_lora and get_layers, raise for others
+        against = "has no place in this model"
+    if against and is_named:
+        keys.refuse(chosen[0], against, f"{chosen[0]}: false")
+    if against:
+        keys.assumed.append(f"{', '.join(chosen)} false: Axolotl switches them on by itself, and does not run so")
+        return []
+    if method == "dora":
+        _not_modelled(keys, chosen, is_named, "DoRA as peft computes it, which needs more than Axolotl's kernels")
+    else:
+        kernels = [LORA_KERNELS[key] for key in chosen]
+        set_path(table, "method.kernels", kernels)
+        if not is_named:
+            since = "; Axolotl before 0.16 does not with lora_dropout" if table["method"].get("dropout") else ""
+            switched = f"method.kernels {', '.join(kernels)}, which Axolotl switches on by itself for LoRA"
+            keys.assumed.append(switched + since)
+        if with_embedding and "embed" in str(table["method"].get("target_modules", "")):
+            instead = "the embeddings' adapter as peft computes it, without the copy of it that Axolotl's kernel keeps"
+            _not_modelled(keys, [EMBEDDING_KERNEL], is_named, instead)
+    return chosen
 
 
-def _lora_kernels(keys: Keys, table: Table) -> None:
-    """Axolotl switches its kernels on by itself (utils/schemas/config.py, check_auto_enable_lora_kernels)."""
-    is_adapter = table["method"]["kind"] in ("lora", "dora") and table.get("quantization") != "int8"
-    if is_adapter and not any(map(keys.mentions, LORA_KERNELS)) and not keys.peek("trust_remote_code"):
-        keys.assumed.append(
-            "adapters as peft computes them; Axolotl switches on kernels for LoRA here, which need less"
-        )
+def _not_modelled(keys: Keys, chosen: list[str], is_named: bool, instead: str) -> None:
+    """Kernels that Axolotl has for this method and the plan has not."""
+    if is_named:
+        for key in chosen:
+            keys.leave_out(key, True, f"counted is {instead}")
+    else:
+        keys.assumed.append(f"{instead} (on by default)")
 
 
-def _plugins(keys: Keys, table: Table) -> None:
+def _plugins(keys: Keys, table: Table, *, own_attention: bool) -> None:
     """Liger's and Spectrum's plugins do nothing without keys of their own, nor these without the plugin, since the
     config's schema has them from it alone (utils/config, merge_input_args); what another plugin changes is not known.
+    own_attention: Axolotl's kernels for LoRA have exchanged the attention's code.
     """
     names = keys.names("plugins")
     packages = {name: name.removeprefix("axolotl.integrations.").partition(".")[0] for name in names}
     barring = [name for name, package in packages.items() if package not in ("liger", "cut_cross_entropy")]
     if names:
         keys.use("plugins", "nothing by themselves")
-    _liger(keys, table, listed="liger" in packages.values())
+    _liger(keys, table, listed="liger" in packages.values(), own_attention=own_attention)
     _cut(keys, table, listed="cut_cross_entropy" in packages.values())
     if barring:
         keys.bar("plugins", ", ".join(barring), "what such a plugin changes is not known")
 
 
-def _liger(keys: Keys, table: Table, *, listed: bool) -> None:
+def _liger(keys: Keys, table: Table, *, listed: bool, own_attention: bool) -> None:
     loss = "liger_fused_linear_cross_entropy"
     kernels = []
     for key in (*LIGER, loss, "liger_layer_norm", "liger_rms_norm_gated", "liger_cross_entropy"):
@@ -199,6 +243,8 @@ def _liger(keys: Keys, table: Table, *, listed: bool) -> None:
             keys.use(key, "step.loss fused")
         elif key == "liger_cross_entropy":
             keys.leave_out(key, True, LIGER_LOSS)
+        elif key == "liger_rope" and own_attention:  # ModelLoader.load exchanges the attention before the rotation
+            keys.use(key, "nothing: Axolotl's kernels for LoRA come with an attention that keeps its own rotation")
         elif key in LIGER and has_liger(table):
             kernels.append(LIGER[key])
         else:
@@ -248,8 +294,8 @@ def _adapter(keys: Keys, table: Table) -> None:
         table["quantization"] = "nf4-double"  # axolotl/loaders/model.py: bnb_4bit_use_double_quant=True
     elif eight:
         table["quantization"] = "int8"
+    table["kbit_preparation"] = "none"
     if "quantization" in table:
-        table["kbit_preparation"] = "none"
         keys.assumed.append("norms, embeddings and head back in half precision, as Axolotl's loader leaves them")
 
 

@@ -48,17 +48,24 @@ def load_plan(
     flags: flag -> typed text (True/False for switches), e.g. {"--rank": "128"}. configs: files of another framework,
     which are the base instead. ignored: keys of theirs that are passed over.
     """
-    source, foreign = (
-        _framework(root, configs, model, ignored)
-        if configs
-        else (find_source(root, plan_file, default=not model), None)
-    )
+    source, foreign = find_base(root=root, plan_file=plan_file, model=model, configs=configs, ignored=ignored)
     plan = merge(source.table | ({"model": model} if model else {}), flags or {}, where=source.label)
     untrusted = foreign is not None or (source.path is not None and (source.name or running_in_ci()))
     if untrusted and not model:
         model_inside(source.root, plan.model, where=source.label)
     start = root if model else source.root
     return LoadedPlan(plan=plan, label=source.label, root=start, path=source.path, name=source.name, foreign=foreign)
+
+
+def find_base(
+    *, root: Path, plan_file: str = "", model: str = "", configs: Sequence[str] = (), ignored: Sequence[str] = ()
+) -> "tuple[Source, Foreign | None]":
+    """The settings under the typed flags, as load_plan finds them, and the other framework's config that they may be
+    from.
+    """
+    if configs:
+        return _framework(root, configs, model, ignored)
+    return find_source(root, plan_file, default=not model), None
 
 
 def _framework(root: Path, configs: Sequence[str], model: str, ignored: Sequence[str]) -> "tuple[Source, Foreign]":

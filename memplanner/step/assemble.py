@@ -93,6 +93,7 @@ def assemble(plan: TrainingPlan, family: Family, config: Any, *, compute_capabil
     modules = family.modules(config)
     ranks, copied = method.ranks(family, config), method.copied(family, config)
     _check_copies(plan, modules, copied)
+    _check_lora_kernels(plan, family, config)
     if config.task == "causal-lm" and step.loss.multiplies_head and any(path in ranks for path in modules.head):
         message = f"{step.loss.label} multiplies by the head's own weight and leaves its adapter out"
         raise UnsupportedError(
@@ -174,6 +175,32 @@ def _kernels(plan: TrainingPlan, family: Family, config: object) -> frozenset[st
             continue
         raise UserError(Problem(where="plan", key="step.kernels", message=message))
     return frozenset(plan.step.kernels)
+
+
+def _check_lora_kernels(plan: TrainingPlan, family: Family, config: Any) -> None:
+    """UserError where Axolotl's kernels for LoRA do not run."""
+    kernels = plan.method.lora_kernels
+    if not kernels:
+        return
+    numerics = numerics_of(plan)
+    types = {numerics.weights, numerics.norms, numerics.linears, numerics.stored, numerics.autocast or numerics.weights}
+    hint = "no kernels"
+    if absent := [name for name in kernels if name not in family.lora_kernels]:
+        message = f"Axolotl's for {', '.join(absent)} are not modelled for the family {family.name}"
+    elif config.task != "causal-lm":  # monkeypatch/lora_kernels.py: "Model must be a PeftModelForCausalLM"
+        message = f"Axolotl's are for causal language models, and the task is {config.task}"
+    elif "mlp" in kernels and config.activation != "silu" and "gelu" not in config.activation:
+        message = f"Axolotl has its MLP for SiLU and GELU, and the model's activation is {config.activation}"
+    elif plan.quantization == "int8":  # utils/schemas/validation.py, check_lora_kernels_8bit
+        message, hint = "Axolotl's take no weights in int8", "quantization nf4, nf4-double or none"
+    elif len(types) > 1:  # matmul_lora's addmm_ takes matrices of one type, and autocast casts nothing in place
+        message = "Axolotl's compute in one type, which hidden states, weights and autocast have in common"
+        hint = "kbit_preparation none" if plan.quantization != "none" else "master_weights false"
+        if plan.quantization != "none" and plan.precision.endswith("-mixed") and plan.master_weights:
+            hint += ", master_weights false"
+    else:
+        return
+    raise UserError(Problem(where="plan", key="method.kernels", message=message, hint=hint))
 
 
 def rule_of(plan: TrainingPlan) -> UpdateRule:

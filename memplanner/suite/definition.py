@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from memplanner.catalogue import file_of, stems
+from memplanner.catalogue import file_of, find_model, stems
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import file_error, parse_toml, read_text
 from memplanner.files.write import file_name
@@ -101,6 +101,11 @@ def load_suite(name: str, root: Path) -> list[Case]:
             )
             if len(cases) > MOST_CASES:
                 raise file_error(path, f"is more than {MOST_CASES} plans")
+    for model, case in {case.plan.model: case for case in cases.values()}.items():
+        try:
+            find_model(model, case.root)  # before the first case runs, and not when its turn comes
+        except UserError as error:
+            problems += (problem.replaced(where=f"{path}, {case.id}", key="model") for problem in error.problems)
     if problems:
         raise UserError(*problems)
     return list(cases.values())

@@ -1,8 +1,10 @@
 """The application: five tabs over one plan."""
 
 import gc
+import shlex
 import sys
 from collections.abc import Iterable
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
@@ -236,40 +238,52 @@ class MemplannerApp(App[None]):
 
     # -- leaving with something ----------------------------------------------------------------------------------
 
+    @property
+    def shut_in(self) -> Path | None:
+        """The folder that files may be written in; None for anywhere. In a browser, the one it was started in."""
+        return Path() if self.is_web else None
+
     def action_save(self) -> None:
         """Ask for a file name and write the plan."""
-        if self._has_problems():
-            return
+        if not self._has_problems():
+            self._ask_for_a_file("memplanner.toml")
+
+    def _ask_for_a_file(self, name: str, problem: str = "") -> None:
+        """Ask under which name to save. problem: why the plan could not be saved under this one."""
         question = Ask(
             "Save the plan as",
             help_text="TOML; `memplanner check` finds memplanner.toml by itself, others with --plan FILE.",
-            value="memplanner.toml",
-            check=can_be_saved,
+            value=name,
+            problem=problem,
+            check=lambda text: can_be_saved(text, inside=self.shut_in),
         )
 
         def answered(name: str | None) -> None:
             if name is None:
                 return
-            path = Path(name).expanduser()
-            if path.exists():
+            if lexists(Path(name).expanduser()):
                 choices = (
                     Choice(value="keep", about="leave the file as it is"),
                     Choice(value="replace", about="write over it"),
                 )
                 again = Ask(f"{printable(name)} exists", choices=choices, value="keep")
-                self.push_screen(again, lambda word: self._save(path) if word == "replace" else None)
+                self.push_screen(again, lambda word: self._save(name, replacing=True) if word == "replace" else None)
             else:
-                self._save(path)
+                self._save(name, replacing=False)
 
         self.push_screen(question, answered)
 
-    def _save(self, path: Path) -> None:
+    def _save(self, name: str, *, replacing: bool) -> None:
+        """Write the plan; where that fails, say why and ask again, with the name that was typed."""
+        path = Path(name).expanduser()
         try:
-            save_plan(self.state.plan, path, self.state.root)
+            save_plan(self.state.plan, path, self.state.root, replacing=replacing, inside=self.shut_in)
         except UserError as error:
-            self.notify(str(error), severity="error", markup=False)
+            self._ask_for_a_file(name, str(error))
         else:
-            self.notify(f"memplanner check --plan {printable(str(path))}", title="Saved; ask for it with", markup=False)
+            command = shlex.join(["memplanner", "check", "--plan", str(path)])
+            where = f" in {Path.cwd()}" if self.is_web else ""
+            self.notify(printable(command), title=printable(f"Saved{where}; ask for it with"), markup=False)
 
     def action_copy(self) -> None:
         """Copy the command to the clipboard, and show it for terminals whose clipboard is out of reach."""
@@ -289,7 +303,8 @@ class MemplannerApp(App[None]):
         except UserError as error:
             self.notify(str(error), severity="error", markup=False)
         else:
-            self.notify(" and ".join(map(str, paths)), title="Exported", markup=False)
+            where = f" to {Path.cwd()}" if self.is_web else ""
+            self.notify(" and ".join(map(str, paths)), title=printable(f"Exported{where}"), markup=False)
 
     # -- the rest ------------------------------------------------------------------------------------------------
 
@@ -313,4 +328,6 @@ class MemplannerApp(App[None]):
         for name in ("model", "--gpu", "--method", "--rank"):
             title = title_of(name)
             yield SystemCommand(f"Choose {title}", about(name), lambda name=name: self.action_ask(name))
-        yield from super().get_system_commands(screen)
+        for command in super().get_system_commands(screen):
+            if command.title != "Screenshot":  # Export takes one, and never over a file that is there
+                yield command

@@ -241,6 +241,7 @@ def test_no_output_is_a_workflow_command_on_actions(
     for key in ("device_bytes", "reserved_bytes", "allocated_bytes"):
         locked["plans"]["a"][key] -= 512
     locked["plans"]["a"]["at_peak"]["parameters"] -= 512
+    locked["plans"]["a"]["phases"] = {locked["plans"]["a"]["peak_phase"]: locked["plans"]["a"]["allocated_bytes"]}
     path.write_text(json.dumps(locked), encoding="utf-8")
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     for form in ("text", "json"):
@@ -443,3 +444,45 @@ def test_an_answer_that_cannot_be_written_is_one_line(repository: Repository) ->
     done = repository.shell("memplanner check --all > /dev/full")
     assert done.returncode == 2
     assert done.stderr == "memplanner: stdout: cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        (
+            {"device_bytes": 1},
+            "the figures do not agree (device_bytes is reserved + context): they were changed by hand",
+        ),
+        ({"device_bytes": 1, "reserved_bytes": 1}, "plans.a: has other figures than its plan needs"),
+        ({"device_bytes": 1, "context_bytes": 1}, "plans.a: has other figures than its plan needs"),
+        ({"allocated_bytes": 1}, "the figures do not agree (allocated_bytes is the highest of phases)"),
+        ({"limit_bytes": 1}, "plans.a: has other figures than its plan needs"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_lock_with_a_figure_raised_by_hand_is_found(
+    figures: dict[str, int], said: str, ask: Ask, tmp_path: Path
+) -> None:
+    ask("lock")
+    path = tmp_path / "memplanner.lock.json"
+    lock = json.loads(path.read_text(encoding="utf-8"))
+    for key, more in figures.items():
+        lock["plans"]["a"][key] += more
+    path.write_text(json.dumps(lock), encoding="utf-8")
+    for words in (("check", "--all", "--locked"), ("check", "--all")):
+        code, out, err = ask(*words)
+        assert (code, out) == (2, "")
+        assert said in err
+
+
+def test_a_lock_of_a_plan_that_has_changed_since_is_held_to_its_own_plan(ask: Ask, tmp_path: Path) -> None:
+    ask("lock")
+    change(tmp_path, 'precision = "fp32"', 'precision = "bf16"')
+    assert ask("check", "--all", "--locked")[0] == 1, "b is over its budget still, and within its lock"
+    path = tmp_path / "memplanner.lock.json"
+    lock = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("device_bytes", "reserved_bytes"):
+        lock["plans"]["b"][key] += 1 << 20
+    path.write_text(json.dumps(lock), encoding="utf-8")
+    code, _, err = ask("check", "--all", "--locked")
+    assert (code, err.count("plans.b: has other figures than its plan needs")) == (2, 1)

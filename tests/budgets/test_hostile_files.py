@@ -135,7 +135,10 @@ def test_a_locks_model_is_not_looked_for_outside(
     def change(entry: dict[str, Any]) -> None:
         entry["plan"]["model"] = str(outside)
         entry["plan"]["precision"] = "fp32"
-        entry["device_bytes"], entry["at_peak"]["parameters"] = 5, 1
+        entry["at_peak"]["parameters"] -= 64 << 20
+        for key in ("device_bytes", "reserved_bytes", "allocated_bytes"):
+            entry[key] -= 64 << 20
+        entry["phases"] = {entry["peak_phase"]: entry["allocated_bytes"]}
 
     locked(change)
     for words in (("check", "--all", "--locked"), ("diff", "memplanner.lock.json", "memplanner.toml")):

@@ -1,11 +1,14 @@
 """A rank raised from 128 to 256 turns a build red, a larger budget green again: by command, by pytest, by action."""
 
+import re
 import socket
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from tests.repository import Repository, run_in
 
@@ -33,12 +36,7 @@ def by_action(repository: Repository, locked: str = "true") -> tuple[int, str]:
     summary = repository.root.parent / "summary.md"
     summary.write_text("", encoding="utf-8")
     env |= {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary), "SARIF": str(summary.with_name("log.sarif"))}
-    kept = summary.with_name("kept")
-    kept.write_text("kept", encoding="utf-8")
-    summary.with_name("log.sarif").unlink(missing_ok=True)
-    summary.with_name("log.sarif").symlink_to(kept)
     done = repository.shell(step["run"], **env)
-    assert kept.read_text(encoding="utf-8") == "kept", "nothing is written through a link"
     if done.returncode == 2:
         return done.returncode, done.stdout + done.stderr
     page = summary.read_text(encoding="utf-8")
@@ -103,3 +101,38 @@ def test_nothing_connects_anywhere(
     ):
         code, _, errors = run_in(repository.root, monkeypatch, capsys, *words)
         assert (code, errors) == (0, "")
+
+
+def test_the_action_writes_nothing_through_a_link(repository: Repository) -> None:
+    outside = repository.root.parent / "outside"
+    outside.mkdir()
+    (outside / "log.sarif").write_text("kept", encoding="utf-8")
+    (repository.root / "results").symlink_to(outside)
+    (repository.root / "log.sarif").symlink_to(outside / "log.sarif")
+    action = yaml.safe_load((TOP / "action.yml").read_text(encoding="utf-8"))
+    step = next(step for step in action["runs"]["steps"] if step["name"] == "Check")
+    for name in ("results/log.sarif", "results/new.sarif", "log.sarif"):
+        env = {"CI": "true", "GITHUB_STEP_SUMMARY": str(outside.with_name("summary.md")), "SARIF": name}
+        done = repository.shell(step["run"], **env)
+        assert done.returncode == 2
+        assert f"{name}: leads out of the repository" in done.stderr
+    assert [path.name for path in outside.iterdir()] == ["log.sarif"]
+    assert (outside / "log.sarif").read_text(encoding="utf-8") == "kept"
+
+
+def test_the_action_installs_pinned_dependencies() -> None:
+    """Whatever the core and its build need is in the list, with hashes, and of a version that pyproject.toml allows."""
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = [Requirement(text) for text in (*project["project"]["dependencies"], *project["build-system"]["requires"])]
+    listed = (TOP / "requirements-action.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    pinned = {}
+    for line in filter(lambda line: line and not line.startswith("#"), listed.splitlines()):
+        found = re.fullmatch(r"([\w-]+)==(\S+)(?: ;[^-]*)?(?: +--hash=sha256:[0-9a-f]{64})+", line)
+        assert found, line
+        pinned[found[1]] = found[2]
+    for requirement in wanted:
+        assert requirement.specifier.contains(pinned[requirement.name.lower()])
+    action = yaml.safe_load((TOP / "action.yml").read_text(encoding="utf-8"))
+    install = action["runs"]["steps"][0]["run"]
+    assert "--require-hashes" in install
+    assert install.count("--no-deps --no-build-isolation") == 1

@@ -242,6 +242,20 @@ def test_a_measurement_that_cannot_be_saved_is_printed(
     assert captured.err.count("memplanner: ") == 1
 
 
+def test_a_measurement_whose_file_cannot_be_written_any_more_is_printed(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise UserError(Problem(where=str(path), key="", message="cannot be written: No space left on device"))
+
+    monkeypatch.setattr("memplanner.files.write.write_text", full)
+    words = ["profile", "tiny.json", *SHORT, "--device", "fake", "--format", "json", "-o", "record.json"]
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["outcome"]["status"] == "completed"
+    assert captured.err == "memplanner: record.json: cannot be written: No space left on device\n"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's")
 @pytest.mark.parametrize("stderr", ["/dev/full", "closed", "broken"])
 def test_a_suite_goes_on_where_nobody_reads_how_far_it_is(stderr: str, folder: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +125,16 @@ def test_what_a_card_cannot_run_is_left_out_with_its_reason(capsys: pytest.Captu
         "memplanner: plan: step.attention: 'flash-attention-2' needs compute capability 8.0; Tesla T4 has 7.5 "
         "(sdpa runs there)\n"
     )
+
+
+def test_a_config_is_the_base_that_is_swept_over(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = tmp_path / "lora.yml"
+    config.write_text("base_model: llama-60m\nadapter: lora\nlora_r: 8\nlora_target_linear: true\n", encoding="utf-8")
+    words = ("--from", str(config), "--seq-len", "64", "--batch-size", "1", "--gpu", "24GiB", "--format", "json")
+    assert main(("sweep", *words, "--rank", "8,16")) == 0
+    points = json.loads(capsys.readouterr().out)["points"]
+    for point in points:
+        assert main(("check", *words, "--rank", str(point["rank"]))) == 0
+        assert json.loads(capsys.readouterr().out)["device_bytes"] == point["device_bytes"]
+    assert main(("sweep", *words, "--plan", "plan.toml")) == 2
+    assert "--from: cannot be combined with --plan" in capsys.readouterr().err

@@ -325,20 +325,93 @@ def test_a_key_that_decides_the_figures_and_is_not_read_bars_an_answer(
     assert read(tmp_path, text, ignored=(key,)).ignored == (key,)
 
 
+EVERY_LORA_KERNEL = ("mlp", "o", "qkv")
+
+
+@pytest.mark.parametrize(
+    ("text", "kernels"),
+    [
+        ("adapter: lora\n", EVERY_LORA_KERNEL),
+        ("adapter: lora\nlora_dropout: 0.1\npeft_use_rslora: true\n", EVERY_LORA_KERNEL),
+        ("adapter: qlora\nload_in_4bit: true\n", EVERY_LORA_KERNEL),
+        ("adapter: lora\nbf16: false\nfp16: true\n", EVERY_LORA_KERNEL),
+        ("adapter: lora\nbf16: false\n", EVERY_LORA_KERNEL),
+        ("adapter: qlora\nbfloat16: true\nlora_mlp_kernel: null\n", EVERY_LORA_KERNEL),
+        ("adapter: lora\nload_in_8bit: true\n", ()),
+        ("adapter: lora\nlora_mlp_kernel: false\n", ()),
+        ("adapter: lora\nlora_embedding_kernel: false\n", ()),
+        ("adapter: lora\nlora_o_kernel: true\nlora_mlp_kernel: true\n", EVERY_LORA_KERNEL[:2]),
+        ("adapter: lora\ntrust_remote_code: true\n", ()),
+        ("adapter: lora\ntrust_remote_code: true\nlora_qkv_kernel: false\n", ()),
+        ("base_model: gpt2\nadapter: lora\n", ()),
+        ("adapter: lora\npeft_use_dora: true\n", ()),
+        ("", ()),
+    ],
+)
+def test_axolotls_kernels_for_lora_are_read(tmp_path: Path, text: str, kernels: tuple[str, ...]) -> None:
+    config = read(tmp_path, text if "base_model" in text else AXOLOTL + text)
+    plan = merge(config.table, {}, where="")
+    assert plan.method.lora_kernels == kernels
+    assert config.not_modelled == ()
+    assert predict(plan).allocated_bytes > 0
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("adapter: lora\n", True),
-        ("adapter: qlora\nload_in_4bit: true\n", True),
-        ("adapter: lora\nload_in_8bit: true\n", False),
-        ("adapter: lora\nlora_mlp_kernel: false\n", False),
-        ("adapter: lora\ntrust_remote_code: true\n", False),
-        ("", False),
+        ("adapter: lora\n", "method.kernels mlp, qkv, o, which Axolotl switches on by itself for LoRA"),
+        (
+            "adapter: lora\nlora_dropout: 0.1\n",
+            "method.kernels mlp, qkv, o, which Axolotl switches on by itself for LoRA; ",
+        ),
+        ("adapter: lora\npeft_use_dora: true\n", "DoRA as peft computes it, which needs more than Axolotl's kernels"),
+        ("adapter: lora\nlora_target_modules: [embed_tokens]\n", "the embeddings' adapter as peft computes it"),
+        ("base_model: gpt2\nadapter: lora\n", "lora_mlp_kernel, lora_qkv_kernel, lora_o_kernel false"),
     ],
 )
-def test_kernels_that_axolotl_switches_on_by_itself_are_said(tmp_path: Path, text: str, said: bool) -> None:
-    assumed = read(tmp_path, AXOLOTL + text).assumed
-    assert any("Axolotl switches on kernels for LoRA" in sentence for sentence in assumed) is said
+def test_what_axolotl_switches_on_by_itself_is_said(tmp_path: Path, text: str, said: str) -> None:
+    config = read(tmp_path, text if "base_model" in text else AXOLOTL + text)
+    assert sum(sentence.startswith(said) for sentence in config.assumed) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lora_mlp_kernel: true\n", "needs an adapter"),
+        ("optimizer: galore_adamw\nlora_mlp_kernel: true\n", "needs an adapter"),
+        ("adapter: lora\nload_in_8bit: true\nlora_o_kernel: true\n", "does not go with load_in_8bit"),
+        ("adapter: lora\ntrust_remote_code: true\nlora_o_kernel: true\n", "does not go with trust_remote_code"),
+        ("base_model: gpt2\nadapter: lora\nlora_qkv_kernel: true\n", "has no place in this model"),
+    ],
+)
+def test_kernels_that_axolotl_does_not_run_with_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        read(tmp_path, text if "base_model" in text else AXOLOTL + text)
+    (problem,) = caught.value.problems
+    assert problem.hint == f"{problem.key}: false"
+
+
+def test_kernels_that_are_not_modelled_are_left_out(tmp_path: Path) -> None:
+    text = AXOLOTL + "adapter: lora\npeft_use_dora: true\nlora_mlp_kernel: true\n"
+    (left,) = read(tmp_path, text).not_modelled
+    assert left.startswith("lora_mlp_kernel = true: counted is DoRA as peft computes it")
+
+
+@pytest.mark.parametrize(
+    ("switch", "kernels"), [("lora_mlp_kernel", EVERY_KERNEL), ("lora_o_kernel", EVERY_KERNEL[::2])]
+)
+def test_an_attention_of_axolotls_has_its_own_rotation(tmp_path: Path, switch: str, kernels: tuple[str, ...]) -> None:
+    """Axolotl exchanges the attention's code before its plugin for Liger exchanges the rotation in transformers'."""
+    text = f"{AXOLOTL}adapter: lora\n{switch}: true\n{LIGER}"
+    config = read(tmp_path, text + "liger_rope: true\nliger_rms_norm: true\nliger_swiglu: true\n")
+    assert merge(config.table, {}, where="").step.kernels == kernels
+
+
+@pytest.mark.parametrize("method", ["full", "dora"])
+def test_another_method_has_none_of_loras_kernels(tmp_path: Path, method: str) -> None:
+    config = read(tmp_path, AXOLOTL + "adapter: lora\n")
+    plan = merge(config.table, {"--method": method}, where="")
+    assert predict(plan).allocated_bytes > 0
 
 
 @pytest.mark.parametrize("key", ["activation_checkpointing", "fsdp_activation_checkpointing"])

@@ -158,18 +158,21 @@ def _plan(rng: random.Random) -> dict[str, Any]:
     return plan
 
 
-def drawn(count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` plans that are answered."""
-    rng = random.Random(seed)
-    found: list[dict[str, Any]] = []
-    while len(found) < count:
+def draw_plan(rng: random.Random) -> dict[str, Any]:
+    """A plan that is answered."""
+    while True:
         fields = _plan(rng)
         try:
             predicted(TrainingPlan.model_validate(fields))
         except (ValueError, UserError):  # settings that exclude each other
             continue
-        found.append(fields)
-    return found
+        return fields
+
+
+def drawn(count: int, seed: int) -> list[dict[str, Any]]:
+    """`count` plans that are answered."""
+    rng = random.Random(seed)
+    return [draw_plan(rng) for _ in range(count)]
 
 
 def main() -> None:

@@ -2,12 +2,14 @@
 
 What these packages allocate, they allocate in Python; a kernel only fills what it is handed. So a trace without its
 launches has every tensor. Skipped where the packages are missing, which no other test needs and which need no GPU:
-`pip install --no-deps liger-kernel triton` and `cut-cross-entropy` from Apple's or Axolotl's repository.
+`pip install --no-deps liger-kernel triton axolotl` and `cut-cross-entropy` from Apple's or Axolotl's repository.
 """
 
 import contextlib
 import importlib
 import logging
+import sys
+import types
 import unittest.mock
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +29,7 @@ import memplanner.harness.job as job
 from memplanner.harness.fake import Trace, trace
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
-from tests.models import plan_of
+from tests.models import MODELS, plan_of
 
 BLOCK = 512
 
@@ -83,7 +85,7 @@ def agree(plan: TrainingPlan, traced: Trace, *, within: int) -> None:
     estimate = predict(plan)
     of_trace = {p.name: p for p in traced.phases}
     differences = {}
-    for phase in estimate.phases:
+    for phase in estimate.live_phases:
         extra = 0 if phase.name == "load" else estimate.workspace_bytes
         peak, end = phase.peak_bytes - extra, phase.end_bytes - extra
         differences[phase.name] = peak - of_trace[phase.name].peak_bytes, end - of_trace[phase.name].end_bytes
@@ -190,3 +192,112 @@ def test_liger(
             patches.enter_context(marked_loss(causal, "LigerForCausalLMLoss"))
         traced = trace(plan)
     agree(plan, traced, within=6 * BLOCK)  # what transformers makes of positions, and the gradient of the loss
+
+
+LORA_KERNELS = ("mlp", "o", "qkv")
+
+
+class Switches(dict[str, Any]):
+    """Axolotl's config, in which what is not set is None."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
+
+
+def lora_kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """axolotl.monkeypatch.lora_kernels without what it imports for other purposes, on fake tensors of the CPU."""
+    pytest.importorskip("axolotl")
+    stubs: dict[str, dict[str, Any]] = {
+        "axolotl.utils.dict": {"DictDefault": Switches},
+        "axolotl.utils.callbacks": {},
+        "axolotl.utils.callbacks.models": {
+            "get_causal_lm_model_cls_prefix": lambda model_type: (model_type.capitalize(), "")
+        },
+    }
+    for name, names in stubs.items():
+        module = types.ModuleType(name)
+        vars(module).update(names)
+        monkeypatch.setitem(sys.modules, name, module)
+    utils = importlib.import_module("axolotl.kernels.utils")
+    monkeypatch.setattr(utils, "torch_amp_custom_fwd", torch.amp.custom_fwd(device_type="cpu"))
+    monkeypatch.setattr(utils, "torch_amp_custom_bwd", torch.amp.custom_bwd(device_type="cpu"))
+    quantize = importlib.import_module("axolotl.kernels.quantize")
+    monkeypatch.setattr(quantize, "get_ptr", lambda tensor: None)
+    monkeypatch.setattr(quantize, "CUDA_STREAM", {torch.device("cpu"): object()})
+    monkeypatch.setattr(quantize, "cdequantize_blockwise_fp32", lambda *args: None)
+    for dtype in quantize._NF4_DEQUANT_KERNELS:
+        monkeypatch.setitem(quantize._NF4_DEQUANT_KERNELS, dtype, lambda *args: None)
+    return importlib.import_module("axolotl.monkeypatch.lora_kernels")
+
+
+HALF = {"precision": "bf16-mixed", "master_weights": False}
+DOUBLE = {"quantization": "nf4-double", "kbit_preparation": "none"}
+DROPPED = {"dropout": 0.1}
+TARGETS = {
+    "mlp": ["gate_proj", "up_proj", "down_proj"],
+    "qkv": ["q_proj", "k_proj", "v_proj"],
+    "o": ["o_proj"],
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "kernels", "fields"),
+    [
+        *(("llama", (kernel,), HALF) for kernel in LORA_KERNELS),
+        *(
+            ("llama", (kernel,), {**HALF, "method": {"dropout": 0.1, "target_modules": targets}})
+            for kernel, targets in TARGETS.items()
+        ),
+        *(("llama", (kernel,), {**HALF, **DOUBLE}) for kernel in LORA_KERNELS),
+        *((model, LORA_KERNELS, HALF) for model in ("llama", "mistral", "qwen2", "qwen3")),
+        *((model, LORA_KERNELS, {**HALF, **DOUBLE}) for model in ("llama", "mistral", "qwen2", "qwen3")),
+        ("llama", LORA_KERNELS, {"precision": "fp32"}),
+        ("llama", LORA_KERNELS, {"precision": "bf16", "method": {"adapter_dtype": "base"}}),
+        ("llama", LORA_KERNELS, {**HALF, **DOUBLE, "quantization": "nf4", "precision": "fp16-mixed"}),
+        ("llama", LORA_KERNELS, {**HALF, "method": DROPPED, "step": {"checkpointing": "full"}}),
+        ("qwen3", LORA_KERNELS, {**HALF, **DOUBLE, "method": DROPPED, "step": {"checkpointing": "every-2"}}),
+        ("llama", LORA_KERNELS, {**HALF, **DOUBLE, "step": {"checkpointing": "full", "use_reentrant": True}}),
+        ("qwen2", LORA_KERNELS, {**HALF, "step": {"input_gradients": True, "grad_accumulation": 2}}),
+        ("llama", LORA_KERNELS, {**HALF, "method": {"target_modules": ["q_proj", "v_proj", "o_proj"]}}),
+        ("llama", LORA_KERNELS, {**HALF, **DOUBLE, "step": {"seq_len": 8}}),
+        ("qwen3", LORA_KERNELS, {**HALF, "method": {"modules_to_save": ["1.mlp"]}}),
+        ("llama", LORA_KERNELS, {**HALF, "method": {"rank_pattern": {"down_proj": 64, "k_proj": 4}}}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("vocab_size", [4000, 64])
+def test_axolotls_kernels_for_lora(
+    model: str,
+    kernels: tuple[str, ...],
+    fields: dict[str, Any],
+    vocab_size: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a vocabulary of 64 words backward's peak is in a block and not in the head."""
+    patches = lora_kernels(monkeypatch)
+    monkeypatch.setitem(MODELS, model, MODELS[model] | {"vocab_size": vocab_size})
+    method = {**LORA, **fields.get("method", {}), "kernels": kernels}
+    plan = liger_plan(model, (), {**fields, "method": method}, tmp_path)
+    modeling = importlib.import_module(f"transformers.models.{model}.modeling_{model}")
+    attention = getattr(modeling, f"{model.capitalize()}Attention")
+    monkeypatch.setattr(attention, "forward", attention.forward)
+    switches = Switches(base_model=plan.model, **{f"lora_{kernel}_kernel": True for kernel in kernels})
+    build = builders.build
+    if kernels != ("mlp",):
+        patches.patch_self_attn_lora(switches)
+        del attention._original_forward  # by which a second patch is refused
+
+    def patched(plan: TrainingPlan, *args: Any, **kwargs: Any) -> Any:
+        stock = TrainingPlan.model_validate(
+            {**plan.model_dump(), "method": {**plan.method.model_dump(), "kernels": ()}}
+        )
+        built, family = build(stock, *args, **kwargs)
+        patches.apply_lora_kernel_patches(built, switches)
+        return built, family
+
+    monkeypatch.setattr(job, "build", patched)
+    with without_launches():
+        agree(
+            plan, trace(plan), within=6 * BLOCK
+        )  # what checkpointing keeps of positions, and the gradient of the loss

@@ -224,11 +224,11 @@ def test_a_flag_takes_names_or_a_pattern() -> None:
     "pattern", ["(.*.*)*x", "((a|[^b])*)*x", "(.?){500}" * 90 + "x", "((((.*)*)*)*)*x", "(?:.{0,4000000}){4000000}x"]
 )
 def test_a_hostile_pattern_ends_within_seconds(pattern: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for fields in ({"target_modules": pattern}, {"rank_pattern": {f"{pattern}{i}": 4 for i in range(256)}}):
         with pytest.raises(UserError, match=r"matches no|takes too long to match"):
             predict(plan_of(fields, "llama-3.1-405b"))
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize(

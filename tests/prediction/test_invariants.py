@@ -338,6 +338,33 @@ def test_blocks_with_copies_are_written_apart(names: list[str], checkpointing: s
     assert_same_walk({"model": tiny("llama", 6, tmp_path), "method": method, "device": "24GiB", "step": step})
 
 
+HALF: Fields = {"precision": "bf16-mixed", "master_weights": False, "kbit_preparation": "none", "device": "24GiB"}
+fused = st.fixed_dictionaries(
+    {
+        "kernels": st.lists(st.sampled_from(("mlp", "qkv", "o")), min_size=1),
+        "target_modules": st.sampled_from(([], ["all-linear"], ["o_proj"], r".*layers\.[2-4]\..*_proj")),
+        "dropout": st.sampled_from((0.0, 0.1)),
+        "adapter_dtype": st.sampled_from(("fp32", "base")),
+    }
+)
+
+
+@every_plan
+@given(fused, st.sampled_from(("none", "nf4", "nf4-double")), steps | regimes, st.integers(1, 20))
+def test_kernels_for_lora_collapse_and_serve_other_sizes(
+    method: Fields, quantization: str, step: Fields, batch: int
+) -> None:
+    if step.get("use_reentrant"):
+        step = {**step, "input_gradients": None}
+    method = {"kind": "lora", "rank": 4, **method}
+    fields = {**HALF, "model": "smollm2-135m", "method": method, "quantization": quantization, "step": step}
+    assert_same_walk(fields)
+    program = _pattern(TrainingPlan.model_validate(fields))[0].at(batch, 128)
+    if program is not None:
+        alone = estimate(changed(fields, "step", batch_size=batch, seq_len=128)).program
+        assert (program.sizes, program.structure) == (alone.sizes, alone.structure)
+
+
 # -- conservation --------------------------------------------------------------------------------------------------
 
 

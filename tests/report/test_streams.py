@@ -65,3 +65,5 @@ def test_a_command_writes_all_pieces(
     assert main([*words, "--format", "json"]) == 0
     points = json.loads(capsys.readouterr().out)["points"]
     assert [int(row["device_bytes"]) for row in rows] == [point["device_bytes"] for point in points]
+    assert main([*words, "--format", "csv", "-o", "s.csv"]) == 0
+    assert list(csv.DictReader(io.StringIO((tmp_path / "s.csv").read_text(encoding="utf-8")))) == rows

@@ -207,6 +207,8 @@ class Family(Frozen, kw_only=False):
     """Whether embeddings, norms and head can be of another type than the linear layers of the blocks."""
     kernels: tuple[str, ...] = ()
     """The kernels of other packages that it is modelled with."""
+    lora_kernels: tuple[str, ...] = ()
+    """Those that compute linear layers together with their adapters: the words of a method's `kernels`."""
     block_order: tuple[str, ...] = ()
 
     def in_module_order(self, params: Sequence[Param]) -> list[Param]:

@@ -112,9 +112,23 @@ class Llama:
             "rotated",
         )
 
-    def project_heads(self, spec: LinearSpec, norm: str, x: Tensor, flat: Shape, heads: Shape, rows: Shape) -> Tensor:
-        """Project, split into heads; Qwen3 normalises each head of q and k before turning to (b, h, s, e)."""
-        out = self.ctx.linear(spec, x, flat)
+    def project_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values by heads."""
+        ctx, heads = self.ctx, self.heads
+        layers = (self.q_proj, heads.tokens), (self.k_proj, self.kv), (self.v_proj, self.kv)
+        if ctx.fuses("qkv", self.q_proj, self.k_proj, self.v_proj):
+            q, k, v = ctx.method.fused_linears(ctx, x, *layers)
+            q = self.split_heads(q, "self_attn.q_norm", heads.q, self.head_rows)
+            k = self.split_heads(k, "self_attn.k_norm", heads.kv, self.kv_head_rows)
+            v = self.split_heads(v, "", heads.kv, self.kv_head_rows)
+            return q, k, v
+        q = self.split_heads(ctx.linear(self.q_proj, x, heads.tokens), "self_attn.q_norm", heads.q, self.head_rows)
+        k = self.split_heads(ctx.linear(self.k_proj, x, self.kv), "self_attn.k_norm", heads.kv, self.kv_head_rows)
+        v = self.split_heads(ctx.linear(self.v_proj, x, self.kv), "", heads.kv, self.kv_head_rows)
+        return q, k, v
+
+    def split_heads(self, out: Tensor, norm: str, heads: Shape, rows: Shape) -> Tensor:
+        """Split into heads; Qwen3 normalises each head of q and k before turning to (b, h, s, e)."""
         if not (self.c.qk_norm and norm):
             return ops.view_heads(out, heads)
         labels = ("batch", "seq", rows.labels[2], "head_dim")
@@ -124,9 +138,7 @@ class Llama:
 
     def attention(self, x: Tensor, shared: Shared) -> tuple[Tensor, Tensor | None]:
         heads = self.heads
-        q = self.project_heads(self.q_proj, "self_attn.q_norm", x, heads.tokens, heads.q, self.head_rows)
-        k = self.project_heads(self.k_proj, "self_attn.k_norm", x, self.kv, heads.kv, self.kv_head_rows)
-        v = self.project_heads(self.v_proj, "", x, self.kv, heads.kv, self.kv_head_rows)
+        q, k, v = self.project_heads(x)
         if "liger-rope" in self.ctx.kernels:
             q, k = liger.rotate(q, k, shared.cos, shared.sin)
         else:
@@ -145,10 +157,16 @@ class Llama:
             softmax="fp32",
             autocast=self.ctx.attention_type(q.dtype),
         )
+        if self.ctx.fuses("o", self.o_proj):
+            (out,) = self.ctx.method.fused_linears(self.ctx, out, (self.o_proj, self.hidden))
+            return out, weights
         return self.ctx.linear(self.o_proj, out, self.hidden), weights
 
     def mlp(self, x: Tensor) -> Tensor:
         ctx = self.ctx
+        if ctx.fuses("mlp", self.gate_proj, self.up_proj, self.down_proj):
+            gate, up, down = (self.gate_proj, self.inner), (self.up_proj, self.inner), (self.down_proj, self.hidden)
+            return ctx.method.fused_mlp(ctx, x, gate, up, down)
         if "liger-swiglu" in ctx.kernels:
             gated = liger.silu_mul(ctx.linear(self.gate_proj, x, self.inner), ctx.linear(self.up_proj, x, self.inner))
             return ctx.linear(self.down_proj, gated, self.hidden)
@@ -323,4 +341,5 @@ FAMILY = Family(
     ),
     types_apart=True,
     kernels=("liger-rms-norm", "liger-rope", "liger-swiglu"),
+    lora_kernels=("mlp", "qkv", "o"),
 )

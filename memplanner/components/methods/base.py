@@ -29,6 +29,26 @@ class Method(Settings):
         """What a linear layer is under this method; out_shape: of its output."""
         raise NotImplementedError
 
+    @property
+    def lora_kernels(self) -> tuple[str, ...]:
+        """Kernels that compute linear layers together with their adapters."""
+        return ()
+
+    def fused_linears(self, ctx: "Context", x: Tensor, *layers: "tuple[LinearSpec, Shape]") -> list[Tensor]:
+        """Linear layers of one input with their adapters, in one kernel; of each, the shape of its output."""
+        raise NotImplementedError
+
+    def fused_mlp(
+        self,
+        ctx: "Context",
+        x: Tensor,
+        gate: "tuple[LinearSpec, Shape]",
+        up: "tuple[LinearSpec, Shape]",
+        down: "tuple[LinearSpec, Shape]",
+    ) -> Tensor:
+        """A gated MLP's three linear layers with their adapters, in one kernel; of each, the shape of its output."""
+        raise NotImplementedError
+
     def embedding(
         self, ctx: "Context", path: str, table: Shape, indices: Tensor, out_shape: Shape, name: str
     ) -> Tensor:

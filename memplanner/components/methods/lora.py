@@ -2,14 +2,21 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from memplanner.components.context import Context, LinearSpec
 from memplanner.components.methods.low_rank import AdapterDtype, LowRank, ModulesToSave, adapter_dtype
 from memplanner.components.methods.targets import copied_modules
 from memplanner.program.shapes import FP32, Dtype, Shape
-from memplanner.tape import nn, ops
+from memplanner.tape import axolotl, nn, ops
+from memplanner.tape.axolotl import Adapted
 from memplanner.tape.engine import Param, Tensor
+
+LoraKernel = Literal["mlp", "o", "qkv"]
+
+
+def _sorted(names: tuple[LoraKernel, ...]) -> tuple[LoraKernel, ...]:
+    return tuple(sorted({*names}))
 
 
 class PeftAdapter(LowRank):
@@ -133,6 +140,15 @@ class Lora(PeftAdapter):
 
     label: ClassVar[str] = "LoRA"
     kind: Literal["lora"] = "lora"
+    kernels: Annotated[tuple[LoraKernel, ...], Field(strict=False), AfterValidator(_sorted)] = ()
+    """Axolotl's kernels, each of which computes linear layers together with their adapters: of a block's MLP (mlp), of
+    its queries, keys and values (qkv), of its attention's output (o). One runs where all of its layers have adapters.
+    """
+
+    @property
+    def lora_kernels(self) -> tuple[str, ...]:
+        """kernels."""
+        return self.kernels
 
     def adapt(
         self, ctx: Context, spec: LinearSpec, x: Tensor, result: Tensor, a: Param, b: Param, out_shape: Shape
@@ -158,3 +174,34 @@ class Lora(PeftAdapter):
         """result + (Aᵀ[x]·Bᵀ)·s."""
         output = ops.scale(self.embedded(ctx, indices, result, a, b), "scaled adapter output")
         return ops.add(result, output, "adapted embeddings")
+
+    def fused_linears(self, ctx: Context, x: Tensor, *layers: tuple[LinearSpec, Shape]) -> list[Tensor]:
+        """axolotl/kernels/lora.py, apply_lora_qkv and apply_lora_o: the layers have one dropout."""
+        return axolotl.linears(x, self._dropped(x), [self._adapted(ctx, *layer) for layer in layers])
+
+    def fused_mlp(
+        self,
+        ctx: Context,
+        x: Tensor,
+        gate: tuple[LinearSpec, Shape],
+        up: tuple[LinearSpec, Shape],
+        down: tuple[LinearSpec, Shape],
+    ) -> Tensor:
+        """axolotl/kernels/lora.py, apply_lora_mlp_swiglu and apply_lora_mlp_geglu."""
+        layers = [self._adapted(ctx, *layer) for layer in (gate, up, down)]
+        return axolotl.gated_mlp(x, self._dropped(x), *layers)
+
+    def _dropped(self, x: Tensor) -> Tensor | None:
+        return ops.dropout(x, self.dropout) if self.dropout > 0 else None
+
+    def _adapted(self, ctx: Context, spec: LinearSpec, out_shape: Shape) -> Adapted:
+        ctx.frozen_params(spec)
+        quantization = ctx.quantization_of(spec)
+        return Adapted(
+            spec.path,
+            spec.weight_shape,
+            *self.factors(ctx, spec),
+            out_shape,
+            stored=None if quantization is None else ctx.numerics.stored,
+            scales=None if quantization is None else quantization.scales(spec.weight_shape),
+        )

@@ -36,6 +36,11 @@ class Quantization(Protocol):
     def shared(self) -> tuple[StoredTensor, ...]:
         """What all quantised weights have in common, once in a process."""
 
+    def scales(self, weight: Shape) -> Shape | None:
+        """The scales of a weight (out, in) that are quantised themselves, as they stand dequantised in fp32 beside it;
+        None where they are not.
+        """
+
     def linear(
         self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, stored: Dtype, name: str
     ) -> Tensor:

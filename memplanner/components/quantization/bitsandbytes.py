@@ -52,6 +52,10 @@ class Linear4bit(Frozen):
             return ()
         return (StoredTensor("code book of nested scales", Shape(code=256), FP32),)
 
+    def scales(self, weight: Shape) -> Shape | None:
+        """A scale per block, under double quantisation."""
+        return Shape(blocks=-(-weight.numel // BLOCK_4BIT)) if self.double_quantized else None
+
     def linear(
         self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, stored: Dtype, name: str
     ) -> Tensor:
@@ -63,7 +67,7 @@ class Linear4bit(Frozen):
         """
         lowered = ops.to(x, compute_dtype, "input in the compute type")
         tape = x.tape
-        blocks = Shape(blocks=-(-weight.numel // BLOCK_4BIT)) if self.double_quantized else None
+        blocks = self.scales(weight)
         node = tape.record(_dequantised_backward, (lowered.node,), None, (lowered.shape, weight, stored, blocks))
         scales = None
         if blocks is not None:
@@ -88,6 +92,10 @@ class Linear8bit(Frozen):
         """A byte per weight, and a scale per row."""
         rows = Shape(out=shape.dims[0])
         return StoredTensor("weight (int8)", shape, INT8), StoredTensor("row scales", rows, FP32)
+
+    def scales(self, weight: Shape) -> Shape | None:
+        """Row scales are in fp32 as they are."""
+        return None
 
     def linear(
         self, x: Tensor, weight: Shape, out_shape: Shape, compute_dtype: Dtype, stored: Dtype, name: str

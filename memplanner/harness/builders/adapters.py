@@ -35,6 +35,8 @@ def _galore(method: Galore, model: nn.Module, family: Family, dtype: torch.dtype
 
 @adapted.register
 def _lora(method: Lora, model: nn.Module, family: Family, dtype: torch.dtype) -> nn.Module:
+    if method.kernels:
+        raise NotBuildableError("kernels of Axolotl's: this harness has peft's own layers")
     return _with_peft(method, model, family, dtype, use_dora=False)
 
 

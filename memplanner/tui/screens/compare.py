@@ -9,7 +9,7 @@ from textual.message import Message
 from textual.widgets import DataTable, Static
 
 from memplanner.catalogue import all_gpus
-from memplanner.errors import UserError
+from memplanner.errors import UserError, printable
 from memplanner.prediction import Estimate
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import device_word, verdict_word
@@ -89,11 +89,11 @@ class ComparePane(Pane):
             yield gpu.id, flags, self._cells(flags, self._card_cells, gpu.id)
 
     def _cells(self, changes: Flags, cells: Callable[[Estimate], list[Text]], *first: str) -> list[Text]:
-        names = [Text(word or "–") for word in first]
+        names = [Text(printable(word) or "–") for word in first]
         try:
             return names + cells(self.state.predict(self.state.merged(changes)))
         except UserError as error:
-            return [*names, Text("no plan", "dim"), Text(error.problems[0].message, "dim")]
+            return [*names, Text("no plan", "dim"), Text(printable(error.problems[0].message), "dim")]
 
     def _verdict(self, estimate: Estimate) -> Text:
         style = self.ink.style(VERDICT_COLOURS[estimate.verdict])

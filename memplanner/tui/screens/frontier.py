@@ -9,6 +9,7 @@ from textual.binding import Binding
 from textual.widgets import DataTable, ProgressBar, Static
 from textual.worker import get_current_worker
 
+from memplanner.errors import printable
 from memplanner.report.palette import VERDICT_COLOURS
 from memplanner.report.phrases import device_word, verdict_word
 from memplanner.solve.sweep import Axis, Point, Sweep
@@ -115,7 +116,7 @@ class FrontierPane(Pane):
         device = device_word(self.state.plan)
         what = f"All {len(points)} that fit {device}" if self.everything else f"The frontier on {device}: {len(points)}"
         tail = "" if self.everything else f" of {len(fitting)} that fit; to have more of one, give up some of another"
-        self.query_one("#frontier-heading", Static).update(f"{what}{tail} (Enter takes one over)")
+        self.query_one("#frontier-heading", Static).update(Text(printable(f"{what}{tail} (Enter takes one over)")))
         lines = [(self._cells(point), point) for point in points]
         lines.sort(key=lambda line: line[0][self.sorted_by][0], reverse=self.falling)
         table.clear()

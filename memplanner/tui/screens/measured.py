@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 import time
+from os.path import lexists
 from pathlib import Path
 from typing import cast
 
@@ -38,6 +39,8 @@ BACKENDS: dict[str, str] = {
 }
 RUN_WIDTH = 32
 """Width of a run's name in the table; the detail below shows it in full."""
+MODEL_WIDTH = 80
+"""The most that is taken of a model's name into that of a run, which is a file's, too."""
 
 
 class MeasuredPane(Pane):
@@ -134,7 +137,8 @@ class MeasuredPane(Pane):
         record = self.records[number]
         compared = self.compared(record)
         width = max(self.query_one("#record-scroll").size.width - 2, 40)
-        lines = [Text(fit(f"{record.id}: {record.outcome.status}. {record.outcome.message}".strip(), width), "bold")]
+        words = printable(f"{record.id}: {record.outcome.status}. {record.outcome.message}".strip())
+        lines = [Text(fit(words, width), "bold")]
         lines += [Text(printable(skipped.reason), "dim") for skipped in compared.skipped]
         lines += self._overlay(compared.rows, width)
         if compared.rows and record.backend != "cuda":
@@ -212,7 +216,8 @@ class MeasuredPane(Pane):
         """Run the plan's steps in a process of their own."""
         worker = get_current_worker()
         plan = self.state.plan
-        name = f"{Path(plan.model).stem}-{plan.method.kind}-{device_word(plan)}".replace("/", "-").replace(" ", "")
+        name = f"{Path(plan.model).stem[:MODEL_WIDTH]}-{plan.method.kind}-{device_word(plan)}".replace(" ", "")
+        name = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
 
         def stopped() -> bool:
             return self._stop or worker.is_cancelled
@@ -260,6 +265,6 @@ class MeasuredPane(Pane):
 def _free(folder: Path, name: str) -> str:
     """A record name that is not taken."""
     number = 1
-    while (folder / (f"{name}.json" if number == 1 else f"{name}-{number}.json")).exists():
+    while lexists(folder / (f"{name}.json" if number == 1 else f"{name}-{number}.json")):
         number += 1
     return name if number == 1 else f"{name}-{number}"

@@ -30,7 +30,7 @@ class Ask(ModalScreen[str | None]):
     """Answers with what was picked or typed, or None where the user cancelled.
 
     free_choice: a text that matches nothing in the list is an answer too (a path, a size). check: says what is wrong
-    with a typed text, or "".
+    with a typed text, or "". problem: what is wrong with the value that it begins with, or "".
     """
 
     BINDINGS = [
@@ -48,21 +48,23 @@ class Ask(ModalScreen[str | None]):
         value: str = "",
         free_choice: bool = False,
         check: Callable[[str], str] = lambda _: "",
+        problem: str = "",
     ) -> None:
         super().__init__()
         self.heading, self.help_text, self.choices = title, help_text, tuple(choices)
-        self.value, self.free_choice, self.check = value, free_choice, check
+        self.value, self.free_choice, self.check = printable(value), free_choice, check
+        self.problem = problem
         self._shown: list[Choice] = []
 
     def compose(self) -> ComposeResult:
         """The title, a line of help, the input, and the choices that match it."""
         with Vertical(id="ask"):
-            yield Label(Text(self.heading, style="bold"))
+            yield Label(Text(printable(self.heading), style="bold"))
             if self.help_text:
                 yield Label(Text(printable(self.help_text)), id="ask-help")
             hint = "type to search" if self.choices else ""
             yield Input(value="" if self.choices else self.value, placeholder=hint, id="ask-input", compact=True)
-            yield Label("", id="ask-problem")
+            yield Label(Text(printable(self.problem)), id="ask-problem")
             if self.choices:
                 yield OptionList(id="ask-list", compact=True)
 
@@ -86,7 +88,8 @@ class Ask(ModalScreen[str | None]):
     @on(Input.Changed)
     def search(self, event: Input.Changed) -> None:
         """Narrow the list to what matches."""
-        self.query_one("#ask-problem", Label).update("")
+        problem = self.problem if event.value == self.value else ""  # the input says its first value, too
+        self.query_one("#ask-problem", Label).update(Text(printable(problem)))
         if self.choices:
             self._list(event.value)
 
