@@ -1,11 +1,13 @@
 """Suite files, and runs of them: resumed, cut off, killed."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
+from memplanner.catalogue import find_model
 from memplanner.errors import UserError
 from memplanner.measurement import (
     MOST_WORDS,
@@ -207,7 +209,11 @@ def test_what_is_left_behind_by_a_killed_run_is_removed(tmp_path: Path) -> None:
 
 def test_ids_name_files_on_any_system(tmp_path: Path) -> None:
     text = "[[group]]\nname = 'nul'\n[[group]]\nname = 'a'\nplan = { model = 'llama-60m' }\n"
-    long = f"grid = {{ model = ['{'m' * 300}1.json', '{'m' * 300}2.json'] }}\n"
+    below = Path("m" * 150, "n" * 150)
+    (tmp_path / below).mkdir(parents=True)
+    for name in ("1.json", "2.json"):
+        (tmp_path / below / name).write_text(json.dumps(dict(find_model("llama-60m").config)))
+    long = f"grid = {{ model = ['{below}/1.json', '{below}/2.json'] }}\n"
     assert [case.id for case in suite(text, tmp_path)] == ["_nul", "a"]
     ids = [case.id for case in suite(text + long, tmp_path)][1:]
     assert [len(each) for each in ids] == [200, 200]
