@@ -5,13 +5,14 @@ DEMO_VENV ?= .venv-demo
 QUICK_VENV ?= .venv-quick
 BIN = $(VENV)/bin
 
-.PHONY: answers action-requirements screens help demo quick test experiments fuzz check format-check lint types imports pytest format bench grid accuracy clean
+.PHONY: answers action-requirements screens help demo quick test experiments fuzz kills check format-check lint types imports pytest format bench grid accuracy clean
 
 help:
 	@echo "make demo    install the core and ask: does the default plan fit an RTX 4090?"
 	@echo "make quick   install what needs no torch, and run the tests that need neither torch nor processes: a minute"
 	@echo "make test    install everything, with the CPU build of torch, and run every test but the experiments"
 	@echo "make experiments  trainings that are long enough to learn something: minutes each"
+	@echo "make kills   kills runs of a suite at random moments, and checks what they leave (N=200, SEED=)"
 	@echo "make check   format, lint, types, import boundaries and tests: what CI runs"
 	@echo "make format  rewrite the sources in the house format"
 	@echo "make bench   speed, as ratios (learning curves: python -m benchmarks.training)"
@@ -32,6 +33,10 @@ quick: $(QUICK_VENV)/.installed
 # All but the experiments: pyproject.toml says so for every run that chooses no marker.
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# make test kills six.
+kills: $(VENV)/.installed
+	$(BIN)/python -m tests.suite.kills $(or $(N),200) $(SEED)
 
 experiments: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m experiment tests/experiments

@@ -5,21 +5,27 @@ where no training library is installed.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from memplanner.errors import UserError
+from memplanner.errors import Problem, UserError
 from memplanner.files.parse import file_error, parse_json, read_text
 from memplanner.files.write import write_text
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of
 from memplanner.timeline import Category, Phase
-from memplanner.units import MAX_BYTES
+from memplanner.units import MAX_BYTES, MIB, format_bytes
 
 SCHEMA: Final = "memplanner/measurement/1"
+
+MOST_BYTES: Final = 4 * MIB
+"""Of a record's file."""
+MOST_WORDS: Final = 4000
+"""Bytes of a message in a record."""
 
 Backend = Literal["cuda", "cpu", "fake"]
 Witness = Literal["measured", "traced"]
@@ -130,8 +136,9 @@ class Measurement(Settings):
     refresh_seconds: Seconds | None = None
     """Duration of a step that recomputed the subspaces."""
     tokens_per_second: Seconds | None = None
-    losses: tuple[float, ...] = ()
-    """The loss of every step, warm-up included; empty on fake tensors, which have no values."""
+    losses: tuple[float | None, ...] = ()
+    """The loss of every step, warm-up included; None where it was not finite, which the outcome's message says. Empty
+    on fake tensors, which have no values."""
     rank_evidence: tuple[WeightEvidence, ...] = ()
 
     @property
@@ -151,18 +158,93 @@ class Measurement(Settings):
 
 def load_measurement(path: Path) -> Measurement:
     """Read the record in a file. UserError where there is none, or where the file holds anything else."""
-    text = read_text(path)
-    table = parse_json(text, path)
+    return parse_measurement(read_text(path, most=MOST_BYTES), path)
+
+
+def is_other_file(path: Path) -> bool:
+    """Whether a file is whole and no record of a run: something that somebody else keeps there."""
+    if path.stat().st_size > MOST_BYTES:
+        return True
+    try:
+        return parse_json(read_text(path, most=MOST_BYTES), path).get("schema") != SCHEMA
+    except UserError:
+        return False
+
+
+def parse_measurement(text: str, where: object) -> Measurement:
+    """The record that a text holds. UserError, with the place that it is from, where it holds anything else."""
+    table = parse_json(text, where)
     if table.get("schema") != SCHEMA:
         raise file_error(
-            path, f"is not a record of a run: its schema is {json.dumps(table.get('schema'))}, not {SCHEMA!r}"
+            where, f"is not a record of a run: its schema is {json.dumps(table.get('schema'))}, not {SCHEMA!r}"
         )
     try:
         return Measurement.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(*problems_of(error, Measurement, lambda key: (str(path), ".".join(key)))) from None
+        raise UserError(*problems_of(error, Measurement, lambda key: (str(where), ".".join(key)))) from None
+
+
+def bounded(record: Measurement) -> Measurement:
+    """The record, or as much of it as a file may hold that can be read again; its outcome says what was left out.
+
+    What is left out first is rank evidence, of which every second weight, every fourth … is kept, so that all depths
+    of the model stay; then the model's config.
+    """
+    return next(filter(_readable, _smaller(record)), record)
+
+
+def _smaller(record: Measurement) -> Iterator[Measurement]:
+    weights = record.rank_evidence
+    for whole in (record, _without(record, "the model's config could not be kept", config=None)):
+        yield whole
+        for step in (2**n for n in range(1, len(weights).bit_length() + 1)):
+            kept = weights[::step] if step <= len(weights) else ()
+            yield _without(whole, f"rank evidence of {len(kept)} of {len(weights)} weights is kept", rank_evidence=kept)
+
+
+def _without(record: Measurement, remark: str, **changes: Any) -> Measurement:
+    outcome = record.outcome.model_copy(update={"message": sentences(record.outcome.message, remark)})
+    return record.model_copy(update={**changes, "outcome": outcome})
+
+
+def sentences(*texts: str) -> str:
+    """What there is to say of a run's outcome in one message, no longer than records have them."""
+    message = "; ".join(filter(None, texts)).encode("utf-8", "replace")
+    if len(message) > MOST_WORDS:
+        message = message[: MOST_WORDS - 4].decode("utf-8", "ignore").encode() + " …".encode()
+    return message.decode()
+
+
+def _readable(record: Measurement) -> bool:
+    text = record.dump()
+    if len(text.encode()) > MOST_BYTES:
+        return False
+    try:
+        parse_measurement(text, "")
+    except UserError:
+        return False
+    return True
+
+
+class UnsavedError(UserError):
+    """A record that could not be written. record: it, for whoever can still show it."""
+
+    def __init__(self, record: Measurement, *problems: Problem) -> None:
+        super().__init__(*problems)
+        self.record = record
 
 
 def save_measurement(record: Measurement, path: Path) -> None:
-    """Write the record's file; UserError where that cannot be done."""
-    write_text(path, record.dump())
+    """Write the record's file; UnsavedError, which has the record, where that cannot be done."""
+    text = record.dump()
+    if len(text.encode()) > MOST_BYTES:
+        raise UnsavedError(
+            record,
+            Problem(
+                where=str(path), key="", message=f"the record is larger than {format_bytes(MOST_BYTES, decimals=0)}"
+            ),
+        )
+    try:
+        write_text(path, text)
+    except UserError as error:
+        raise UnsavedError(record, *error.problems) from None

@@ -22,11 +22,19 @@ LIVE = (
     "gradnormlorp",
     "harness",
     "optimizers",
+    "suite/test_kills.py",
     "tape/test_quantized.py",
     "validation",
 )
 """Folders and files whose every test needs torch, and which import it."""
-PROCESSES = ("cli/test_profile.py", "plugin", "test_boundaries.py")
+PROCESSES = (
+    "cli/test_many_records.py",
+    "cli/test_profile.py",
+    "plugin",
+    "processes",
+    "suite/test_kills.py",
+    "test_boundaries.py",
+)
 """Folders and files whose tests start processes: an interpreter, pytest, git, a shell."""
 PROCESS_FIXTURES = frozenset({"in_processes", "pytester", "repository"})
 """What a test that starts processes asks for. Tests that start one without any of these are in PROCESS_TESTS."""

@@ -43,9 +43,11 @@ _MOST_SHOWN = 50
 
 
 class Answer(Frozen):
-    """What a command has to say on stdout, and the exit code. problems: what is wrong with the question, for stderr."""
+    """What a command has to say on stdout, as text or piece after piece of it, and the exit code. problems: what is
+    wrong with the question, for stderr.
+    """
 
-    text: str
+    text: str | Iterable[str]
     code: ExitCode = ExitCode.OK
     problems: tuple[Problem, ...] = ()
 
@@ -194,11 +196,12 @@ def _without_translations() -> None:
 def _written(answer: Answer) -> int:
     """Write the answer to stdout; the exit code."""
     try:
-        try:
-            sys.stdout.write(answer.text)
-        except UnicodeEncodeError:
-            encoding = sys.stdout.encoding or "ascii"
-            sys.stdout.write(answer.text.encode(encoding, "replace").decode(encoding))
+        for text in (answer.text,) if isinstance(answer.text, str) else answer.text:
+            try:
+                sys.stdout.write(text)
+            except UnicodeEncodeError:
+                encoding = sys.stdout.encoding or "ascii"
+                sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         _discard(sys.stdout)
@@ -285,18 +288,25 @@ def _answer(words: list[str], page: Page, root: Path) -> Answer:
     if output := getattr(args, "output", ""):
         return _into_file(root / output, lambda: command.run(args, page.replaced(depth="none"), root))
     answer = command.run(args, page, root)
-    return (
-        answer.replaced(text=_inert(answer.text)) if getattr(args, "format", "text") in ("text", "markdown") else answer
-    )
+    if getattr(args, "format", "text") not in ("text", "markdown"):
+        return answer
+    return answer.replaced(text=_inert(answer.text if isinstance(answer.text, str) else "".join(answer.text)))
 
 
 def _into_file(path: Path, ask: Callable[[], Answer]) -> Answer:
-    """The command's answer with its text in a file; UserError, before any work is done, if that cannot be written."""
+    """The command's answer with its text in a file; UserError, before any work is done, if that cannot be written. What
+    cannot be written after it, a measurement say, is not lost: it goes to stdout, and stderr says why.
+    """
     from memplanner.files.write import check_writable, write_text
 
     check_writable(path)
     answer = ask()
-    write_text(path, answer.text)
+    try:
+        write_text(path, answer.text)
+    except UserError as error:
+        if not isinstance(answer.text, str):  # a piece of which is gone, and all of which can be had again
+            raise
+        return answer.replaced(code=ExitCode.USAGE_ERROR, problems=(*answer.problems, *error.problems))
     return answer.replaced(text="")
 
 

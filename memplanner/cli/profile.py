@@ -1,15 +1,16 @@
 """memplanner profile: runs what the plan says and records where the memory went."""
 
 import argparse
+import contextlib
 import gc
 import itertools
 import os
 import re
+import signal
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from memplanner.catalogue import stems
 from memplanner.cli.argument_types import integer
@@ -18,6 +19,7 @@ from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_flags, typed_flags
 from memplanner.errors import Problem, UserError, printable
 from memplanner.files.sandbox import scratch_folder
+from memplanner.files.write import check_writable, file_name
 from memplanner.plan.load import LoadedPlan, load_plan
 from memplanner.plan.sources import own_names
 from memplanner.report.terminal import Page
@@ -75,15 +77,29 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
     run.add_argument("--out", default="", metavar="DIR", help="directory for the records, one JSON file each")
     run.add_argument("--time-limit", default="", metavar="TIME", help="with --suite: stop after 90s, 9m or 1.5h")
     run.add_argument("--again", action="store_true", help="with --suite: also run plans that already have a record")
+    run.add_argument(
+        "--keep-stale",
+        action="store_true",
+        help="with --suite: keep records that other versions of the libraries or another GPU were recorded with",
+    )
     run.add_argument("--format", choices=PROFILE.formats, default="text", help="how the answer is written")
     add_plan_flags(parser, described=described)
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
+    from memplanner.measurement import UnsavedError
+
     gc.enable()  # models are full of cycles
+    try:
+        return _run(args, page, root)
+    except UnsavedError as error:  # whoever reads stdout can still keep it
+        return Answer(text=error.record.dump(), code=ExitCode.USAGE_ERROR, problems=error.problems)
+
+
+def _run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     if args.suite:
         return _run_suite(args, page, root)
-    for name in ("time_limit", "again"):
+    for name in ("time_limit", "again", "keep_stale"):
         if getattr(args, name):
             raise _usage_error("memplanner profile", f"--{name.replace('_', '-')} requires --suite")
     if args.entry:
@@ -95,7 +111,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
         cases = [
             Case(
-                id=_name(loaded_plan, i),
+                id=name,
                 plan=loaded_plan.plan,
                 root=loaded_plan.root,
                 cap_memory=args.cap_memory,
@@ -103,12 +119,12 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
                 warmup=args.warmup,
                 steps=args.steps,
             )
-            for i, loaded_plan in enumerate(loaded_plans)
+            for name, loaded_plan in zip(_names(loaded_plans), loaded_plans, strict=True)
         ]
         with scratch_folder() as scratch:
             return _run_all(cases, args, page, Path(args.out or scratch), device)
     loaded_plan = loaded_plans[0]
-    record = _measure(loaded_plan.plan, args, device, name=_name(loaded_plan, 0), root=loaded_plan.root)
+    record = _measure(loaded_plan.plan, args, device, name=_names(loaded_plans)[0], root=loaded_plan.root)
     return _answer(record, args, page, root=loaded_plan.root, label=loaded_plan.label)
 
 
@@ -117,8 +133,12 @@ def _measure(plan: Any, args: argparse.Namespace, device: "Backend", *, name: st
     from memplanner.measurement import save_measurement
     from memplanner.prediction import predict
 
+    path = None
     if args.out:
+        check_writable(Path(args.out) / ".json")
         name = _free_name(Path(args.out), name, plan, device, entry)
+        path = Path(args.out) / f"{name}.json"
+        check_writable(path)
     record = measure(
         plan,
         device,
@@ -131,8 +151,8 @@ def _measure(plan: Any, args: argparse.Namespace, device: "Backend", *, name: st
         timed=args.steps,
         needed_bytes=0 if plan is None else predict(plan, root=root).allocated_bytes,
     )
-    if args.out:
-        save_measurement(record, Path(args.out) / f"{name}.json")
+    if path is not None:
+        save_measurement(record, path)
     return record
 
 
@@ -172,7 +192,8 @@ def _run_entry(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     device = _device(args.device, otherwise="cpu")
     if device == "fake":
         raise _usage_error("--device", "an entry point makes real tensors: cuda or cpu, not fake")
-    record = _measure(None, args, device, name=args.entry.replace(":", "."), root=root, entry=args.entry)
+    name = file_name(args.entry.replace(":", "."))
+    record = _measure(None, args, device, name=name, root=root, entry=args.entry)
     return _answer(record, args, page, root=root, label=f"entry point {args.entry}")
 
 
@@ -194,36 +215,92 @@ def _run_suite(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
 
 def _run_all(cases: "list[Case]", args: argparse.Namespace, page: Page, out: Path, device: "Backend") -> Answer:
+    from memplanner.processes.stopping import stop_requests
     from memplanner.report.profile_text import SuiteAnswer
     from memplanner.suite.runner import run_cases
 
     seconds = _seconds(args.time_limit) if args.time_limit else None
     done: list[Progress] = []
-    try:
-        events = _shown(run_cases(cases, device, out, seconds=seconds, again=args.again), len(cases))
-        done.extend(event for event in events if event.what != "begins")
-    except KeyboardInterrupt:
-        print(f"\nStopped. {_so_far(done, len(cases))} The same command goes on from here.", file=sys.stderr)
-        raise
+
+    def say_how_far() -> None:
+        recorded = sum(os.path.isfile(out / f"{case.id}.json") for case in cases)
+        further = " The same command goes on from here." if args.out else ""
+        _stderr().write(f"\nStopped. {recorded} of {len(cases)} plans have their record.{further}\n")
+
+    with stop_requests(say_how_far) as request:
+        events = run_cases(
+            cases, device, out, seconds=seconds, again=args.again, keep_stale=args.keep_stale, stopped=request.__bool__
+        )
+        done.extend(event for event in _shown(events, len(cases)) if event.what != "begins")
+    if request:
+        say_how_far()
+        raise KeyboardInterrupt if request.signal == signal.SIGINT else SystemExit(request.exit_code)
     records = [event.record for event in done if event.record is not None]
     failed = any(record.outcome.status not in ("completed", "out-of-memory") for record in records)
     left = sum(event.what == "left" for event in done)
     code = ExitCode.DOES_NOT_FIT if failed or left else ExitCode.OK
-    answer = SuiteAnswer(records=records, left=left, out=str(out) if args.out else "")
+    stale = [f"{event.case.id}: {event.stale} ({_STALE[event.what]})" for event in done if event.stale is not None]
+    answer = SuiteAnswer(records=records, left=left, out=str(out) if args.out else "", stale=stale)
     return Answer(text=SUITE.write(args.format, answer, page), code=code)
 
 
-def _so_far(done: "list[Progress]", total: int) -> str:
-    counts = Counter(event.what for event in done)
-    return f"{counts['done'] + counts['kept']} of {total} plans have their record."
+_STALE = {"done": "run again", "kept": "kept", "left": "left for another run"}
+"""What became of a case whose record is not up to date."""
+
+
+class _Unbreakable:
+    """stderr for words that a run does not depend on: where it is closed or its reader has gone, nothing is written."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write all of it or give up for good."""
+        try:
+            if self._stream is not None:
+                self._stream.write(text)
+                self._stream.flush()
+        except UnicodeEncodeError:
+            return self.write(text.encode("ascii", "backslashreplace").decode())
+        except (OSError, ValueError):
+            self._give_up()
+        return len(text)
+
+    def _give_up(self) -> None:
+        """What the stream still holds is written nowhere, or Python would fail with it at the end."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # type: ignore[union-attr]
+        self._stream = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def flush(self) -> None:
+        """Nothing waits to be written."""
+
+    def isatty(self) -> bool:
+        """Whether somebody watches."""
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:
+            return False
+
+
+def _stderr() -> "TextIO":
+    return cast("TextIO", _Unbreakable(sys.stderr))
 
 
 def _shown(events: "Iterator[Progress]", total: int) -> "Iterator[Progress]":
-    """A progress bar on a terminal, a line per plan elsewhere, on stderr."""
-    if not sys.stderr.isatty():
+    """A progress bar on a terminal, a line per plan elsewhere, on stderr. Of a record that is not up to date a line
+    says why.
+    """
+    stderr = _stderr()
+    if not stderr.isatty():
         for event in events:
+            if event.what == "begins" and event.stale is not None:
+                stderr.write(f"{'stale':>12}  {printable(f'{event.case.id}: {event.stale}')}\n")
             if event.what != "begins":
-                print(f"{_word(event):>12}  {printable(event.case.id)}", file=sys.stderr, flush=True)
+                stderr.write(f"{_word(event):>12}  {printable(event.case.id)}\n")
             yield event
         return
     from rich.console import Console
@@ -245,10 +322,12 @@ def _shown(events: "Iterator[Progress]", total: int) -> "Iterator[Progress]":
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(file=stderr), transient=True) as bar:
         task = bar.add_task("", total=total)
         for event in events:
             if event.what == "begins":
+                if event.stale is not None:
+                    bar.console.print(Text(f"stale: {printable(f'{event.case.id}: {event.stale}')}"))
                 bar.update(task, description=printable(event.case.id))
             else:
                 if event.what == "done" and event.record is not None and event.record.outcome.status != "completed":
@@ -262,7 +341,9 @@ def _word(event: "Progress") -> str:
         return {"completed": f"{event.seconds:.1f} s", "out-of-memory": "out of memory"}.get(
             event.record.outcome.status, event.record.outcome.status.replace("-", " ")
         )
-    return {"kept": "has a record", "left": "left"}.get(event.what, event.what)
+    if event.what == "kept":
+        return "has a record" if event.stale is None else "kept, stale"
+    return event.what
 
 
 def _plans(args: argparse.Namespace, root: Path) -> list[LoadedPlan]:
@@ -283,14 +364,23 @@ def _plan(word: str, root: Path, flags: dict[str, Any]) -> LoadedPlan:
     return load_plan(root=root, model=word, flags=flags)
 
 
-def _name(loaded_plan: LoadedPlan, index: int) -> str:
-    """A record's name: the plan file's, or the model's, numbered where there are several."""
-    if loaded_plan.name:
-        return loaded_plan.name
-    stem = Path(loaded_plan.label.removeprefix("bundled plan ").split(" ")[0]).stem
-    if stem in ("defaults", "memplanner", "pyproject"):
-        stem = Path(loaded_plan.plan.model).name.removesuffix(".json")
-    return f"{stem}-{index + 1}" if index else stem
+def _names(loaded_plans: Sequence[LoadedPlan]) -> list[str]:
+    """The records' names, each a file's, which differ even where case does not count: the plan file's, or the model's,
+    with a number where there are several plans.
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for index, loaded_plan in enumerate(loaded_plans):
+        stem = loaded_plan.name
+        if not stem:
+            stem = Path(loaded_plan.label.removeprefix("bundled plan ").split(" ")[0]).stem
+            if stem in ("defaults", "memplanner", "pyproject"):
+                stem = Path(loaded_plan.plan.model).name.removesuffix(".json")
+            stem += f"-{index + 1}" if index else ""
+        candidates = (file_name(stem if number == 1 else f"{stem}-{number}") for number in itertools.count(1))
+        names.append(next(name for name in candidates if name.casefold() not in taken))
+        taken.add(names[-1].casefold())
+    return names
 
 
 def _device(typed: str, *, otherwise: str = "fake") -> "Backend":

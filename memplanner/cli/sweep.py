@@ -74,7 +74,7 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
         )
     code = ExitCode.OK if result.fitting(strict=args.strict) else ExitCode.DOES_NOT_FIT
     answer = SweepAnswer(sweep=result, label=source.label, show=args.show, strict=args.strict)
-    return Answer(text=SWEEP.write(args.format, answer, page), code=code)
+    return Answer(text=SWEEP.stream(args.format, answer, page), code=code)
 
 
 def _axes(

@@ -49,13 +49,13 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.validation.rows import merged
     from memplanner.validation.traces import validate_against_traces
 
+    gc.enable()  # predictions of many records, and models, are full of cycles
     tolerance = args.tolerance
     paths = records_in(args.records, root)
     published = [root / word for word in args.published]
     if not paths and not published:
         published = published_files()
     if args.against == "fake":
-        gc.enable()  # models are full of cycles
         try:
             validation = validate_against_traces(paths, published)
         except ModuleNotFoundError as error:
@@ -66,4 +66,4 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
         validation = merged([*([validate_records(paths)] if paths else []), *map(validate_published, published)])
     code = ExitCode.DOES_NOT_FIT if validation.beyond(tolerance) or not validation.rows else ExitCode.OK
     answer = ValidationAnswer(validation=validation, tolerance=tolerance)
-    return Answer(text=VALIDATE.write(args.format, answer, page), code=code)
+    return Answer(text=VALIDATE.stream(args.format, answer, page), code=code)

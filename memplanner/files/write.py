@@ -2,9 +2,12 @@
 through a link.
 """
 
+import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
@@ -14,11 +17,31 @@ from memplanner.files.sandbox import refuse_outside
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _RANDOM_BYTES: Final = 6
+_DRAFT: Final = re.compile(rf"\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp")
+_ABANDONED_S: Final = 60.0
+"""Writing a draft takes a moment."""
+
+MOST_NAME_BYTES: Final = 200
+"""Of a file's name without its suffix; file systems take 255, or as many characters."""
+_RESERVED: Final = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+"""What Windows, or any system, allows in no name."""
+_DEVICES: Final = frozenset(
+    (
+        "CON",
+        "PRN",
+        "AUX",
+        "NUL",
+        "CONIN$",
+        "CONOUT$",
+        *(f"{port}{n}" for port in ("COM", "LPT") for n in "0123456789¹²³"),
+    )
+)
+"""What Windows takes for a device, whatever suffix follows."""
 
 
-def write_text(path: Path, text: str, *, new: bool = False) -> None:
-    """Write a file in UTF-8, with the line ends of `text`; otherwise as `write_bytes`."""
-    write_bytes(path, text.encode("utf-8"), new=new)
+def write_text(path: Path, text: str | Iterable[str], *, new: bool = False) -> None:
+    """Write a file in UTF-8, with the line ends of `text`, all of it or its pieces; otherwise as `write_bytes`."""
+    _write(path, (piece.encode("utf-8") for piece in ((text,) if isinstance(text, str) else text)), new=new)
 
 
 def write_bytes(path: Path, data: bytes, *, new: bool = False) -> None:
@@ -27,13 +50,17 @@ def write_bytes(path: Path, data: bytes, *, new: bool = False) -> None:
     new: UserError where there is a file already. Nobody ever reads half a file, and where writing fails, the one that
     was there stays. UserError where it cannot be written, or is a link or a directory.
     """
+    _write(path, (data,), new=new)
+
+
+def _write(path: Path, pieces: Iterable[bytes], *, new: bool) -> None:
     with _errors(path):
         _check_target(path, new=new)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{os.urandom(_RANDOM_BYTES).hex()}.tmp")
         try:
             with os.fdopen(os.open(draft, _NEW, 0o666), "wb") as file:
-                file.write(data)
+                file.writelines(pieces)
             _place(draft, path, new=new)
         finally:
             with suppress(OSError):
@@ -74,6 +101,36 @@ def check_writable(path: Path) -> None:
                 draft.unlink()
 
 
+def remove_drafts(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote into the folder has left behind: drafts that nobody has
+    written to for a while.
+    """
+    long_ago = time.time() - _ABANDONED_S
+    with suppress(OSError):
+        for draft in folder.iterdir():
+            if _DRAFT.fullmatch(draft.name) and draft.lstat().st_mtime < long_ago:
+                draft.unlink()
+
+
+def file_name(text: str) -> str:
+    """The text as the name of a file, without its suffix, that every system can have: the text itself wherever it can
+    be one. Of two texts that are too long, the names differ where the texts do.
+    """
+    name = _RESERVED.sub("-", text.encode("utf-8", "replace").decode("utf-8")).lstrip(".").rstrip(". ")
+    if name.split(".")[0].rstrip().upper() in _DEVICES:
+        name = f"_{name}"
+    return cut(name, MOST_NAME_BYTES) or "unnamed"
+
+
+def cut(text: str, most: int) -> str:
+    """The text, or as much of its beginning as `most` bytes of UTF-8 hold together with a sum of the whole."""
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) > most:
+        digest = hashlib.sha256(encoded).hexdigest()[:12]
+        encoded = encoded[: most - len(digest) - 1].decode("utf-8", "ignore").encode() + b"-" + digest.encode()
+    return encoded.decode("utf-8")
+
+
 def new_file(path: Path) -> BinaryIO:
     """A file to write to bit by bit, such as a log, in the place of what was there; folders are made. UserError where
     it cannot be made.
@@ -81,8 +138,12 @@ def new_file(path: Path) -> BinaryIO:
     with _errors(path):
         _check_target(path, new=False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        return os.fdopen(os.open(path, _NEW, 0o666), "wb")
+        while True:
+            path.unlink(missing_ok=True)
+            try:
+                return os.fdopen(os.open(path, _NEW, 0o666), "wb")
+            except FileExistsError:  # another process has just made it
+                continue
 
 
 def _check_target(path: Path, *, new: bool) -> None:

@@ -23,7 +23,7 @@ from memplanner.harness.job import Batch, Job, job_of_plan
 from memplanner.harness.live_bytes import LiveBytes, addresses
 from memplanner.harness.loop import Untimed, marking, run_step
 from memplanner.harness.run import RunResult
-from memplanner.measurement import Outcome
+from memplanner.measurement import Outcome, sentences
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.timeline import Category, Phase
 
@@ -129,12 +129,19 @@ def run_tracked(job: Job, *, warmup: int = 1, timed: int = 0, names: bool = Fals
         run.readings["load"] = tracker.readings()[0]
         try:
             _steps(job, run, tracker, warmup, timed)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            run.outcome = no_decomposition(error, tracker.phase)
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator has none of its own
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             run.outcome = Outcome(status="out-of-memory", phase=tracker.phase, message=str(error).splitlines()[0])
     run.log = _log(tracker)
     return run
+
+
+def no_decomposition(error: Exception, phase: Phase) -> Outcome:
+    """How a run ends whose gradients are not finite any more, so that no subspace can be found for them."""
+    return Outcome(status="failed", phase=phase, message=sentences(str(error).splitlines()[0].rstrip(".")))
 
 
 @contextlib.contextmanager

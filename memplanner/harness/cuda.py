@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from memplanner.harness.cpu import exact_bytes
+from memplanner.harness.cpu import exact_bytes, no_decomposition
 from memplanner.harness.history import Event, Mark, Reading, read_history
 from memplanner.harness.job import Batch, Job
 from memplanner.harness.loop import Untimed, marking, run_step
@@ -166,6 +166,8 @@ def run_on_cuda(job: Job, *, warmup: int = 2, timed: int = 3) -> RunResult:
     with marking(lambda: watcher[0].on_phase_end("forward"), nothing, nothing):
         try:
             _steps(job, run, watch, watcher, warmup, timed)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            run.outcome = no_decomposition(error, watch.phase)
         except torch.OutOfMemoryError as error:
             # The first sentence says what happened; the others advise.
             message = str(error).splitlines()[0].split(". Of the allocated")[0]

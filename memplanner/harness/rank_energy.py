@@ -6,6 +6,7 @@ layer at a time and not kept.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,10 +30,13 @@ MOST = 256
 def energy_shares(gradient: Tensor, ranks: tuple[int, ...] = RANKS) -> dict[int, float]:
     """Rank → ‖G_r‖² / ‖G‖², G_r the best rank-r approximation of the gradient G (m, n), by a randomised SVD.
 
-    A rank equal to the smaller side holds everything. Other ranks above 256 or the smaller side are left out.
+    A rank equal to the smaller side holds everything. Other ranks above 256 or the smaller side are left out, and so
+    are all of a gradient that is not finite.
     """
     whole = gradient.float()
     total = float(whole.square().sum())
+    if not math.isfinite(total):
+        return {}
     small = min(whole.shape)
     if total == 0:
         return dict.fromkeys((r for r in ranks if r <= small), 1.0)
@@ -47,7 +51,9 @@ def energy_shares(gradient: Tensor, ranks: tuple[int, ...] = RANKS) -> dict[int,
 
 
 def rank_evidence(job: Job, device: str, steps: int = STEPS) -> tuple[WeightEvidence, ...]:
-    """Run a few more steps and decompose, in each, the gradient of every linear layer in the model's blocks."""
+    """Run a few more steps and decompose, in each, the gradient of every linear layer in the model's blocks. A weight
+    whose gradient was not finite in one of them has no shares.
+    """
     sums: dict[str, dict[int, float]] = {}
     shapes: dict[str, tuple[int, int]] = {}
     with _watching(job.model, sums, shapes):
@@ -101,9 +107,9 @@ def _hook(name: str, sums: dict[str, dict[int, float]], shapes: dict[str, tuple[
         def backward(grad: Tensor) -> None:
             gradient = grad.reshape(-1, grad.shape[-1]).t().float() @ x.reshape(-1, x.shape[-1]).float()
             shapes[name] = (gradient.shape[0], gradient.shape[1])
-            energy = sums.setdefault(name, {})
-            for rank, share in energy_shares(gradient).items():
-                energy[rank] = energy.get(rank, 0.0) + share
+            shares = energy_shares(gradient)
+            before = sums.setdefault(name, dict.fromkeys(shares, 0.0))
+            sums[name] = {rank: before[rank] + share for rank, share in shares.items() if rank in before}
 
         output.register_hook(backward)
 

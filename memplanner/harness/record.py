@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -15,18 +16,37 @@ import torch
 
 from memplanner.catalogue import find_gpu
 from memplanner.errors import UnsupportedError
+from memplanner.files.write import MOST_NAME_BYTES, cut
 from memplanner.harness.builders.models import quiet_libraries
 from memplanner.harness.cpu import run_fake, run_tracked
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.job import Job, config_of, count_parameters, job_of_entry, job_of_plan, name_of
 from memplanner.harness.rank_energy import rank_evidence
 from memplanner.harness.run import RunResult
-from memplanner.measurement import Backend, Environment, Measurement, Outcome, PhaseRecord, WeightEvidence
+from memplanner.measurement import (
+    Backend,
+    Environment,
+    Measurement,
+    Outcome,
+    PhaseRecord,
+    WeightEvidence,
+    bounded,
+    sentences,
+)
 from memplanner.plan.training_plan import GpuDevice, TrainingPlan
 from memplanner.timeline import PHASES
 from memplanner.units import MIB, format_bytes, parse_size
 
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "galore-torch", "safetensors")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "galore-torch",
+    "flash-attn",
+    "safetensors",
+    "triton",
+)
 
 
 def measure(
@@ -70,18 +90,19 @@ def measure(
                 ranks = _evidence(job, backend, run)
         counts, tokens = count_parameters(job.model), job.tokens_per_step
     except (NotBuildableError, UnsupportedError) as error:
-        run.outcome = Outcome(status="cannot-be-built", phase="load", message=str(error))
+        run.outcome = Outcome(status="cannot-be-built", phase="load", message=sentences(str(error)))
     except torch.OutOfMemoryError as error:
-        run.outcome = Outcome(status="out-of-memory", phase="load", message=str(error).splitlines()[0])
-    return Measurement(
-        id=name,
+        run.outcome = Outcome(status="out-of-memory", phase="load", message=sentences(str(error).splitlines()[0]))
+    outcome = run.outcome.model_copy(update={"message": sentences(run.outcome.message, _not_finite(run.losses))})
+    record = Measurement(
+        id=cut(name, MOST_NAME_BYTES),
         backend=backend,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         plan=plan,
         entry=entry if isinstance(entry, str) else name_of(entry),
         config=None if plan is None else config_of(plan, root),
         environment=environment(backend, share),
-        outcome=run.outcome,
+        outcome=outcome,
         phases=_phases(run, backend),
         persistent=run.persistent,
         num_parameters=counts[0],
@@ -93,14 +114,29 @@ def measure(
         step_seconds=run.step_seconds,
         refresh_seconds=None if backend == "fake" else run.refresh_seconds,
         tokens_per_second=tokens / run.step_seconds if run.step_seconds else None,
-        losses=tuple(run.losses),
+        losses=tuple(loss if math.isfinite(loss) else None for loss in run.losses),
         rank_evidence=ranks,
     )
+    return bounded(record)
+
+
+def _not_finite(losses: list[float]) -> str:
+    """What is said of losses that are no numbers: the step took its memory all the same, and its record is kept."""
+    steps = [number for number, loss in enumerate(losses, 1) if not math.isfinite(loss)]
+    if not steps:
+        return ""
+    first = f"the loss of step {steps[0]} of {len(losses)} is {losses[steps[0] - 1]}"
+    return f"{first}, and of {len(steps) - 1} later steps not finite" if len(steps) > 1 else first
 
 
 def _evidence(job: Job, backend: Backend, run: RunResult) -> tuple[WeightEvidence, ...]:
     try:
-        return rank_evidence(job, backend)
+        ranks = rank_evidence(job, backend)
+        empty = sum(not weight.energy for weight in ranks)
+        if empty:
+            message = f"no rank evidence of {empty} of {len(ranks)} weights, whose gradients are not finite"
+            run.outcome = Outcome(status="completed", message=message)
+        return tuple(weight for weight in ranks if weight.energy)
     except torch.OutOfMemoryError:
         run.outcome = Outcome(
             status="completed", message="the steps completed, then measuring rank evidence ran out of memory"
@@ -200,7 +236,7 @@ def environment(backend: Backend, share: float | None = None) -> Environment:
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         libraries={**libraries, "torch": str(torch.__version__)},
-        allocator=os.environ.get("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")),
+        allocator=sentences(os.environ.get("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""))),
         **gpu,
     )
 

@@ -1,8 +1,9 @@
 """Machine-readable answers. Each object names its schema; bytes are integers; keys only ever get added."""
 
+import itertools
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memplanner.report.phrases import device_word
 from memplanner.timeline import CATEGORIES
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from memplanner.report.fit_text import FitAnswer
     from memplanner.report.terminal import Page
 
+Item = TypeVar("Item")
 PERSISTENT = ("parameters", "adapters", "gradients", "optimizer_state", "projectors")
 
 
@@ -177,4 +179,30 @@ def dump(value: dict[str, Any]) -> str:
 
 def indented_json(value: Any) -> str:
     """What is long, as JSON text."""
-    return json.dumps(value, indent=1) + "\n"
+    return "".join(json_chunks(value))
+
+
+_PIECES = 4096
+"""Of text, each a few characters, that are put together before they are handed on."""
+
+
+def json_chunks(value: Any) -> Iterator[str]:
+    """The same, piece by piece: what is in it `Lazily` is never there as a whole."""
+    pieces = json.JSONEncoder(indent=1).iterencode(value)
+    while chunk := "".join(itertools.islice(pieces, _PIECES)):
+        yield chunk
+    yield "\n"
+
+
+class Lazily(list[Any]):
+    """A list, to json, of what `of` makes of each item when it is its turn."""
+
+    def __init__(self, items: Sequence[Item], of: Callable[[Item], Any]) -> None:
+        super().__init__()
+        self._items, self._of = items, of
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._of, self._items)

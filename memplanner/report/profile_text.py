@@ -39,11 +39,14 @@ class RunAnswer(Frozen):
 
 
 class SuiteAnswer(Frozen):
-    """What `profile` has to say of several. left: how many were not begun; out: where the records are, or ""."""
+    """What `profile` has to say of several. left: how many were not begun; out: where the records are, or "". stale:
+    whose record from before was not up to date, and why.
+    """
 
     records: "Sequence[Measurement]"
     left: int
     out: str
+    stale: Sequence[str] = ()
 
 
 def profile_json(answer: RunAnswer, page: "Page") -> str:
@@ -174,6 +177,9 @@ def suite_text(answer: SuiteAnswer, page: "Page") -> str:
     lines += heading("Not completed") if stopped else []
     for record in stopped:
         lines += paragraph(f"{record.id}: {record.outcome.message}", width, first="  ", rest="    ")
+    remarks = [record for record in records if record.outcome.status == "completed" and record.outcome.message]
+    lines += section("Completed, but", [f"{record.id}: {record.outcome.message}" for record in remarks], width)
+    lines += section("Records that were not up to date", answer.stale, width)
     counts = Counter(_status(record) for record in records)
     ended = ", ".join(f"{count} {status}" for status, count in counts.items()) or "Nothing ran"
     ended += f", {answer.left} left for another run" if answer.left else ""

@@ -1,12 +1,11 @@
 """`memplanner sweep`: one line per combination, as text, Markdown, CSV and JSON."""
 
 import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from memplanner.frozen import Frozen
-from memplanner.report.as_json import indented_json
+from memplanner.report.as_json import Lazily, json_chunks
 from memplanner.report.layout import BLANK, Column, Line, Span, paragraph, section, table_that_fits
 from memplanner.report.markdown import escape, markdown_table
 from memplanner.report.notes import assumed_context
@@ -168,24 +167,32 @@ def _record(sweep: "Sweep", point: "Point") -> dict[str, str | int | bool | None
     }
 
 
-def sweep_csv(answer: SweepAnswer, page: "Page") -> str:
+class _Returned:
+    """A file for csv.writer, whose writerow returns what a file's write does: here the line."""
+
+    def write(self, line: str) -> str:
+        return line
+
+
+def sweep_csv(answer: SweepAnswer, page: "Page") -> Iterator[str]:
     """Every point, a line each. Empty cells are null in JSON: what was not worked out, or a setting there is not."""
-    sweep, out = answer.sweep, io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    records = [_record(sweep, point) for point in sweep.points]
-    writer.writerow(records[0] if records else [*(_key(axis) for axis in sweep.axes)])
-    writer.writerows(record.values() for record in records)
-    return out.getvalue()
+    sweep = answer.sweep
+    writer = csv.writer(_Returned(), lineterminator="\n")
+    titles = _record(sweep, sweep.points[0]) if sweep.points else [*(_key(axis) for axis in sweep.axes)]
+    yield str(writer.writerow(titles))
+    for point in sweep.points:
+        yield str(writer.writerow(_record(sweep, point).values()))
 
 
-def sweep_json(answer: SweepAnswer, page: "Page") -> str:
+def sweep_json(answer: SweepAnswer, page: "Page") -> Iterator[str]:
     """Every point, which are on the frontier, and what was left out."""
     sweep = answer.sweep
     best = {id(point) for point in sweep.frontier(strict=answer.strict)}
-    value = {
-        "schema": "memplanner/sweep/1",
-        "axes": [{"name": _key(axis), "values": list(axis.values)} for axis in sweep.axes],
-        "points": [{**_record(sweep, point), "frontier": id(point) in best} for point in sweep.points],
-        "skipped": [{"reason": reason, "count": count} for reason, count in sweep.skipped.items()],
-    }
-    return indented_json(value)
+    return json_chunks(
+        {
+            "schema": "memplanner/sweep/1",
+            "axes": [{"name": _key(axis), "values": list(axis.values)} for axis in sweep.axes],
+            "points": Lazily(sweep.points, lambda point: {**_record(sweep, point), "frontier": id(point) in best}),
+            "skipped": [{"reason": reason, "count": count} for reason, count in sweep.skipped.items()],
+        }
+    )

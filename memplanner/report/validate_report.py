@@ -1,11 +1,11 @@
 """`memplanner validate`: errors by group, the worst rows, what was left out; as text, Markdown or JSON."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from memplanner.frozen import Frozen
-from memplanner.report.as_json import indented_json
+from memplanner.report.as_json import Lazily, json_chunks
 from memplanner.report.layout import Column, Line, Span, heading, paragraph, section, table
 from memplanner.report.markdown import escape
 from memplanner.report.palette import VERDICT_COLOURS
@@ -55,6 +55,7 @@ def validate_text(answer: ValidationAnswer, page: "Page") -> str:
             *_groups(validation, width),
             *_worst(validation, width),
             *section("Left out", [f"{s.id}: {s.reason}" for s in validation.skipped], width),
+            *section("Remarks", [f"{r.id}: {r.text}" for r in validation.remarks], width),
             *section("Assumed", [f"{text} ({_counted(len(ids))})" for text, ids in texts.items()], width),
             *section("Predicted to fit, ran out of memory", validation.false_fits, width),
             *section("Predicted not to fit, did", validation.false_alarms, width),
@@ -129,43 +130,46 @@ def _worst(validation: "Validation", width: int) -> list[Line]:
     return [*heading("Furthest off"), *table(columns, rows, width)]
 
 
-def validate_json(answer: ValidationAnswer, page: "Page") -> str:
+def validate_json(answer: ValidationAnswer, page: "Page") -> Iterator[str]:
     """The JSON answer; its names are fixed."""
     validation = answer.validation
-    value = {
-        "schema": SCHEMA,
-        "tolerance": answer.tolerance,
-        "within_tolerance": not validation.beyond(answer.tolerance),
-        "rows": [
-            {
-                "id": r.id,
-                "source": r.source,
-                "gpu": r.gpu,
-                "method": r.method,
-                "metric": r.metric,
-                "predicted_bytes": r.predicted_bytes,
-                "measured_bytes": r.measured_bytes,
-                "witness": r.witness,
-                "in_sample": r.in_sample,
-                "error": _finite(r.error),
-                "peer": r.peer or None,
-                "peer_predicted_bytes": r.peer_bytes,
-                "peer_error": _finite(r.peer_error),
-            }
-            for r in validation.rows
-        ],
-        "skipped": [{"id": s.id, "reason": s.reason} for s in validation.skipped],
-        "assumptions": [{"id": a.id, "text": a.text} for a in validation.assumptions],
-        "summary": {
-            "by_group": {name: _summary(s) for name, s in validation.groups().items()},
-            "by_metric": {name: _summary(s) for name, s in validation.by_metric().items()},
-            "out_of_sample": {name: _summary(s) for name, s in validation.by_metric(in_sample=False).items()},
-            "out_of_memory": len(validation.out_of_memory),
-            "false_fits": len(validation.false_fits),
-            "false_alarms": len(validation.false_alarms),
-        },
+    return json_chunks(
+        {
+            "schema": SCHEMA,
+            "tolerance": answer.tolerance,
+            "within_tolerance": not validation.beyond(answer.tolerance),
+            "rows": Lazily(validation.rows, _row),
+            "skipped": [{"id": s.id, "reason": s.reason} for s in validation.skipped],
+            "remarks": [{"id": r.id, "text": r.text} for r in validation.remarks],
+            "assumptions": [{"id": a.id, "text": a.text} for a in validation.assumptions],
+            "summary": {
+                "by_group": {name: _summary(s) for name, s in validation.groups().items()},
+                "by_metric": {name: _summary(s) for name, s in validation.by_metric().items()},
+                "out_of_sample": {name: _summary(s) for name, s in validation.by_metric(in_sample=False).items()},
+                "out_of_memory": len(validation.out_of_memory),
+                "false_fits": len(validation.false_fits),
+                "false_alarms": len(validation.false_alarms),
+            },
+        }
+    )
+
+
+def _row(r: "Row") -> dict[str, Any]:
+    return {
+        "id": r.id,
+        "source": r.source,
+        "gpu": r.gpu,
+        "method": r.method,
+        "metric": r.metric,
+        "predicted_bytes": r.predicted_bytes,
+        "measured_bytes": r.measured_bytes,
+        "witness": r.witness,
+        "in_sample": r.in_sample,
+        "error": _finite(r.error),
+        "peer": r.peer or None,
+        "peer_predicted_bytes": r.peer_bytes,
+        "peer_error": _finite(r.peer_error),
     }
-    return indented_json(value)
 
 
 def _summary(s: "Summary") -> dict[str, Any]:
@@ -208,4 +212,6 @@ def validate_markdown(answer: ValidationAnswer, page: "Page") -> str:
         lines.append(f"| {' | '.join([*cells, percent(r.error)])} |")
     if validation.skipped:
         lines += ["", "Left out:", "", *(f"- {escape(s.id)}: {escape(s.reason)}" for s in validation.skipped)]
+    if validation.remarks:
+        lines += ["", "Remarks:", "", *(f"- {escape(r.id)}: {escape(r.text)}" for r in validation.remarks)]
     return "\n".join(lines) + "\n"

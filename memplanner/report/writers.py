@@ -1,12 +1,13 @@
 """Who writes which answer: what a command looks up by --format, and is imported only then.
 
 A writer is a function of an answer and the page it is written for; what is not meant for people leaves the page aside.
+It returns text, or where that can be long, piece after piece of it.
 The answers are values, and stand beside the writer of the text for people.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -40,14 +41,20 @@ class Report(Generic[Answer]):
         """What --format may be."""
         return tuple(self.writers)
 
-    def writer(self, form: str) -> Callable[[Answer, Page], str]:
+    def writer(self, form: str) -> Callable[[Answer, Page], str | Iterable[str]]:
         """The writer of a format."""
         module, _, name = self.writers[form].partition(":")
-        return cast("Callable[[Answer, Page], str]", getattr(import_module(f"memplanner.report.{module}"), name))
+        writer = getattr(import_module(f"memplanner.report.{module}"), name)
+        return cast("Callable[[Answer, Page], str | Iterable[str]]", writer)
 
     def write(self, form: str, answer: Answer, page: Page) -> str:
         """The answer in that format."""
-        return self.writer(form)(answer, page)
+        return "".join(self.stream(form, answer, page))
+
+    def stream(self, form: str, answer: Answer, page: Page) -> Iterable[str]:
+        """The same, of which no more need be in memory than a piece."""
+        text = self.writer(form)(answer, page)
+        return (text,) if isinstance(text, str) else text
 
 
 CHECK: Report[PlanAnswer] = Report(

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from memplanner.catalogue import file_of, find_model, stems
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import file_error, parse_toml, read_text
+from memplanner.files.write import file_name
 from memplanner.plan.merge import merge
 from memplanner.plan.overlay import overlay
 from memplanner.plan.training_plan import TrainingPlan
@@ -56,7 +57,9 @@ class Suite(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One plan to run and how. id: names the case and its record's file. root: where the plan's paths begin."""
+    """One plan to run and how. id: names the case and, as any system can have it, its record's file. root: where the
+    plan's paths begin.
+    """
 
     id: str
     plan: TrainingPlan
@@ -90,7 +93,7 @@ def load_suite(name: str, root: Path) -> list[Case]:
         for label, table in _combinations(suite.plan, group, path):
             if len(problems) >= _ENOUGH:
                 raise UserError(*problems)
-            case_id = f"{group.name}-{label}" if label else group.name
+            case_id = file_name(f"{group.name}-{label}" if label else group.name)
             where = f"{path}, {case_id}"
             if case_id in cases:
                 problems.append(Problem(where=where, key="", message="two plans have this name"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from memplanner.measurement import Measurement, load_measurement
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, predict
 from memplanner.timeline import CATEGORIES, passes
-from memplanner.validation.rows import Row, Skipped, Validation
+from memplanner.validation.rows import Remark, Row, Skipped, Validation
 
 _NAMES = {category: category.replace("_", " ") for category in CATEGORIES}
 
@@ -75,6 +76,8 @@ def compare_record(validation: Validation, record: Measurement, scratch: Path) -
     if ran_out:
         validation.skipped.append(Skipped(id=record.id, reason="ran out of memory: only its verdict is compared"))
         return
+    if record.outcome.message:
+        validation.remarks.append(Remark(id=record.id, text=record.outcome.message))
     validation.rows += record_rows(record, estimate)
 
 
@@ -116,13 +119,14 @@ def record_rows(record: Measurement, estimate: Estimate) -> list[Row]:
         figures.append(("reserved", estimate.reserved_bytes, max(reserved)))
     if device:
         figures.append(("device", estimate.device_bytes, max(device)))
+    source = sys.intern(f"memplanner profile, {record.backend}")  # of rows there may be very many
     return [
         Row(
             id=record.id,
-            source=f"memplanner profile, {record.backend}",
+            source=source,
             gpu=record.environment.gpu or record.backend,
             method=record.plan.method.kind,
-            metric=metric,
+            metric=sys.intern(metric),
             predicted_bytes=ours,
             measured_bytes=theirs,
             witness=record.witness,

@@ -50,6 +50,14 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Remark:
+    """What a record says of a run that was compared."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assumption:
     """A setting that a source does not state, and what was assumed for it."""
 
@@ -78,6 +86,7 @@ class Validation:
     rows: list[Row] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     assumptions: list[Assumption] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
     out_of_memory: list[str] = field(default_factory=list)
     """Runs that ran out of memory on their card: those that a false fit could be seen on."""
     false_fits: list[str] = field(default_factory=list)
@@ -147,6 +156,6 @@ def merged(parts: Iterable[Validation]) -> Validation:
     """One validation with everything that the parts hold, in their order."""
     whole = Validation()
     for part in parts:
-        for name in ("rows", "skipped", "assumptions", "out_of_memory", "false_fits", "false_alarms"):
+        for name in ("rows", "skipped", "assumptions", "remarks", "out_of_memory", "false_fits", "false_alarms"):
             getattr(whole, name).extend(getattr(part, name))
     return whole

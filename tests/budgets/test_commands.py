@@ -1,6 +1,7 @@
 """`check --all`, `lock` and `diff`, as they are typed."""
 
 import json
+import os
 import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -60,6 +61,41 @@ def test_a_lock_is_the_same_for_the_same_plans_and_reads_back(ask: Ask, tmp_path
     locked = json.loads(text)
     assert list(locked) == ["schema", "memplanner", "plans"]
     assert sum(read_lock(path).plans["a"].parts.values()) == locked["plans"]["a"]["device_bytes"]
+
+
+def test_a_lock_has_the_same_bytes_everywhere_and_is_whole_or_not_there(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "memplanner.lock.json"
+    monkeypatch.setattr(os, "linesep", "\r\n")
+    ask("lock")
+    kept = path.read_bytes()
+    assert kept.endswith(b"}\n")
+    assert b"\r" not in kept
+    assert kept.isascii()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    change(tmp_path, "1GiB", "2GiB")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail)
+        patched.setattr(Path, "replace", fail)
+        code, out, err = ask("lock")
+    assert (code, out) == (2, "")
+    assert err == "memplanner: memplanner.lock.json: cannot be written: No space left on device\n"
+    assert path.read_bytes() == kept
+    assert sorted(os.listdir(tmp_path)) == ["memplanner.lock.json", "memplanner.toml"]
+
+
+def test_a_lock_that_could_not_be_read_is_not_written(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memplanner.files.parse.MAX_FILE_BYTES", 1000)
+    assert ask("lock")[2] == (
+        "memplanner: memplanner.lock.json: would be larger than 1 MiB, with 2 plans, and could not be read again\n"
+    )
+    assert os.listdir(tmp_path) == ["memplanner.toml"]
 
 
 def test_locked(ask: Ask, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """memplanner profile as a user meets it: fake tensors and the CPU, suites, entry points, bad input."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from memplanner.cli.main import main
+from memplanner.errors import Problem, UserError
+from memplanner.measurement import load_measurement
 
 TINY = {
     "model_type": "llama",
@@ -144,6 +148,169 @@ def test_a_suite_goes_on_where_it_stopped(folder: Path, capsys: pytest.CaptureFi
     captured = capsys.readouterr()
     assert captured.err.count("has a record") == 2
     assert [record["id"] for record in json.loads(captured.out)] == ["a-full", "a-lora"]
+
+
+HALF = (
+    '[plan]\nmodel = "tiny.json"\nprecision = "fp16"\nstep = { batch_size = 2, seq_len = 16 }\n'
+    '[[group]]\nname = "h"\nsteps = 3\nrank_evidence = true\n[group.grid]\nmethod = ["full", "gradnormlorp", "lora"]\n'
+)
+"""AdamW's eps is 0 in fp16: the loss of the second step is no number."""
+
+
+def test_a_loss_that_is_not_finite_is_a_result_and_the_suite_goes_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "s.toml").write_text(HALF)
+    words = ["profile", "--suite", "s.toml", "--device", "cpu", "--out", "o"]
+    assert main(words) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Completed, but - h-full: no rank evidence of 14 of 14 weights, whose gradients are not finite; the loss "
+        in out
+    )
+    assert "the loss of step 2 of 5 is nan, and of 3 later steps not finite" in out
+    assert "h-gradnormlorp: linalg.svd: The algorithm failed to converge" in out
+    record = load_measurement(folder / "o" / "h-full.json")
+    assert (record.outcome.status, record.losses[1:]) == ("completed", (None,) * 4)
+    assert [phase.name for phase in record.phases][-1] == "steady"
+    assert load_measurement(folder / "o" / "h-lora.json").outcome.status == "completed"
+    assert main(["validate", "o/h-full.json", "--format", "json"]) == 0
+    remarks = json.loads(capsys.readouterr().out)["remarks"]
+    assert [remark["id"] for remark in remarks] == ["h-full"]
+    assert main(["validate", "o/h-full.json"]) == 0
+    assert "Remarks" in capsys.readouterr().out
+    assert main(["profile", "tiny.json", *SHORT[2:], "--precision", "fp16", "--device", "cpu"]) == 0
+    assert "the loss of step 2 of 4 is nan" in " ".join(capsys.readouterr().out.split())
+
+
+ONE = '[[group]]\nname = "a"\nplan = { model = "tiny.json" }\n'
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("o/a.json/", "o/a.json: is a directory"),
+        ("o/logs/a.log/", "o/logs/a.log: is a directory"),
+        ("o/logs", "is not a directory"),
+        ("o/a.json", "o/a.json: is no record of a run"),
+    ],
+)
+def test_what_stands_in_a_record_s_place_is_said_before_the_run(
+    place: str, why: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "s.toml").write_text(ONE)
+    path = folder / place
+    if place.endswith("/"):
+        path.mkdir(parents=True)
+    else:
+        path.parent.mkdir()
+        path.write_text("{}")
+    monkeypatch.setattr("memplanner.suite.runner.begin", None)
+    assert main(["profile", "--suite", "s.toml", "--device", "fake", "--out", "o"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert why in captured.err
+
+
+@pytest.mark.parametrize("out", ["n" * 300, "tiny.json", "tiny.json/below"])
+def test_a_folder_that_there_cannot_be_is_said_before_the_run(
+    out: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "s.toml").write_text(ONE)
+    monkeypatch.setattr("memplanner.harness.record.measure", None)
+    monkeypatch.setattr("memplanner.suite.runner.begin", None)
+    for words in (["tiny.json"], ["--entry", "entry_points_here:build"], ["--suite", "s.toml"]):
+        assert main(["profile", *words, "--device", "cpu", "--out", out]) == 2
+        captured = capsys.readouterr()
+        assert (captured.out, len(captured.err.splitlines())) == ("", 1)
+
+
+@pytest.mark.parametrize("words", [["tiny.json", *SHORT], ["--suite", "s.toml"]])
+def test_a_measurement_that_cannot_be_saved_is_printed(
+    words: list[str], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise UserError(Problem(where=str(path), key="", message="cannot be written: No space left on device"))
+
+    (folder / "s.toml").write_text(ONE)
+    monkeypatch.setattr("memplanner.measurement.write_text", full)
+    assert main(["profile", *words, "--device", "fake", "--out", "o"]) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["outcome"]["status"] == "completed"
+    assert captured.err.endswith(".json: cannot be written: No space left on device\n")
+    assert captured.err.count("memplanner: ") == 1
+
+
+def test_a_measurement_whose_file_cannot_be_written_any_more_is_printed(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise UserError(Problem(where=str(path), key="", message="cannot be written: No space left on device"))
+
+    monkeypatch.setattr("memplanner.files.write.write_text", full)
+    words = ["profile", "tiny.json", *SHORT, "--device", "fake", "--format", "json", "-o", "record.json"]
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["outcome"]["status"] == "completed"
+    assert captured.err == "memplanner: record.json: cannot be written: No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's")
+@pytest.mark.parametrize("stderr", ["/dev/full", "closed", "broken"])
+def test_a_suite_goes_on_where_nobody_reads_how_far_it_is(stderr: str, folder: Path) -> None:
+    (folder / "s.toml").write_text(ONE)
+    words = [sys.executable, "-m", "memplanner", "profile", "--suite", "s.toml", "--device", "fake", "--out", "o"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=full if stderr == "/dev/full" else writer,
+            preexec_fn=(lambda: os.close(2)) if stderr == "closed" else None,
+            check=False,
+        )
+    os.close(writer)
+    assert done.returncode == 0
+    assert b"1 completed." in done.stdout
+    assert load_measurement(folder / "o" / "a.json").outcome.status == "completed"
+
+
+def test_records_that_are_not_up_to_date_are_said_and_run_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "s.toml").write_text(ONE)
+    words = ["profile", "--suite", "s.toml", "--device", "fake", "--out", "o"]
+    assert main(words) == 0
+    path = folder / "o" / "a.json"
+    record = json.loads(path.read_text())
+    current = record["environment"]["libraries"]["torch"]
+    record["environment"]["libraries"]["torch"] = "2.12.0"
+    path.write_text(json.dumps(record))
+    capsys.readouterr()
+    assert main([*words, "--keep-stale"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == " kept, stale  a\n"
+    assert f"Records that were not up to date\n  - a: torch 2.12.0 → {current} (kept)" in captured.out
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[0] == f"       stale  a: torch 2.12.0 → {current}"
+    assert f"a: torch 2.12.0 → {current} (run again)" in captured.out
+    assert json.loads(path.read_text())["environment"]["libraries"]["torch"] == current
+    (folder / "tiny.json").write_text(json.dumps(TINY | {"vocab_size": 501}))
+    assert main([*words, "--keep-stale"]) == 0
+    assert "a: model's vocab_size 500 → 501" in capsys.readouterr().err
+
+
+def test_plans_of_one_name_have_records_of_their_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "Tiny-2.toml").write_text('model = "tiny.json"\n')
+    (folder / f"{'n' * 240}.toml").write_text('model = "tiny.json"\n')
+    words = ["Tiny-2.toml", "tiny.json", f"{'n' * 240}.toml"]
+    assert main(["profile", *words, "--device", "fake", "--out", "o", *SHORT]) == 0
+    names = sorted(path.stem for path in (folder / "o").glob("*.json"))
+    assert [len(name) for name in names] == [6, 200, 8]
+    assert (names[0], names[2]) == ("Tiny-2", "tiny-2-2")
 
 
 def test_an_entry_point_is_the_user_s_own_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

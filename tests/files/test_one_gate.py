@@ -23,6 +23,7 @@ ELSEWHERE = {
     "files/write.py": "writes what users ask for",
     "budgets/diff.py": "marks a temporary folder as a repository",
     "cli/main.py": "os.devnull, where stdout is gone",
+    "cli/profile.py": "os.devnull, where stderr is gone",
     "harness/record.py": "/proc/meminfo",
     "prediction/margin.py": "memplanner's own profile",
     "suite/runner.py": "reads the end of a log that it has just made",

@@ -1,6 +1,7 @@
 """Every format that a command offers has a writer, and all writers of an answer take that answer."""
 
 import inspect
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_writers_of_an_answer_take_that_answer_and_a_page(name: str) -> None:
     parameters = [[named(p.annotation) for p in signature.parameters.values()] for signature in signatures]
     assert len({answer for answer, _ in parameters}) == 1
     assert {page for _, page in parameters} == {"Page"}
-    assert {signature.return_annotation for signature in signatures} == {str}
+    assert {signature.return_annotation for signature in signatures} <= {str, Iterator[str]}
 
 
 def test_every_command_has_its_writers() -> None:

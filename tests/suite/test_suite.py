@@ -1,14 +1,24 @@
 """Suite files, and runs of them: resumed, cut off, killed."""
 
+import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from memplanner.catalogue import find_model
 from memplanner.errors import UserError
+from memplanner.measurement import (
+    MOST_WORDS,
+    Environment,
+    Measurement,
+    Outcome,
+    load_measurement,
+    save_measurement,
+)
 from memplanner.suite.definition import Case, load_suite
-from memplanner.suite.runner import run_cases
+from memplanner.suite.runner import _failed, run_cases
 
 TWO = """
 [plan]
@@ -150,13 +160,13 @@ def test_a_case_that_dies_is_a_record_and_the_next_one_runs(
     assert [e.what for e in run_cases([first, second], "fake", tmp_path)] == ["begins", "done"] * 2
 
 
-def _crash(case_id: str, plan: str, root: str, backend: str, path: str, log: str, options: Any) -> None:
+def _crash(sender: Any, case_id: str, plan: str, root: str, backend: str, log: str, options: Any) -> None:
     with Path(log).open("w") as file:
         os.dup2(file.fileno(), 2)
     raise RuntimeError("no [bold]good[/bold]")
 
 
-def _kill(case_id: str, plan: str, root: str, backend: str, path: str, log: str, options: Any) -> None:
+def _kill(sender: Any, case_id: str, plan: str, root: str, backend: str, log: str, options: Any) -> None:
     Path(log).write_text("")
     os.kill(os.getpid(), 9)
 
@@ -169,3 +179,77 @@ def test_a_crash_is_not_hidden_by_an_older_record(tmp_path: Path, monkeypatch: p
     record = list(run_cases([case], "fake", tmp_path, again=True))[-1].record
     assert record is not None
     assert record.outcome.status == "failed"
+
+
+def _no_server(*_: object, method: str, **__: object) -> NoReturn:
+    raise EOFError(method)
+
+
+def test_a_fork_server_that_ends_with_the_run_leaves_the_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memplanner.suite.runner.begin", _no_server)
+    asked: list[bool] = []
+
+    def stopped() -> bool:  # as a signal to all processes of a group has it: while the case begins
+        asked.append(True)
+        return len(asked) > 3
+
+    events = [e.what for e in run_cases(smoke("llama-full"), "fake", tmp_path, stopped=stopped)]
+    assert events == ["begins", "left"]
+    with pytest.raises(EOFError, match="spawn"):  # tried anew without a server, before it is given up
+        list(run_cases(smoke("llama-full"), "fake", tmp_path))
+
+
+def test_what_is_left_behind_by_a_killed_run_is_removed(tmp_path: Path) -> None:
+    draft = tmp_path / ".0123456789ab.tmp"
+    draft.write_text("{")
+    os.utime(draft, (1, 1))
+    list(run_cases(smoke("llama-full"), "fake", tmp_path, seconds=0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_ids_name_files_on_any_system(tmp_path: Path) -> None:
+    text = "[[group]]\nname = 'nul'\n[[group]]\nname = 'a'\nplan = { model = 'llama-60m' }\n"
+    below = Path("m" * 150, "n" * 150)
+    (tmp_path / below).mkdir(parents=True)
+    for name in ("1.json", "2.json"):
+        (tmp_path / below / name).write_text(json.dumps(dict(find_model("llama-60m").config)))
+    long = f"grid = {{ model = ['{below}/1.json', '{below}/2.json'] }}\n"
+    assert [case.id for case in suite(text, tmp_path)] == ["_nul", "a"]
+    ids = [case.id for case in suite(text + long, tmp_path)][1:]
+    assert [len(each) for each in ids] == [200, 200]
+    assert len(set(ids)) == 2
+
+
+def test_a_device_that_is_asked_for_its_name_while_the_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (case,) = smoke("llama-full")
+    environment = Environment(memplanner="0", python="3", platform="L", gpu="an old one")
+    earlier = Measurement(
+        id=case.id,
+        backend="cuda",
+        date="",
+        plan=case.plan,
+        environment=environment,
+        outcome=Outcome(status="completed"),
+    )
+    save_measurement(earlier, tmp_path / f"{case.id}.json")
+    monkeypatch.setattr("memplanner.suite.runner.begin", _no_server)
+    asked: list[bool] = []
+
+    def stopped() -> bool:
+        asked.append(True)
+        return len(asked) > 2
+
+    assert [e.what for e in run_cases([case], "cuda", tmp_path, stopped=stopped)] == ["left"]
+    assert load_measurement(tmp_path / f"{case.id}.json") == earlier
+
+
+def test_of_a_long_log_the_end_is_read(tmp_path: Path) -> None:
+    (case,) = smoke("llama-full")
+    log = tmp_path / "a.log"
+    log.write_text(f"{'x' * 300_000}\nit broke\n")
+    assert _failed(case, "fake", 3, log).outcome.message == "exit code 3: it broke"
+    assert len(_failed(case, "fake", 1, tmp_path / "none").outcome.message) < 20
+    log.write_text("x" * 300_000)
+    assert len(_failed(case, "fake", 1, log).outcome.message.encode()) == MOST_WORDS

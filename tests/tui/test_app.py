@@ -2,6 +2,7 @@
 
 import tomllib
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,7 +12,8 @@ from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, TabbedContent
 
 from memplanner.catalogue import all_gpus
-from memplanner.measurement import load_measurement
+from memplanner.errors import Problem, UserError
+from memplanner.measurement import Environment, Measurement, Outcome, UnsavedError, load_measurement
 from memplanner.plan.load import load_plan
 from memplanner.tui.app import MemplannerApp
 from memplanner.tui.screens.timeline import Course, TimelinePane
@@ -367,6 +369,42 @@ def test_a_run_is_laid_over_the_prediction(tmp_path: Path) -> None:
         assert len(rows(app, "#records")) == 1
 
     drive(again, tmp_path, records=records)
+
+
+def test_a_run_whose_record_cannot_be_saved_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Measurement(
+        id="r",
+        backend="fake",
+        date="",
+        plan=None,
+        environment=Environment(memplanner="0", python="3", platform="Linux"),
+        outcome=Outcome(status="completed", message="the loss of step 2 of 4 is nan"),
+    )
+
+    def run(*_: object, **__: object) -> Iterator[None]:
+        raise next(errors)
+        yield
+
+    problem = Problem(where="r.json", key="", message="cannot be written: No space left on device")
+    errors = iter((UnsavedError(record, problem), UserError(problem)))
+    monkeypatch.setattr("memplanner.tui.screens.measured.run_cases", run)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+
+    async def play(app: App, pilot: Keys) -> None:
+        await press(app, pilot, "5")
+        for _ in range(2):
+            await press(app, pilot, "p")
+            await type_in(app, pilot, "fake", "enter")
+            await app.workers.wait_for_complete()
+            await pilot.pause()
+        said = notifications(app)
+        assert said.count("r.json: cannot be written: No space left on device") == 2
+        assert "completed: the loss of step 2 of 4 is nan" in said
+        assert len(rows(app, "#records")) == 1
+        assert "the loss of step 2 of 4 is nan" in shown(app, "#record")
+        assert "1 run" in shown(app, "#measured-status")
+
+    drive(play, tmp_path)
 
 
 def test_a_run_can_be_cancelled(tmp_path: Path) -> None:

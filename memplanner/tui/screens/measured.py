@@ -17,7 +17,8 @@ from textual.worker import get_current_worker
 
 from memplanner.errors import UserError, printable
 from memplanner.files.sandbox import scratch_folder
-from memplanner.measurement import Backend, Measurement, load_measurement
+from memplanner.files.write import file_name
+from memplanner.measurement import Backend, Measurement, UnsavedError, load_measurement
 from memplanner.report.layout import fit, pad
 from memplanner.report.palette import ACCENT, MUTED
 from memplanner.report.phrases import PHASE_WORDS, device_word, method_words
@@ -222,7 +223,7 @@ class MeasuredPane(Pane):
             return self._stop or worker.is_cancelled
 
         def run_into(folder: Path) -> None:
-            case = Case(id=_free(folder, f"{name}-{backend}"), plan=plan, root=self.state.root)
+            case = Case(id=_free(folder, file_name(f"{name}-{backend}")), plan=plan, root=self.state.root)
             for event in run_cases([case], cast(Backend, backend), folder, again=True, stopped=stopped):
                 if event.what == "done" and event.record is not None:
                     self.app.call_from_thread(self._done, event.record)
@@ -235,6 +236,8 @@ class MeasuredPane(Pane):
             else:
                 with scratch_folder() as scratch:
                     run_into(scratch)
+        except UnsavedError as error:
+            self.app.call_from_thread(self._done, error.record, str(error))
         except (UserError, OSError) as error:  # a full disk, say
             self.app.call_from_thread(self._failed, str(error))
 
@@ -243,13 +246,16 @@ class MeasuredPane(Pane):
         self.notify(printable(problem), severity="error", markup=False)
         self._say_status()
 
-    def _done(self, record: Measurement | None) -> None:
+    def _done(self, record: Measurement | None, unsaved: str = "") -> None:
+        """Show a run's record. unsaved: why it is in no file, if it is not."""
         self.running = ""
+        if unsaved:
+            self.notify(printable(unsaved), severity="error", markup=False)
         if record is None:
             self.notify("Cancelled")
         else:
             self.records.insert(0, record)
-            if record.outcome.status != "completed":
+            if record.outcome.status != "completed" or record.outcome.message:
                 text = f"{record.outcome.status}: {record.outcome.message}"
                 self.notify(printable(text), severity="warning", markup=False)
         self._fill()
