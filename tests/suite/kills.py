@@ -197,8 +197,10 @@ class Campaign:
                 return
             filler = disk / "filler"
             out = disk / "records"
-            with suppress(OSError), filler.open("wb") as file:
-                file.write(b"\0" * self.random.randrange(0, 256 * 1024, 4096))
+            with suppress(OSError), filler.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+            os.truncate(filler, max(0, filler.stat().st_size - self.random.randrange(0, 40 * 1024, 4096)))
             with self._run("full", out) as run:
                 code = run.wait(LONG_S)
                 printed = (self.folder / "stdout").read_text(encoding="utf-8")
