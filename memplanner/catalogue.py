@@ -13,6 +13,8 @@ from memplanner.errors import Problem, UserError
 from memplanner.files.parse import parse_json, parse_toml, read_text
 from memplanner.files.sandbox import profiles_dir, resolve_inside
 from memplanner.frozen import Frozen
+from memplanner.hub import cached_config
+from memplanner.names import read_name
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of, show
 
@@ -73,6 +75,8 @@ class Published(Settings):
     source: str
     date: str
     estimated: bool
+    stored: str = ""
+    """The format of the published weights where they are not whole, and training makes them so (mxfp4, fp8)."""
 
 
 class ModelProfile(Frozen):
@@ -88,6 +92,10 @@ class ModelProfile(Frozen):
     """The parameter count that the bundled file gives, unset for a user's own config."""
     source: str
     """Where the fields come from."""
+    stored: str = ""
+    """Published's."""
+    asked: str = ""
+    """The name that was asked for, where it is none of the model's own, and its words lead to these shapes."""
 
 
 def key(name: str) -> str:
@@ -128,7 +136,9 @@ def all_gpus() -> tuple[GpuProfile, ...]:
 
 
 def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
-    """A bundled model by name or alias, else the config.json at a path (or in the directory) relative to root."""
+    """A bundled model by name or alias; else the config.json at a path (or in the directory) relative to root; else that
+    of a model in the local Hugging Face cache; else the bundled model whose shapes the name stands for.
+    """
     exact = _by_stem(name_or_path, *_MODELS)
     if exact is not None:
         return _model(exact)
@@ -141,6 +151,9 @@ def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
     except (OSError, ValueError, RuntimeError):
         pass  # not a path this system can look up: then it can only be a name
     model = bundled_model(name_or_path)
+    if model is None and (cached := cached_config(name_or_path)) is not None:
+        return _own_model(name_or_path, cached).replaced(name=name_or_path)
+    model = model or model_by_words(name_or_path)
     if model is None:
         hint = _nearest(name_or_path, all_models())
         either = "`memplanner models` lists the bundled ones; the path of a config.json works too"
@@ -155,6 +168,38 @@ def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
 def bundled_model(name: str) -> ModelProfile | None:
     """The bundled model of that name or alias, never a file of the user's; None where there is none."""
     return _find(name, *_MODELS, _model)
+
+
+def model_by_words(name: str) -> ModelProfile | None:
+    """The bundled model that has the shapes of a model with this name, by the name's words; None where there is none.
+
+    Weights that are stored quantised have a quantization_config, as their own config.json has it. UserError where their
+    format is one that is not modelled, or not to be told from a name.
+    """
+    read = read_name(name)
+    found = None if read is None else next(filter(None, map(_by_shapes().get, read.shapes)), None)
+    if read is None or found is None:
+        return None
+    model = _model(file_of("models", found, ".json"))
+    if read.stored and read.quantization_config is None:
+        why = "its name does not say how each of its layers is" if "bnb" in read.stored else "that is not modelled"
+        message = f"{show(name)} is stored quantised ({read.stored}), and {why}"
+        hint = f"{model.id!r} has its shapes; --quantization chooses a format for its weights"
+        raise UserError(Problem(where="model", key="", message=message, hint=hint))
+    config = model.config | ({"quantization_config": read.quantization_config} if read.stored else {})
+    return model.replaced(config=config, asked=name)
+
+
+@functools.cache
+def _by_shapes() -> dict[str, str]:
+    """The bundled model's id by what all names of its shapes have in common, where that is one model's alone."""
+    ids: dict[str, set[str]] = {}
+    for model in all_models():
+        for spelling in (model.id, model.name, *model.aliases):
+            read = read_name(spelling)
+            if read is not None:
+                ids.setdefault(read.shapes[0], set()).add(model.id)
+    return {shapes: next(iter(found)) for shapes, found in ids.items() if len(found) == 1}
 
 
 def all_models() -> tuple[ModelProfile, ...]:
@@ -239,6 +284,7 @@ def _model(path: Path) -> ModelProfile:
         config=config,
         parameters=about.parameters,
         source=about.source,
+        stored=about.stored,
     )
 
 

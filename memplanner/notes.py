@@ -35,6 +35,19 @@ class OtherHead(Frozen):
     task: str
 
 
+class TakenByName(Frozen):
+    """A model's name is none of a bundled model, and stands for one's shapes: which, as it was published."""
+
+    asked: str
+    published: str
+
+
+class MadeWhole(Frozen):
+    """A model is published with weights in this format, and the figures are of weights that are made whole."""
+
+    stored: str
+
+
 class PagedStates(Frozen):
     """States of the optimizer that are in managed memory, which the host backs, and not in the figures."""
 
@@ -81,6 +94,8 @@ Note = (
     | RankAboveMatrix
     | SequenceAboveModel
     | OtherHead
+    | TakenByName
+    | MadeWhole
     | PagedStates
     | EmulatedBf16
     | AssumedContext

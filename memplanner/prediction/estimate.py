@@ -1,7 +1,7 @@
 """predict(plan): how much memory a training step needs, when and why, and whether the device has it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,16 @@ from memplanner.components.architectures.registry import read_config
 from memplanner.components.architectures.tasks import Task
 from memplanner.errors import Problem, UserError
 from memplanner.frozen import Frozen
-from memplanner.notes import AssumedContext, ContextAboveLimit, Note, Traced, TypicalBatch
+from memplanner.notes import (
+    AssumedContext,
+    ContextAboveLimit,
+    MadeWhole,
+    Note,
+    SequenceAboveModel,
+    TakenByName,
+    Traced,
+    TypicalBatch,
+)
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.prediction.capability import refuse_beyond, remarks_on
 from memplanner.prediction.margin import Margin, margin_of
@@ -188,11 +197,16 @@ class Estimate(Frozen):
 
     @cached_property
     def notes(self) -> tuple[Note, ...]:
-        """What is to be said beside the figures: of the device first, then of the step."""
+        """What is to be said beside the figures: of the model and the device first, then of the step. Of a model whose
+        shapes are another's it is not known how long its sequences may be.
+        """
         context = self.context_bytes
         assumed = [AssumedContext(context_bytes=context)] if self.is_context_assumed else []
         above = [ContextAboveLimit(context_bytes=context)] if context > self.limit_bytes else []
-        return (*remarks_on(self.plan, self.gpu), *assumed, *above, *self.step_notes)
+        step_notes = self.step_notes
+        if self.model.asked:
+            step_notes = tuple(note for note in step_notes if not isinstance(note, SequenceAboveModel))
+        return (*_of_model(self.model), *remarks_on(self.plan, self.gpu), *assumed, *above, *step_notes)
 
     @cached_property
     def device_bytes(self) -> int:
@@ -301,6 +315,14 @@ class Estimate(Frozen):
     def num_trainable(self) -> int:
         """Parameters that learn."""
         return self.program.persistent.num_trainable
+
+
+def _of_model(model: ModelProfile) -> Iterator[Note]:
+    """What is to be said of where a model's shapes are from, and of the format that it is published in."""
+    if model.asked:
+        yield TakenByName(asked=model.asked, published=model.name)
+    elif model.stored:
+        yield MadeWhole(stored=model.stored)
 
 
 def gpu_of(plan: TrainingPlan) -> GpuProfile | None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from memplanner.catalogue import GpuProfile, ModelProfile, capability_of, find_model
+from memplanner.components.architectures.family import ConfigReader
 from memplanner.components.architectures.registry import FAMILIES
+from memplanner.components.architectures.saved import saved_format
 from memplanner.components.attention import same_kernels
 from memplanner.components.methods.lora import PeftAdapter
 from memplanner.errors import Problem, UserError, misspelling
@@ -25,6 +27,7 @@ from memplanner.plan.training_plan import TrainingPlan
 from memplanner.program import as_json
 from memplanner.program.program import StepProgram
 from memplanner.settings.errors import show
+from memplanner.step.assemble import refuse_other_format
 
 TRACER: Final = "memplanner.harness.recording"
 LIBRARIES: Final = ("torch", "transformers", "peft", "bitsandbytes", "galore-torch", "memplanner")
@@ -54,6 +57,7 @@ def traced(
 
     UserError where the tracer is not installed, or cannot run the plan.
     """
+    _refuse_saved(plan, model)
     step = plan.step.model_copy(update={"seq_len": seq_len, "typical_seq_len": None})
     plan = plan.model_copy(update={"step": step})
     fields = plan.model_dump(mode="json", exclude=set(_NO_TENSORS))
@@ -72,6 +76,16 @@ def traced(
         takes_default_targets=isinstance(plan.method, PeftAdapter) and not plan.method.target_modules,
     )
     return program, (note,)
+
+
+def _refuse_saved(plan: TrainingPlan, model: ModelProfile) -> None:
+    """UserError where weights were saved in a format that is not modelled, or is not the plan's."""
+    fields = ConfigReader(model.config, model.name)
+    saved_in, multiplied_in = saved_format(fields)
+    if fields.problems:
+        raise UserError(*fields.problems)
+    if saved_in:
+        refuse_other_format(plan, saved_in, multiplied_in)
 
 
 @lru_cache(maxsize=64)

@@ -7,12 +7,14 @@ from memplanner.notes import (
     AssumedContext,
     ContextAboveLimit,
     EmulatedBf16,
+    MadeWhole,
     Note,
     OtherHead,
     OtherKernel,
     PagedStates,
     RankAboveMatrix,
     SequenceAboveModel,
+    TakenByName,
     Traced,
     TypicalBatch,
 )
@@ -77,6 +79,19 @@ def _traced(note: Traced) -> str:
 @note_sentence.register
 def _other_head(note: OtherHead) -> str:
     return f"published as {note.published}, trained for {note.task} with a new head; --task masked-lm keeps its own"
+
+
+@note_sentence.register
+def _taken_by_name(note: TakenByName) -> str:
+    return (
+        f"{note.asked} is answered for with the shapes of {note.published}, as its name says; how long its sequences may "
+        "be is in its config.json alone"
+    )
+
+
+@note_sentence.register
+def _made_whole(note: MadeWhole) -> str:
+    return f"published with weights in {note.stored}; the figures are of weights in the plan's format, as training has them"
 
 
 @note_sentence.register

@@ -152,16 +152,23 @@ def _quantization(plan: TrainingPlan, config: Any) -> Quantization | None:
     """The base's format; UserError where the plan has another than weights that were saved quantised."""
     if not config.saved_in:
         return QUANTIZATIONS[plan.quantization]
-    if plan.quantization != config.saved_in:
+    refuse_other_format(plan, config.saved_in, config.multiplied_in)
+    return SAVED[config.saved_in]
+
+
+def refuse_other_format(plan: TrainingPlan, saved_in: str, multiplied_in: str) -> None:
+    """UserError where the plan has another format than weights that were saved quantised, or another type for their
+    products (saved_format gives both).
+    """
+    if plan.quantization != saved_in:
         message = f"{plan.quantization!r} is not how the model's weights were saved (quantization_config)"
-        hint = f"--quantization {config.saved_in}"
+        hint = f"--quantization {saved_in}"
         raise UserError(Problem(where="plan", key="quantization", message=message, hint=hint))
     compute = numerics_of(plan).compute.name
-    if config.multiplied_in not in ("", compute):
+    if multiplied_in not in ("", compute):
         message = f"products are in {compute}, and the quantization_config that weights were saved with has them in "
-        hint = f"--precision {config.multiplied_in}"
-        raise UserError(Problem(where="plan", key="precision", message=message + config.multiplied_in, hint=hint))
-    return SAVED[config.saved_in]
+        hint = f"--precision {multiplied_in}"
+        raise UserError(Problem(where="plan", key="precision", message=message + multiplied_in, hint=hint))
 
 
 def _kernels(plan: TrainingPlan, family: Family, config: object) -> frozenset[str]:
