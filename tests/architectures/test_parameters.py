@@ -7,17 +7,23 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from memplanner.catalogue import all_models
+import torch
+
+from memplanner.catalogue import all_models, find_model
+from memplanner.components.architectures.registry import FAMILIES
 from memplanner.harness.builders.models import build
+from memplanner.harness.builders.unwritten import config_of
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
 from tests.models import MODELS
 
 WIDTHS = {"fp32": 4, "bf16": 2}
 MODEL_FILES = sorted(Path(__file__).parents[2].glob("profiles/models/*.json"))
+WRITTEN = [path for path in MODEL_FILES if json.loads(path.read_text())["model_type"] in FAMILIES]
+TRACED = [path for path in MODEL_FILES if path not in WRITTEN]
 NAMES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 Sizes = Counter[tuple[str, bool]]
@@ -41,10 +47,22 @@ def real_sizes(module: Any) -> Sizes:
 
 def test_there_are_models() -> None:
     assert {path.stem for path in MODEL_FILES} == {m.id for m in all_models()}
-    assert len(MODEL_FILES) >= 25
+    assert len(MODEL_FILES) >= 160
+    assert len({json.loads(path.read_text())["model_type"] for path in TRACED}) >= 45
 
 
-@pytest.mark.parametrize("path", MODEL_FILES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", TRACED, ids=lambda p: p.stem)
+def test_the_count_of_models_that_are_traced(path: Path) -> None:
+    """The file's published count is that of the module of the class it names, whole, on the meta device."""
+    profile = find_model(path.stem)
+    names = profile.config["architectures"]
+    model_class = getattr(transformers, names[0])
+    with torch.device("meta"):
+        module = model_class._from_config(config_of(profile), dtype=torch.bfloat16)
+    assert sum(p.numel() for p in {id(p): p for p in module.parameters()}.values()) == profile.parameters
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda p: p.stem)
 def test_every_bundled_model(path: Path) -> None:
     """The file's published count, the prediction's and that of the module's unique parameters; bytes by dtype, of the
     buffers, and in fp32 and bf16. The module is built once: for the largest models that takes seconds.
