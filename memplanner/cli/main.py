@@ -43,13 +43,18 @@ _MOST_SHOWN = 50
 
 
 class Answer(Frozen):
-    """What a command has to say on stdout, as text or piece after piece of it, and the exit code. problems: what is
-    wrong with the question, for stderr.
+    """What a command has to say on stdout, as text or piece after piece of it, and the exit code; where only the pieces
+    tell it, what knows it when they are written. problems: what is wrong with the question, for stderr.
     """
 
     text: str | Iterable[str]
-    code: ExitCode = ExitCode.OK
+    code: ExitCode | Callable[[], ExitCode] = ExitCode.OK
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """To be asked when the text is written."""
+        return self.code if isinstance(self.code, ExitCode) else self.code()
 
 
 class Command(Protocol):
@@ -82,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with gated(Gate(Path(), _paths_in(words)) if running_in_ci() else None):
             answer = _answer_or_refusal(words)
-        _complain(answer.problems)
-        return _written(answer)
+            _complain(answer.problems)
+            return _written(words, answer)
     except KeyboardInterrupt:
         return 130
 
@@ -102,13 +107,18 @@ def _answer_or_refusal(words: list[str]) -> "Answer":
     page = page_for(sys.stdout)
     try:
         return _answer(words, page, Path())
-    except UserError as error:
-        return _refusal(words, page, error.problems, ExitCode.USAGE_ERROR)
-    except OSError as error:  # of the machine: a full disk, a name that is too long
-        problem = Problem(where=str(error.filename or _name(words)), key="", message=error.strerror or str(error))
-        return _refusal(words, page, (problem,), ExitCode.USAGE_ERROR)
     except Exception as error:
-        return _refusal(words, page, (_defect(words, error),), ExitCode.SOFTWARE_ERROR)
+        return _refusal(words, page, *_failure(words, error))
+
+
+def _failure(words: list[str], error: Exception) -> tuple[tuple[Problem, ...], ExitCode]:
+    """What is wrong where an answer was to be, and the exit code."""
+    if isinstance(error, UserError):
+        return error.problems, ExitCode.USAGE_ERROR
+    if isinstance(error, OSError):  # of the machine: a full disk, a name that is too long
+        problem = Problem(where=str(error.filename or _name(words)), key="", message=error.strerror or str(error))
+        return (problem,), ExitCode.USAGE_ERROR
+    return (_defect(words, error),), ExitCode.SOFTWARE_ERROR
 
 
 def _refusal(words: list[str], page: Page, problems: tuple[Problem, ...], code: ExitCode) -> "Answer":
@@ -193,23 +203,41 @@ def _without_translations() -> None:
     vars(argparse)["_"] = str
 
 
-def _written(answer: Answer) -> int:
+def _written(words: list[str], answer: Answer) -> int:
     """Write the answer to stdout; the exit code."""
     try:
-        for text in (answer.text,) if isinstance(answer.text, str) else answer.text:
-            try:
-                sys.stdout.write(text)
-            except UnicodeEncodeError:
-                encoding = sys.stdout.encoding or "ascii"
-                sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-        sys.stdout.flush()
+        error = _write((answer.text,) if isinstance(answer.text, str) else answer.text)
+        if error is not None:
+            problems, code = _failure(words, error)
+            _complain(problems)
+            return code
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         _discard(sys.stdout)
     except OSError as error:
         _discard(sys.stdout)
         _complain((Problem(where="stdout", key="", message=f"cannot be written: {error.strerror}"),))
-        return max(answer.code, ExitCode.USAGE_ERROR)
-    return answer.code
+        return max(answer.exit_code, ExitCode.USAGE_ERROR)
+    return answer.exit_code
+
+
+def _write(pieces: Iterable[str]) -> Exception | None:
+    """Write the pieces to stdout as they are made; what went wrong where one could not be made."""
+    failed = None
+    left = iter(pieces)
+    while failed is None:
+        try:
+            text = next(left)
+        except StopIteration:
+            break
+        except Exception as error:
+            failed, text = error, ""
+        try:
+            sys.stdout.write(text)
+        except UnicodeEncodeError:
+            encoding = sys.stdout.encoding or "ascii"
+            sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+    return failed
 
 
 def _discard(stream: TextIO) -> None:
@@ -307,7 +335,7 @@ def _into_file(path: Path, ask: Callable[[], Answer]) -> Answer:
         if not isinstance(answer.text, str):  # a piece of which is gone, and all of which can be had again
             raise
         return answer.replaced(code=ExitCode.USAGE_ERROR, problems=(*answer.problems, *error.problems))
-    return answer.replaced(text="")
+    return answer.replaced(text="", code=answer.exit_code)
 
 
 def _unknown(parser: argparse.ArgumentParser, word: str) -> Problem:

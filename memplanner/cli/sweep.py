@@ -6,6 +6,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,22 +19,26 @@ from memplanner.cli.typed_values import values_of
 from memplanner.errors import Problem, UserError
 from memplanner.plan.flags import BY_FLAG, MODEL
 from memplanner.plan.load import find_base
-from memplanner.report.sweep_text import SweepAnswer
+from memplanner.report.sweep_text import PointsAnswer, SweepAnswer
 from memplanner.report.terminal import Page
-from memplanner.report.writers import SWEEP
+from memplanner.report.writers import POINTS, SWEEP
 from memplanner.settings.errors import show, suggest
+from memplanner.timeline import advisable
 
 if TYPE_CHECKING:
-    from memplanner.solve.sweep import Axis
+    from memplanner.solve.sweep import Axis, Point
 
 SINGLE = ("--target-modules",)
 """Flags whose commas belong to one value."""
+FORMATS = (*SWEEP.formats, *POINTS.formats)
+AWAITED = 1000
+"""Points that are made before the first is written, where they are written one by one."""
 PATIENCE_S = 1.0
 """Seconds without a progress bar."""
 
 
 def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
-    add_plan_arguments(parser, described=described, formats=SWEEP.formats)
+    add_plan_arguments(parser, described=described, formats=FORMATS)
     parser.epilog = (
         "Any flag of the plan takes several values: --rank 8,16,…,1024 doubles, --batch-size 1..16 counts, "
         "--gpu rtx4090,rtx3090 lists; so does MODEL."
@@ -51,7 +57,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import Predictor
-    from memplanner.solve.sweep import sweep
+    from memplanner.solve.sweep import points_of, sweep
 
     refuse_pairs(args)
     source, foreign = find_base(
@@ -60,21 +66,40 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     axes, flags, table = _axes(args, root, dict(source.table))
     if foreign is not None and not args.model:
         model_inside(source.root, str(table[MODEL]), where=source.label)
-    total = 1
-    for axis in axes:
-        total *= len(axis.values)
+    predict = Predictor(root if args.model else source.root)
+    total = prod(len(axis.values) for axis in axes)
+    if args.format in POINTS.formats:
+
+        def points() -> Iterator["Point"]:
+            with _progress(total, over_lines=not args.output) as advance:
+                yield from points_of(table, flags, axes, predict, where=source.label, advance=advance)
+
+        return _while_made(points(), axes, args, page)
     with _progress(total) as advance:
-        result = sweep(
-            table,
-            flags,
-            axes,
-            Predictor(root if args.model else source.root),
-            where=source.label,
-            advance=advance,
-        )
+        result = sweep(table, flags, axes, predict, where=source.label, advance=advance)
     code = ExitCode.OK if result.fitting(strict=args.strict) else ExitCode.DOES_NOT_FIT
     answer = SweepAnswer(sweep=result, label=source.label, show=args.show, strict=args.strict)
     return Answer(text=SWEEP.stream(args.format, answer, page), code=code)
+
+
+def _while_made(points: Iterator["Point"], axes: Sequence["Axis"], args: argparse.Namespace, page: Page) -> Answer:
+    """The answer whose points are written when they are made, and not kept. Of what is wrong with the question, most
+    shows with the first of them: so they are awaited.
+    """
+    code = ExitCode.USAGE_ERROR  # nobody knows, for as long as more are to come
+
+    def watched() -> Iterator["Point"]:
+        nonlocal code
+        for point in chain(first, points):
+            if advisable(point, strict=args.strict):
+                code = ExitCode.OK
+            yield point
+        if code is not ExitCode.OK:
+            code = ExitCode.DOES_NOT_FIT
+
+    first = list(islice(points, AWAITED))
+    answer = PointsAnswer(axes=axes, points=watched())
+    return Answer(text=POINTS.stream(args.format, answer, page), code=lambda: code)
 
 
 def _axes(
@@ -108,9 +133,11 @@ def _axes(
 
 
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal's stderr, from the moment on that the sweep has taken a second."""
-    if not sys.stderr.isatty():
+def _progress(total: int, *, over_lines: bool = False) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's stderr, from the moment on that the sweep has taken a second. over_lines: stdout is written
+    to meanwhile, so that there is none where it goes to a terminal.
+    """
+    if not sys.stderr.isatty() or (over_lines and sys.stdout.isatty()):
         yield lambda _: None
         return
     began = time.monotonic()

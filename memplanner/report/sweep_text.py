@@ -1,7 +1,7 @@
 """`memplanner sweep`: one line per combination, as text, Markdown, CSV and JSON."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from memplanner.frozen import Frozen
@@ -43,6 +43,13 @@ class SweepAnswer(Frozen):
             return self.sweep.fitting(strict=self.strict), "Plans that fit"
         frontier = self.sweep.frontier(strict=self.strict)
         return frontier, f"The frontier: {len(frontier):,} that fit; {ABOUT_FRONTIER}"
+
+
+class PointsAnswer(Frozen):
+    """The points of a sweep with these axes, one after the other, each of which is wanted once."""
+
+    axes: Sequence["Axis"]
+    points: Iterable["Point"]
 
 
 def axis_title(axis: "Axis") -> str:
@@ -147,9 +154,9 @@ def _key(axis: "Axis") -> str:
     return axis.name.removeprefix("--").replace("-", "_")
 
 
-def _record(sweep: "Sweep", point: "Point") -> dict[str, str | int | bool | None]:
+def _record(axes: Sequence["Axis"], point: "Point") -> dict[str, str | int | bool | None]:
     """One point's fields, as CSV and JSON have them."""
-    settings = {_key(axis): value for axis, value in zip(sweep.axes, point.values, strict=True)}
+    settings = {_key(axis): value for axis, value in zip(axes, point.values, strict=True)}
     return {
         **{key: int(v) if isinstance(v, str) and v.isascii() and v.isdigit() else v for key, v in settings.items()},
         "verdict": point.verdict,
@@ -174,14 +181,18 @@ class _Returned:
         return line
 
 
-def sweep_csv(answer: SweepAnswer, page: "Page") -> Iterator[str]:
+def points_csv(answer: PointsAnswer, page: "Page") -> Iterator[str]:
     """Every point, a line each. Empty cells are null in JSON: what was not worked out, or a setting there is not."""
-    sweep = answer.sweep
     writer = csv.writer(_Returned(), lineterminator="\n")
-    titles = _record(sweep, sweep.points[0]) if sweep.points else [*(_key(axis) for axis in sweep.axes)]
-    yield str(writer.writerow(titles))
-    for point in sweep.points:
-        yield str(writer.writerow(_record(sweep, point).values()))
+    is_first = True
+    for point in answer.points:
+        record = _record(answer.axes, point)
+        if is_first:
+            yield str(writer.writerow(record))
+            is_first = False
+        yield str(writer.writerow(record.values()))
+    if is_first:
+        yield str(writer.writerow(_key(axis) for axis in answer.axes))
 
 
 def sweep_json(answer: SweepAnswer, page: "Page") -> Iterator[str]:
@@ -192,7 +203,7 @@ def sweep_json(answer: SweepAnswer, page: "Page") -> Iterator[str]:
         {
             "schema": "memplanner/sweep/1",
             "axes": [{"name": _key(axis), "values": list(axis.values)} for axis in sweep.axes],
-            "points": Lazily(sweep.points, lambda point: {**_record(sweep, point), "frontier": id(point) in best}),
+            "points": Lazily(sweep.points, lambda point: {**_record(sweep.axes, point), "frontier": id(point) in best}),
             "skipped": [{"reason": reason, "count": count} for reason, count in sweep.skipped.items()],
         }
     )

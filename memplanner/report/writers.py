@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memplanner.report.problems import NoAnswer
     from memplanner.report.profile_text import RunAnswer, SuiteAnswer
     from memplanner.report.ranks_text import RanksAnswer
-    from memplanner.report.sweep_text import SweepAnswer
+    from memplanner.report.sweep_text import PointsAnswer, SweepAnswer
     from memplanner.report.terminal import Page
     from memplanner.report.validate_report import ValidationAnswer
     from memplanner.solve.published import Computed, Paper
@@ -95,12 +95,13 @@ COMPARE: Report[Comparison] = Report(
 SWEEP: Report[SweepAnswer] = Report(
     {
         "text": "sweep_text:sweep_text",
-        "csv": "sweep_text:sweep_csv",
         "json": "sweep_text:sweep_json",
         "svg": "sweep_svg:sweep_svg",
         "markdown": "sweep_text:sweep_markdown",
     }
 )
+POINTS: Report[PointsAnswer] = Report({"csv": "sweep_text:points_csv"})
+"""Of a sweep as well, and not kept: each point is written when it is made."""
 VALIDATE: Report[ValidationAnswer] = Report(
     {
         "text": "validate_report:validate_text",

@@ -1,8 +1,8 @@
 """Predicts every combination of some settings: which fit, and which of those no other one beats."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,8 @@ MOST: Final = 1_000_000
 """Combinations that one sweep may have."""
 _DEVICE_AXES: Final = {"--gpu": "device", "--context": "device", "--budget": "budget", "--headroom": "headroom"}
 """Flags that change the device alone, and their settings. The step is the same for all their values."""
+_MOST_DEVICES: Final = 1000
+"""Devices whose settings are remembered."""
 _SHARED: Final = {"--batch-size": 1, "--seq-len": 1} | dict.fromkeys(_DEVICE_AXES, 2)
 """How much of a prediction can be shared between the values of an axis; the higher, the faster the axis varies."""
 
@@ -44,7 +46,6 @@ class Point:
     """
 
     values: tuple[Value, ...]
-    flags: Mapping[str, Value]
     verdict: Verdict
     live_bytes: int
     allocated_bytes: int | None
@@ -73,12 +74,17 @@ class Point:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     """points: in the order of the axes' values, the last axis fastest. skipped: why combinations are no plans, and how
-    many each.
+    many each. flags: what all points have in common.
     """
 
     axes: tuple[Axis, ...]
     points: tuple[Point, ...]
     skipped: Mapping[str, int]
+    flags: Mapping[str, Value] = field(default_factory=dict)
+
+    def flags_of(self, point: Point) -> dict[str, Value]:
+        """The flags of one of the points, its axes' among them."""
+        return _typed(self.flags, self.axes, point.values)
 
     def fitting(self, *, strict: bool = False) -> list[Point]:
         """Points that fit without squeezing the allocator; strict: a tight fit is none."""
@@ -153,11 +159,31 @@ def sweep(
     where: str,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Sweep:
-    """Predict every combination of the axes' values, laid with `flags` over the `base` table.
+    """Predict every combination of the axes' values, laid with `flags` over the `base` table; see `points_of`."""
+    skipped: Counter[str] = Counter()
+    points = list(points_of(base, flags, axes, predict, where=where, advance=advance, skipped=skipped))
+    places = [{value: place for place, value in enumerate(("", *axis.values))} for axis in axes]
+    points.sort(key=lambda point: [of[value] for of, value in zip(places, point.values, strict=True)])
+    return Sweep(axes=tuple(axes), points=tuple(points), skipped=dict(skipped), flags=dict(flags))
 
-    A combination that is no plan (full training at a batch that per-layer updates forbid) is counted and left out; a
-    value that none accepts is a UserError, as is a sweep without any plan. A method without ranks stands once, whatever
-    the ranks. where: what the base is called in messages. advance: called with 1 for every combination done.
+
+def points_of(
+    base: Mapping[str, object],
+    flags: Mapping[str, Value],
+    axes: Sequence[Axis],
+    predict: "Callable[[TrainingPlan], Estimate]",
+    *,
+    where: str,
+    advance: Callable[[int], None] = lambda _: None,
+    skipped: "Counter[str] | None" = None,
+) -> Iterator[Point]:
+    """Predict every combination of the axes' values, laid with `flags` over the `base` table, one after the other: the
+    batch, the sequence and the device vary fastest, other axes in their order. Of a point that is made nothing is kept.
+
+    A combination that is no plan (full training at a batch that per-layer updates forbid) is left out, and counted by
+    its reason in `skipped`. A value that none accepts is a UserError after the last point, as is a sweep without any
+    plan. A method without ranks stands once, whatever the ranks. where: what the base is called in messages. advance:
+    called with 1 for every combination done.
     """
     total = 1
     for axis in axes:
@@ -167,40 +193,40 @@ def sweep(
     # A step is written once for all devices, and for most sizes: these axes vary fastest here, whatever their order.
     plans = _Plans(base, where)
     order = sorted(range(len(axes)), key=lambda i: _SHARED.get(axes[i].name, 0))
-    points: dict[tuple[int, ...], Point] = {}
-    worked: set[tuple[int, Value]] = set()
-    first: dict[tuple[int, Value], UserError] = {}
-    skipped: Counter[str] = Counter()
-    why: dict[str, Problem] = {}
-    seen: set[tuple[Value, ...]] = set()
-    for places in product(*(range(len(axes[i].values)) for i in order)):
-        at = dict(zip(order, places, strict=True))
-        chosen = tuple(axes[i].values[at[i]] for i in range(len(axes)))
-        typed = _typed(base, flags, axes, chosen)
-        values = tuple(value if axis.name in typed else "" for axis, value in zip(axes, chosen, strict=True))
-        if values not in seen:
-            seen.add(values)
+    worked = [bytearray(len(axis.values)) for axis in axes]
+    refused: dict[tuple[int, int], tuple[Problem, ...]] = {}
+    """Why the first combination with a value is no plan, as long as none with it has been one: (axis, place) → that."""
+    problems: tuple[Problem, ...] = ()
+    is_any = False
+    for varied in product(*(range(len(axes[i].values)) for i in order)):
+        places = [place for _, place in sorted(zip(order, varied, strict=True))]
+        typed = _typed(flags, axes, [axis.values[place] for axis, place in zip(axes, places, strict=True)])
+        used = [axis.name in typed for axis in axes]
+        if all(is_used or place == 0 for is_used, place in zip(used, places, strict=True)):  # else it was there before
             try:
-                points[tuple(at[i] for i in range(len(axes)))] = _point(predict(plans.plan(typed)), typed, values)
+                estimate = predict(plans.plan(typed))
             except UserError as error:
-                skipped[error.problems[0].message] += 1
-                why.update((str(problem), problem) for problem in error.problems)
-                for key in enumerate(chosen):
-                    first.setdefault(key, error)
+                problems = error.problems
+                if skipped is not None:
+                    skipped[problems[0].message] += 1
+                for i, place in enumerate(places):
+                    if not worked[i][place]:
+                        refused.setdefault((i, place), problems)
             else:
-                worked.update((i, value) for i, value in enumerate(values) if value != "")
+                is_any = True
+                for i, place in enumerate(places):
+                    if used[i] and not worked[i][place]:
+                        worked[i][place] = True
+                        refused.pop((i, place), None)
+                yield _point(estimate, tuple(typed.get(axis.name, "") for axis in axes))
         advance(1)
-    never = [key for i, axis in enumerate(axes) for key in ((i, v) for v in axis.values) if key not in worked]
-    if problems := {str(p): p for key in never if key in first for p in first[key].problems}:
-        raise UserError(*problems.values())
-    if not points:
-        raise UserError(*why.values())
-    return Sweep(axes=tuple(axes), points=tuple(points[key] for key in sorted(points)), skipped=dict(skipped))
+    if refused:
+        raise UserError(*{str(problem): problem for _, found in sorted(refused.items()) for problem in found}.values())
+    if not is_any:
+        raise UserError(*problems)
 
 
-def _typed(
-    base: Mapping[str, object], flags: Mapping[str, Value], axes: Sequence[Axis], chosen: Sequence[Value]
-) -> dict[str, Value]:
+def _typed(flags: Mapping[str, Value], axes: Sequence[Axis], chosen: Sequence[Value]) -> dict[str, Value]:
     """The flags of one combination, without those that a method among several has no use for."""
     typed = {**flags, **{axis.name: value for axis, value in zip(axes, chosen, strict=True)}}
     several = any(axis.name == "--method" for axis in axes)
@@ -228,15 +254,15 @@ class _Plans:
             table[MODEL] = typed[MODEL]
         plan = merge(table, {f: v for f, v in typed.items() if f != MODEL}, where=self._where)
         self._step = step, plan
-        self._devices[device] = {name: getattr(plan, name) for name in _DEVICE_AXES.values()}
+        if len(self._devices) < _MOST_DEVICES:
+            self._devices[device] = {name: getattr(plan, name) for name in _DEVICE_AXES.values()}
         return plan
 
 
-def _point(estimate: "Estimate", typed: Mapping[str, Value], values: tuple[Value, ...]) -> Point:
+def _point(estimate: "Estimate", values: tuple[Value, ...]) -> Point:
     hopeless = estimate.is_hopeless
     return Point(
         values=values,
-        flags=typed,
         verdict=estimate.verdict,
         live_bytes=estimate.live_bytes,
         allocated_bytes=None if hopeless else estimate.allocated_bytes,

@@ -1,5 +1,6 @@
 """memplanner sweep as a user types it."""
 
+import argparse
 import csv
 import io
 import json
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from memplanner.cli.main import main
+from memplanner.cli import sweep
+from memplanner.cli.main import Answer, main
+from memplanner.report.terminal import Page
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -49,6 +52,8 @@ def test_csv_and_json_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert answer["schema"] == "memplanner/sweep/1"
     assert [axis["name"] for axis in answer["axes"]] == ["gpu", "rank"]
     assert len(rows) == len(answer["points"]) == 8
+    assert [row["gpu"] for row in rows] == ["1GiB", "260MiB"] * 4  # as they are made: the card varies fastest
+    rows.sort(key=lambda row: row["gpu"])
     for row, point in zip(rows, answer["points"], strict=True):
         assert {k: "" if v is None else str(v) for k, v in point.items() if k != "frontier"} == row
     assert [p["rank"] for p in answer["points"] if p["frontier"]] == [64]
@@ -68,6 +73,50 @@ def test_markdown(capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, *RANKS, "--format", "markdown")[1]
     assert "| GPU | Rank |  | Device | To spare | Live | Peak in |" in out
     assert out.count("\n| ") == 10
+
+
+def test_lines_are_written_while_more_are_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memplanner.cli.sweep.AWAITED", 2)
+    words = ("--method", "lora", "--rank", "8,16,abc", "--gpu", "1GiB", "--format", "csv")
+    code, out, err = run(capsys, *words)
+    assert code == 2
+    assert [line.split(",")[0] for line in out.splitlines()] == ["rank", "8", "16"]
+    assert "abc" in err
+    assert len(err.splitlines()) == 1
+    path = tmp_path / "s.csv"
+    path.write_text("before", encoding="utf-8")
+    code, out, err = run(capsys, *words, "-o", str(path))
+    assert (code, out) == (2, "")
+    assert "abc" in err
+    assert [p.read_text(encoding="utf-8") for p in tmp_path.iterdir()] == ["before"]  # and no draft
+    monkeypatch.setattr("memplanner.cli.sweep.AWAITED", 1000)
+    assert run(capsys, *words)[:2] == (2, "")
+
+
+@pytest.mark.parametrize(("ranks", "code"), [("1,2,4", 0), ("1,512", 0), ("256,512,1024", 1)])
+def test_csv_ends_as_json_does(ranks: str, code: int, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("--method", "lora", "--rank", ranks, "--gpu", "300MiB", "--context", "0", "--format")
+    assert run(capsys, *words, "json")[0] == code
+    assert run(capsys, *words, "csv")[0] == code
+    assert run(capsys, *words, "csv", "-o", str(tmp_path / "s.csv"))[:2] == (code, "")
+
+
+@pytest.mark.parametrize("ranks", ["1,2,4", "256,512,1024"])
+def test_a_reader_who_has_seen_enough_ends_the_sweep(ranks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memplanner.cli.sweep.AWAITED", 0)
+    answer = sweep_answer("--method", "lora", "--rank", ranks, "--gpu", "300MiB", "--context", "0", "--format", "csv")
+    pieces = iter(answer.text)
+    assert next(pieces).startswith("rank,")
+    assert answer.exit_code == (0 if ranks == "1,2,4" else 2)  # a verdict once one fits, but no "none fits"
+
+
+def sweep_answer(*words: str) -> Answer:
+    parser = argparse.ArgumentParser()
+    sweep.configure(parser, described=False)
+    parser.add_argument("--output", default="")
+    return sweep.run(parser.parse_args(["llama-60m", *words]), Page(), Path())
 
 
 def test_with_and_without(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,20 +3,20 @@
 import csv
 import io
 import json
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 
 from memplanner.cli.main import main
 from memplanner.report.as_json import Lazily, json_chunks
-from memplanner.report.sweep_text import SweepAnswer
+from memplanner.report.sweep_text import PointsAnswer
 from memplanner.report.terminal import Page
-from memplanner.report.writers import SWEEP
-from memplanner.solve.sweep import Axis, Point, Sweep
+from memplanner.report.writers import POINTS
+from memplanner.solve.sweep import Axis, Point
 
 POINT = Point(
     values=("8",),
-    flags={"--rank": "8"},
     verdict="fits",
     live_bytes=1,
     allocated_bytes=2,
@@ -46,13 +46,12 @@ def test_json_makes_an_item_when_it_is_its_turn() -> None:
 
 
 def test_csv_is_written_line_by_line() -> None:
-    sweep = Sweep(axes=(Axis(name="--rank", values=("8",)),), points=(POINT,) * 1000, skipped={})
-    lines = iter(SWEEP.stream("csv", SweepAnswer(sweep=sweep, label=""), Page()))
+    axes = (Axis(name="--rank", values=("8",)),)
+    lines = iter(POINTS.stream("csv", PointsAnswer(axes=axes, points=repeat(POINT, 1000)), Page()))
     assert next(lines).startswith("rank,verdict,squeezed,")
     assert next(lines) == "8,fits,False,1,2,3,4,7,7,9,backward,5,False\n"
     assert len(list(lines)) == 999
-    nothing = SweepAnswer(sweep=Sweep(axes=sweep.axes, points=(), skipped={}), label="")
-    assert SWEEP.write("csv", nothing, Page()) == "rank\n"
+    assert POINTS.write("csv", PointsAnswer(axes=axes, points=()), Page()) == "rank\n"
 
 
 def test_a_command_writes_all_pieces(

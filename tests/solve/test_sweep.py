@@ -1,7 +1,8 @@
 """Sweeps: every combination once, the same in any order, and what each point says is what a prediction says."""
 
 import random
-from itertools import product
+import tracemalloc
+from itertools import islice, product
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from memplanner.cli.typed_values import values_of
 from memplanner.errors import UserError
 from memplanner.plan.merge import merge
 from memplanner.prediction import Predictor, predict
-from memplanner.solve.sweep import Axis, Sweep, sweep
+from memplanner.solve.sweep import Axis, Sweep, points_of, sweep
 from memplanner.timeline import advisable
 
 BASE = {"model": "llama-60m"}
@@ -31,7 +32,7 @@ def test_every_point_is_a_prediction() -> None:
     result = run(axes, {"--method": "lora", "--checkpointing": "full"})
     assert [point.values for point in result.points] == list(product(*(a.values for a in axes)))
     for point in result.points:
-        estimate = predict(merge(BASE, point.flags, where="test"))
+        estimate = predict(merge(BASE, result.flags_of(point), where="test"))
         assert (point.verdict, point.live_bytes) == (estimate.verdict, estimate.live_bytes)
         assert point.limit_bytes == estimate.limit_bytes
         if point.device_bytes is None:
@@ -50,7 +51,7 @@ def test_a_context_is_that_of_its_own_point() -> None:
         result = run(axes, flags)
         assert {point.values[0]: point.context_bytes for point in result.points} == {"0": 0, "500MiB": 500 << 20}
         for point in result.points:
-            assert point.device_bytes == predict(merge(BASE, point.flags, where="test")).device_bytes
+            assert point.device_bytes == predict(merge(BASE, result.flags_of(point), where="test")).device_bytes
     contexts = [(point.is_context_assumed, point.context_bytes > 0) for point in run(axes[1:]).points]
     assert contexts == [(False, True), (False, True), (True, True), (True, True)]
 
@@ -65,15 +66,44 @@ def test_any_order_gives_the_same(seed: int) -> None:
 
     def facts(result: Sweep) -> dict[frozenset[tuple[str, Any]], Any]:
         return {
-            frozenset(p.flags.items()): (p.verdict, p.allocated_bytes, p.reserved_bytes, p.device_bytes, p.limit_bytes)
+            frozenset(result.flags_of(p).items()): (
+                p.verdict,
+                p.allocated_bytes,
+                p.reserved_bytes,
+                p.device_bytes,
+                p.limit_bytes,
+            )
             for p in result.points
         }
 
     plain, mixed = run(axes, flags), run(shuffled, flags)
     assert facts(plain) == facts(mixed)
-    assert {frozenset(p.flags.items()) for p in plain.frontier()} == {
-        frozenset(p.flags.items()) for p in mixed.frontier()
+    assert {frozenset(plain.flags_of(p).items()) for p in plain.frontier()} == {
+        frozenset(mixed.flags_of(p).items()) for p in mixed.frontier()
     }
+
+
+@pytest.mark.parametrize("fast", ["--batch-size", "--budget"])
+def test_of_points_that_were_taken_nothing_is_kept(fast: str) -> None:
+    estimate = predict(merge(BASE, {}, where="test"))
+    unit = "MiB" if fast == "--budget" else ""
+
+    def peak(count: int) -> int:
+        axes = [
+            axis("--seq-len", *map(str, range(1, count // 100 + 1))),
+            axis(fast, *(f"{n}{unit}" for n in range(1, 101))),
+        ]
+        points = points_of(BASE, {}, axes, lambda _: estimate, where="test")
+        assert len(list(islice(points, 500))) == 500  # what is made once is there
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in points) == count - 500
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few = peak(2_000)
+    assert peak(20_000) < few + 32 * 1024  # less than two bytes a point
 
 
 def test_a_method_without_ranks_is_one_point() -> None:

@@ -174,5 +174,5 @@ class FrontierPane(Pane):
     def take(self, event: DataTable.RowSelected) -> None:
         """Change the plan to the chosen row."""
         point = self._points.get(str(event.row_key.value))
-        if point is not None:
-            self.post_message(Load(dict(point.flags)))
+        if point is not None and self.result is not None:
+            self.post_message(Load(self.result.flags_of(point)))
