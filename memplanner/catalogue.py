@@ -97,6 +97,11 @@ class ModelProfile(Frozen):
     asked: str = ""
     """The name that was asked for, where it is none of the model's own, and its words lead to these shapes."""
 
+    @property
+    def model_type(self) -> str:
+        """What config.json says, "?" where it is silent."""
+        return str(self.config.get("model_type", "?"))
+
 
 def key(name: str) -> str:
     """A name as it is compared: without case, spaces, '-' and '_'."""
@@ -136,8 +141,8 @@ def all_gpus() -> tuple[GpuProfile, ...]:
 
 
 def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
-    """A bundled model by name or alias; else the config.json at a path (or in the directory) relative to root; else that
-    of a model in the local Hugging Face cache; else the bundled model whose shapes the name stands for.
+    """A bundled model by name or alias; else the config.json at a path (or in the directory) relative to root; else
+    that of a model in the local Hugging Face cache; else the bundled model whose shapes the name stands for.
     """
     exact = _by_stem(name_or_path, *_MODELS)
     if exact is not None:
@@ -205,6 +210,21 @@ def _by_shapes() -> dict[str, str]:
 def all_models() -> tuple[ModelProfile, ...]:
     """Every bundled model, by id."""
     return tuple(map(_model, files(*_MODELS)))
+
+
+def models_with(word: str) -> tuple[ModelProfile, ...]:
+    """The bundled models with the word in a name or in their type; UserError where there are none."""
+    wanted = word.casefold()
+    found = tuple(
+        model
+        for model in all_models()
+        if any(wanted in text.casefold() for text in (model.id, model.name, *model.aliases, model.model_type))
+    )
+    if not found:
+        hint = _nearest(word, all_models()) or "`memplanner models` lists them all"
+        message = f"no bundled model has {show(word)} in a name or in its type"
+        raise UserError(Problem(where="models", key="", message=message, hint=hint))
+    return found
 
 
 @functools.lru_cache(maxsize=1024)

@@ -137,15 +137,37 @@ _EXTRA_HELP = {
     "--gpu": "A card of `memplanner gpus`, or a size such as 24GiB.",
     "--context": "What a process takes outside the caching allocator (CUDA context, kernels), such as 500MiB or 0; "
     "unset: the card's own, and for a size the largest of the bundled NVIDIA cards'.",
-    "--method": "How the model is trained.",
+    "--method": "How the model is trained; qlora is lora over a base in nf4-double.",
     "--optimizer": "adamw is torch's (foreach); adamw-fused what recent Trainers pick.",
     "--optimizer-bits": "Width of AdamW's moments: 8 is adamw-8bit, 16 is bf16, 32 is fp32.",
 }
 
 
+QLORA: Final = "qlora"
+"""A word of --method for LoRA over a base in 4 bits with quantised scales, as the paper has it (arXiv 2305.14314,
+NF4 with double quantisation) and peft's guide to quantization loads one.
+"""
+_QLORAS_FORMATS: Final = ("nf4-double", "nf4")
+
+
+def spelled_out(flags: Mapping[str, Any]) -> dict[str, Any] | Problem:
+    """The flags with --method qlora as the two settings that it stands for; a Problem where a typed format is not 4
+    bits.
+    """
+    if flags.get("--method") != QLORA:
+        return dict(flags)
+    default, *_ = _QLORAS_FORMATS
+    quantization = flags.get("--quantization", default)
+    if quantization not in _QLORAS_FORMATS:
+        message = f"qlora is lora over a base in 4 bits, and --quantization is {show(quantization)}"
+        hint = f"leave --quantization out, or type {one_of(_QLORAS_FORMATS)}; --method lora takes any format"
+        return Problem(where="--method", key="", message=message, hint=hint)
+    return {**flags, "--method": "lora", "--quantization": quantization}
+
+
 def has_use(flag: str, method: str) -> bool:
     """Whether a plan with this method has the setting that the flag sets."""
-    return method in BY_FLAG[flag].methods
+    return ("lora" if method == QLORA else method) in BY_FLAG[flag].methods
 
 
 def no_rank(method: Method) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import Table
 from memplanner.plan import moment_width
-from memplanner.plan.flags import BY_FLAG, Option
+from memplanner.plan.flags import BY_FLAG, Option, spelled_out
 from memplanner.plan.overlay import copy_table, switch_kind
 from memplanner.plan.training_plan import TrainingPlan, device_table
 from memplanner.settings.base import Settings
@@ -30,7 +30,10 @@ def merge(base: Mapping[str, Any], flags: Mapping[str, Any], *, where: str) -> T
     table: Table = copy_table(dict(base))
     problems: list[Problem] = []
     values: dict[str, Any] = {}
-    for flag, typed in flags.items():
+    written = spelled_out(flags)
+    if isinstance(written, Problem):
+        raise UserError(written)
+    for flag, typed in written.items():
         value = BY_FLAG[flag].read(typed) if isinstance(typed, str) else typed
         numeric = BY_FLAG[flag].values in ("integer", "switch")
         if not isinstance(value, str | tuple | Problem) and not (numeric and isinstance(value, int)):  # a marker's

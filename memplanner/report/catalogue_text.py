@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from memplanner.catalogue import GpuProfile, ModelProfile
+from memplanner.components.architectures.registry import FAMILIES
 from memplanner.report.as_json import dump
 from memplanner.report.layout import BLANK, Column, paragraph, table
 from memplanner.report.terminal import Page
 from memplanner.units import format_bytes, format_count
 
 _ALL_FIGURES = 100
-"""Columns of a page from which on there is room for what nvidia-smi shows as well."""
+"""Columns of a page from which on there is room for what nvidia-smi shows, and for names on the hub, as well."""
 
 
 def gpus_text(gpus: Sequence[GpuProfile], page: Page) -> str:
@@ -41,30 +42,43 @@ def gpus_json(gpus: Sequence[GpuProfile], page: Page) -> str:
 
 
 def models_text(models: Sequence[ModelProfile], page: Page) -> str:
-    """One model per line, with its published parameter count."""
+    """One model per line, with its parameters and how it is answered for. Names on the hub come where there is room."""
     columns = (
         Column(title="Name"),
-        Column(title="Published as", shrinks=True),
-        Column(title="Family"),
+        Column(title="Type"),
+        Column(title="Answered"),
         Column(title="Parameters", right=True),
+        Column(title="Published as", shrinks=True),
     )
     rows = [
         (
             model.id,
-            model.name,
-            str(model.config.get("model_type", "?")),
+            model.model_type,
+            _answered(model),
             format_count(model.parameters) if model.parameters is not None else "?",
+            model.name,
         )
         for model in models
     ]
-    note = "Any Hugging Face config.json of these families works too: memplanner check path/to/config.json"
-    return page.write([*table(columns, rows, page.width, indent=0), BLANK, *paragraph(note, page.width)])
+    shown = len(columns) if page.width >= _ALL_FIGURES else len(columns) - 1
+    note = (
+        "Written: the step is computed, without PyTorch. Traced: it is run on fake tensors, with memplanner[live]. "
+        "Names on the hub are understood as well, with their -Instruct, -it or -2507, and so is any config.json: "
+        "memplanner check path/to/config.json"
+    )
+    lines = table(columns[:shown], [row[:shown] for row in rows], page.width, indent=0)
+    return page.write([*lines, BLANK, *paragraph(note, page.width)])
+
+
+def _answered(model: ModelProfile) -> str:
+    return "written" if model.model_type in FAMILIES else "traced"
 
 
 def models_json(models: Sequence[ModelProfile], page: Page) -> str:
     """The bundled models, without their configs."""
-    fields = ("id", "name", "aliases", "parameters", "source")
+    fields = ("id", "name", "aliases", "parameters", "source", "stored")
     listed = [
-        {name: getattr(model, name) for name in fields} | {"family": model.config.get("model_type")} for model in models
+        {name: getattr(model, name) for name in fields} | {"family": model.model_type, "answered": _answered(model)}
+        for model in models
     ]
     return dump({"schema": "memplanner/models/1", "models": listed})

@@ -81,6 +81,24 @@ def test_lists(run: Run, command: str) -> None:
     assert json.loads(run(command, "--format", "json")[1])["schema"] == f"memplanner/{command}/1"
 
 
+@pytest.mark.parametrize("word", ["gemma", "GEMMA", "gemma-3-12B", "mixtral", "Qwen/"])
+def test_models_are_listed_by_a_word_of_a_name_or_their_type(run: Run, word: str) -> None:
+    listed = json.loads(run("models", word, "--format", "json")[1])["models"]
+    everything = json.loads(run("models", "--format", "json")[1])["models"]
+    for model in everything:
+        texts = [model["id"], model["name"], *model["aliases"], model["family"]]
+        assert (model in listed) == any(word.casefold() in text.casefold() for text in texts)
+    assert {model["answered"] for model in everything} == {"written", "traced"}
+    shown = run("models", word)[1].split("\n\n")[0].splitlines()[1:]
+    assert [line.split()[0] for line in shown] == [model["id"] for model in listed]
+
+
+def test_a_word_of_no_model_is_refused(run: Run) -> None:
+    code, out, err = run("models", "qwen33")
+    assert (code, out) == (2, "")
+    assert "no bundled model has 'qwen33' in a name or in its type" in err
+
+
 def test_schema(run: Run) -> None:
     schema = json.loads(run("schema")[1])
     assert schema["properties"]["headroom"]["description"].startswith("Memory of the card left free")

@@ -184,8 +184,8 @@ def modules_of(
 
 class Family(Frozen, kw_only=False):
     """A family of architectures: how its config is read and its forward pass written, which modules it has, the
-    projections that methods take by default (peft's mapping, and every linear layer of the blocks), and what it can be
-    trained for.
+    projections that methods take by default (peft's mapping, names or a pattern; and every linear layer of the
+    blocks), and what it can be trained for.
 
     tasks: the first is the default. takes_over: tasks of published models that are trained for the default one unless
     the plan says otherwise. has_loss_function: the losses of classification are transformers' loss_function
@@ -198,7 +198,7 @@ class Family(Frozen, kw_only=False):
     read: Callable[[ConfigReader, str], Any]
     model: Callable[[Any, Context], Any]
     modules: Callable[[Any], Modules]
-    lora_targets: tuple[str, ...]
+    lora_targets: tuple[str, ...] | str
     block_targets: tuple[str, ...]
     tasks: tuple[Task, ...] = ("causal-lm", "sequence-classification", "token-classification", "question-answering")
     takes_over: tuple[Task, ...] = ()

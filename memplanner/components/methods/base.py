@@ -66,7 +66,7 @@ class Method(Settings):
         """
         return optimizer
 
-    def default_targets(self, family: Any) -> tuple[str, ...]:
+    def default_targets(self, family: Any) -> tuple[str, ...] | str:
         """The linear modules that the method acts on where none are named; family: architectures.registry.Family."""
         targets: tuple[str, ...] = family.block_targets
         return targets

@@ -56,9 +56,9 @@ class PeftAdapter(LowRank):
         """Only adapters and copies learn."""
         return False
 
-    def default_targets(self, family: Any) -> tuple[str, ...]:
+    def default_targets(self, family: Any) -> tuple[str, ...] | str:
         """peft's own for the architecture."""
-        targets: tuple[str, ...] = family.lora_targets
+        targets: tuple[str, ...] | str = family.lora_targets
         return targets
 
     def factors(self, ctx: Context, spec: LinearSpec) -> tuple[Param, Param]:

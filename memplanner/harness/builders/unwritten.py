@@ -45,14 +45,15 @@ def unwritten(plan: TrainingPlan, profile: ModelProfile) -> tuple[Family, Publis
     task = plan.task or _published(profile.config, offered) or next((t for t in _PREFERRED if t in offered), None)
     if task is None or task not in offered:
         hint = f"it has one for {', '.join(offered)}" if offered else "`profile --entry` runs a model of your own"
-        _refuse(profile, "model_type", f"transformers has no class of {config.model_type} models for {task}", hint)
-    text = config.get_text_config()
+        wanted = task or f"a task that is modelled, which are {', '.join(get_args(Task))}"
+        _refuse(profile, "model_type", f"transformers has no class of {config.model_type} models for {wanted}", hint)
+    targets = TARGETS.get(config.model_type, TARGETS.get(config.get_text_config().model_type, (ALL_LINEAR,)))
     family = Family(
         name=str(config.model_type),
         read=_nothing,
         model=_nothing,
         modules=_nothing,
-        lora_targets=tuple(TARGETS.get(config.model_type, TARGETS.get(text.model_type, (ALL_LINEAR,)))),
+        lora_targets=targets if isinstance(targets, str) else tuple(targets),
         block_targets=(),
     )
     labels = 2 if task == "question-answering" else plan.num_labels or int(getattr(config, "num_labels", 2))
