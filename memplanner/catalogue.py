@@ -13,7 +13,7 @@ from memplanner.errors import Problem, UserError
 from memplanner.files.parse import parse_json, parse_toml, read_text
 from memplanner.files.sandbox import profiles_dir, resolve_inside
 from memplanner.frozen import Frozen
-from memplanner.hub import cached_config
+from memplanner.hub import cached_config, is_id
 from memplanner.names import read_name
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of, show
@@ -162,6 +162,8 @@ def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
     if model is None:
         hint = _nearest(name_or_path, all_models())
         either = "`memplanner models` lists the bundled ones; the path of a config.json works too"
+        if is_id(name_or_path):
+            hint = f"{hint} `memplanner fetch` brings the config.json of a model on the hub".strip()
         raise UserError(
             Problem(
                 where="model", key="", message=f"no model or file is called {show(name_or_path)}", hint=hint or either

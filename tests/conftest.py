@@ -40,6 +40,8 @@ PROCESS_FIXTURES = frozenset({"in_processes", "pytester", "repository"})
 """What a test that starts processes asks for. Tests that start one without any of these are in PROCESS_TESTS."""
 PROCESS_TESTS = frozenset(
     {
+        "cli/test_fetch.py::test_a_config_is_fetched_once_and_then_there",
+        "cli/test_fetch.py::test_what_does_not_come_is_one_line",
         "budgets/test_commands.py::test_usage_errors_say_what_is_wrong",
         "cli/test_no_answer.py::test_streams_that_cannot_be_written",
         "program/test_as_json.py::test_reading_a_program_needs_neither_torch_nor_pydantic",

@@ -31,6 +31,7 @@ COMMANDS = {
     "validate": "predictions beside measurements and traces, with the error of every figure",
     "gpus": "the cards that memplanner knows",
     "models": "the models that come with memplanner",
+    "fetch": "a model's config.json from the Hugging Face hub: the only command that uses a network",
     "schema": "the JSON Schema of a plan file",
     "paper": "published memory figures beside what the model computes",
 }

@@ -37,6 +37,7 @@ def test_commands() -> None:
         "validate",
         "gpus",
         "models",
+        "fetch",
         "schema",
         "paper",
     ]

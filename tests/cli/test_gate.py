@@ -84,12 +84,14 @@ CASES: dict[tuple[str, str], Case] = {
     ("tui", "model"): Case("config.json", "tui {}", names=False),
     ("tui", "plan"): Case("plan.toml", "tui --plan {}"),
 }
-FOLDERS = {("profile", "out"), ("tui", "records")}
+FOLDERS = {("fetch", "to"), ("profile", "out"), ("tui", "records")}
 """Written to: tests/files/test_write.py and tests/suite hold what happens there."""
 NO_FILES = {
     *((command, "ignored") for command in ("check", "explain", "fit", "compare", "sweep")),
     ("check", "tolerance"),
     ("compare", "methods"),
+    ("fetch", "model"),
+    ("models", "word"),
     ("profile", "entry"),
     ("profile", "time_limit"),
     ("sweep", "both"),

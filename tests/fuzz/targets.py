@@ -403,7 +403,8 @@ def _word(rng: random.Random, flag: str) -> str:
 
 def _argv(rng: random.Random) -> None:
     """Words that mostly end at the arguments."""
-    name = rng.choice(tuple(COMMANDS)) if rng.random() < 0.98 else rng.choice(HOSTILE_TEXTS)
+    offline = tuple(name for name in COMMANDS if name != "fetch")  # which would ask the hub
+    name = rng.choice(offline) if rng.random() < 0.98 else rng.choice(HOSTILE_TEXTS)
     words = [name]
     own = COMMAND_FLAGS.get(name, ("--plan",))
     plan_flags = (

@@ -10,7 +10,7 @@ from memplanner.report import writers
 from memplanner.report.writers import Report
 
 REPORTS = {name: report for name, report in vars(writers).items() if isinstance(report, Report)}
-ASIDE = {"tui", "lock", "schema"}
+ASIDE = {"tui", "lock", "schema", "fetch"}
 """Commands that write in one format only."""
 
 
