@@ -136,8 +136,8 @@ def all_gpus() -> tuple[GpuProfile, ...]:
 
 
 def find_model(name_or_path: str, root: Path = Path()) -> ModelProfile:
-    """A bundled model by name or alias; else the config.json at a path (or in the directory) relative to root; else that
-    of a model in the local Hugging Face cache; else the bundled model whose shapes the name stands for.
+    """A bundled model by name or alias; else the config.json at a path (or in the directory) relative to root; else
+    that of a model in the local Hugging Face cache; else the bundled model whose shapes the name stands for.
     """
     exact = _by_stem(name_or_path, *_MODELS)
     if exact is not None:

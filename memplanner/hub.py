@@ -11,8 +11,8 @@ _FILE: Final = "config.json"
 
 
 def cached_config(name: str) -> Path | None:
-    """The config.json of a hub id in the local cache, where huggingface_hub is installed and has it. Never in continuous
-    integration, where answers depend on the repository alone.
+    """The config.json of a hub id in the local cache, where huggingface_hub is installed and has it. Never in a
+    continuous integration, where answers depend on the repository alone.
     """
     if running_in_ci() or _ID.fullmatch(name) is None:
         return None

@@ -84,14 +84,14 @@ def _other_head(note: OtherHead) -> str:
 @note_sentence.register
 def _taken_by_name(note: TakenByName) -> str:
     return (
-        f"{note.asked} is answered for with the shapes of {note.published}, as its name says; how long its sequences may "
-        "be is in its config.json alone"
+        f"{note.asked} is answered for with the shapes of {note.published}, as its name says; how long its sequences "
+        "may be is in its config.json alone"
     )
 
 
 @note_sentence.register
 def _made_whole(note: MadeWhole) -> str:
-    return f"published with weights in {note.stored}; the figures are of weights in the plan's format, as training has them"
+    return f"published with weights in {note.stored}; the figures are of weights in the plan's own format"
 
 
 @note_sentence.register

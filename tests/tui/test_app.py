@@ -35,7 +35,7 @@ def test_a_newcomer_picks_a_rank_and_leaves_with_a_plan(tmp_path: Path, monkeypa
     async def play(app: App, pilot: Keys) -> None:
         assert "FITS: 15.45 GiB of 23.52 GiB" in shown(app, "#verdict")
         await press(app, pilot, "enter")
-        await type_in(app, pilot, "1b", "enter")
+        await type_in(app, pilot, "llama-1b", "enter")
         assert app.state.plan.model == "llama-1b"
         await press(app, pilot, "down", "down", "down", "right")
         assert "‹ 256 ›" in field(app, "rank")
