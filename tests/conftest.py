@@ -23,6 +23,7 @@ LIVE = (
     "harness",
     "optimizers",
     "suite/test_kills.py",
+    "tape/test_aten.py",
     "tape/test_quantized.py",
     "validation",
 )

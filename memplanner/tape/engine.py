@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from memplanner.program.program import Carried, Repeat, Structure, TensorInfo
 from memplanner.program.shapes import SCALAR, Dtype, Shape
+from memplanner.tape import strides as memory_order
 from memplanner.tape.projection import Projection
 from memplanner.timeline import Category, Phase
 
@@ -34,12 +35,16 @@ class BlocksDifferError(Exception):
 
 class Tensor:
     """A tensor on the tape. It is freed when the last Python reference to it goes; a view keeps its `base` alive, whose
-    storage it shares. transposed: whether memory is in another order than the shape.
+    storage it shares. A view of a parameter has that as its base, and index -1. transposed: whether memory is in
+    another order than the shape; strides: in which, in elements. Where they are None, a transposed tensor (batch,
+    heads, seq, dim) is laid out (batch, seq, heads, dim).
     """
 
-    __slots__ = ("base", "dtype", "index", "node", "shape", "tape", "transposed")
+    __slots__ = ("base", "dtype", "index", "node", "shape", "strides", "tape", "transposed")
 
-    def __init__(self, tape: "Tape", index: int, shape: Shape, dtype: Dtype, base: "Tensor | None" = None) -> None:
+    def __init__(
+        self, tape: "Tape", index: int, shape: Shape, dtype: Dtype, base: "Tensor | Param | None" = None
+    ) -> None:
         self.tape = tape
         self.index = index
         self.shape = shape
@@ -47,6 +52,7 @@ class Tensor:
         self.base = base
         self.node: Node | Param | None = None
         self.transposed = False
+        self.strides: memory_order.Strides | None = None
 
     def __del__(self) -> None:
         if self.base is None:
@@ -145,10 +151,10 @@ class Node:
 
     edges: the nodes that made the operation's inputs; None for inputs that need no gradient. saved: the tensors kept
     for backward; where `frame` is set they come from its recomputation instead, at the place `slot`. casts: the type of
-    each edge's gradient, where `fn` may return another.
+    each edge's gradient, where `fn` may return another. shapes: likewise its shape, where inputs are broadcast.
     """
 
-    __slots__ = ("casts", "ctx", "edges", "fn", "frame", "grad", "saved", "slot")
+    __slots__ = ("casts", "ctx", "edges", "fn", "frame", "grad", "saved", "shapes", "slot")
 
     def __init__(
         self,
@@ -156,13 +162,15 @@ class Node:
         edges: tuple["Node | Param | None", ...],
         saved: Any,
         ctx: Any,
-        casts: tuple[Dtype, ...] = (),
+        casts: tuple[Dtype | None, ...] = (),
+        shapes: tuple[Shape | None, ...] = (),
     ) -> None:
         self.fn = fn
         self.edges = edges
         self.saved = saved
         self.ctx = ctx
         self.casts = casts
+        self.shapes = shapes
         self.grad: Tensor | None = None
         self.frame: Frame | None = None
         self.slot = -1
@@ -377,6 +385,9 @@ class Tape:
         """Allocate a tensor of x's shape and memory order."""
         out = self.new(x.shape, dtype or x.dtype, name)
         out.transposed = x.transposed
+        if x.strides is not None:
+            out.strides = memory_order.like(x.shape.dims, x.strides)
+            out.transposed = out.strides is not None
         return out
 
     def view(self, x: Tensor, shape: Shape) -> Tensor:
@@ -402,13 +413,14 @@ class Tape:
         edges: tuple["Node | Param | None", ...],
         saved: Any = None,
         ctx: Any = None,
-        casts: tuple[Dtype, ...] = (),
+        casts: tuple[Dtype | None, ...] = (),
+        shapes: tuple[Shape | None, ...] = (),
     ) -> "Node | None":
         """Add an operation to the graph; returns None when no input needs a gradient.
 
         saved: the tensors to keep for backward; None when the operation saves nothing, and () when it saves nothing but
-        weights, which checkpointing still counts. casts: the type of each edge's gradient, where `fn` may return
-        another.
+        weights, which checkpointing still counts. casts, shapes: the type and the shape of each edge's gradient, where
+        `fn` may return others.
         """
         for edge in edges:
             if edge is not None:
@@ -424,7 +436,7 @@ class Tape:
                 if len(frame.recomputed) == frame.num_saves:
                     raise StopRecomputeError
             return _RECOMPUTED
-        node = Node(fn, edges, saved, ctx, casts)
+        node = Node(fn, edges, saved, ctx, casts, shapes)
         for edge in edges:
             if edge.__class__ is Param:
                 edge.uses += 1
@@ -483,8 +495,11 @@ class Tape:
             node.grad = None
             frame = node.frame
             grads = list(node.fn(self, node, grad, node.saved if frame is None else frame.take(self, node.slot)))
-            # The engine casts gradients while it still holds the incoming one (Engine.cpp, call_function).
+            # The engine fits gradients to the inputs while it still holds the incoming one (engine.cpp, call_function
+            # and validate_outputs): it sums over what was broadcast, then casts.
             for i, dtype in enumerate(node.casts):
+                if node.shapes and grads[i] is not None:
+                    grads[i] = self.summed_to(grads[i], node.shapes[i])
                 if grads[i] is not None and grads[i].dtype is not dtype:
                     grads[i] = self.like(grads[i], "gradient cast", dtype)
             grad = frame = None
@@ -492,6 +507,13 @@ class Tape:
             self._deliver(node.edges, grads)
             del grads, node
         self.scope = ""
+
+    def summed_to(self, grad: Tensor, shape: Shape) -> Tensor:
+        """The gradient summed over the dimensions along which `shape` was broadcast (at::sum_to)."""
+        if grad.shape.dims == shape.dims:
+            return grad
+        out = self.new(shape, grad.dtype, "gradient summed over broadcast dimensions")
+        return out if len(shape.dims) in (0, len(grad.shape.dims)) else self.view(out, shape)
 
     def _deliver(self, edges: tuple["Node | Param | None", ...], grads: list[Tensor | None]) -> None:
         """Give each edge its gradient, and keep no reference to it: sums are made in place only without others."""
@@ -508,29 +530,33 @@ class Tape:
         grads.clear()
         edge = grad = None
         while weights:
-            param, g = weights.pop(0)
-            complete = self._accumulate(param, g)
-            del g
-            if complete and self.on_gradient is not None:
+            param = weights[0][0]
+            if self._accumulate(weights) and self.on_gradient is not None:
                 self.on_gradient(self, param)
 
     def _sum(self, holder: Node | Param, grad: Tensor) -> Tensor:
         """The buffered gradient plus another: added in place if the buffer holds the only reference to it."""
-        old = holder.grad
+        if isinstance(holder, Param):
+            old, holder.pending = holder.pending, None
+        else:
+            old, holder.grad = holder.grad, None
         assert old is not None
-        holder.grad = None
         # The name `old` and getrefcount's argument are two references; a third means that something else uses the
         # tensor. A view is never added into, since its base refers to the storage as well.
         if old.base is None and sys.getrefcount(old) == 2:
             return old
         return self.like(old, "sum of gradients")
 
-    def _accumulate(self, param: Param, grad: Tensor) -> bool:
-        """Add to the parameter's gradient; returns whether it is complete now."""
+    def _accumulate(self, arriving: list[tuple[Param, Tensor]]) -> bool:
+        """Add the first that arrives to its parameter's gradient; returns whether that is complete now."""
+        param, grad = arriving.pop(0)
         param.uses -= 1
-        if param.pending is not None:  # in place as in `_sum`, unless the first to arrive is a view
-            grad = param.pending if param.pending.base is None else self.like(param.pending, "sum of gradients")
-            param.pending = None
+        # A gradient that something else refers to, besides `grad` and getrefcount's argument, is copied in the end, as
+        # is one in another memory order than its parameter's (accumulate_grad.h).
+        shared = sys.getrefcount(grad) > 2
+        if param.pending is not None:
+            grad = self._sum(param, grad)
+            shared = False
         if param.uses > 0:
             param.pending = grad
             return False
@@ -541,6 +567,8 @@ class Tape:
         if self.gradients_held or param.grad is not None:
             del grad  # added in place into the gradient that exists already
         else:
+            if shared or grad.strides is not None:
+                grad = self.new(param.shape, param.dtype, "gradient")
             self.tensors[grad.index] = self.tensors[grad.index]._replace(
                 scope=param.name, name="gradient", shape=param.shape, dtype=param.dtype, category="gradients"
             )

@@ -59,11 +59,14 @@ def matmul_weight(
 ) -> Tensor:
     """torch.nn.functional.linear: x·Wᵀ + b with W (out, in). x is saved if W is trained, W if x needs a gradient."""
     tape = x.tape
-    weight_learns = weight.node is not None
+    saved = (
+        x if weight.node is not None else None,
+        weight if x.node is not None and weight.__class__ is Tensor else None,
+    )
     node = tape.record(
         _matmul_backward,
         (x.node, weight.node, None if bias is None else bias.node),
-        (x if weight_learns else None, weight if x.node is not None and weight.__class__ is Tensor else None),
+        saved if bias is None else saved[::-1],  # a tuple's last item is freed first: the weight by mm, x by addmm
         (x.shape, weight.shape, None if bias is None else bias.shape),
     )
     out = tape.new(out_shape, x.dtype, name)
@@ -76,11 +79,13 @@ def _matmul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[
     x_edge, w_edge, b_edge = node.edges
     w_grad = x_grad = None
     if x_edge is not None and b_shape is not None:  # addmm makes the input's gradient first, mm the weight's
-        x_grad = tape.view(tape.new(x_shape, grad.dtype, "gradient"), x_shape)
+        x_grad = tape.new(x_shape, grad.dtype, "gradient")
     if w_edge is not None:
         w_grad = tape.view(tape.new(w_shape, grad.dtype, "weight gradient"), w_shape)
     if x_edge is not None and b_shape is None:
-        x_grad = tape.view(tape.new(x_shape, grad.dtype, "gradient"), x_shape)
+        x_grad = tape.new(x_shape, grad.dtype, "gradient")
+    if x_grad is not None and len(x_shape.dims) != 2:  # the product's rows, viewed as the input's
+        x_grad = tape.view(x_grad, x_shape)
     b_grad = None if b_edge is None else tape.new(b_shape, grad.dtype, "bias gradient")
     return x_grad, w_grad, b_grad
 

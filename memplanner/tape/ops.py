@@ -15,13 +15,14 @@ def to(x: Tensor, dtype: Dtype, name: str = "cast") -> Tensor:
     """x.to(dtype): x itself when nothing changes."""
     if x.dtype is dtype:
         return x
-    node = x.tape.record(_to_backward, (x.node,), None, x.dtype)
+    node = x.tape.record(to_backward, (x.node,), None, x.dtype)
     out = x.tape.like(x, name, dtype)
     out.node = node
     return out
 
 
-def _to_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+def to_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor]:
+    """Cast the gradient back to the input's type."""
     return (tape.like(grad, "gradient cast", node.ctx),)
 
 
@@ -81,9 +82,7 @@ def _add_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Ten
 
 def add_constant(x: Tensor, constant: Tensor | Param, name: str = "sum") -> Tensor:
     """x plus a (broadcast) tensor that needs no gradient, such as a mask. Nothing is saved."""
-    node = x.tape.record(
-        _to_backward if constant.dtype.size > x.dtype.size else pass_backward, (x.node,), None, x.dtype
-    )
+    node = x.tape.record(to_backward if constant.dtype.size > x.dtype.size else pass_backward, (x.node,), None, x.dtype)
     out = x.tape.like(x, name, x.dtype if x.dtype.size >= constant.dtype.size else constant.dtype)
     out.node = node
     return out

@@ -1,0 +1,302 @@
+"""Elementwise operations: arithmetic, activations, comparisons, casts.
+
+Derivatives as in tools/autograd/derivatives.yaml and torch/csrc/autograd/FunctionsManual.cpp; of two inputs, the
+gradient of the one whose name there comes first in the alphabet ("other" before "self") is computed first.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from memplanner.program.shapes import BOOL, SCALAR, Dtype, Shape
+from memplanner.tape import ops
+from memplanner.tape.aten.base import (
+    Operand,
+    Rule,
+    elementwise,
+    floating,
+    kept,
+    like,
+    node_of,
+    promoted,
+    record,
+)
+from memplanner.tape.engine import Backward, Node, Param, Tape, Tensor
+
+Outs = tuple[Shape, ...]
+Grads = tuple[Tensor | None, ...]
+
+
+# -- two operands ------------------------------------------------------------------------------------------------------
+
+
+def _binary(
+    name: str, fn: Backward, *, saves: Callable[[Operand, Operand], Any] | None = None, divides: bool = False
+) -> Rule:
+    """An operation of two operands, which are broadcast. saves: what is kept of them for backward."""
+
+    def rule(tape: Tape, outs: Outs, a: Operand, b: Operand, *_: Any) -> Tensor:
+        node = record(tape, fn, outs[0], (a, b), saves and saves(a, b))
+        dtype = promoted(a, b)
+        out = elementwise(tape, outs[0], floating(dtype) if divides else dtype, name, a, b)
+        out.node = node
+        return out
+
+    return rule
+
+
+def _add_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    return tuple([None if edge is None else grad for edge in node.edges])
+
+
+def _sub_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    a, b = node.edges
+    of_b = None if b is None else tape.like(grad, "negated gradient")
+    return None if a is None else grad, of_b
+
+
+def _rsub_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    a, b = node.edges
+    of_a = None if a is None else tape.like(grad, "negated gradient")
+    return of_a, None if b is None else grad
+
+
+def _mul_saves(a: Operand, b: Operand) -> Any:
+    a_learns, b_learns = node_of(a) is not None, node_of(b) is not None
+    if isinstance(b, float | int) or isinstance(a, float | int):
+        return None
+    return kept(a) if b_learns else None, kept(b) if a_learns else None
+
+
+def _mul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    a, b = saved or (None, None)
+    of_b = None if node.edges[1] is None else elementwise(tape, grad.shape, grad.dtype, "gradient", grad, a)
+    of_a = None if node.edges[0] is None else elementwise(tape, grad.shape, grad.dtype, "gradient", grad, b)
+    return of_a, of_b
+
+
+def _div_saves(a: Operand, b: Operand) -> Any:
+    if isinstance(b, float | int):
+        return None
+    return kept(a) if node_of(b) is not None else None, kept(b)
+
+
+def _div_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """div_tensor_other_backward, -grad * ((self / other) / other), and div_tensor_self_backward, grad / other."""
+    a, b = saved or (None, None)
+    of_b = None
+    if node.edges[1] is not None:
+        negated = tape.like(grad, "negated gradient")
+        once = elementwise(tape, grad.shape, grad.dtype, "quotient", a, b)
+        twice = elementwise(tape, grad.shape, grad.dtype, "quotient of the quotient", once, b)
+        of_b = elementwise(tape, grad.shape, grad.dtype, "gradient", negated, twice)
+        del twice, once, negated
+    of_a = None if node.edges[0] is None else elementwise(tape, grad.shape, grad.dtype, "gradient", grad, b)
+    return of_a, of_b
+
+
+def _pow(tape: Tape, outs: Outs, a: Operand, b: Operand) -> Tensor:
+    """pow; 2 ** x and x ** y keep what they need, and every exponent but 0 makes the same."""
+    if isinstance(b, Tensor | Param):
+        raise NotImplementedError("a power whose exponent is a tensor")
+    assert isinstance(a, Tensor | Param)
+    node = record(tape, _zeros_backward if b == 0 else _pow_backward, outs[0], (a,), (kept(a),))
+    out = elementwise(tape, outs[0], promoted(a, b), "power", a)
+    out.node = node
+    return out
+
+
+def _zeros_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    return (tape.new(grad.shape, grad.dtype, "zeros"),)
+
+
+def _pow_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """grad * (exponent * self.pow(exponent - 1))."""
+    (x,) = saved
+    x = grad if x is None else x
+    power = tape.like(x, "power")
+    scaled = tape.like(power, "power times exponent")
+    out = elementwise(tape, grad.shape, grad.dtype, "gradient", grad, scaled)
+    del scaled, power
+    return (out,)
+
+
+def _comparison(name: str) -> Rule:
+    """An operation with a boolean result and without a gradient."""
+
+    def rule(tape: Tape, outs: Outs, *operands: Operand) -> Tensor:
+        return elementwise(tape, outs[0], BOOL, name, *operands)
+
+    return rule
+
+
+def _bitwise(name: str) -> Rule:
+    """An operation on integers or booleans."""
+
+    def rule(tape: Tape, outs: Outs, *operands: Operand) -> Tensor:
+        return elementwise(tape, outs[0], promoted(*operands), name, *operands)
+
+    return rule
+
+
+# -- one operand -------------------------------------------------------------------------------------------------------
+
+
+def _unary(
+    name: str,
+    saves: str = "",
+    before: tuple[str, ...] = (),
+    *,
+    integers_too: bool = False,
+    fn: Backward | None = None,
+) -> Rule:
+    """A function of one tensor. saves: what its derivative needs, "input", "output" or nothing (""). before: the
+    temporaries that backward makes before it makes the gradient. integers_too: whether it leaves integers what they
+    are. fn: backward, where it is another.
+    """
+    fn = fn or (_with_temporaries(before) if before else elementwise_backward)
+
+    def rule(tape: Tape, outs: Outs, x: Tensor | Param, *_: Any) -> Tensor:
+        dtype = x.dtype if integers_too else floating(x.dtype)
+        if saves == "output":
+            out = like(tape, x, name, dtype)
+            out.node = tape.record(fn, (x.node,), (out,))
+            return out
+        node = tape.record(fn, (x.node,), (kept(x),) if saves else None)
+        out = like(tape, x, name, dtype)
+        out.node = node
+        return out
+
+    return rule
+
+
+def elementwise_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """Make one tensor of the gradient and what was saved."""
+    return (elementwise(tape, grad.shape, grad.dtype, "gradient", grad, *(saved or ())),)
+
+
+def _threshold_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """In the memory order of the output (aten/src/ATen/native/Activation.cpp, threshold_backward)."""
+    return (elementwise(tape, grad.shape, grad.dtype, "gradient", saved[0], grad),)
+
+
+def _with_temporaries(names: tuple[str, ...]) -> Backward:
+    """A derivative that is written as several operations: all but the last one's results live until that is done."""
+
+    def backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+        of = saved[0] or grad
+        temporaries = [tape.like(of, name) for name in names]
+        out = elementwise(tape, grad.shape, grad.dtype, "gradient", grad, of)
+        while temporaries:
+            temporaries.pop()
+        return (out,)
+
+    return backward
+
+
+def _clamp(tape: Tape, outs: Outs, x: Tensor | Param, low: float | None = None, high: float | None = None) -> Tensor:
+    node = tape.record(_clamp_backward, (x.node,), (kept(x),), low is not None and high is not None)
+    out = like(tape, x, "clamped", promoted(x, *[limit for limit in (low, high) if limit is not None]))
+    out.node = node
+    return out
+
+
+def _clamp_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """where((self >= min).logical_and_(self <= max), grad, 0)."""
+    zero = tape.new(SCALAR, grad.dtype, "zero")
+    inside = tape.like(saved[0] or grad, "within one limit", BOOL)
+    both = tape.like(inside, "within the other limit") if node.ctx else None
+    out = elementwise(tape, grad.shape, grad.dtype, "gradient", inside, grad)
+    del both, inside, zero
+    return (out,)
+
+
+def _where(tape: Tape, outs: Outs, condition: Tensor, a: Operand, b: Operand) -> Tensor:
+    node = record(tape, _where_backward, outs[0], (a, b), (condition,))
+    out = elementwise(tape, outs[0], promoted(a, b), "selected", condition, a, b)
+    out.node = node
+    return out
+
+
+def _where_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    grads: list[Tensor | None] = [None, None]
+    for place in (1, 0):
+        if node.edges[place] is not None:
+            zero = tape.new(SCALAR, grad.dtype, "zero")
+            grads[place] = elementwise(tape, grad.shape, grad.dtype, "gradient", saved[0], grad)
+            del zero
+    return tuple(grads)
+
+
+def _masked_fill(tape: Tape, outs: Outs, x: Tensor | Param, mask: Tensor, value: Operand) -> Tensor:
+    node = record(tape, _masked_fill_backward, outs[0], (x,), (mask,))
+    out = elementwise(tape, outs[0], x.dtype, "masked", x)
+    out.node = node
+    return out
+
+
+def _masked_fill_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    return (tape.like(grad, "masked gradient"),)
+
+
+def to(tape: Tape, outs: Outs, x: Tensor | Param, dtype: Dtype) -> Tensor | Param:
+    """x.to(dtype): x itself when nothing changes."""
+    if x.dtype is dtype:
+        return x
+    node = tape.record(ops.to_backward, (x.node,), None, x.dtype)
+    out = like(tape, x, "cast", dtype)
+    out.node = node
+    return out
+
+
+def _clone(tape: Tape, outs: Outs, x: Tensor | Param) -> Tensor:
+    node = tape.record(ops.pass_backward, (x.node,))
+    out = like(tape, x, "clone")
+    out.node = node
+    return out
+
+
+def _dropout(tape: Tape, outs: Outs, x: Tensor, p: float) -> Tensor:
+    """nn.functional.dropout in training: native_dropout on CUDA, which saves a mask of one byte per element."""
+    if p <= 0:
+        return x
+    out = like(tape, x, "dropout")
+    mask = like(tape, x, "dropout mask", BOOL)
+    out.node = tape.record(elementwise_backward, (x.node,), (mask,))
+    return out
+
+
+ELEMENTWISE: dict[str, Rule] = {
+    "add": _binary("sum", _add_backward),
+    "sub": _binary("difference", _sub_backward),
+    "rsub": _binary("difference", _rsub_backward),
+    "mul": _binary("product", _mul_backward, saves=_mul_saves),
+    "div": _binary("quotient", _div_backward, saves=_div_saves, divides=True),
+    "pow": _pow,
+    "neg": _unary("negated", integers_too=True),
+    "abs": _unary("absolute value", "input", ("sign",), integers_too=True),
+    "exp": _unary("exponential", "output"),
+    "log": _unary("logarithm", "input"),
+    "sqrt": _unary("root", "output", ("twice the root",)),
+    "rsqrt": _unary("reciprocal root", "output", ("half", "cube")),
+    "reciprocal": _unary("reciprocal", "output", ("negated gradient", "square")),
+    "sin": _unary("sine", "input", ("cosine",)),
+    "cos": _unary("cosine", "input", ("sine", "negated sine")),
+    "silu": _unary("silu", "input"),
+    "gelu": _unary("gelu", "input"),
+    "softplus": _unary("softplus", "input"),
+    "relu": _unary("relu", "output", integers_too=True, fn=_threshold_backward),
+    "tanh": _unary("tanh", "output"),
+    "sigmoid": _unary("sigmoid", "output"),
+    "clamp": _clamp,
+    "where": _where,
+    "masked_fill": _masked_fill,
+    "to": to,
+    "clone": _clone,
+    "dropout": _dropout,
+    **{name: _comparison(name) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    **{
+        name: _comparison(name)
+        for name in ("logical_and", "logical_or", "logical_xor", "logical_not", "isnan", "isinf")
+    },
+    **{name: _bitwise(name) for name in ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not")},
+}
