@@ -61,14 +61,13 @@ class Bytes(LiveBytes):
 
     IN_PLACE: Final = {
         aten.index_put.default: aten.index_put_.default,
-        aten._index_put_impl.default: aten._index_put_impl_.default,
         aten.index_add.default: aten.index_add_.default,
-        aten.scatter_add.default: aten.scatter_add_.default,
         aten.scatter.src: aten.scatter_.src,
+        aten.scatter_add.default: aten.scatter_add_.default,
     }
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.in_backward:
+        if self.in_backward and not (func is aten.index_put.default and args[3:] != (True,)):  # of index_put itself
             func = self.IN_PLACE.get(func, func)
         return super().__torch_dispatch__(func, types, args, kwargs)
 

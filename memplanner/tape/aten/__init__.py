@@ -13,10 +13,11 @@ to, softmax, matmul, reshape, contiguous, dropout, linear, layer_norm.
 from memplanner.tape.aten.base import Rule
 from memplanner.tape.aten.elementwise import ELEMENTWISE
 from memplanner.tape.aten.indexing import INDEXING
+from memplanner.tape.aten.inplace import IN_PLACE
 from memplanner.tape.aten.making import MAKING
 from memplanner.tape.aten.products import PRODUCTS
 from memplanner.tape.aten.reductions import REDUCTIONS
 from memplanner.tape.aten.views import VIEWS
 
-OPERATIONS: dict[str, Rule] = {**ELEMENTWISE, **VIEWS, **REDUCTIONS, **PRODUCTS, **INDEXING, **MAKING}
+OPERATIONS: dict[str, Rule] = {**ELEMENTWISE, **VIEWS, **REDUCTIONS, **PRODUCTS, **INDEXING, **IN_PLACE, **MAKING}
 """The rule of every operation that is modelled, by the operation's name."""

@@ -34,7 +34,7 @@ def promoted(*operands: Operand) -> Dtype:
         if isinstance(x, Tensor | Param):
             place = 0 if x.shape.dims else 1
             known = found[place]
-            found[place] = x.dtype if known is None else _wider(known, x.dtype)
+            found[place] = x.dtype if known is None else wider(known, x.dtype)
     best, scalar = found
     if best is None or (scalar is not None and _category(scalar) > _category(best)):
         best = scalar
@@ -56,7 +56,8 @@ def _category(dtype: Dtype) -> int:
     return (rank >= _FIRST_INTEGER) + (rank >= _FIRST_FLOAT)
 
 
-def _wider(a: Dtype, b: Dtype) -> Dtype:
+def wider(a: Dtype, b: Dtype) -> Dtype:
+    """The type that holds values of both (torch.promote_types)."""
     if a is b:
         return a
     if _RANK[a] == _RANK[b]:  # of bf16 and fp16
@@ -147,7 +148,7 @@ def record(
     and the shapes of the operands.
     """
     edges = tuple([node_of(x) for x in operands])
-    casts = tuple([None if edge is None else x.dtype for x, edge in zip(operands, edges, strict=True)])  # type: ignore[union-attr]
+    casts = tuple([x.dtype if isinstance(x, Tensor | Param) else None for x in operands])
     shapes: tuple[Shape | None, ...] = ()
     for x, edge in zip(operands, edges, strict=True):
         if edge is not None and x.shape.dims != shape.dims:  # type: ignore[union-attr]

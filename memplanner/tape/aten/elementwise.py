@@ -19,6 +19,7 @@ from memplanner.tape.aten.base import (
     node_of,
     promoted,
     record,
+    wider,
 )
 from memplanner.tape.engine import Backward, Node, Param, Tape, Tensor
 
@@ -44,17 +45,20 @@ def _binary(
     return rule
 
 
-def _add_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+def add_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """Pass the gradient on to both."""
     return tuple([None if edge is None else grad for edge in node.edges])
 
 
-def _sub_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+def sub_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """The second one's gradient is negated."""
     a, b = node.edges
     of_b = None if b is None else tape.like(grad, "negated gradient")
     return None if a is None else grad, of_b
 
 
-def _rsub_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+def rsub_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """The first one's gradient is negated."""
     a, b = node.edges
     of_a = None if a is None else tape.like(grad, "negated gradient")
     return of_a, None if b is None else grad
@@ -67,11 +71,20 @@ def _mul_saves(a: Operand, b: Operand) -> Any:
     return kept(a) if b_learns else None, kept(b) if a_learns else None
 
 
-def _mul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+def mul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """The gradient times the other factor."""
     a, b = saved or (None, None)
-    of_b = None if node.edges[1] is None else elementwise(tape, grad.shape, grad.dtype, "gradient", grad, a)
-    of_a = None if node.edges[0] is None else elementwise(tape, grad.shape, grad.dtype, "gradient", grad, b)
+    of_b = None if node.edges[1] is None else _with_operand(tape, node, 0, grad, a)
+    of_a = None if node.edges[0] is None else _with_operand(tape, node, 1, grad, b)
     return of_a, of_b
+
+
+def _with_operand(tape: Tape, node: Node, place: int, grad: Tensor, saved: Tensor | None) -> Tensor:
+    """The gradient times or over the operand at this place; a parameter or a number is not saved."""
+    if saved is not None:
+        return elementwise(tape, grad.shape, promoted(grad, saved), "gradient", grad, saved)
+    dtype = node.casts[place]
+    return tape.like(grad, "gradient", grad.dtype if dtype is None else wider(grad.dtype, dtype))
 
 
 def _div_saves(a: Operand, b: Operand) -> Any:
@@ -80,17 +93,18 @@ def _div_saves(a: Operand, b: Operand) -> Any:
     return kept(a) if node_of(b) is not None else None, kept(b)
 
 
-def _div_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+def div_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
     """div_tensor_other_backward, -grad * ((self / other) / other), and div_tensor_self_backward, grad / other."""
     a, b = saved or (None, None)
     of_b = None
     if node.edges[1] is not None:
+        wide = wider(node.casts[0] or grad.dtype, node.casts[1] or grad.dtype)
+        once = elementwise(tape, grad.shape, wide, "quotient", a, b)
+        twice = elementwise(tape, grad.shape, wide, "quotient of the quotient", once, b)
         negated = tape.like(grad, "negated gradient")
-        once = elementwise(tape, grad.shape, grad.dtype, "quotient", a, b)
-        twice = elementwise(tape, grad.shape, grad.dtype, "quotient of the quotient", once, b)
-        of_b = elementwise(tape, grad.shape, grad.dtype, "gradient", negated, twice)
-        del twice, once, negated
-    of_a = None if node.edges[0] is None else elementwise(tape, grad.shape, grad.dtype, "gradient", grad, b)
+        of_b = elementwise(tape, grad.shape, promoted(negated, twice), "gradient", negated, twice)
+        del negated, twice, once
+    of_a = None if node.edges[0] is None else _with_operand(tape, node, 1, grad, b)
     return of_a, of_b
 
 
@@ -99,13 +113,14 @@ def _pow(tape: Tape, outs: Outs, a: Operand, b: Operand) -> Tensor:
     if isinstance(b, Tensor | Param):
         raise NotImplementedError("a power whose exponent is a tensor")
     assert isinstance(a, Tensor | Param)
-    node = record(tape, _zeros_backward if b == 0 else _pow_backward, outs[0], (a,), (kept(a),))
+    node = record(tape, zeros_backward if b == 0 else _pow_backward, outs[0], (a,), (kept(a),))
     out = elementwise(tape, outs[0], promoted(a, b), "power", a)
     out.node = node
     return out
 
 
-def _zeros_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+def zeros_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """Nothing depends on the input."""
     return (tape.new(grad.shape, grad.dtype, "zeros"),)
 
 
@@ -174,7 +189,7 @@ def elementwise_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Gr
     return (elementwise(tape, grad.shape, grad.dtype, "gradient", grad, *(saved or ())),)
 
 
-def _threshold_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+def threshold_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
     """In the memory order of the output (aten/src/ATen/native/Activation.cpp, threshold_backward)."""
     return (elementwise(tape, grad.shape, grad.dtype, "gradient", saved[0], grad),)
 
@@ -194,14 +209,14 @@ def _with_temporaries(names: tuple[str, ...]) -> Backward:
 
 
 def _clamp(tape: Tape, outs: Outs, x: Tensor | Param, low: float | None = None, high: float | None = None) -> Tensor:
-    node = tape.record(_clamp_backward, (x.node,), (kept(x),), low is not None and high is not None)
+    node = tape.record(clamp_backward, (x.node,), (kept(x),), low is not None and high is not None)
     out = like(tape, x, "clamped", promoted(x, *[limit for limit in (low, high) if limit is not None]))
     out.node = node
     return out
 
 
-def _clamp_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
-    """where((self >= min).logical_and_(self <= max), grad, 0)."""
+def clamp_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """Make where((self >= min).logical_and_(self <= max), grad, 0)."""
     zero = tape.new(SCALAR, grad.dtype, "zero")
     inside = tape.like(saved[0] or grad, "within one limit", BOOL)
     both = tape.like(inside, "within the other limit") if node.ctx else None
@@ -228,13 +243,14 @@ def _where_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
 
 
 def _masked_fill(tape: Tape, outs: Outs, x: Tensor | Param, mask: Tensor, value: Operand) -> Tensor:
-    node = record(tape, _masked_fill_backward, outs[0], (x,), (mask,))
+    node = record(tape, masked_fill_backward, outs[0], (x,), (mask,))
     out = elementwise(tape, outs[0], x.dtype, "masked", x)
     out.node = node
     return out
 
 
-def _masked_fill_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+def masked_fill_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """The gradient with zeros where the mask is."""
     return (tape.like(grad, "masked gradient"),)
 
 
@@ -266,11 +282,11 @@ def _dropout(tape: Tape, outs: Outs, x: Tensor, p: float) -> Tensor:
 
 
 ELEMENTWISE: dict[str, Rule] = {
-    "add": _binary("sum", _add_backward),
-    "sub": _binary("difference", _sub_backward),
-    "rsub": _binary("difference", _rsub_backward),
-    "mul": _binary("product", _mul_backward, saves=_mul_saves),
-    "div": _binary("quotient", _div_backward, saves=_div_saves, divides=True),
+    "add": _binary("sum", add_backward),
+    "sub": _binary("difference", sub_backward),
+    "rsub": _binary("difference", rsub_backward),
+    "mul": _binary("product", mul_backward, saves=_mul_saves),
+    "div": _binary("quotient", div_backward, saves=_div_saves, divides=True),
     "pow": _pow,
     "neg": _unary("negated", integers_too=True),
     "abs": _unary("absolute value", "input", ("sign",), integers_too=True),
@@ -284,7 +300,7 @@ ELEMENTWISE: dict[str, Rule] = {
     "silu": _unary("silu", "input"),
     "gelu": _unary("gelu", "input"),
     "softplus": _unary("softplus", "input"),
-    "relu": _unary("relu", "output", integers_too=True, fn=_threshold_backward),
+    "relu": _unary("relu", "output", integers_too=True, fn=threshold_backward),
     "tanh": _unary("tanh", "output"),
     "sigmoid": _unary("sigmoid", "output"),
     "clamp": _clamp,
