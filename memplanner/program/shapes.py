@@ -25,6 +25,7 @@ INT32 = Dtype("int32", 4)
 INT8 = Dtype("int8", 1)
 UINT8 = Dtype("uint8", 1)
 BOOL = Dtype("bool", 1)
+COMPLEX64 = Dtype("complex64", 8)
 
 
 class Shape:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from memplanner.program.shapes import BF16, BOOL, FP16, FP32, INT8, INT32, INT64, UINT8, Dtype, Shape
+from memplanner.program.shapes import BF16, BOOL, COMPLEX64, FP16, FP32, INT8, INT32, INT64, UINT8, Dtype, Shape
 from memplanner.tape import strides
 from memplanner.tape.engine import Backward, Node, Param, Tape, Tensor
 from memplanner.tape.strides import Strides
@@ -13,8 +13,8 @@ Operand = Tensor | Param | float
 Rule = Callable[..., Any]
 """rule(tape, outs, *args): an operation's outputs. outs: their shapes. Sizes are no arguments: `outs` has them."""
 
-_RANK = {BOOL: 0, UINT8: 1, INT8: 2, INT32: 3, INT64: 4, FP16: 5, BF16: 5, FP32: 6}
-_FIRST_INTEGER, _FIRST_FLOAT = 1, 5
+_RANK = {BOOL: 0, UINT8: 1, INT8: 2, INT32: 3, INT64: 4, FP16: 5, BF16: 5, FP32: 6, COMPLEX64: 7}
+_FIRST_INTEGER, _FIRST_FLOAT, _FIRST_COMPLEX = 1, 5, 7
 
 
 # -- types -------------------------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def floating(dtype: Dtype) -> Dtype:
 
 def _category(dtype: Dtype) -> int:
     rank = _RANK[dtype]
-    return (rank >= _FIRST_INTEGER) + (rank >= _FIRST_FLOAT)
+    return (rank >= _FIRST_INTEGER) + (rank >= _FIRST_FLOAT) + (rank >= _FIRST_COMPLEX)
 
 
 def wider(a: Dtype, b: Dtype) -> Dtype:
@@ -155,6 +155,12 @@ def record(
             shapes = tuple([x.shape if isinstance(x, Tensor | Param) else None for x in operands])
             break
     return tape.record(fn, edges, saved, ctx, casts, shapes)
+
+
+def without_gradient(tape: Tape, name: str, *operands: Operand) -> None:
+    """Refuse an operation on what needs a gradient, where its derivative is not modelled."""
+    if tape.grad_enabled and any(node_of(x) is not None for x in operands):
+        raise NotImplementedError(f"the derivative of {name}")
 
 
 def distribute(tape: Tape, node: Node | None, outs: Sequence[Tensor]) -> tuple[Tensor, ...]:

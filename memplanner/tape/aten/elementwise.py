@@ -7,7 +7,7 @@ gradient of the one whose name there comes first in the alphabet ("other" before
 from collections.abc import Callable
 from typing import Any
 
-from memplanner.program.shapes import BOOL, SCALAR, Dtype, Shape
+from memplanner.program.shapes import BOOL, COMPLEX64, SCALAR, Dtype, Shape
 from memplanner.tape import ops
 from memplanner.tape.aten.base import (
     Operand,
@@ -20,6 +20,7 @@ from memplanner.tape.aten.base import (
     promoted,
     record,
     wider,
+    without_gradient,
 )
 from memplanner.tape.engine import Backward, Node, Param, Tape, Tensor
 
@@ -80,9 +81,12 @@ def mul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
 
 
 def _with_operand(tape: Tape, node: Node, place: int, grad: Tensor, saved: Tensor | None) -> Tensor:
-    """The gradient times or over the operand at this place; a parameter or a number is not saved."""
+    """The gradient times or over the operand at this place; a parameter or a number is not saved. Complex numbers are
+    conjugated first.
+    """
     if saved is not None:
-        return elementwise(tape, grad.shape, promoted(grad, saved), "gradient", grad, saved)
+        conjugate = tape.like(saved, "conjugate") if saved.dtype is COMPLEX64 else saved
+        return elementwise(tape, grad.shape, promoted(grad, saved), "gradient", grad, conjugate)
     dtype = node.casts[place]
     return tape.like(grad, "gradient", grad.dtype if dtype is None else wider(grad.dtype, dtype))
 
@@ -109,19 +113,21 @@ def div_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
 
 
 def _pow(tape: Tape, outs: Outs, a: Operand, b: Operand) -> Tensor:
-    """pow; 2 ** x and x ** y keep what they need, and every exponent but 0 makes the same."""
+    """pow, of which every exponent but 0 makes the same."""
+    dtype = promoted(a, b)
     if isinstance(b, Tensor | Param):
-        raise NotImplementedError("a power whose exponent is a tensor")
+        without_gradient(tape, "a power whose exponent is a tensor", a, b)
+        return elementwise(tape, outs[0], dtype, "power", a, b)
     assert isinstance(a, Tensor | Param)
     node = record(tape, zeros_backward if b == 0 else _pow_backward, outs[0], (a,), (kept(a),))
-    out = elementwise(tape, outs[0], promoted(a, b), "power", a)
+    out = elementwise(tape, outs[0], dtype, "power", a)
     out.node = node
     return out
 
 
 def zeros_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
     """Nothing depends on the input."""
-    return (tape.new(grad.shape, grad.dtype, "zeros"),)
+    return (tape.like(grad, "zeros"),)
 
 
 def _pow_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
@@ -135,20 +141,57 @@ def _pow_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
     return (out,)
 
 
-def _comparison(name: str) -> Rule:
-    """An operation with a boolean result and without a gradient."""
+def _larger(tape: Tape, outs: Outs, a: Operand, b: Operand) -> Tensor:
+    """maximum and minimum."""
+    node = record(tape, _larger_backward, outs[0], (a, b), (kept(a), kept(b)))
+    out = elementwise(tape, outs[0], promoted(a, b), "larger or smaller", a, b)
+    out.node = node
+    return out
 
-    def rule(tape: Tape, outs: Outs, *operands: Operand) -> Tensor:
-        return elementwise(tape, outs[0], BOOL, name, *operands)
 
-    return rule
+def _larger_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """where(self == other, grad / 2, grad).masked_fill_(self < other, 0), for each of the two."""
+    grads: list[Tensor | None] = [None, None]
+    for place in (1, 0):
+        if node.edges[place] is not None:
+            half = tape.like(grad, "half")
+            equal = elementwise(tape, grad.shape, BOOL, "equal", *saved)
+            grads[place] = elementwise(tape, grad.shape, grad.dtype, "gradient", equal, half, grad)
+            elementwise(tape, grad.shape, BOOL, "larger", *saved)
+            del equal, half
+    return tuple(grads)
 
 
-def _bitwise(name: str) -> Rule:
-    """An operation on integers or booleans."""
+def _addcmul(tape: Tape, outs: Outs, x: Operand, a: Operand, b: Operand, *_: Any) -> Tensor:
+    """x + a * b."""
+    node = record(tape, _addcmul_backward, outs[0], (x, a, b), _mul_saves(a, b)[::-1])
+    out = elementwise(tape, outs[0], promoted(x, a, b), "sum with a product", x, a, b)
+    out.node = node
+    return out
 
-    def rule(tape: Tape, outs: Outs, *operands: Operand) -> Tensor:
-        return elementwise(tape, outs[0], promoted(*operands), name, *operands)
+
+def _addcmul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """The gradient, and grad * (tensor2 * value) and grad * (tensor1 * value)."""
+    grads: list[Tensor | None] = [None if node.edges[0] is None else grad]
+    for edge, other in zip(node.edges[1:], saved, strict=True):
+        of_edge = None
+        if edge is not None:
+            scaled = tape.like(other or grad, "scaled factor")
+            of_edge = elementwise(tape, grad.shape, grad.dtype, "gradient", grad, scaled)
+            del scaled
+        grads.append(of_edge)
+    return tuple(grads)
+
+
+def _without(name: str, dtype: Dtype | None = None) -> Rule:
+    """An operation that has no derivative, or none that is modelled. dtype: of its result, else as promoted."""
+
+    def rule(tape: Tape, outs: Outs, *operands: Any) -> Tensor:
+        tensors = [x for x in operands if isinstance(x, Tensor | Param)]
+        if dtype is None:
+            without_gradient(tape, name, *tensors)
+        numbers = [x for x in operands if isinstance(x, float | int)]
+        return elementwise(tape, outs[0], dtype or promoted(*tensors, *numbers), name, *tensors)
 
     return rule
 
@@ -190,7 +233,7 @@ def elementwise_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Gr
 
 
 def threshold_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
-    """In the memory order of the output (aten/src/ATen/native/Activation.cpp, threshold_backward)."""
+    """In the memory order of what was saved (aten/src/ATen/native/Activation.cpp, threshold_backward)."""
     return (elementwise(tape, grad.shape, grad.dtype, "gradient", saved[0], grad),)
 
 
@@ -281,6 +324,11 @@ def _dropout(tape: Tape, outs: Outs, x: Tensor, p: float) -> Tensor:
     return out
 
 
+COMPARISONS = (
+    *("eq", "ne", "lt", "le", "gt", "ge"),
+    *("logical_and", "logical_or", "logical_xor", "logical_not", "isnan", "isinf", "isfinite"),
+)
+
 ELEMENTWISE: dict[str, Rule] = {
     "add": _binary("sum", add_backward),
     "sub": _binary("difference", sub_backward),
@@ -295,6 +343,8 @@ ELEMENTWISE: dict[str, Rule] = {
     "sqrt": _unary("root", "output", ("twice the root",)),
     "rsqrt": _unary("reciprocal root", "output", ("half", "cube")),
     "reciprocal": _unary("reciprocal", "output", ("negated gradient", "square")),
+    "log1p": _unary("logarithm", "input", ("one more",)),
+    "expm1": _unary("exponential less one", "output", ("one more",)),
     "sin": _unary("sine", "input", ("cosine",)),
     "cos": _unary("cosine", "input", ("sine", "negated sine")),
     "silu": _unary("silu", "input"),
@@ -303,16 +353,24 @@ ELEMENTWISE: dict[str, Rule] = {
     "relu": _unary("relu", "output", integers_too=True, fn=threshold_backward),
     "tanh": _unary("tanh", "output"),
     "sigmoid": _unary("sigmoid", "output"),
+    "leaky_relu": _unary("leaky relu", "input", fn=threshold_backward),
+    "elu": _unary("elu", "input"),
+    "mish": _unary("mish", "input"),
+    "hardswish": _unary("hardswish", "input"),
+    "maximum": _larger,
+    "minimum": _larger,
+    "addcmul": _addcmul,
     "clamp": _clamp,
     "where": _where,
     "masked_fill": _masked_fill,
     "to": to,
     "clone": _clone,
     "dropout": _dropout,
-    **{name: _comparison(name) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
     **{
-        name: _comparison(name)
-        for name in ("logical_and", "logical_or", "logical_xor", "logical_not", "isnan", "isinf")
+        name: _unary(name, fn=zeros_backward, integers_too=True) for name in ("floor", "ceil", "round", "trunc", "sign")
     },
-    **{name: _bitwise(name) for name in ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not")},
+    **{name: _without(name, BOOL) for name in COMPARISONS},
+    **{name: _without(name) for name in ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not")},
+    **{name: _without(name) for name in ("floor_divide", "remainder", "fmod", "__lshift__", "__rshift__")},
+    "polar": _without("polar", COMPLEX64),
 }

@@ -1,4 +1,4 @@
-"""New tensors that depend on no other's elements, and padding."""
+"""New tensors that depend on no other's elements, and those with its elements elsewhere: padded, repeated, flipped."""
 
 from typing import Any
 
@@ -50,6 +50,41 @@ def _pad_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
     return (tape.new(node.ctx, grad.dtype, "gradient without padding"),)
 
 
+def _rearranged(name: str) -> Rule:
+    """flip, roll, tril and triu, whose backward is alike. In the shape's order."""
+
+    def rule(tape: Tape, outs: Outs, x: Source, *_: Any) -> Tensor:
+        node = tape.record(_rearranged_backward, (x.node,))
+        out = tape.new(outs[0], x.dtype, name)
+        out.node = node
+        return out
+
+    return rule
+
+
+def _rearranged_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    return (tape.new(grad.shape, grad.dtype, "gradient"),)
+
+
+def _repeat(tape: Tape, outs: Outs, x: Source, *_: Any) -> Tensor:
+    """x.repeat(sizes); backward sums over dimensions that it added, then over the others."""
+    node = tape.record(_repeat_backward, (x.node,), None, x.shape)
+    out = tape.new(outs[0], x.dtype, "repeated")
+    out.node = node
+    return out
+
+
+def _repeat_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    shape: Shape = node.ctx
+    added = len(grad.shape.dims) - len(shape.dims)
+    sizes = dict(zip(grad.shape.labels[added:], grad.shape.dims[added:], strict=True))
+    if added:
+        grad = tape.new(Shape(**sizes), grad.dtype, "gradient summed over added dimensions")
+    if grad.shape.dims == shape.dims:
+        return (grad,)
+    return (tape.new(shape, grad.dtype, "gradient summed over repeats"),)
+
+
 _NAMES = {
     "zeros": "zeros",
     "ones": "ones",
@@ -64,6 +99,11 @@ MAKING: dict[str, Rule] = {
     "scalar_tensor": _maker("number"),
     "linspace": _maker("range"),
     "constant_pad_nd": _pad,
+    "repeat": _repeat,
+    "flip": _rearranged("flipped"),
+    "roll": _rearranged("rolled"),
+    "tril": _rearranged("lower triangle"),
+    "triu": _rearranged("upper triangle"),
     **{name: _maker(label) for name, label in _NAMES.items()},
     **{f"{name}_like": _maker_like(label) for name, label in _NAMES.items()},
     **{f"new_{name}": _maker_for(label) for name, label in _NAMES.items()},

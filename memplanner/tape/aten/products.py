@@ -9,6 +9,7 @@ from memplanner.tape.aten.base import (
     as_tensor,
     is_contiguous,
     kept,
+    laid_out,
     node_of,
     order_of,
     strides_of,
@@ -63,8 +64,9 @@ def _mm_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
 def _factor_gradient(tape: Tape, grad: Tensor, shape: Shape, order: strides.Strides | None) -> Tensor:
     """In column-major order where the factor is: the transpose of a product (FunctionsManual.cpp, mm_mat1_grad)."""
     out = tape.new(shape, grad.dtype, "gradient of a factor")
-    by_column = (1, shape.dims[0])
-    return view_of(tape, out, shape, order) if order is not None and order == by_column else out
+    if order is not None and order[-2:] == (1, shape.dims[-2]):
+        return view_of(tape, out, shape, order)
+    return out
 
 
 def _addmm(tape: Tape, outs: Outs, bias: Source, a: Source, b: Source) -> Tensor:
@@ -87,6 +89,72 @@ def _addmm_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
     a = None if node.edges[1] is None else _factor_gradient(tape, grad, a_shape, a_order)
     b = None if node.edges[2] is None else _factor_gradient(tape, grad, b_shape, b_order)
     return None if node.edges[0] is None else grad, a, b
+
+
+def _baddbmm(tape: Tape, outs: Outs, x: Source, a: Source, b: Source, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta * x + alpha * (a @ b)."""
+    node = tape.record(
+        _baddbmm_backward,
+        (x.node, a.node, b.node),
+        _factors(a, b)[::-1],
+        (a.shape, b.shape, beta != 1, alpha != 1),
+        (x.dtype, a.dtype, b.dtype),
+        (x.shape, a.shape, b.shape),
+    )
+    out = tape.new(outs[0], a.dtype, "product and summand")
+    out.node = node
+    return out
+
+
+def _baddbmm_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """batch1, batch2, self; what has a factor is multiplied once more (maybe_multiply)."""
+    *shapes, scales_x, scales = node.ctx
+    grads: list[Tensor | None] = []
+    for edge, shape in zip(node.edges[1:], shapes, strict=True):
+        of_factor = None if edge is None else tape.new(shape, grad.dtype, "gradient of a factor")
+        if of_factor is not None and scales:
+            of_factor = tape.like(of_factor, "scaled gradient of a factor")
+        grads.append(of_factor)
+    of_x = None if node.edges[0] is None else tape.like(grad, "scaled gradient") if scales_x else grad
+    return of_x, *grads
+
+
+def _grouped_mm(tape: Tape, outs: Outs, a: Source, b: Source, offsets: Tensor | None = None, *_: Any) -> Tensor:
+    """Rows a (tokens, in), in groups, times the matrices b (experts, in, out): each group by its own."""
+    of_b, of_a = _factors(a, b)
+    node = tape.record(
+        _mm_backward, (a.node, b.node), (of_b, offsets, of_a), (a.shape, order_of(a), b.shape, order_of(b))
+    )
+    out = tape.new(outs[0], a.dtype, "product by groups")
+    out.node = node
+    return out
+
+
+def _solve_triangular(tape: Tape, outs: Outs, a: Source, b: Source, *_: Any) -> Tensor:
+    """linalg_solve_triangular: the x of a @ x = b, in column-major order."""
+    out = _by_column(tape.new(outs[0], b.dtype, "solution"))
+    out.node = tape.record(_solve_backward, (a.node, b.node), (out, kept(a)), (a.shape, b.shape))
+    return out
+
+
+def _by_column(x: Tensor) -> Tensor:
+    *rest, rows, columns = x.shape.dims
+    *steps, _, _ = strides.contiguous((*rest, columns, rows))
+    return laid_out(x, strides.normal(x.shape.dims, (*steps, 1, rows)))
+
+
+def _solve_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """FunctionsManual.cpp, linalg_solve_triangular_backward."""
+    a_shape, b_shape = node.ctx
+    of_a = None
+    of_b = _by_column(tape.new(b_shape, grad.dtype, "gradient of the right side"))
+    if node.edges[0] is not None:
+        product = tape.new(a_shape, grad.dtype, "product")
+        negated = tape.like(product, "negated product")
+        del product
+        of_a = tape.like(negated, "gradient of the triangle")
+        del negated
+    return of_a, None if node.edges[1] is None else of_b
 
 
 def matmul(tape: Tape, outs: Outs, a: Source, b: Source) -> Tensor:
@@ -178,6 +246,20 @@ def _bias_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
     return tuple([None if edge is None else grad for edge in node.edges])
 
 
+def _convolution(tape: Tape, outs: Outs, x: Source, weight: Source, bias: Source | None = None, *_: Any) -> Tensor:
+    """convolution, whatever its dimensions: input and weight are saved, both of them."""
+    parts = (x, weight, bias)
+    node = tape.record(
+        _parts_backward,
+        tuple([node_of(part) for part in parts]),
+        (kept(weight), kept(x)),
+        tuple([None if part is None else (part.shape, part.dtype) for part in parts]),
+    )
+    out = tape.new(outs[0], x.dtype, "convolution")
+    out.node = node
+    return out
+
+
 def layer_norm(
     tape: Tape, outs: Outs, x: Source, weight: Source | None = None, bias: Source | None = None, *_: Any
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
@@ -188,7 +270,7 @@ def layer_norm(
     rstd = tape.new(rows, FP32, "reciprocal deviation per row")
     parts = (x, weight, bias)
     node = tape.record(
-        _layer_norm_backward,
+        _parts_backward,
         tuple([node_of(part) for part in parts]),
         (rstd, mean, kept(weight), kept(x), kept(bias)),
         tuple([None if part is None else (part.shape, part.dtype) for part in parts]),
@@ -203,22 +285,61 @@ def _rows(x: Source, weight: Source | None) -> Shape:
     return Shape(**dict(zip(x.shape.labels[:left], x.shape.dims[:left], strict=True)))
 
 
-def _layer_norm_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+def _parts_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """New gradients of input, weight and bias, in this order."""
     names = ("gradient", "weight gradient", "bias gradient")
     return tuple(
         [
             None if edge is None else tape.new(part[0], part[1], name)
-            for edge, part, name in zip(node.edges, node.ctx, names, strict=True)
+            for edge, part, name in zip(node.edges, node.ctx, names, strict=False)
         ]
     )
+
+
+def _group_norm(
+    tape: Tape, outs: Outs, x: Source, weight: Source | None = None, bias: Source | None = None, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """native_group_norm: as native_layer_norm, with its statistics in the input's type."""
+    out, mean, rstd = (
+        tape.new(shape, x.dtype, name)
+        for shape, name in zip(outs, ("normalised", "mean per group", "reciprocal deviation per group"), strict=True)
+    )
+    parts = (x, weight, bias)
+    out.node = tape.record(
+        _parts_backward,
+        tuple([node_of(part) for part in parts]),
+        (rstd, mean, kept(weight), kept(x)),
+        tuple([None if part is None else (part.shape, part.dtype) for part in parts]),
+    )
+    return out, mean, rstd
+
+
+def _rms_norm(tape: Tape, outs: Outs, x: Source, weight: Source | None = None, *_: Any) -> Tensor:
+    """torch.nn.functional.rms_norm as one kernel (_fused_rms_norm): saves the input and an fp32 number per row."""
+    out = tape.new(outs[0], x.dtype, "normalised")
+    rstd = tape.new(_rows(x, weight), FP32, "reciprocal root per row")
+    parts = (x, weight)
+    out.node = tape.record(
+        _parts_backward,
+        tuple([node_of(part) for part in parts]),
+        (rstd, kept(weight), kept(x)),
+        tuple([None if part is None else (part.shape, part.dtype) for part in parts]),
+    )
+    return out
 
 
 PRODUCTS: dict[str, Rule] = {
     "mm": mm,
     "bmm": bmm,
     "addmm": _addmm,
+    "baddbmm": _baddbmm,
+    "_grouped_mm": _grouped_mm,
+    "linalg_solve_triangular": _solve_triangular,
     "matmul": matmul,
     "linear": linear,
     "layer_norm": layer_norm,
     "native_layer_norm": layer_norm,
+    "native_group_norm": _group_norm,
+    "rms_norm": _rms_norm,
+    "convolution": _convolution,
 }

@@ -7,7 +7,7 @@ a part of a tensor, into one of zeros.
 from collections.abc import Sequence
 from typing import Any
 
-from memplanner.program.shapes import SCALAR, Shape
+from memplanner.program.shapes import COMPLEX64, FP32, SCALAR, Shape
 from memplanner.tape import ops, strides
 from memplanner.tape.aten.base import (
     Rule,
@@ -209,6 +209,69 @@ def _join_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
     return (out,)
 
 
+def _diagonal(tape: Tape, outs: Outs, x: Source, offset: int = 0, dim0: int = 0, dim1: int = 1) -> Tensor:
+    order = list(strides_of(x))
+    both = order[dim0] + order[dim1]
+    for dim in sorted((_wrapped(dim0, x), _wrapped(dim1, x)), reverse=True):
+        del order[dim]
+    return _part(tape, x, outs[0], (*order, both))
+
+
+def _unfold(tape: Tape, outs: Outs, x: Source, dim: int, size: Any = None, step: int = 1) -> Tensor:
+    order = list(strides_of(x))
+    last = order[dim]
+    order[dim] = last * step
+    return _part(tape, x, outs[0], (*order, last))
+
+
+# -- other elements ----------------------------------------------------------------------------------------------------
+
+
+def _alias(tape: Tape, outs: Outs, x: Source) -> Tensor:
+    """alias, lift_fresh: x under another name."""
+    out = view_of(tape, x, x.shape, order_of(x))
+    out.node = tape.record(ops.pass_backward, (x.node,))
+    return out
+
+
+def _detach(tape: Tape, outs: Outs, x: Source) -> Tensor:
+    return view_of(tape, x, x.shape, order_of(x))
+
+
+def _view_as_complex(tape: Tape, outs: Outs, x: Source) -> Tensor:
+    order = tuple([stride // 2 for stride in strides_of(x)[:-1]])
+    out = view_of(tape, x, outs[0], strides.normal(outs[0].dims, order))
+    out.dtype = COMPLEX64
+    out.node = tape.record(_as_complex_backward, (x.node,), None, x.shape)
+    return out
+
+
+def _as_complex_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    return (_as_real(tape, grad, node.ctx),)
+
+
+def _view_as_real(tape: Tape, outs: Outs, x: Source) -> Tensor:
+    out = _as_real(tape, x, outs[0])
+    out.node = tape.record(_as_real_backward, (x.node,), None, x.shape)
+    return out
+
+
+def _as_real(tape: Tape, x: Source, shape: Shape) -> Tensor:
+    order = (*[2 * stride for stride in strides_of(x)], 1)
+    out = view_of(tape, x, shape, strides.normal(shape.dims, order))
+    out.dtype = FP32
+    return out
+
+
+def _as_real_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+    """view_as_complex(grad.contiguous())."""
+    if order_of(grad) is not None:
+        grad = tape.new(grad.shape, grad.dtype, "contiguous gradient")
+    out = tape.view(grad, node.ctx)
+    out.dtype = COMPLEX64
+    return (out,)
+
+
 # -- joined ------------------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +333,13 @@ VIEWS: dict[str, Rule] = {
     "expand": expand,
     "slice": _slice,
     "select": _select,
+    "diagonal": _diagonal,
+    "unfold": _unfold,
+    "alias": _alias,
+    "lift_fresh": _alias,
+    "detach": _detach,
+    "view_as_complex": _view_as_complex,
+    "view_as_real": _view_as_real,
     "split": _split,
     "split_with_sizes": _split,
     "unbind": _unbind,
