@@ -25,6 +25,7 @@ LIVE = (
     "suite/test_kills.py",
     "tape/test_aten.py",
     "tape/test_quantized.py",
+    "tape/test_strides.py",
     "validation",
 )
 """Folders and files whose every test needs torch, and which import it."""

@@ -39,12 +39,13 @@ def normal(dims: Dims, strides: Strides) -> Strides | None:
 
 def is_dense(dims: Dims, strides: Strides) -> bool:
     """Whether the elements fill their memory without overlaps (c10/core, is_non_overlapping_and_dense)."""
-    order = sorted((place for place, size in enumerate(dims) if size != 1), key=lambda place: strides[place])
     step = 1
-    for place in order:
-        if strides[place] != step:
+    for stride, size in sorted(zip(strides, dims, strict=True)):
+        if size == 1:
+            continue
+        if stride != step:
             return False
-        step = step * dims[place]
+        step = step * size
     return True
 
 
@@ -109,7 +110,7 @@ def elementwise(dims: Dims, operands: Sequence[tuple[Dims, Strides]]) -> Strides
     Source: aten/src/ATen/TensorIterator.cpp, reorder_dimensions and allocate_or_resize_outputs.
     """
     first_dims, first = operands[0]
-    if first_dims == dims and all(operand == (first_dims, first) for operand in operands) and is_dense(dims, first):
+    if first_dims == dims and is_dense(dims, first):  # its strides differ, so that no other operand is asked
         return normal(dims, first)
     spread = [_broadcast(dims, *operand) for operand in operands]
     order = list(range(len(dims) - 1, -1, -1))

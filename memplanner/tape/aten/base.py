@@ -10,6 +10,8 @@ from memplanner.tape.strides import Strides
 
 Operand = Tensor | Param | float
 """An argument of an elementwise operation; a Python number needs no memory and no gradient."""
+TENSORS = (Tensor, Param)
+"""The classes of operands that are no numbers."""
 Rule = Callable[..., Any]
 """rule(tape, outs, *args): an operation's outputs. outs: their shapes. Sizes are no arguments: `outs` has them."""
 
@@ -25,16 +27,17 @@ def is_float(dtype: Dtype) -> bool:
     return _RANK[dtype] >= _FIRST_FLOAT
 
 
-def promoted(*operands: Operand) -> Dtype:
+def promoted(*operands: Any) -> Dtype:
     """The type of an elementwise result (torch.result_type). Tensors of no dimensions count only where they are of a
     higher category than the others, and Python numbers where they are of a higher one than all tensors.
     """
     found: list[Dtype | None] = [None, None]
     for x in operands:
-        if isinstance(x, Tensor | Param):
+        if x.__class__ in TENSORS:
             place = 0 if x.shape.dims else 1
             known = found[place]
-            found[place] = x.dtype if known is None else wider(known, x.dtype)
+            if x.dtype is not known:
+                found[place] = x.dtype if known is None else wider(known, x.dtype)
     best, scalar = found
     if best is None or (scalar is not None and _category(scalar) > _category(best)):
         best = scalar
@@ -117,12 +120,12 @@ def like(tape: Tape, x: Tensor | Param, name: str, dtype: Dtype | None = None) -
     return tape.new(x.shape, dtype or x.dtype, name)
 
 
-def elementwise(tape: Tape, shape: Shape, dtype: Dtype, name: str, *operands: Operand | None) -> Tensor:
+def elementwise(tape: Tape, shape: Shape, dtype: Dtype, name: str, *operands: Any) -> Tensor:
     """A new tensor in the memory order that an elementwise operation gives its result."""
     out = tape.new(shape, dtype, name)
     for x in operands:
-        if x.__class__ is Tensor and (x.transposed or x.strides is not None):
-            tensors = [y for y in operands if isinstance(y, Tensor | Param)]
+        if x.__class__ is Tensor and x.transposed:
+            tensors = [y for y in operands if y.__class__ in TENSORS]
             order = strides.elementwise(shape.dims, [(y.shape.dims, strides_of(y)) for y in tensors])
             return laid_out(out, order)
     return out
@@ -131,29 +134,34 @@ def elementwise(tape: Tape, shape: Shape, dtype: Dtype, name: str, *operands: Op
 # -- the graph ---------------------------------------------------------------------------------------------------------
 
 
-def node_of(x: Operand | None) -> Node | Param | None:
+def node_of(x: Any) -> Node | Param | None:
     """What its gradient goes to; None where it needs none."""
-    return x.node if isinstance(x, Tensor | Param) else None
+    return x.node if x.__class__ in TENSORS else None
 
 
-def kept(x: Operand | None) -> Tensor | None:
+def kept(x: Any) -> Tensor | None:
     """What saving x keeps alive: parameters are alive anyway."""
-    return x if isinstance(x, Tensor) else None
+    return x if x.__class__ is Tensor else None
 
 
 def record(
-    tape: Tape, fn: Backward, shape: Shape, operands: Sequence[Operand], saved: Any = None, ctx: Any = None
+    tape: Tape, fn: Backward, shape: Shape, operands: Sequence[Any], saved: Any = None, ctx: Any = None
 ) -> Node | None:
     """Add an operation with broadcast operands to the graph. shape: of its result. Gradients are fitted to the types
     and the shapes of the operands.
     """
-    edges = tuple([node_of(x) for x in operands])
-    casts = tuple([x.dtype if isinstance(x, Tensor | Param) else None for x in operands])
-    shapes: tuple[Shape | None, ...] = ()
-    for x, edge in zip(operands, edges, strict=True):
-        if edge is not None and x.shape.dims != shape.dims:  # type: ignore[union-attr]
-            shapes = tuple([x.shape if isinstance(x, Tensor | Param) else None for x in operands])
+    edges = tuple([x.node if x.__class__ in TENSORS else None for x in operands])
+    for edge in edges:
+        if edge is not None:
             break
+    else:
+        return None
+    shapes: tuple[Shape | None, ...] = ()
+    for x in operands:
+        if x.__class__ in TENSORS and x.node is not None and x.shape.dims != shape.dims:
+            shapes = tuple([y.shape if y.__class__ in TENSORS else None for y in operands])
+            break
+    casts = tuple([x.dtype if x.__class__ in TENSORS else None for x in operands])
     return tape.record(fn, edges, saved, ctx, casts, shapes)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 from memplanner.program.shapes import BOOL, COMPLEX64, SCALAR, Dtype, Shape
 from memplanner.tape import ops
 from memplanner.tape.aten.base import (
+    TENSORS,
     Operand,
     Rule,
     elementwise,
     floating,
     kept,
     like,
-    node_of,
     promoted,
     record,
     wider,
@@ -32,14 +32,22 @@ Grads = tuple[Tensor | None, ...]
 
 
 def _binary(
-    name: str, fn: Backward, *, saves: Callable[[Operand, Operand], Any] | None = None, divides: bool = False
+    name: str,
+    fn: Backward,
+    *,
+    saves: Callable[[Operand, Operand], Any] | None = None,
+    divides: bool = False,
+    turned: bool = False,
 ) -> Rule:
-    """An operation of two operands, which are broadcast. saves: what is kept of them for backward."""
+    """An operation of two operands, which are broadcast. saves: what is kept of them for backward. turned: whether the
+    kernel takes the second one first.
+    """
 
     def rule(tape: Tape, outs: Outs, a: Operand, b: Operand, *_: Any) -> Tensor:
         node = record(tape, fn, outs[0], (a, b), saves and saves(a, b))
         dtype = promoted(a, b)
-        out = elementwise(tape, outs[0], floating(dtype) if divides else dtype, name, a, b)
+        first, second = (b, a) if turned else (a, b)
+        out = elementwise(tape, outs[0], floating(dtype) if divides else dtype, name, first, second)
         out.node = node
         return out
 
@@ -65,11 +73,10 @@ def rsub_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
     return of_a, None if b is None else grad
 
 
-def _mul_saves(a: Operand, b: Operand) -> Any:
-    a_learns, b_learns = node_of(a) is not None, node_of(b) is not None
-    if isinstance(b, float | int) or isinstance(a, float | int):
+def _mul_saves(a: Any, b: Any) -> Any:
+    if a.__class__ not in TENSORS or b.__class__ not in TENSORS:
         return None
-    return kept(a) if b_learns else None, kept(b) if a_learns else None
+    return kept(a) if b.node is not None else None, kept(b) if a.node is not None else None
 
 
 def mul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
@@ -91,10 +98,10 @@ def _with_operand(tape: Tape, node: Node, place: int, grad: Tensor, saved: Tenso
     return tape.like(grad, "gradient", grad.dtype if dtype is None else wider(grad.dtype, dtype))
 
 
-def _div_saves(a: Operand, b: Operand) -> Any:
-    if isinstance(b, float | int):
+def _div_saves(a: Any, b: Any) -> Any:
+    if b.__class__ not in TENSORS:
         return None
-    return kept(a) if node_of(b) is not None else None, kept(b)
+    return kept(a) if b.node is not None else None, kept(b)
 
 
 def div_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
@@ -326,13 +333,13 @@ def _dropout(tape: Tape, outs: Outs, x: Tensor, p: float) -> Tensor:
 
 COMPARISONS = (
     *("eq", "ne", "lt", "le", "gt", "ge"),
-    *("logical_and", "logical_or", "logical_xor", "logical_not", "isnan", "isinf", "isfinite"),
+    *("logical_and", "logical_or", "logical_xor", "logical_not", "isnan", "isinf"),
 )
 
 ELEMENTWISE: dict[str, Rule] = {
     "add": _binary("sum", add_backward),
     "sub": _binary("difference", sub_backward),
-    "rsub": _binary("difference", rsub_backward),
+    "rsub": _binary("difference", rsub_backward, turned=True),
     "mul": _binary("product", mul_backward, saves=_mul_saves),
     "div": _binary("quotient", div_backward, saves=_div_saves, divides=True),
     "pow": _pow,
@@ -361,6 +368,8 @@ ELEMENTWISE: dict[str, Rule] = {
     "minimum": _larger,
     "addcmul": _addcmul,
     "clamp": _clamp,
+    "clamp_min": _clamp,
+    "clamp_max": lambda tape, outs, x, high: _clamp(tape, outs, x, None, high),
     "where": _where,
     "masked_fill": _masked_fill,
     "to": to,

@@ -50,20 +50,19 @@ def _pad_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
     return (tape.new(node.ctx, grad.dtype, "gradient without padding"),)
 
 
-def _rearranged(name: str) -> Rule:
-    """flip, roll, tril and triu, whose backward is alike. In the shape's order."""
+def _rearranged(name: str, *, keeps_order: bool = False) -> Rule:
+    """flip, roll, tril and triu, whose backward is alike. keeps_order: whether the result is in x's memory order."""
+
+    def backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
+        return (tape.like(grad, "gradient") if keeps_order else tape.new(grad.shape, grad.dtype, "gradient"),)
 
     def rule(tape: Tape, outs: Outs, x: Source, *_: Any) -> Tensor:
-        node = tape.record(_rearranged_backward, (x.node,))
-        out = tape.new(outs[0], x.dtype, name)
+        node = tape.record(backward, (x.node,))
+        out = like(tape, x, name) if keeps_order else tape.new(outs[0], x.dtype, name)
         out.node = node
         return out
 
     return rule
-
-
-def _rearranged_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
-    return (tape.new(grad.shape, grad.dtype, "gradient"),)
 
 
 def _repeat(tape: Tape, outs: Outs, x: Source, *_: Any) -> Tensor:
@@ -100,11 +99,11 @@ MAKING: dict[str, Rule] = {
     "linspace": _maker("range"),
     "constant_pad_nd": _pad,
     "repeat": _repeat,
-    "flip": _rearranged("flipped"),
+    "flip": _rearranged("flipped", keeps_order=True),
     "roll": _rearranged("rolled"),
     "tril": _rearranged("lower triangle"),
     "triu": _rearranged("upper triangle"),
     **{name: _maker(label) for name, label in _NAMES.items()},
     **{f"{name}_like": _maker_like(label) for name, label in _NAMES.items()},
-    **{f"new_{name}": _maker_for(label) for name, label in _NAMES.items()},
+    **{f"new_{name}": _maker_for(_NAMES[name]) for name in ("zeros", "ones", "full", "empty")},
 }

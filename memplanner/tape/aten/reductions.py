@@ -5,7 +5,7 @@ from typing import Any
 
 from memplanner.program.shapes import BOOL, INT64, Dtype, Shape
 from memplanner.tape import ops, strides
-from memplanner.tape.aten.base import Rule, as_tensor, is_float, kept, like, strides_of, view_of, without_gradient
+from memplanner.tape.aten.base import Rule, as_tensor, is_float, kept, strides_of, view_of, without_gradient
 from memplanner.tape.aten.views import expanded
 from memplanner.tape.engine import Node, Param, Tape, Tensor
 
@@ -99,7 +99,7 @@ def _amax_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
 
 def _cumsum(tape: Tape, outs: Outs, x: Source, dim: int, dtype: Dtype | None = None) -> Tensor:
     node = tape.record(_cumsum_backward, (x.node,), None, None, (x.dtype,))
-    out = like(tape, x, "cumulative sum", dtype or (x.dtype if is_float(x.dtype) else INT64))
+    out = tape.new(outs[0], dtype or (x.dtype if is_float(x.dtype) else INT64), "cumulative sum")
     out.node = node
     return out
 
@@ -107,7 +107,7 @@ def _cumsum(tape: Tape, outs: Outs, x: Source, dim: int, dtype: Dtype | None = N
 def _cumsum_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> Grads:
     """grad.flip(dim).cumsum(dim).flip(dim)."""
     flipped = tape.like(grad, "flipped gradient")
-    summed = tape.like(flipped, "cumulative sum")
+    summed = tape.new(grad.shape, grad.dtype, "cumulative sum")
     out = tape.like(summed, "gradient")
     del summed, flipped
     return (out,)
