@@ -24,7 +24,8 @@ LIVE = (
     "optimizers",
     "suite/test_kills.py",
     "tape/test_quantized.py",
-    "validation",
+    "validation/test_grid.py",
+    "validation/test_regimes.py",
 )
 """Folders and files whose every test needs torch, and which import it."""
 PROCESSES = (
