@@ -180,8 +180,8 @@ def bundled_model(name: str) -> ModelProfile | None:
 def model_by_words(name: str) -> ModelProfile | None:
     """The bundled model that has the shapes of a model with this name, by the name's words; None where there is none.
 
-    Weights that are stored quantised have a quantization_config, as their own config.json has it. UserError where their
-    format is one that is not modelled, or not to be told from a name.
+    Weights that are stored quantised have the quantization_config that is assumed of such a name. UserError where their
+    format is one that is not modelled, or that nothing is assumed of.
     """
     read = read_name(name)
     found = None if read is None else next(filter(None, map(_by_shapes().get, read.shapes)), None)

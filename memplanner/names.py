@@ -35,8 +35,11 @@ _UNSLOTHS_4BIT: Final[dict[str, Any]] = {
     "bnb_4bit_use_double_quant": True,
     "bnb_4bit_compute_dtype": "bfloat16",
 }
-"""The quantization_config of unsloth's copies whose names end in -bnb-4bit."""
+"""Assumed of unsloth's copies whose names end in -bnb-4bit: no config.json of theirs was read. It is how unsloth's own
+FastLanguageModel quantises a model that it loads on a card with bf16 (unsloth/models/llama.py, BitsAndBytesConfig).
+"""
 _8BIT: Final[dict[str, Any]] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+"""Assumed of anyone's copies whose names end in -bnb-8bit, with bitsandbytes' defaults for all else."""
 _OTHER_TENSORS: Final = (("unsloth", "phi"),)
 """Owners whose copies of these models are not as they were published: unsloth's Phi are in LLaMA's form, with other
 linear layers.
@@ -47,8 +50,8 @@ class HubName(Frozen):
     """A name as it is read.
 
     shapes: what names of the same shapes have in common, the first of them to be preferred. stored: the words for a
-    format of weights that are not whole, "" for others. quantization_config: what a config.json says of that format, as
-    far as the name tells.
+    format of weights that are not whole, "" for others. quantization_config: what is assumed of that format, for the
+    name to be answered for; None where nothing is.
     """
 
     shapes: tuple[str, ...]

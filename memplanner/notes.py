@@ -36,10 +36,16 @@ class OtherHead(Frozen):
 
 
 class TakenByName(Frozen):
-    """A model's name is none of a bundled model, and stands for one's shapes: which, as it was published."""
+    """A model's name is none of a bundled model, and stands for one's shapes: which, as it was published.
+
+    assumed_format: that of weights which are stored quantised by their name, "" for others; assumed_products: the type
+    of their products, "" where the format has none. Neither was read anywhere.
+    """
 
     asked: str
     published: str
+    assumed_format: str = ""
+    assumed_products: str = ""
 
 
 class MadeWhole(Frozen):

@@ -26,7 +26,8 @@ LIVE = (
     "tape/test_aten.py",
     "tape/test_quantized.py",
     "tape/test_strides.py",
-    "validation",
+    "validation/test_grid.py",
+    "validation/test_regimes.py",
 )
 """Folders and files whose every test needs torch, and which import it."""
 PROCESSES = (

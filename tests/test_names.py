@@ -124,14 +124,25 @@ def test_weights_that_are_stored_quantised_are_not_taken_for_whole_ones(name: st
     assert "\n" not in str(caught.value)
 
 
-def test_unsloths_4_bits_are_what_their_config_says() -> None:
-    plan = {"model": "unsloth/Llama-3.2-1B-Instruct-bnb-4bit", "method": {"kind": "lora"}}
-    with pytest.raises(UserError, match="--quantization nf4-double"):
+@pytest.mark.parametrize(
+    ("end", "saved_in", "products"),
+    [("bnb-4bit", "nf4-double", " with products in bf16"), ("bnb-8bit", "int8", "")],
+)
+def test_the_format_of_quantised_copies_is_assumed_and_called_so(end: str, saved_in: str, products: str) -> None:
+    plan = {"model": f"unsloth/Llama-3.2-1B-Instruct-{end}", "method": {"kind": "lora"}}
+    with pytest.raises(UserError, match=rf"assumed of the model's name.*--quantization {saved_in}"):
         predict(TrainingPlan.model_validate(plan))
-    estimate = predict(TrainingPlan.model_validate(plan | {"quantization": "nf4-double"}))
-    whole = predict(TrainingPlan.model_validate(plan | {"model": "llama-3.2-1b", "quantization": "nf4-double"}))
+    estimate = predict(TrainingPlan.model_validate(plan | {"quantization": saved_in}))
+    whole = predict(TrainingPlan.model_validate(plan | {"model": "llama-3.2-1b", "quantization": saved_in}))
     assert estimate.num_parameters == whole.num_parameters
-    assert isinstance(estimate.notes[0], TakenByName) or any(isinstance(n, TakenByName) for n in estimate.notes)
+    (note,) = (note_sentence(note) for note in estimate.notes if isinstance(note, TakenByName))
+    assert f"; that its weights are in {saved_in}{products} is assumed of such a name, and was not read; " in note
+
+
+def test_another_type_of_products_than_is_assumed_is_refused_as_such() -> None:
+    table = {"model": "unsloth/Llama-3.2-1B-bnb-4bit", "method": "lora", "quantization": "nf4-double"}
+    with pytest.raises(UserError, match=r"in fp16, and in bf16 where .* saved, by the .* assumed of the model's name"):
+        predict(TrainingPlan.model_validate(table | {"precision": "fp16"}))
 
 
 def test_a_path_comes_before_what_its_name_may_stand_for(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from memplanner.catalogue import stems
+from memplanner.catalogue import find_model, stems
 from memplanner.cli.argument_types import integer
 from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
@@ -347,8 +347,12 @@ def _word(event: "Progress") -> str:
 
 
 def _plans(args: argparse.Namespace, root: Path) -> list[LoadedPlan]:
+    """The plans, whose models are there: none is run before all of them are known to be plans."""
     flags = typed_flags(args)
-    return [_plan(word, root, flags) for word in args.plans] or [load_plan(root=root, flags=flags)]
+    plans = [_plan(word, root, flags) for word in args.plans] or [load_plan(root=root, flags=flags)]
+    for each in plans:
+        find_model(each.plan.model, each.root)
+    return plans
 
 
 def _plan(word: str, root: Path, flags: dict[str, Any]) -> LoadedPlan:

@@ -6,6 +6,7 @@ from typing import Any
 
 from memplanner.cli.main import Answer
 from memplanner.plan.named import FROM, IGNORED
+from memplanner.plan.qlora import QLORA, UNDER
 from memplanner.plan.sources import PLANS
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.report.as_json import dump
@@ -18,7 +19,20 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    return Answer(text=dump(_with_named_plans(json_schema(TrainingPlan))))
+    return Answer(text=dump(_with_named_plans(_with_qlora(json_schema(TrainingPlan)))))
+
+
+def _with_qlora(schema: dict[str, Any]) -> dict[str, Any]:
+    """A plan file's method may also be qlora, whose table is that of the method under it but for its kind."""
+    definitions, choice = schema["$defs"], schema["properties"]["method"]["anyOf"][-1]
+    under = choice["discriminator"]["mapping"][UNDER].rpartition("/")[2]
+    name, reference = under.replace(UNDER.title(), QLORA.title()), f"#/$defs/{QLORA.title()}"
+    kind = definitions[under]["properties"]["kind"] | {"const": QLORA, "default": QLORA}
+    properties = definitions[under]["properties"] | {"kind": kind}
+    definitions[name] = definitions[under] | {"title": name, "properties": properties, "required": ["kind"]}
+    choice["discriminator"]["mapping"][QLORA] = reference
+    choice["oneOf"].append({"$ref": reference})
+    return schema
 
 
 def _with_named_plans(schema: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from memplanner.components.methods.base import Method
 from memplanner.components.methods.patterns import is_name
 from memplanner.errors import Problem
 from memplanner.frozen import Frozen
+from memplanner.plan import qlora
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.base import Settings
 from memplanner.settings.describe import choices, field_docs, kind_of, owners, words
@@ -143,31 +144,27 @@ _EXTRA_HELP = {
 }
 
 
-QLORA: Final = "qlora"
-"""A word of --method for LoRA over a base in 4 bits with quantised scales, as the paper has it (arXiv 2305.14314,
-NF4 with double quantisation) and peft's guide to quantization loads one.
-"""
-_QLORAS_FORMATS: Final = ("nf4-double", "nf4")
+METHODS: Final = (*choices(TrainingPlan, "method"), qlora.QLORA)
+"""The words of --method."""
 
 
 def spelled_out(flags: Mapping[str, Any]) -> dict[str, Any] | Problem:
     """The flags with --method qlora as the two settings that it stands for; a Problem where a typed format is not 4
     bits.
     """
-    if flags.get("--method") != QLORA:
+    if not qlora.is_qlora(flags.get("--method")):
         return dict(flags)
-    default, *_ = _QLORAS_FORMATS
-    quantization = flags.get("--quantization", default)
-    if quantization not in _QLORAS_FORMATS:
+    quantization = flags.get("--quantization", qlora.FORMATS[0])
+    if quantization not in qlora.FORMATS:
         message = f"qlora is lora over a base in 4 bits, and --quantization is {show(quantization)}"
-        hint = f"leave --quantization out, or type {one_of(_QLORAS_FORMATS)}; --method lora takes any format"
+        hint = f"leave --quantization out, or type {one_of(qlora.FORMATS)}; --method lora takes any format"
         return Problem(where="--method", key="", message=message, hint=hint)
-    return {**flags, "--method": "lora", "--quantization": quantization}
+    return {**flags, "--method": qlora.UNDER, "--quantization": quantization}
 
 
 def has_use(flag: str, method: str) -> bool:
     """Whether a plan with this method has the setting that the flag sets."""
-    return ("lora" if method == QLORA else method) in BY_FLAG[flag].methods
+    return (qlora.UNDER if method == qlora.QLORA else method) in BY_FLAG[flag].methods
 
 
 def no_rank(method: Method) -> tuple[str, str]:

@@ -9,11 +9,12 @@ from pydantic import ValidationError
 from memplanner.errors import Problem, UserError
 from memplanner.files.parse import Table
 from memplanner.plan import moment_width
-from memplanner.plan.flags import BY_FLAG, Option, spelled_out
+from memplanner.plan.flags import BY_FLAG, METHODS, Option, has_use, spelled_out
 from memplanner.plan.overlay import copy_table, switch_kind
+from memplanner.plan.qlora import spell_out
 from memplanner.plan.training_plan import TrainingPlan, device_table
 from memplanner.settings.base import Settings
-from memplanner.settings.describe import choices, expand, groups, kind_of, owners
+from memplanner.settings.describe import expand, groups, kind_of, owners
 from memplanner.settings.errors import problems_of, show, suggest
 
 _CHOOSERS: Final = ("--method", "--loss", "--optimizer", moment_width.FLAG)
@@ -27,7 +28,7 @@ def merge(base: Mapping[str, Any], flags: Mapping[str, Any], *, where: str) -> T
 
     flags: flag -> typed text (True and False for switches). where: what messages call the table.
     """
-    table: Table = copy_table(dict(base))
+    table: Table = copy_table(spell_out(base))
     problems: list[Problem] = []
     values: dict[str, Any] = {}
     written = spelled_out(flags)
@@ -118,7 +119,8 @@ def _choose_kind(table: Table, option: Option, word: str) -> Problem | None:
     """Switch a union to what a word stands for; settings that the new kind also has carry over."""
     if word not in option.words:
         message = f"{show(word)} is not a known {option.path[-1]}"
-        return Problem(where=option.flag, key="", message=message, hint=suggest(str(word), option.words))
+        words = METHODS if option.flag == "--method" else option.words
+        return Problem(where=option.flag, key="", message=message, hint=suggest(str(word), words))
     _switch(table, option.path, expand(_owner(option.path), option.path[-1], word))
     return None
 
@@ -148,12 +150,12 @@ def _set(table: Table, option: Option, value: Any) -> Problem | None:
     if not isinstance(parent, dict):
         return None  # validation reports what is there instead of a table
     method = _kind(parent, ("method",)) if option.path[0] == "method" else None
-    if method is None or method in option.methods:
+    if method is None or has_use(option.flag, method):
         parent[name] = value
         return None
     if not parent:
         del table["method"]  # nobody asked for one: it is not to be complained about as well
-    if method not in choices(TrainingPlan, "method"):
+    if method not in METHODS:
         return None  # validation says so
     hint = f"methods that have one: {', '.join(option.methods)}"
     message = f"method {method!r} has no {name.replace('_', ' ')}"

@@ -16,6 +16,7 @@ from memplanner.files.parse import Table
 from memplanner.files.sandbox import resolve_inside
 from memplanner.frozen import Frozen
 from memplanner.plan.overlay import overlay
+from memplanner.plan.qlora import spell_out
 from memplanner.plan.sources import PLANS
 from memplanner.settings.errors import show
 
@@ -48,7 +49,7 @@ def named_tables(table: Table, label: str, root: Path) -> tuple[NamedTable, ...]
     root: where the paths of other frameworks' configs start from, and what they may not leave.
     """
     plans = table[PLANS]
-    shared = {key: value for key, value in table.items() if key != PLANS}
+    shared = spell_out({key: value for key, value in table.items() if key != PLANS})
     if not isinstance(plans, dict) or not plans:
         raise UserError(Problem(where=label, key=PLANS, message=f"{show(plans)} is not a table of plans by name"))
     if len(plans) > MOST:
@@ -118,7 +119,7 @@ def _names(value: Any, label: str, key: str) -> tuple[str, ...]:
 
 
 def _one(name: str, own: Table, shared: Table, label: str, root: Path, read: _Read) -> NamedTable:
-    own = dict(own)
+    own = spell_out(own)
     start = own.pop(FROM, None)
     ignored = _names(own.pop(IGNORED, []), label, IGNORED)
     if start is None:

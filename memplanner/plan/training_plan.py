@@ -9,9 +9,10 @@ from memplanner.components.architectures.tasks import Task
 from memplanner.components.losses.base import Loss
 from memplanner.components.methods.base import Method
 from memplanner.components.optimizers.update import Optimizer
+from memplanner.plan import qlora
 from memplanner.settings.base import Settings
 from memplanner.settings.describe import groups, kind_of
-from memplanner.settings.errors import one_of
+from memplanner.settings.errors import one_of, show
 from memplanner.settings.kinds import Kinds
 from memplanner.units import parse_share, parse_size
 
@@ -263,6 +264,20 @@ class TrainingPlan(Settings):
     """A ceiling below the card's memory: a size or a share of it."""
     headroom: Annotated[str, AfterValidator(_size_or_share)] = "0%"
     """Memory of the card left free for others (a display, a second process): a size or a share."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _qlora_is_two_settings(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        table = qlora.spell_out(value)
+        if qlora.is_qlora(table.get("method")):
+            other = show(table["quantization"])
+            raise ValueError(
+                f"method 'qlora' is lora over a base in 4 bits, and quantization is {other} (leave it out, or "
+                f"{one_of(qlora.FORMATS)}; method lora takes any format)"
+            )
+        return table
 
     @model_validator(mode="after")
     def _flash_attention_wants_half_precision(self) -> "TrainingPlan":

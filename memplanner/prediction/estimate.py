@@ -10,8 +10,9 @@ from memplanner.allocator import DeviceFullError
 from memplanner.allocator.making import MADE_LATE
 from memplanner.allocator.simulation import AllocatorSimulation, Footprint
 from memplanner.catalogue import GpuProfile, ModelProfile, capability_of, find_gpu, find_model, is_bundled
-from memplanner.components.architectures.family import Family
+from memplanner.components.architectures.family import ConfigReader, Family
 from memplanner.components.architectures.registry import read_config
+from memplanner.components.architectures.saved import saved_format
 from memplanner.components.architectures.tasks import Task
 from memplanner.errors import Problem, UserError
 from memplanner.frozen import Frozen
@@ -320,7 +321,10 @@ class Estimate(Frozen):
 def _of_model(model: ModelProfile) -> Iterator[Note]:
     """What is to be said of where a model's shapes are from, and of the format that it is published in."""
     if model.asked:
-        yield TakenByName(asked=model.asked, published=model.name)
+        saved_in, multiplied_in = saved_format(ConfigReader(model.config, model.name))
+        yield TakenByName(
+            asked=model.asked, published=model.name, assumed_format=saved_in, assumed_products=multiplied_in
+        )
     elif model.stored:
         yield MadeWhole(stored=model.stored)
 
@@ -380,7 +384,7 @@ def _read_model(
 ) -> tuple[ModelProfile, Family, object]:
     profile = find_model(name, root)
     family, config = read_config(profile.config, profile.name, task=task, num_labels=num_labels)
-    return profile, family, config
+    return profile, family, config.replaced(is_format_assumed=bool(profile.asked))
 
 
 _SIMULATION = AllocatorSimulation()

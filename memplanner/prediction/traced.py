@@ -85,7 +85,7 @@ def _refuse_saved(plan: TrainingPlan, model: ModelProfile) -> None:
     if fields.problems:
         raise UserError(*fields.problems)
     if saved_in:
-        refuse_other_format(plan, saved_in, multiplied_in)
+        refuse_other_format(plan, saved_in, multiplied_in, assumed=bool(model.asked))
 
 
 @lru_cache(maxsize=64)

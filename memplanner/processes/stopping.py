@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-GRACE_S: Final = 1.5
+GRACE_S: Final = 1.0
 """Seconds after a request until the process ends as it is: its work may wait for something, such as a server that is
-still importing its modules, or a pipe that nobody reads.
+still importing its modules, or a pipe that nobody reads. With the last words, and with what a machine that has much
+else to do adds to them, that is within the two seconds in which nothing may be left of it.
 """
 _WORDS_S: Final = 0.2
 """Seconds that last words may take."""

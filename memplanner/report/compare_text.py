@@ -23,9 +23,11 @@ TITLES = ("Method", "Rank", "", "Device", "Allocated", "Peak in", "Trained", "We
 class Comparison(Frozen):
     """What `compare` has to say of one plan under several methods.
 
-    label: where the plan came from. left_out: methods that no library combines with the plan's optimizer, and why.
+    methods: the word by which each estimate's method was asked for. label: where the plan came from. left_out: methods
+    that no library combines with the plan's optimizer, and why.
     """
 
+    methods: Sequence[str]
     estimates: Sequence["Estimate"]
     label: str
     left_out: Mapping[str, str] = MappingProxyType({})
@@ -35,16 +37,22 @@ class Comparison(Frozen):
         """A sentence for each method that is left out."""
         return [f"{method} is left out: {why}" for method, why in self.left_out.items()]
 
+    @property
+    def equal(self) -> str:
+        """What all plans have in common: their base's format only where they do."""
+        plans = [estimate.plan for estimate in self.estimates]
+        return plan_words(plans[0], method=False, base=len({plan.quantization for plan in plans}) == 1)
 
-def rows_of(estimates: Sequence["Estimate"]) -> list[tuple[str, ...]]:
+
+def rows_of(answer: Comparison) -> list[tuple[str, ...]]:
     """The table's text, one tuple per estimate in TITLES' order. Optimizer is its state with the projectors."""
     rows: list[tuple[str, ...]] = []
-    for estimate in estimates:
-        method, kept = estimate.plan.method, estimate.persistent
+    for word, estimate in zip(answer.methods, answer.estimates, strict=True):
+        rank, kept = estimate.plan.method.chosen_rank, estimate.persistent
         rows.append(
             (
-                method.kind,
-                "–" if method.chosen_rank is None else str(method.chosen_rank),
+                word,
+                "–" if rank is None else str(rank),
                 verdict_word(estimate),
                 format_bytes(estimate.device_bytes),
                 format_bytes(estimate.allocated_bytes),
@@ -65,29 +73,25 @@ def compare_text(answer: Comparison, page: "Page") -> str:
     notes = dict.fromkeys(note for estimate in estimates for note in note_sentences(estimate.notes))
     return page.write(
         [
-            *of_plan(f"Equal for all: {plan_words(first.plan, method=False)}", answer.label, width),
+            *of_plan(f"Equal for all: {answer.equal}", answer.label, width),
             *heading(f"On {device_word(first.plan)}, {format_bytes(first.limit_bytes)}"),
-            *_table(estimates, width),
+            *_table(answer, width),
             *section("Notes", [*answer.remarks, *notes], width),
         ]
     )
 
 
-def _table(estimates: Sequence["Estimate"], width: int) -> list[Line]:
+def _table(answer: Comparison, width: int) -> list[Line]:
     columns = [Column(title=title, right=i not in (0, 2, 5), shrinks=i == 0) for i, title in enumerate(TITLES)]
     cells = [
         [Span(text, VERDICT_COLOURS[estimate.verdict] if i == 2 else "", bold=i == 3) for i, text in enumerate(row)]
-        for estimate, row in zip(estimates, rows_of(estimates), strict=True)
+        for estimate, row in zip(answer.estimates, rows_of(answer), strict=True)
     ]
     return table_that_fits(columns, cells, width, least=4)
 
 
 def compare_markdown(answer: Comparison, page: "Page") -> str:
     """The same table as Markdown."""
-    equal = escape(plan_words(answer.estimates[0].plan, method=False))
-    lines = [f"Equal for all: {equal}. Plan: {escape(answer.label)}.", ""]
+    lines = [f"Equal for all: {escape(answer.equal)}. Plan: {escape(answer.label)}.", ""]
     remarks = [f"- {escape(remark)}" for remark in answer.remarks]
-    return (
-        "\n".join([*lines, *markdown_table(TITLES, rows_of(answer.estimates)), *([""] if remarks else []), *remarks])
-        + "\n"
-    )
+    return "\n".join([*lines, *markdown_table(TITLES, rows_of(answer)), *([""] if remarks else []), *remarks]) + "\n"

@@ -83,9 +83,15 @@ def _other_head(note: OtherHead) -> str:
 
 @note_sentence.register
 def _taken_by_name(note: TakenByName) -> str:
+    products = f" with products in {note.assumed_products}" if note.assumed_products else ""
+    assumed = (
+        f"; that its weights are in {note.assumed_format}{products} is assumed of such a name, and was not read"
+        if note.assumed_format
+        else ""
+    )
     return (
-        f"{note.asked} is answered for with the shapes of {note.published}, as its name says; how long its sequences "
-        "may be is in its config.json alone"
+        f"{note.asked} is answered for with the shapes of {note.published}, as its name says{assumed}; how long its "
+        "sequences may be is in its config.json alone"
     )
 
 

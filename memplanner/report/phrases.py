@@ -79,13 +79,15 @@ def optimizer_words(plan: TrainingPlan) -> str:
     return plan.optimizer.summary()
 
 
-def plan_words(plan: TrainingPlan, *, method: bool = True) -> str:
-    """The plan on one line, leaving out what is at its quiet default; `method=False` leaves the method out too."""
+def plan_words(plan: TrainingPlan, *, method: bool = True, base: bool = True) -> str:
+    """The plan on one line, leaving out what is at its quiet default; `method=False` leaves the method out too, and
+    `base=False` the format of a quantised base.
+    """
     step = plan.step
     words = [plan.model, *([method_words(plan)] if method else []), plan.precision]
     if plan.task is not None:
         words.insert(1, plan.task)
-    if plan.quantization != "none":
+    if base and plan.quantization != "none":
         words.append(f"{plan.quantization} base")
     words += [optimizer_words(plan), f"batch {step.batch_size} × {step.seq_len} tokens"]
     if step.grad_accumulation > 1:

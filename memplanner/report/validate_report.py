@@ -1,5 +1,6 @@
 """`memplanner validate`: errors by group, the worst rows, what was left out; as text, Markdown or JSON."""
 
+import heapq
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,7 @@ def _group_row(metric: str, s: "Summary", *, peers: bool) -> list[str | Span]:
 
 def worst_rows(rows: "Sequence[Row]", count: int = WORST) -> "list[Row]":
     """The rows that are furthest off, one per run and metric, worst first."""
-    return sorted((r for r in rows if r.error), key=lambda row: -abs(row.error))[:count]
+    return heapq.nsmallest(count, (r for r in rows if r.error), key=lambda row: -abs(row.error))
 
 
 def _worst(validation: "Validation", width: int) -> list[Line]:

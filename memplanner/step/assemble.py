@@ -152,23 +152,24 @@ def _quantization(plan: TrainingPlan, config: Any) -> Quantization | None:
     """The base's format; UserError where the plan has another than weights that were saved quantised."""
     if not config.saved_in:
         return QUANTIZATIONS[plan.quantization]
-    refuse_other_format(plan, config.saved_in, config.multiplied_in)
+    refuse_other_format(plan, config.saved_in, config.multiplied_in, assumed=config.is_format_assumed)
     return SAVED[config.saved_in]
 
 
-def refuse_other_format(plan: TrainingPlan, saved_in: str, multiplied_in: str) -> None:
+def refuse_other_format(plan: TrainingPlan, saved_in: str, multiplied_in: str, *, assumed: bool) -> None:
     """UserError where the plan has another format than weights that were saved quantised, or another type for their
-    products (saved_format gives both).
+    products (saved_format gives both). assumed: whether the model's name alone speaks for these.
     """
+    source = "the quantization_config that is assumed of the model's name" if assumed else "its quantization_config"
     if plan.quantization != saved_in:
-        message = f"{plan.quantization!r} is not how the model's weights were saved (quantization_config)"
+        message = f"{plan.quantization!r} is not how the model's weights were saved, by {source}"
         hint = f"--quantization {saved_in}"
         raise UserError(Problem(where="plan", key="quantization", message=message, hint=hint))
     compute = numerics_of(plan).compute.name
     if multiplied_in not in ("", compute):
-        message = f"products are in {compute}, and the quantization_config that weights were saved with has them in "
+        message = f"products are in {compute}, and in {multiplied_in} where the model's weights were saved, by {source}"
         hint = f"--precision {multiplied_in}"
-        raise UserError(Problem(where="plan", key="precision", message=message + multiplied_in, hint=hint))
+        raise UserError(Problem(where="plan", key="precision", message=message, hint=hint))
 
 
 def _kernels(plan: TrainingPlan, family: Family, config: object) -> frozenset[str]:

@@ -17,6 +17,7 @@ from memplanner.files.parse import file_error, parse_toml, read_text
 from memplanner.files.write import file_name
 from memplanner.plan.merge import merge
 from memplanner.plan.overlay import overlay
+from memplanner.plan.qlora import spell_out
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.base import Settings
 from memplanner.settings.errors import problems_of, show, suggest
@@ -134,7 +135,7 @@ def _check_grid(group: Group, path: Path) -> None:
 def _combinations(common: Mapping[str, Any], group: Group, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each combination of the grid's values: its label, which ends the case's id, and its plan's table."""
     for point in itertools.product(*group.grid.values()):
-        table = overlay(common, group.plan)
+        table = overlay(spell_out(common), spell_out(group.plan))
         for key, value in zip(group.grid, point, strict=True):
             *parents, last = key.split(".")
             node = table

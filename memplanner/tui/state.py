@@ -8,7 +8,7 @@ from pathlib import Path
 from memplanner.catalogue import all_gpus, all_models, key
 from memplanner.errors import Problem, UserError
 from memplanner.plan import moment_width
-from memplanner.plan.flags import BY_FLAG, MODEL, OPTIONS, Value, command_words, has_use, useful
+from memplanner.plan.flags import BY_FLAG, METHODS, MODEL, OPTIONS, Value, command_words, has_use, useful
 from memplanner.plan.merge import merge
 from memplanner.plan.sources import Source, find_source
 from memplanner.plan.training_plan import TrainingPlan
@@ -172,8 +172,7 @@ class PlanState:
     def _without_useless(self, changes: Mapping[str, Value]) -> Flags:
         """The flags so far, without those that the new method or optimizer has no use for."""
         method = changes.get("--method")
-        is_method = method in BY_FLAG["--method"].words
-        flags = useful(self.flags, str(method)) if is_method else dict(self.flags)
+        flags = useful(self.flags, str(method)) if method in METHODS else dict(self.flags)
         for flag in changes:
             flags.pop(moment_width.RIVALS.get(flag, ""), None)
         return flags

@@ -2,8 +2,10 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final, overload
 
 from memplanner.measurement import Witness
 
@@ -39,6 +41,92 @@ class Row:
     def peer_error(self) -> float | None:
         """The error of the other tool's prediction."""
         return None if self.peer_bytes is None else _error(self.peer_bytes, self.measured_bytes)
+
+
+class Rows(Sequence[Row]):
+    """Very many rows, in a few tens of bytes each: the figures in columns, and what a run's rows have in common once.
+    A row is made when it is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[str, str, str, str, Witness, bool, str]] = []
+        self._metrics: dict[str, int] = {}
+        self._names: list[str] = []
+        self._run, self._metric = array("I"), array("I")
+        self._predicted, self._measured, self._peer = _Sizes(), _Sizes(), _Sizes()
+
+    def __len__(self) -> int:
+        return len(self._run)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        name, source, gpu, method, witness, in_sample, peer = self._runs[self._run[index]]
+        predicted, measured = self._predicted[index], self._measured[index]
+        assert predicted is not None
+        assert measured is not None
+        return Row(
+            id=name,
+            source=source,
+            gpu=gpu,
+            method=method,
+            metric=self._names[self._metric[index]],
+            predicted_bytes=predicted,
+            measured_bytes=measured,
+            witness=witness,
+            in_sample=in_sample,
+            peer=peer,
+            peer_bytes=self._peer[index],
+        )
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __iadd__(self, rows: Iterable[Row]) -> "Rows":
+        self.extend(rows)
+        return self
+
+    def extend(self, rows: Iterable[Row]) -> None:
+        """Add rows; those of one run one after another."""
+        for row in rows:
+            run = (row.id, row.source, row.gpu, row.method, row.witness, row.in_sample, row.peer)
+            if not self._runs or self._runs[-1] != run:
+                self._runs.append(run)
+            metric = self._metrics.setdefault(row.metric, len(self._metrics))
+            if metric == len(self._names):
+                self._names.append(row.metric)
+            self._run.append(len(self._runs) - 1)
+            self._metric.append(metric)
+            self._predicted.append(row.predicted_bytes)
+            self._measured.append(row.measured_bytes)
+            self._peer.append(row.peer_bytes)
+
+
+class _Sizes:
+    """Numbers of bytes, or None, in eight bytes each; those that eight do not hold stand beside the others."""
+
+    _NONE: Final = -1
+    _BEYOND: Final = -2
+
+    def __init__(self) -> None:
+        self._values = array("q")
+        self._beyond: dict[int, int] = {}
+
+    def append(self, size: int | None) -> None:
+        if size is not None and not 0 <= size < 1 << 63:
+            self._beyond[len(self._values)] = size
+            size = self._BEYOND
+        self._values.append(self._NONE if size is None else size)
+
+    def __getitem__(self, index: int) -> int | None:
+        value = self._values[index]
+        if value >= 0:
+            return value
+        return None if value == self._NONE else self._beyond[index % len(self._values)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +171,7 @@ class Summary:
 class Validation:
     """Every comparison that was made, and what could not be compared."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: Rows = field(default_factory=Rows)
     skipped: list[Skipped] = field(default_factory=list)
     assumptions: list[Assumption] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
@@ -106,11 +194,10 @@ class Validation:
 
         Groups are in the order of the rows.
         """
-        grouped: dict[str, list[Row]] = {}
-        for row in self.rows:
-            sample = ["in sample"] if row.in_sample else []
-            grouped.setdefault(" · ".join((row.source, row.gpu, row.method, *sample, row.metric)), []).append(row)
-        return {name: summary(rows) for name, rows in grouped.items()}
+        return self._summaries(
+            " · ".join((row.source, row.gpu, row.method, *(["in sample"] if row.in_sample else []), row.metric))
+            for row in self.rows
+        )
 
     @property
     def witness(self) -> str:
@@ -119,11 +206,17 @@ class Validation:
 
     def by_metric(self, *, in_sample: bool | None = None) -> dict[str, Summary]:
         """Metric → its summary over everything, or over the runs in sample or out of it."""
-        grouped: dict[str, list[Row]] = {}
-        for row in self.rows:
-            if in_sample is None or row.in_sample == in_sample:
-                grouped.setdefault(row.metric, []).append(row)
-        return {name: summary(rows) for name, rows in grouped.items()}
+        return self._summaries(
+            row.metric if in_sample is None or row.in_sample == in_sample else None for row in self.rows
+        )
+
+    def _summaries(self, names: Iterable[str | None]) -> dict[str, Summary]:
+        """The summary of each group of rows. names: each row's group, None where it is in none."""
+        grouped: dict[str, array[int]] = {}
+        for index, name in enumerate(names):
+            if name is not None:
+                grouped.setdefault(name, array("I")).append(index)
+        return {name: summary(map(self.rows.__getitem__, indices)) for name, indices in grouped.items()}
 
     def beyond(self, tolerance: float) -> list[Row]:
         """Rows of the allocated peak that are off by more than the tolerance, worst first."""
@@ -131,16 +224,20 @@ class Validation:
         return sorted(off, key=lambda row: -abs(row.error))
 
 
-def summary(rows: Sequence[Row]) -> Summary:
+def summary(rows: Iterable[Row]) -> Summary:
     """Summarise rows, of which there must be at least one."""
-    errors = sorted(abs(row.error) for row in rows)
-    peers = sorted(abs(row.peer_error) for row in rows if row.peer_error is not None)
+    signed, peers = array("d"), array("d")
+    for row in rows:
+        signed.append(row.error)
+        if row.peer_error is not None:
+            peers.append(abs(row.peer_error))
+    errors, peers = array("d", sorted(map(abs, signed))), array("d", sorted(peers))
     return Summary(
-        count=len(rows),
+        count=len(errors),
         mean=statistics.fmean(errors),
         median=statistics.median(errors),
         p95=errors[max(0, math.ceil(0.95 * len(errors)) - 1)],
-        worst=max((row.error for row in rows), key=abs),
+        worst=max(signed, key=abs),
         peer_median=statistics.median(peers) if peers else None,
         peer_worst=peers[-1] if peers else None,
     )

@@ -383,3 +383,12 @@ def test_one_of_several_plans_is_run_by_its_name(folder: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == ""
     record = json.loads((folder / "records" / "short.json").read_text())
     assert record["plan"]["step"]["seq_len"] == 32
+
+
+def test_none_of_several_is_run_where_one_is_no_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["tiny.json", "nosuch"], ["--warmup", "1", "--", "--steps", "[", "--no-such-flag"]):
+        assert main(["profile", *words]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert len(err.splitlines()) == 1
+        assert "no model or file is called" in err

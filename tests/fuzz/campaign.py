@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from memplanner.errors import UserError
-from tests.fuzz.targets import TARGETS, Target, judge_error, set_up
+from tests.fuzz.targets import TARGETS, Target, judge_error, set_up, warm_up
 
 SLOW_S = 2.0
 """Of the processor's time, for one input."""
@@ -99,6 +99,8 @@ def campaign(
     """Shares the inputs out among the targets; each one's tally and seconds as soon as it is done."""
     shares = sum(target.share for target in targets)
     for target in targets:
+        if target.may_trace:
+            warm_up()
         tally, began = Tally(), time.monotonic()
         for number in range(start, start + max(total * target.share // shares, 1)):
             one(target, seed, number, tally)

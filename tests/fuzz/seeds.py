@@ -6,11 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import memplanner
 from memplanner.catalogue import file_of
 from memplanner.files.sandbox import profiles_dir
 from tests.models import MODELS
 
-PACKAGE = Path(__file__).parents[2] / "memplanner"
+PACKAGE = Path(memplanner.__file__).parent
 PLAN: dict[str, Any] = {
     "model": "tiny.json",
     "precision": "bf16",

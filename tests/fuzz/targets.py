@@ -70,12 +70,13 @@ class FindingError(Exception):
 @dataclass(frozen=True)
 class Target:
     """name: for people. ask: one input, made and asked about, in the working directory. share: of a campaign's inputs,
-    fewer where an input takes long.
+    fewer where an input takes long. may_trace: whether an input may be a model that is traced.
     """
 
     name: str
     ask: Callable[[random.Random], object]
     share: int = 8
+    may_trace: bool = False
 
 
 # -- what must hold of every answer ------------------------------------------------------------------------------------
@@ -161,6 +162,14 @@ def set_up() -> None:
     _put("suite.toml", as_toml(seeds.SUITES[0]))
     _put("published.json", as_json(seeds.published()[0]))
     _put("memplanner.lock.json", _lock())
+
+
+@cache
+def warm_up() -> None:
+    """Import what a trace needs, where it is installed: the first input that is traced would take these seconds."""
+    _put("unwritten.json", '{"model_type": "unwritten"}')
+    with contextlib.suppress(UserError):
+        predict(merge({"model": "unwritten.json"}, {}, where="seed"), root=Path())
 
 
 @cache
@@ -500,9 +509,9 @@ TARGETS: tuple[Target, ...] = (
     Target("texts of TOML, JSON, YAML", _texts),
     Target("plan files", _plan, 12),
     Target("named plans, pyproject", _named, 8),
-    Target("plans, predicted", _predicted, 2),
+    Target("plans, predicted", _predicted, 2, may_trace=True),
     Target("config.json", _config, 12),
-    Target("config.json, predicted", _model, 2),
+    Target("config.json, predicted", _model, 2, may_trace=True),
     Target("frameworks' configs", _framework, 8),
     Target("suites", _suite, 6),
     Target("records", _record, 4),
@@ -512,8 +521,8 @@ TARGETS: tuple[Target, ...] = (
     Target("patterns", _patterns, 8),
     Target("typed values", _words, 8),
     Target("keywords of the marker", _keywords, 2),
-    Target("command lines", _argv, 4),
-    Target("commands over files", _asked, 2),
+    Target("command lines", _argv, 4, may_trace=True),
+    Target("commands over files", _asked, 2, may_trace=True),
     Target("writers", _writers, 4),
     Target("exported plans", _exported, 4),
 )

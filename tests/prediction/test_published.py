@@ -145,7 +145,7 @@ def test_rows_that_no_plan_expresses_are_left_out_with_the_reason(
     changed: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     validation = validate_published(published_file(tmp_path, row(**changed)))
-    assert validation.rows == []
+    assert not validation.rows
     assert reason in validation.skipped[0].reason
     assert "\n" not in validation.skipped[0].reason
 

@@ -17,6 +17,7 @@ import random
 import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -87,8 +88,8 @@ class Counts:
     """Records that were compared."""
     missed: int = 0
     """Runs that had ended before their signal was due."""
-    slowest: float = 0.0
-    """Seconds from a signal to the end of the run."""
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    """Signal → from each of its kind, the seconds until nothing but the run itself was alive."""
     drafts: Counter[str] = field(default_factory=Counter)
     """Kind → drafts that it left."""
 
@@ -96,10 +97,13 @@ class Counts:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
         drafts = ", ".join(f"{count} by {kind}" for kind, count in sorted(self.drafts.items()) if count) or "none"
         codes = ", ".join(f"{kind} {code}: {count}" for (kind, code), count in sorted(self.codes.items()))
+        times = ", ".join(
+            f"{kind} {statistics.median(took):.2f} and {max(took):.2f} s" for kind, took in sorted(self.seconds.items())
+        )
         return (
             f"{self.kinds.total()} disturbed runs ({kinds}; {self.missed} ended before it); {self.resumed} resumed, "
-            f"{self.complete} suites complete, {self.records} records compared, all exact; no process left, "
-            f"the slowest to end {self.slowest:.2f} s after its signal; drafts left: {drafts}; exit codes {codes}"
+            f"{self.complete} suites complete, {self.records} records compared, all exact; no process left; from a "
+            f"signal to the case's end, median and worst: {times or 'none'}; drafts left: {drafts}; exit codes {codes}"
         )
 
 
@@ -186,7 +190,7 @@ class Campaign:
         whole = time.monotonic() - sent
         self._expect(whole <= PATIENCE_S, run, f"{kind} ends it after {whole:.1f} s")
         self.counts.codes[kind, code] += 1
-        self.counts.slowest = max(self.counts.slowest, took)
+        self.counts.seconds.setdefault(kind, []).append(took)
         if code in (129, 143):
             self._expect("plans have their record" in _errors(run), run, f"{kind}: not said how far it came")
 

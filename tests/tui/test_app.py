@@ -387,6 +387,7 @@ def test_a_run_whose_record_cannot_be_saved_is_shown(tmp_path: Path, monkeypatch
 
     problem = Problem(where="r.json", key="", message="cannot be written: No space left on device")
     errors = iter((UnsavedError(record, problem), UserError(problem)))
+    said: list[list[str]] = []
     monkeypatch.setattr("memplanner.tui.screens.measured.run_cases", run)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
 
@@ -397,9 +398,11 @@ def test_a_run_whose_record_cannot_be_saved_is_shown(tmp_path: Path, monkeypatch
             await type_in(app, pilot, "fake", "enter")
             await app.workers.wait_for_complete()
             await pilot.pause()
-        said = notifications(app)
-        assert said.count("r.json: cannot be written: No space left on device") == 2
-        assert "completed: the loss of step 2 of 4 is nan" in said
+            said.append(notifications(app))
+            app.clear_notifications()  # which end by themselves after some seconds
+        for each in said:
+            assert each.count("r.json: cannot be written: No space left on device") == 1
+        assert "completed: the loss of step 2 of 4 is nan" in said[0]
         assert len(rows(app, "#records")) == 1
         assert "the loss of step 2 of 4 is nan" in shown(app, "#record")
         assert "1 run" in shown(app, "#measured-status")

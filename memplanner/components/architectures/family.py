@@ -106,7 +106,8 @@ class Published(Frozen):
     num_labels: of a head for classification. is_regression: a sequence has one number instead. published_as: the class
     that the weights were published as, where its head gives way to that of the task without being told to.
     head_dropout: in front of a head that labels tokens. saved_in: the plan's word for the format of weights that were
-    saved quantised, "" for others; multiplied_in: the type that their products are in.
+    saved quantised, "" for others; multiplied_in: the type that their products are in; is_format_assumed: whether the
+    model's name alone speaks for both.
     """
 
     task: Task = "causal-lm"
@@ -116,6 +117,7 @@ class Published(Frozen):
     head_dropout: float = 0.1
     saved_in: str = ""
     multiplied_in: str = ""
+    is_format_assumed: bool = False
 
 
 class Modules(Frozen):

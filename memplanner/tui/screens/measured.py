@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 import time
+from collections.abc import Sequence
 from os.path import lexists
 from pathlib import Path
 from typing import cast
@@ -145,7 +146,7 @@ class MeasuredPane(Pane):
             lines.append(Text("Predictions without cuBLAS's workspaces here, which only CUDA has", "dim"))
         detail.update(Text("\n").join(lines))
 
-    def _overlay(self, rows: list[Row], width: int) -> list[Text]:
+    def _overlay(self, rows: Sequence[Row], width: int) -> list[Text]:
         """Two bars for each figure, what was measured or traced above what was predicted."""
         most = max((max(row.measured_bytes, row.predicted_bytes) for row in rows), default=1) or 1
         room = max(width - 24 - 12 - 10, 8)
