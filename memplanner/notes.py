@@ -83,6 +83,19 @@ class TypicalBatch(Frozen):
     allocated_bytes: int
 
 
+class RecordedForward(Frozen):
+    """No family is written for the model's type: its forward pass was recorded with this version of transformers.
+
+    takes_default_targets: as Traced has it. experts_unquantised: the model's experts are no nn.Linear, so that
+    bitsandbytes leaves them as they are.
+    """
+
+    model_type: str
+    transformers: str
+    takes_default_targets: bool = False
+    experts_unquantised: bool = False
+
+
 class Traced(Frozen):
     """No family is written for the model's type: its step was traced with this version of transformers.
 
@@ -96,6 +109,7 @@ class Traced(Frozen):
 
 Note = (
     OtherKernel
+    | RecordedForward
     | Traced
     | RankAboveMatrix
     | SequenceAboveModel

@@ -35,12 +35,13 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     from memplanner.prediction import longest_sequence, predict, widest_rank
-    from memplanner.prediction.traced import is_written, refuse_traced
+    from memplanner.prediction.recorded import answer_of
+    from memplanner.prediction.traced import refuse_traced
     from memplanner.solve.largest import largest
 
     loaded_plan = loaded(args, root)
     plan = loaded_plan.plan
-    if not is_written(find_model(plan.model, loaded_plan.root).config):
+    if answer_of(find_model(plan.model, loaded_plan.root).config, plan.task) == "traced":
         refuse_traced(plan)  # hundreds of steps would have to be traced
     if args.evidence:
         return _by_module(args, page, root, loaded_plan)

@@ -17,4 +17,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
-    return Answer(text=MODELS.write(args.format, models_with(args.word), page))
+    from memplanner.prediction.recorded import answer_of
+
+    answered = [(model, answer_of(model.config)) for model in models_with(args.word)]
+    return Answer(text=MODELS.write(args.format, answered, page))

@@ -234,6 +234,11 @@ def _cuda_pow(input: Tensor, exponent: Any) -> Tensor:
     return _pow(input.float() if promoted else input, exponent)
 
 
+def _cuda_square(input: Tensor) -> Tensor:
+    """square is pow within ATen, which autocast sees."""
+    return _cuda_pow(input, 2)
+
+
 _layer_norm = torch.nn.functional.layer_norm
 
 
@@ -243,6 +248,33 @@ def _cuda_layer_norm(
     if torch.is_autocast_enabled("cpu") and input.dtype in _HALVES:
         input = input.float()
     return _layer_norm(input, normalized_shape, weight, bias, eps)
+
+
+class GroupedProduct(torch.autograd.Function):
+    """Products of grouped rows in types other than bf16, which PyTorch multiplies group by group into one result
+    (aten/src/ATen/native/GroupedMMUtils.h, _grouped_mm_fallback) and refuses on fake tensors.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return rows.new_empty(rows.shape[0], weight.shape[2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        rows, weight = ctx.saved_tensors
+        of_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+        of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        return of_rows, of_weight
+
+
+_grouped_mm = torch.nn.functional.grouped_mm
+
+
+def _cuda_grouped_mm(rows: Tensor, weight: Tensor, *, offs: Tensor | None = None, **kwargs: Any) -> Tensor:
+    if rows.dtype is torch.bfloat16:
+        return _grouped_mm(rows, weight, offs=offs, **kwargs)
+    return GroupedProduct.apply(rows, weight)  # type: ignore[no-any-return]
 
 
 _svd = torch.linalg.svd
@@ -308,6 +340,8 @@ def cuda_memory(attention: Attention) -> Iterator[None]:
         patch(unittest.mock.patch.object(functional, "softmax", _cuda_softmax))
         patch(unittest.mock.patch.object(functional, "layer_norm", _cuda_layer_norm))
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))
+        patch(unittest.mock.patch.object(torch, "square", _cuda_square))
+        patch(unittest.mock.patch.object(functional, "grouped_mm", _cuda_grouped_mm))
         patch(unittest.mock.patch.object(torch, "is_autocast_enabled", _is_autocast_enabled))
         patch(unittest.mock.patch.object(torch.linalg, "svd", _cuda_svd))
         patch(unittest.mock.patch.object(bitsandbytes.functional, "create_dynamic_map", _code_book))

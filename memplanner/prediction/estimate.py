@@ -29,8 +29,9 @@ from memplanner.notes import (
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
 from memplanner.prediction.capability import refuse_beyond, remarks_on
 from memplanner.prediction.margin import Margin, margin_of
+from memplanner.prediction.recorded import answer_of, read_recorded_config
 from memplanner.prediction.timeline import Timeline
-from memplanner.prediction.traced import is_written, traced
+from memplanner.prediction.traced import traced
 from memplanner.prediction.verdict import device_total, limit_of, verdict_of
 from memplanner.program.liveness import Liveness, Moment, PhaseBytes
 from memplanner.program.program import PersistentTensor, StepProgram
@@ -363,7 +364,8 @@ def _read_profile(name: str, root: Path, changed: tuple[int, int]) -> ModelProfi
 
 def _model(plan: TrainingPlan, root: Path) -> tuple[ModelProfile, Family, object]:
     """The model's profile, family and settings; a user's file is read again only when it has changed."""
-    return _read_model(plan.model, root, stamp_of(plan.model, root), plan.task, plan.num_labels)
+    attention = plan.step.attention
+    return _read_model(plan.model, root, stamp_of(plan.model, root), plan.task, plan.num_labels, attention)
 
 
 def stamp_of(name: str, root: Path) -> tuple[int, int]:
@@ -380,11 +382,18 @@ def stamp_of(name: str, root: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=256)
 def _read_model(
-    name: str, root: Path, changed: tuple[int, int], task: Task | None, num_labels: int | None
+    name: str, root: Path, changed: tuple[int, int], task: Task | None, num_labels: int | None, attention: str
 ) -> tuple[ModelProfile, Family, object]:
     profile = find_model(name, root)
+    if answer_of(profile.config, task) == "recorded":
+        return profile, *read_recorded_config(profile.config, profile.name, attention=attention)
     family, config = read_config(profile.config, profile.name, task=task, num_labels=num_labels)
     return profile, family, config.replaced(is_format_assumed=bool(profile.asked))
+
+
+def is_computed(plan: TrainingPlan, model: ModelProfile) -> bool:
+    """Whether the plan's step is computed, by a family or a recorded program, and not traced."""
+    return answer_of(model.config, plan.task) != "traced"
 
 
 _SIMULATION = AllocatorSimulation()
@@ -403,7 +412,7 @@ def predict(
     gpu = gpu_of(plan)
     model = profile_of(plan, root)
     write: Callable[[int], tuple[StepProgram, tuple[Note, ...]]]
-    if is_written(model.config):
+    if is_computed(plan, model):
         model, family, config = model_of(plan, root)
         step = assemble(plan, family, config, compute_capability=capability_of(gpu))
         write = partial(run, step, plan.step.batch_size, collapse=collapse)
@@ -424,7 +433,7 @@ def predict(
 
 def longest_sequence(plan: TrainingPlan, *, root: Path = Path()) -> int | None:
     """The number of tokens that the plan's model has positions for; None where there is no limit, or none is known."""
-    if not is_written(profile_of(plan, root).config):
+    if not is_computed(plan, profile_of(plan, root)):
         return None
     _, family, config = _model(plan, root)
     return family.longest_sequence(config)
@@ -434,8 +443,9 @@ def widest_rank(plan: TrainingPlan, *, root: Path = Path()) -> int:
     """The rank above which no weight of the model's blocks can gain: the hidden size, which is the smaller side of the
     largest weight.
     """
-    fields = profile_of(plan, root).config
-    if not is_written(fields):
+    profile = profile_of(plan, root)
+    if not is_computed(plan, profile):
+        fields = profile.config
         text = fields.get("text_config")
         size = (text if isinstance(text, dict) else fields).get("hidden_size")
         return size if isinstance(size, int) else 4096

@@ -13,13 +13,14 @@ from memplanner.prediction.estimate import (
     Estimate,
     estimate_of,
     gpu_of,
+    is_computed,
     model_of,
     predict,
     profile_of,
     stamp_of,
     workspace_of,
 )
-from memplanner.prediction.traced import is_written, refuse_traced
+from memplanner.prediction.traced import refuse_traced
 from memplanner.program.program import StepProgram
 from memplanner.program.symbolic_program import SymbolicProgram
 from memplanner.step.assemble import assemble
@@ -63,7 +64,7 @@ class Predictor:
                 if past_workspace == workspace:
                     return estimate.replaced(plan=plan, gpu=gpu)
                 same_step = estimate.program, estimate.step_notes
-        is_traced = not is_written(profile_of(plan, self.root).config)
+        is_traced = not is_computed(plan, profile_of(plan, self.root))
         if is_traced and not self.traces:
             refuse_traced(plan)
         if is_traced or plan.step.typical_seq_len is not None:  # such a plan's notes need a second step

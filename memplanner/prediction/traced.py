@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from memplanner.catalogue import GpuProfile, ModelProfile, capability_of, find_model
 from memplanner.components.architectures.family import ConfigReader
@@ -35,12 +35,6 @@ LIBRARIES: Final = ("torch", "transformers", "peft", "bitsandbytes", "galore-tor
 _NO_TENSORS: Final = ("device", "allocator", "budget", "headroom")
 """Settings that no tensor of a step depends on."""
 _MOST_BYTES: Final = 64 << 20
-
-
-def is_written(config: dict[str, Any]) -> bool:
-    """Whether a family is written for a model, or its config.json names no type, which the families complain of."""
-    model_type = config.get("model_type")
-    return not isinstance(model_type, str) or model_type in FAMILIES
 
 
 def refuse_traced(plan: TrainingPlan) -> NoReturn:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from memplanner.catalogue import GpuProfile, ModelProfile
-from memplanner.components.architectures.registry import FAMILIES
 from memplanner.report.as_json import dump
 from memplanner.report.layout import BLANK, Column, paragraph, table
 from memplanner.report.terminal import Page
@@ -41,8 +40,8 @@ def gpus_json(gpus: Sequence[GpuProfile], page: Page) -> str:
     return dump({"schema": "memplanner/gpus/1", "gpus": [gpu.model_dump(mode="json") for gpu in gpus]})
 
 
-def models_text(models: Sequence[ModelProfile], page: Page) -> str:
-    """One model per line, with its parameters and how it is answered for. Names on the hub come where there is room."""
+def models_text(answered: Sequence[tuple[ModelProfile, str]], page: Page) -> str:
+    """One model per line, with its parameters and what answers for it. Names on the hub come where there is room."""
     columns = (
         Column(title="Name"),
         Column(title="Type"),
@@ -54,15 +53,16 @@ def models_text(models: Sequence[ModelProfile], page: Page) -> str:
         (
             model.id,
             model.model_type,
-            _answered(model),
+            answer,
             format_count(model.parameters) if model.parameters is not None else "?",
             model.name,
         )
-        for model in models
+        for model, answer in answered
     ]
     shown = len(columns) if page.width >= _ALL_FIGURES else len(columns) - 1
     note = (
-        "Written: the step is computed, without PyTorch. Traced: it is run on fake tensors, with memplanner[live]. "
+        "Written by hand, or recorded from transformers: the step is computed, without PyTorch. Traced: it is run on "
+        "fake tensors, with memplanner[live]. "
         "Names on the hub are understood as well, with their -Instruct, -it or -2507, and so is any config.json: "
         "memplanner check path/to/config.json"
     )
@@ -70,15 +70,11 @@ def models_text(models: Sequence[ModelProfile], page: Page) -> str:
     return page.write([*lines, BLANK, *paragraph(note, page.width)])
 
 
-def _answered(model: ModelProfile) -> str:
-    return "written" if model.model_type in FAMILIES else "traced"
-
-
-def models_json(models: Sequence[ModelProfile], page: Page) -> str:
+def models_json(answered: Sequence[tuple[ModelProfile, str]], page: Page) -> str:
     """The bundled models, without their configs."""
     fields = ("id", "name", "aliases", "parameters", "source", "stored")
     listed = [
-        {name: getattr(model, name) for name in fields} | {"family": model.model_type, "answered": _answered(model)}
-        for model in models
+        {name: getattr(model, name) for name in fields} | {"family": model.model_type, "answered": answer}
+        for model, answer in answered
     ]
     return dump({"schema": "memplanner/models/1", "models": listed})

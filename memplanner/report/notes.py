@@ -13,6 +13,7 @@ from memplanner.notes import (
     OtherKernel,
     PagedStates,
     RankAboveMatrix,
+    RecordedForward,
     SequenceAboveModel,
     TakenByName,
     Traced,
@@ -64,6 +65,16 @@ def _sequence_above_model(note: SequenceAboveModel) -> str:
     return (
         f"the sequence is above the model's max_position_embeddings ({note.max_positions}): its rotary positions go on "
         "beyond, and the figures hold all the same"
+    )
+
+
+@note_sentence.register
+def _recorded_forward(note: RecordedForward) -> str:
+    return (
+        f"{note.model_type}: its forward pass is the one recorded from transformers {note.transformers}, and no run of "
+        "such a model has been measured"
+        + ("; its experts stay unquantised, as bitsandbytes packs nn.Linear alone" if note.experts_unquantised else "")
+        + ("; target_modules are peft's for it, or every linear layer" if note.takes_default_targets else "")
     )
 
 

@@ -115,6 +115,6 @@ PAPER: Report[Sequence[tuple[Paper, Sequence[Computed]]]] = Report(
     {"text": "paper_text:paper_text", "json": "paper_text:paper_json"}
 )
 GPUS: Report[Sequence[GpuProfile]] = Report({"text": "catalogue_text:gpus_text", "json": "catalogue_text:gpus_json"})
-MODELS: Report[Sequence[ModelProfile]] = Report(
+MODELS: Report[Sequence[tuple[ModelProfile, str]]] = Report(
     {"text": "catalogue_text:models_text", "json": "catalogue_text:models_json"}
 )

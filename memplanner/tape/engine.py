@@ -23,7 +23,8 @@ class StopRecomputeError(Exception):
 
 
 class BlocksDifferError(Exception):
-    """A block's input has another type than its output, so that it cannot stand for the blocks after it.
+    """A block cannot stand for the blocks after it: its input has another type than its output, or is a leaf of which
+    autocast keeps a copy.
 
     block: its stack and number.
     """
@@ -311,6 +312,7 @@ class Tape:
         "phases",
         "refresh_only",
         "repeated",
+        "repeating",
         "scope",
         "sizes",
         "tensors",
@@ -331,6 +333,8 @@ class Tape:
         self.log: list[int] = []
         self.nodes: list[Any] = []
         self.repeated: list[RepeatedBlocks] = []
+        self.repeating: tuple[str, int] | None = None
+        """The first of the blocks that are being written once, by its stack and number."""
         self.phases: list[tuple[Phase, int]] = []
         self.params: dict[str, Param] = {}
         self.autocast_cache: dict[str, Tensor] = {}
@@ -631,7 +635,7 @@ class Tape:
         h = out = entering.pop()
         number = self.block_numbers.setdefault((prefix, first), len(self.block_numbers))
         blocks = RepeatedBlocks(number=number, times=times, start=len(self.log), input=h.index)
-        self.current_copies = times
+        self.current_copies, self.repeating = times, (prefix, first)
         self.nodes.append(blocks)
         mark = len(self.nodes)
         for j in range(width):
@@ -646,7 +650,7 @@ class Tape:
         blocks.end = len(self.log)
         blocks.input_outlives = not blocks.input_saved and blocks.end == before
         blocks.output = out.index
-        self.current_copies = 1
+        self.current_copies, self.repeating = 1, None
         self.repeated.append(blocks)
         if len(self.nodes) == mark:  # nothing for backward to enter or leave
             self.nodes.pop()

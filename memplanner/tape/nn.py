@@ -4,7 +4,7 @@ from typing import Any
 
 from memplanner.program.shapes import FP32, Dtype, Shape
 from memplanner.tape import ops
-from memplanner.tape.engine import Leaf, Node, Param, Tape, Tensor
+from memplanner.tape.engine import BlocksDifferError, Leaf, Node, Param, Tape, Tensor
 
 
 def cast_param(tape: Tape, weight: Param | Tensor, dtype: Dtype) -> Tensor | Param:
@@ -28,14 +28,27 @@ def cast_param(tape: Tape, weight: Param | Tensor, dtype: Dtype) -> Tensor | Par
 
 def cast_input(x: Tensor, dtype: Dtype) -> Tensor:
     """An input in `dtype`, as autocast casts it. autocast's cache has the copies of all leaves that require a gradient,
-    weights or not: of the detached input too that a checkpointed block with use_reentrant runs on again.
+    weights or not: of the detached input too that a checkpointed block with use_reentrant runs on again, and of the
+    embedded tokens where they ask for a gradient of their own.
     """
-    if x.dtype is dtype or x.node.__class__ is not Leaf:
+    name = "" if x.dtype is dtype else _leaf_of(x)
+    if not name:
         return ops.to(x, dtype, "input cast by autocast")
     cache = x.tape.autocast_cache
-    if "detached input" not in cache:
-        cache["detached input"] = ops.to(x, dtype, "input cast by autocast")
-    return cache["detached input"]
+    if name not in cache:
+        if x.tape.repeating is not None and x.node.__class__ is not Leaf:
+            raise BlocksDifferError(x.tape.repeating)
+        cache[name] = ops.to(x, dtype, "input cast by autocast")
+    return cache[name]
+
+
+def _leaf_of(x: Tensor) -> str:
+    """What a leaf of the graph that is no weight is called; "" for other tensors."""
+    node = x.node
+    if node.__class__ is Leaf:
+        return "detached input"
+    edge = node.edges[0] if isinstance(node, Node) and len(node.edges) == 1 else None
+    return edge.name if isinstance(edge, Param) and edge.value is x else ""
 
 
 def cast_view(tape: Tape, weight: Param, dtype: Dtype) -> Tensor | Param:

@@ -13,7 +13,7 @@ from memplanner.plan.merge import merge
 from memplanner.plan.sources import Source, find_source
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import Estimate, Predictor, longest_sequence, widest_rank
-from memplanner.prediction.traced import is_written
+from memplanner.prediction.recorded import answer_of
 from memplanner.report.phrases import device_word
 from memplanner.settings.base import Settings
 from memplanner.settings.describe import word_for
@@ -63,8 +63,8 @@ def is_number(name: str) -> bool:
 def options_for(name: str) -> tuple[Choice, ...]:
     """What a field may be, for the pickers; nothing for numbers and free text."""
     if name == MODEL:
-        written = (model for model in all_models() if is_written(model.config))  # others take seconds for every change
-        return tuple(Choice(value=m.id, about=m.name if m.name != m.id else "") for m in written)
+        models = (m for m in all_models() if answer_of(m.config) != "traced")  # a trace takes seconds for every change
+        return tuple(Choice(value=m.id, about=m.name if m.name != m.id else "") for m in models)
     if name == "--gpu":
         return tuple(Choice(value=g.id, about=f"{g.name}, {g.total.bytes / (1 << 30):.1f} GiB") for g in all_gpus())
     if is_switch(name) or is_number(name):

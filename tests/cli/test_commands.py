@@ -88,7 +88,7 @@ def test_models_are_listed_by_a_word_of_a_name_or_their_type(run: Run, word: str
     for model in everything:
         texts = [model["id"], model["name"], *model["aliases"], model["family"]]
         assert (model in listed) == any(word.casefold() in text.casefold() for text in texts)
-    assert {model["answered"] for model in everything} == {"written", "traced"}
+    assert {model["answered"] for model in everything} == {"written", "recorded", "traced"}
     shown = run("models", word)[1].split("\n\n")[0].splitlines()[1:]
     assert [line.split()[0] for line in shown] == [model["id"] for model in listed]
 

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "cli/profile.py": "os.devnull, where stderr is gone",
     "harness/record.py": "/proc/meminfo",
     "prediction/margin.py": "memplanner's own profile",
+    "prediction/recorded.py": "memplanner's own profiles",
     "suite/runner.py": "reads the end of a log that it has just made",
     "tui/web/server.py": "memplanner's and Textual's own pages",
 }

@@ -1,0 +1,167 @@
+"""The file of a type of model: its programs, and which of them runs for a config.json."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+
+from memplanner.components.architectures.recorded.program import as_table
+from memplanner.components.architectures.recorded.settings import EAGER, Recorded
+from memplanner.harness.errors import NotBuildableError
+from memplanner.harness.forward.recordings import SIZES, Source, record_type
+
+_IGNORED: Final = frozenset(
+    {
+        *("initializer_range", "embedding_initializer_std", "rope_theta", "rope_scaling", "rope_local_base_freq"),
+        *("cache_implementation", "max_window_layers", "sliding_window", "attention_chunk_size", "use_cache"),
+        *("pretraining_tp", "tie_word_embeddings", "num_hidden_layers", "query_pre_attn_scalar", "model_type"),
+        *("original_max_position_embeddings", "initial_context_length", "sliding_window_size", "token_type_ids"),
+        *("n_positions", "n_ctx", "routed_scaling_factor", "swiglu_limit", "router_aux_loss_coef", "num_labels"),
+        *("_sliding_window_pattern", "max_batch_size", "default_theta", "ignore_keys_at_rope_validation"),
+    }
+)
+"""Settings that no tensor of a training step depends on, or that are accounted for otherwise."""
+
+
+def table_of(sources: Sequence[Source], *, lora_targets: tuple[str, ...] | str) -> dict[str, Any]:
+    """The file of a type of model. sources: config.jsons of the type, the first of which has the class's defaults.
+
+    NotBuildableError where the first cannot be recorded; others are left out.
+    """
+    import transformers
+
+    first = sources[0]
+    table: dict[str, Any] = {
+        "schema": 1,
+        "model_type": first.model_type,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__.partition("+")[0],
+        "nested": first.nested,
+        "names": {
+            key: own for key, own in first.text.attribute_map.items() if key in SIZES or key == "num_hidden_layers"
+        },
+        "derived": _derived(first),
+        "defaults": {},
+        "variants": [],
+    }
+    keys = _deciding(first)
+    known = (*SIZES, *keys, "num_hidden_layers", "sliding_window", "attention_chunk_size", "tie_word_embeddings")
+    resolved = first.text.to_dict()
+    table["defaults"] = {key: _plain(resolved.get(key, getattr(first.text, key, None))) for key in known}
+    if first.nested:
+        table["defaults"]["tie_word_embeddings"] = bool(getattr(first.config, "tie_word_embeddings", False))
+    table["defaults"] = {key: value for key, value in table["defaults"].items() if value is not None}
+    recorded = Recorded(table)
+    for source in sources:
+        config = source.fields if source is not first else {}
+        if recorded.variant(config) is not None:
+            continue
+        table["variants"].append({"fields": recorded.fingerprint(config, keys), **_variant(source, lora_targets)})
+    return table
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float | str | dict | None) else None
+
+
+def _deciding(source: Source) -> list[str]:
+    """The settings that may decide the structure of the forward pass."""
+    import transformers
+
+    common = transformers.PreTrainedConfig().to_dict()
+    names = {*SIZES, *source.text.attribute_map.values()}
+    return [
+        key
+        for key, value in source.text.to_dict().items()
+        if key not in common
+        and key not in names
+        and key not in _IGNORED
+        and not key.endswith("_token_id")
+        and not isinstance(value, list)
+        and "eps" not in key.split("_")
+        and "epsilon" not in key.split("_")
+    ]
+
+
+def _derived(source: Source) -> dict[str, str]:
+    """Settings whose default follows from others."""
+    text = source.text
+    found = {}
+    own = {text.attribute_map.get(k, k): v for k, v in (("hidden_size", 2784), ("num_attention_heads", 12))}
+    try:
+        other = Source({"model_type": source.model_type}).made(own).get_text_config()
+    except Exception:  # of classes that check more
+        return {}
+    for key, words in {
+        "head_dim": "hidden_size/num_attention_heads",
+        "num_key_value_heads": "num_attention_heads",
+    }.items():
+        value = {"head_dim": 232, "num_key_value_heads": 12}[key]
+        if getattr(other, key, None) in (value, None):
+            found[key] = words
+    return found
+
+
+def _variant(source: Source, lora_targets: tuple[str, ...] | str) -> dict[str, Any]:
+    lists = [
+        key
+        for key, value in source.text.to_dict().items()
+        if isinstance(value, list)
+        and len(value) == source.text.num_hidden_layers
+        and value
+        and not isinstance(value[0], list | dict)
+    ]
+    words = [
+        "/".join(str(source.text.to_dict()[key][i]) for key in lists) for i in range(source.text.num_hidden_layers)
+    ]
+    covered = max(words.index(word) for word in words) + 2
+    num_layers = min(
+        source.text.num_hidden_layers, max(6, covered, int(getattr(source.text, "first_k_dense_replace", 0) or 0) + 3)
+    )
+    refuses = source.refuses_sdpa
+    eager, order = record_type(source, num_layers=num_layers, lora_targets=lora_targets, attention=EAGER)
+    found: dict[str, Any] = {"refuses_sdpa": refuses, "kinds": _kinds(lists, words, order), EAGER: as_table(eager)}
+    try:
+        kernels, other = record_type(source, num_layers=num_layers, lora_targets=lora_targets)
+        if other == order:
+            found["kernels"] = as_table(kernels)
+    except NotBuildableError:
+        if not refuses:
+            raise
+    return found
+
+
+def _kinds(lists: list[str], words: list[str], order: list[str]) -> dict[str, Any]:
+    """How the kinds of blocks follow from the settings that name them, and in what order they come without these."""
+    by_word: dict[str, str] = {}
+    for word, kind in zip(words, order, strict=False):
+        if by_word.setdefault(word, kind) != kind:
+            by_word, lists = {}, []
+            break
+    whole = [by_word[word] for word in words] if by_word else order
+    for first in range(min(9, len(whole))):
+        for period in range(1, 9):
+            rest = whole[first:]
+            if len(rest) >= 2 * period and all(rest[i] == rest[i % period] for i in range(len(rest))):
+                return {
+                    "lists": lists if len(set(order)) > 1 else [],
+                    "words": by_word if len(set(order)) > 1 else {},
+                    "first": "".join(whole[:first]),
+                    "period": "".join(rest[:period]),
+                }
+    return {"lists": lists, "words": by_word, "first": "", "period": ""}
+
+
+def text_of(table: Any) -> str:
+    """The file as JSON: an operation or a setting a line."""
+    return f"{_lines(table)}\n"
+
+
+def _lines(value: Any) -> str:
+    if isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
+        return "{\n" + ",\n".join(f"{json.dumps(key)}: {_lines(item)}" for key, item in value.items()) + "\n}"
+    if isinstance(value, list) and value and all(isinstance(item, dict | list) for item in value):
+        is_deep = any(isinstance(item, dict) for item in value)
+        return "[\n" + ",\n".join(_lines(item) if is_deep else json.dumps(item) for item in value) + "\n]"
+    return json.dumps(value)
