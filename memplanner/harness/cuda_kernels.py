@@ -252,20 +252,23 @@ def _cuda_layer_norm(
 
 class GroupedProduct(torch.autograd.Function):
     """Products of grouped rows in types other than bf16, which PyTorch multiplies group by group into one result
-    (aten/src/ATen/native/GroupedMMUtils.h, _grouped_mm_fallback) and refuses on fake tensors.
+    (aten/src/ATen/native/GroupedMMUtils.h, _grouped_mm_fallback) and refuses on fake tensors. Either factor is kept for
+    the other's gradient (tools/autograd/derivatives.yaml, _grouped_mm).
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, weight)
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, offs: Tensor | None) -> Tensor:
+        of_rows, of_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(rows if of_weight else None, weight if of_rows else None, offs)
+        ctx.shapes = rows.shape, weight.shape
         return rows.new_empty(rows.shape[0], weight.shape[2])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        rows, weight = ctx.saved_tensors
-        of_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        return of_rows, of_weight
+        needed, shapes = ctx.needs_input_grad, ctx.shapes
+        of_rows = grad.new_empty(shapes[0]) if needed[0] else None
+        of_weight = grad.new_empty(shapes[1]) if needed[1] else None
+        return of_rows, of_weight, None
 
 
 _grouped_mm = torch.nn.functional.grouped_mm
@@ -274,7 +277,7 @@ _grouped_mm = torch.nn.functional.grouped_mm
 def _cuda_grouped_mm(rows: Tensor, weight: Tensor, *, offs: Tensor | None = None, **kwargs: Any) -> Tensor:
     if rows.dtype is torch.bfloat16:
         return _grouped_mm(rows, weight, offs=offs, **kwargs)
-    return GroupedProduct.apply(rows, weight)  # type: ignore[no-any-return]
+    return GroupedProduct.apply(rows, weight, offs)  # type: ignore[no-any-return]
 
 
 _svd = torch.linalg.svd

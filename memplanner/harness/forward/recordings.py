@@ -87,9 +87,7 @@ def _factory(config: Any) -> Any:
     raise NotBuildableError(f"transformers has no language model of type {config.model_type}")
 
 
-def record_type(
-    source: Source, *, num_layers: int, lora_targets: tuple[str, ...] | str, attention: str = WORD
-) -> tuple[Forward, list[str]]:
+def record_type(source: Source, *, num_layers: int, attention: str = WORD) -> tuple[Forward, list[str]]:
     """The program of a model, and the kind of each of its blocks.
 
     attention: "eager" for transformers' own code, operation by operation; else attention is one operation.
@@ -110,7 +108,7 @@ def record_type(
         except Exception as error:  # of code that takes a head's width for hidden/heads
             last = last or error
             continue
-        return program_of(recordings, lowered, lora_targets=lora_targets, transformers=transformers.__version__)
+        return program_of(recordings, lowered, transformers=transformers.__version__)
     text = " ".join(str(last).split())[:200]
     raise NotBuildableError(f"it does not run with sizes of its own: {type(last).__name__}: {text}")
 

@@ -47,11 +47,14 @@ RAISED: Final = frozenset(
 
 
 class RecordedConfig(Published):
-    """settings: the numbers of config.json that the program's sizes are made of. kinds: of every block."""
+    """settings: the numbers of config.json that the program's sizes are made of. kinds: of every block. lora_targets:
+    what peft adapts where a plan names nothing.
+    """
 
     forward: Forward
     settings: Mapping[str, Any]
     kinds: tuple[str, ...]
+    lora_targets: tuple[str, ...] | str
     hidden: int
     num_heads: int
     num_kv_heads: int
@@ -132,7 +135,7 @@ class Recorded:
         return RecordedForward(
             model_type=self.forward.model_type,
             transformers=self.forward.transformers,
-            takes_default_targets=method.freezes_base and not getattr(method, "target_modules", True),
+            default_targets=self.c.lora_targets if method.peft_targets == () else (),
             experts_unquantised=is_packed and any(step.name == "_grouped_mm" for b in blocks for step in b.steps),
         )
 

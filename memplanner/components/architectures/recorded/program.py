@@ -108,7 +108,6 @@ class Forward(Frozen):
     projected: int
     logits: tuple[Step, ...]
     made: int
-    lora_targets: tuple[str, ...] | str
 
     @property
     def has_kernels(self) -> bool:
@@ -129,7 +128,6 @@ def as_table(forward: Forward) -> dict[str, Any]:
         "shapes": [[size_text(size) for size in sizes] for sizes in forward.shapes],
         "root": forward.root,
         "stack": forward.stack,
-        "lora_targets": forward.lora_targets if isinstance(forward.lora_targets, str) else [*forward.lora_targets],
         "weights": _weights_table(forward.weights),
         "modules": list(forward.modules),
         "before": [_step_row(step) for step in forward.before],
@@ -159,7 +157,6 @@ def from_table(table: dict[str, Any]) -> Forward:
     """The program that `as_table` wrote; ValueError, KeyError or TypeError where it is none."""
     if table.get("schema") != SCHEMA:
         raise ValueError(f"it is of schema {table.get('schema')!r}, and this version reads {SCHEMA}")
-    targets = table["lora_targets"]
     return Forward(
         model_type=table["model_type"],
         transformers=table["transformers"],
@@ -167,7 +164,6 @@ def from_table(table: dict[str, Any]) -> Forward:
         shapes=tuple(tuple(parse_size(text) for text in sizes) for sizes in table["shapes"]),
         root=table["root"],
         stack=table["stack"],
-        lora_targets=targets if isinstance(targets, str) else tuple(targets),
         weights=_weights(table["weights"]),
         modules=tuple(table["modules"]),
         before=tuple(map(_step, table["before"])),
