@@ -250,6 +250,7 @@ class _Builder:
                 bias=linear is not None and linear.bias is not None,
                 conv1d=type(linear).__name__ == "Conv1D",
                 buffer=name in buffers,
+                frozen=name not in buffers and not tensor.requires_grad,
                 dtype="" if tensor.dtype is torch.bfloat16 else str(tensor.dtype).removeprefix("torch."),
             )
         return found

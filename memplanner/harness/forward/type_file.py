@@ -43,7 +43,10 @@ def table_of(sources: Sequence[Source]) -> dict[str, Any]:
         "lora_targets": default_targets(first.config),
         "converted": converted_names(first.config),
         "names": {
-            key: own for key, own in first.text.attribute_map.items() if key in SIZES or key == "num_hidden_layers"
+            name: other
+            for pair in first.text.attribute_map.items()
+            for name, other in (pair, pair[::-1])
+            if name in SIZES or name == "num_hidden_layers"
         },
         "derived": _derived(first),
         "defaults": {},

@@ -287,9 +287,8 @@ class Recorded:
         own = DTYPES[tensors.dtype] if tensors.dtype else None
         if tensors.buffer:
             return self.ctx.param(path, shape, trainable=False, dtype=own or self.ctx.numerics.stored, role="buffer")
-        return self.ctx.param(
-            path, shape, dtype=own or (self.ctx.norm_dtype if "norm" in path else self.ctx.weight_dtype)
-        )
+        dtype = own or (self.ctx.norm_dtype if "norm" in path else self.ctx.weight_dtype)
+        return self.ctx.param(path, shape, trainable=False if tensors.frozen else None, dtype=dtype)
 
     def _spec(self, name: str, block: Block | None) -> LinearSpec:
         key = ("" if block is None else str(id(block)), name)

@@ -57,7 +57,8 @@ class Step(Frozen, kw_only=False):
 
 class Tensors(Frozen, kw_only=False):
     """A weight's shape, by its place in the program's list. linear: it is a linear layer's, with or without a bias;
-    conv1d: stored (in, out). buffer: it is no parameter. dtype: its type, where that is not the model's.
+    conv1d: stored (in, out). buffer: it is no parameter. frozen: it is a parameter that never learns. dtype: its type,
+    where that is not the model's.
     """
 
     shape: int
@@ -65,6 +66,7 @@ class Tensors(Frozen, kw_only=False):
     bias: bool = False
     conv1d: bool = False
     buffer: bool = False
+    frozen: bool = False
     dtype: str = ""
 
 
@@ -199,7 +201,7 @@ def _weights_table(weights: Mapping[str, Tensors]) -> dict[str, Any]:
 
 def vars_of(tensors: Tensors) -> dict[str, Any]:
     """The fields of a weight's record."""
-    return {key: getattr(tensors, key) for key in ("shape", "linear", "bias", "conv1d", "buffer", "dtype")}
+    return {key: getattr(tensors, key) for key in ("shape", "linear", "bias", "conv1d", "buffer", "frozen", "dtype")}
 
 
 def _weights(table: dict[str, Any]) -> dict[str, Tensors]:
