@@ -131,11 +131,7 @@ def _record(
     elif not has_own_heads:
         sizes["hidden_size"] = sizes["num_attention_heads"] * SIZES["head_dim"][place]
         sizes.pop("head_dim", None)
-    lists = {
-        key: value[:num_layers]
-        for key, value in text.to_dict().items()
-        if isinstance(value, list) and len(value) == text.num_hidden_layers and num_layers < len(value)
-    }
+    lists = truncated_lists(text, num_layers)
     padding = {} if getattr(text, "pad_token_id", None) is None else {"pad_token_id": 0}
     own = {text.attribute_map.get(name, name): value for name, value in sizes.items()}
     layers = {text.attribute_map.get("num_hidden_layers", "num_hidden_layers"): num_layers}
@@ -149,6 +145,15 @@ def _record(
     mode = model[1]
     entries = record_forward(model[0], BATCH[place], SEQ[place], mode, applies_autocast=dtype is torch.float32)
     return Recording(settings=settings, entries=entries, model=model[0])
+
+
+def truncated_lists(text: Any, num_layers: int) -> dict[str, Any]:
+    """The settings that name something for every layer, of fewer layers."""
+    return {
+        key: value[:num_layers]
+        for key, value in text.to_dict().items()
+        if isinstance(value, list) and len(value) == text.num_hidden_layers and num_layers < len(value)
+    }
 
 
 def _built(source: Source, config: Any, attention: str, dtype: torch.dtype) -> tuple[nn.Module, FakeTensorMode]:

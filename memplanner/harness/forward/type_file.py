@@ -1,13 +1,12 @@
 """The file of a type of model: its programs, and which of them runs for a config.json."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
 
 from memplanner.components.architectures.recorded.program import as_table
-from memplanner.components.architectures.recorded.settings import EAGER, Recorded
+from memplanner.components.architectures.recorded.settings import EAGER, SCHEMA, Recorded
 from memplanner.components.methods.targets import ALL_LINEAR
 from memplanner.harness.builders.targets import converted_names, default_targets
 from memplanner.harness.errors import NotBuildableError
@@ -35,7 +34,7 @@ def table_of(sources: Sequence[Source]) -> dict[str, Any]:
 
     first = sources[0]
     table: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
         "model_type": first.model_type,
         "transformers": transformers.__version__,
         "torch": torch.__version__.partition("+")[0],
@@ -167,17 +166,3 @@ def _kinds(lists: list[str], words: list[str], order: list[str]) -> dict[str, An
                     "period": "".join(rest[:period]),
                 }
     return {"lists": lists, "words": by_word, "first": "", "period": ""}
-
-
-def text_of(table: Any) -> str:
-    """The file as JSON: an operation or a setting a line."""
-    return f"{_lines(table)}\n"
-
-
-def _lines(value: Any) -> str:
-    if isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
-        return "{\n" + ",\n".join(f"{json.dumps(key)}: {_lines(item)}" for key, item in value.items()) + "\n}"
-    if isinstance(value, list) and value and all(isinstance(item, dict | list) for item in value):
-        is_deep = any(isinstance(item, dict) for item in value)
-        return "[\n" + ",\n".join(_lines(item) if is_deep else json.dumps(item) for item in value) + "\n]"
-    return json.dumps(value)

@@ -6,8 +6,6 @@ from typing import Any, Final
 from memplanner.components.architectures.recorded.sizes import Size, parse_size, size_text
 from memplanner.frozen import Frozen
 
-SCHEMA: Final = 1
-
 
 class Value(int):
     """A tensor that the program has made, by its number."""
@@ -123,7 +121,6 @@ class Forward(Frozen):
 def as_table(forward: Forward) -> dict[str, Any]:
     """The program as JSON has it."""
     return {
-        "schema": SCHEMA,
         "model_type": forward.model_type,
         "transformers": forward.transformers,
         "symbols": list(forward.symbols),
@@ -157,8 +154,6 @@ def as_table(forward: Forward) -> dict[str, Any]:
 
 def from_table(table: dict[str, Any]) -> Forward:
     """The program that `as_table` wrote; ValueError, KeyError or TypeError where it is none."""
-    if table.get("schema") != SCHEMA:
-        raise ValueError(f"it is of schema {table.get('schema')!r}, and this version reads {SCHEMA}")
     return Forward(
         model_type=table["model_type"],
         transformers=table["transformers"],

@@ -16,6 +16,8 @@ EXACT_FLOATS: Final = frozenset({"partial_rotary_factor", "rotary_pct", "rope_pc
 MOST: Final[Mapping[str, int]] = {"num_experts": 4096, "num_local_experts": 4096, "n_routed_experts": 4096}
 """No published model has more."""
 EAGER: Final = "eager"
+SCHEMA: Final = 1
+"""Of the file."""
 
 
 def canonical(key: str, value: Any) -> Any:
@@ -33,9 +35,10 @@ def canonical(key: str, value: Any) -> Any:
 
 
 class Recorded(Frozen, eq=False, kw_only=False):
-    """The programs of a type of model, as its file has them."""
+    """The programs of a type of model, as its file has them. path: of a user's file; empty for what ships."""
 
     table: Mapping[str, Any]
+    path: str = ""
 
     @property
     def transformers(self) -> str:
@@ -97,18 +100,23 @@ class Recorded(Frozen, eq=False, kw_only=False):
         """The numbers that sizes are made of; problems are left with the reader."""
         text = self.text(fields.config)
         numbers: dict[str, Any] = {}
+        wrong: set[str] = set()  # of settings with two names, told once
         for symbol in symbols:
             if symbol in ("batch", "seq", "num_key_value_groups"):
                 continue
             value = self.value(text, symbol)
             key = next((name for name in (symbol, self.table["names"].get(symbol)) if name in text), symbol)
             most = MOST.get(symbol, MAX_SIZE)
+            if key in wrong:
+                continue
+            wrong.add(key)
             if isinstance(value, bool) or not isinstance(value, int):
                 fields.problem(key, "missing" if value is None else f"{show_value(value)} is not a whole number")
             elif not 1 <= value <= most:
                 fields.problem(key, f"{show_value(value)} is not between 1 and {most}")
             else:
                 numbers[symbol] = value
+                wrong.discard(key)
         return numbers
 
     def kinds(self, fields: ConfigReader, variant: Mapping[str, Any]) -> tuple[str, ...]:
@@ -175,6 +183,7 @@ def read_recorded(
         settings={**numbers, **windows, "num_key_value_groups": heads // kv_heads, "head_dim": head_dim},
         kinds=kinds,
         lora_targets=recorded.lora_targets,
+        path=recorded.path,
         hidden=numbers["hidden_size"],
         num_heads=heads,
         num_kv_heads=kv_heads,
