@@ -171,3 +171,13 @@ def test_a_recording_that_was_tampered_with_is_refused(
     assert (out, len(err.splitlines())) == ("", 1)
     assert f"{own}: is no recording that can be read: " in err
     assert "`memplanner record` with the model's type writes it anew" in err
+
+
+def test_the_margin_of_what_no_run_was_measured_of_is_the_widest(tmp_path: Path) -> None:
+    full, lora = (predict(asked(tmp_path, CONFIG, method=method)) for method in ("full", LORA))
+    assert full.margin == lora.margin
+    for method in ("full", LORA):
+        plan = TrainingPlan.model_validate({"model": "llama-60m", "method": method, "device": "24GiB"})
+        assert predict(plan).margin.share <= full.margin.share
+    nf4 = TrainingPlan.model_validate({"model": "llama-60m", "method": LORA, "quantization": "nf4", "device": "24GiB"})
+    assert predict(nf4).margin.share == full.margin.share, "the widest today"
