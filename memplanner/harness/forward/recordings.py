@@ -1,5 +1,6 @@
 """Records a type of model's forward pass: builds small models of several sizes, and finds what they have in common."""
 
+import unittest.mock
 import warnings
 from collections.abc import Mapping
 from typing import Any, Final
@@ -216,6 +217,7 @@ def _built(source: Source, config: Any, attention: str, dtype: torch.dtype) -> t
     transformers.AttentionInterface._global_mapping.setdefault(WORD, lambda *_, **__: None)
     config._attn_implementation = attention
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, warnings.catch_warnings():
+    without_values = unittest.mock.patch.object(transformers.PreTrainedModel, "initialize_weights", lambda _: None)
+    with mode, without_values, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return source.factory.from_config(config, dtype=dtype).train(), mode
