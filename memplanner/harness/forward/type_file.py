@@ -7,11 +7,11 @@ from typing import Any, Final
 import torch
 
 from memplanner.components.architectures.recorded.program import as_table
-from memplanner.components.architectures.recorded.settings import EAGER, Recorded
+from memplanner.components.architectures.recorded.settings import EAGER, IN_VOCABULARY, Recorded
 from memplanner.components.methods.targets import ALL_LINEAR
 from memplanner.harness.builders.targets import converted_names, default_targets
 from memplanner.harness.errors import NotBuildableError
-from memplanner.harness.forward.recordings import SIZES, Source, record_type
+from memplanner.harness.forward.recordings import DEPTHS, PART_SIZES, SIZES, Source, record_type
 
 _IGNORED: Final = frozenset(
     {
@@ -55,9 +55,14 @@ def table_of(sources: Sequence[Source]) -> dict[str, Any]:
     table["defaults"] = {key: _plain(resolved.get(key, getattr(first.text, key, None))) for key in known}
     if first.nested:
         table["defaults"]["tie_word_embeddings"] = bool(getattr(first.config, "tie_word_embeddings", False))
+        table |= {"text_type": first.text.model_type, "ties_by_text": _ties_by_text(first), "parts": _part_symbols(first)}
+        around = _around(first)
+        keys += around
+        table["defaults"] |= around
     table["defaults"] = {key: value for key, value in table["defaults"].items() if value is not None}
     recorded = Recorded(table)
-    for source in sources:
+    published = sources[1:] if first.nested and len(sources) > 1 else sources  # parts by default are few models' own
+    for source in published:
         config = source.fields if source is not first else {}
         if recorded.variant(config) is not None:
             continue
@@ -95,6 +100,61 @@ def _deciding(source: Source) -> list[str]:
         and "eps" not in key.split("_")
         and "epsilon" not in key.split("_")
     ]
+
+
+_DECIDES_NOTHING: Final = frozenset(
+    {
+        *("hidden_act", "hidden_activation", "initializer_range", "initializer_factor", "vocab_size", "projection_dim"),
+        *("rope_parameters", "rope_theta", "window_size", "tokens_per_second", "projector_hidden_act", "dtype"),
+        *("fullatt_block_indexes", "image_seq_length", "ignore_index", "tie_word_embeddings", "pixel_shuffle_ratio"),
+        *("vision_feature_select_strategy", "mm_tokens_per_image", "model_type", "standardize", "max_position_embeddings"),
+    }
+)
+"""Settings of parts that are not run, and of the whole, on which no weight's shape depends."""
+
+
+def _around(source: Source) -> dict[str, Any]:
+    """The settings of the whole and of its other parts that decide shapes of weights beside those that sizes are made
+    of, by their keys as `Recorded.fingerprint` has them; with the values that the class has by default.
+    """
+    import transformers
+
+    common = transformers.PreTrainedConfig().to_dict()
+    found: dict[str, Any] = {}
+    for key, value in source.config.to_dict().items():
+        if key in common or key in _DECIDES_NOTHING or key in source.config.sub_configs:
+            continue
+        if not key.endswith(("_token_id", "_token_index")):
+            found[f".{key}"] = value
+    for part, config in source.parts.items():
+        found[f"{part}.model_type"] = config.model_type
+        for key, value in config.to_dict().items():
+            decides = key not in (*common, *_DECIDES_NOTHING, *PART_SIZES, *DEPTHS) and not key.endswith("_token_id")
+            if decides and "dropout" not in key and "eps" not in key.split("_"):
+                found[f"{part}.{key}"] = value
+    token = getattr(source.config, "image_token_id", None)
+    return {**found, IN_VOCABULARY: token} if token is not None else found
+
+
+def _part_symbols(source: Source) -> dict[str, list[Any]]:
+    """The settings of other parts that sizes are made of: the part's key, the names and the default of each."""
+    found: dict[str, list[Any]] = {}
+    for part, config in source.parts.items():
+        settings, prefix = config.to_dict(), part.removesuffix("_config")
+        for name in (name for name in PART_SIZES if isinstance(settings.get(name), int)):
+            found[f"{prefix}_{name}"] = [part, [name], settings[name]]
+        names = [name for name in DEPTHS if name in settings]
+        names += [other for other, own in config.attribute_map.items() if own in names and other not in names]
+        found[f"{prefix}_depth"] = [part, names, settings[names[0]]]
+    return found
+
+
+def _ties_by_text(source: Source) -> bool:
+    """Whether the language model's setting ties the output projection of the whole, whose own does not say so."""
+    key = "tie_word_embeddings"
+    text = {"model_type": source.text.model_type, key: True}
+    made = Source({"model_type": source.model_type, key: False, "text_config": text}).config
+    return bool(made.tie_word_embeddings)
 
 
 def _derived(source: Source) -> dict[str, str]:
