@@ -41,7 +41,8 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     profile = find_model(plan.model, root)
     family, settings = settings_of(plan, root)
     config = config_of(profile)
-    config.use_cache = False
+    for each in (config, config.get_text_config()):  # which else caches keys and values where nothing is checkpointed
+        each.use_cache = False
     if plan.step.loss.kind != "cross-entropy":
         raise NotBuildableError(f"loss {plan.step.loss.kind!r}: no model of transformers has such a loss")
     config.num_labels = settings.num_labels

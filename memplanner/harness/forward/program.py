@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from memplanner.components.architectures.recorded.program import (
     Block,
@@ -182,6 +183,7 @@ class _Builder:
             root=root,
             stack=stack.removeprefix(f"{root}."),
             repeats=repeats,
+            counted_before=self._counted_before(f"{stack}.", repeats),
             weights=outer,
             modules=tuple(_folded(_modules(self.first.model, leaving_out=f"{stack}."), repeats)),
             entering=entering,
@@ -256,6 +258,19 @@ class _Builder:
             if symbol not in found.values():
                 raise NotBuildableError(f"no list of {symbol} equal modules")
         return found
+
+    def _counted_before(self, stack: str, repeats: Mapping[str, str]) -> tuple[str, ...]:
+        """The lists of modules that transformers counts before the blocks where it checkpoints every nth."""
+        found: dict[str, None] = {}
+        for name, module in self.first.model.named_modules():
+            if name.startswith(stack):
+                return tuple(found)
+            if isinstance(module, GradientCheckpointingLayer):
+                path = name.rpartition(".")[0]
+                if path not in repeats:
+                    raise NotBuildableError(f"{name} is checkpointed, and in no list of equal modules")
+                found[path] = None
+        return tuple(found)
 
     def _used(self) -> set[str]:
         """The names of the weights that operations take; of one weight with two names, both."""

@@ -27,13 +27,17 @@ _IGNORED: Final = frozenset(
 
 
 def table_of(sources: Sequence[Source]) -> dict[str, Any]:
-    """The file of a type of model. sources: config.jsons of the type, the first of which has the class's defaults.
+    """The file of a type of model. sources: config.jsons of the type, the first of which has the class's defaults; of a
+    model with other parts than a language model, only the others are recorded, if there are any.
 
     NotBuildableError where the first cannot be recorded; others are left out.
     """
     import transformers
 
     first = sources[0]
+    if first.nested:
+        sources = sources[1:] or sources
+        first = _bare(sources[0])
     table: dict[str, Any] = {
         "schema": 1,
         "model_type": first.model_type,
@@ -61,8 +65,7 @@ def table_of(sources: Sequence[Source]) -> dict[str, Any]:
         table["defaults"] |= around
     table["defaults"] = {key: value for key, value in table["defaults"].items() if value is not None}
     recorded = Recorded(table)
-    published = sources[1:] if first.nested and len(sources) > 1 else sources  # parts by default are few models' own
-    for source in published:
+    for source in sources:
         config = source.fields if source is not first else {}
         if recorded.variant(config) is not None:
             continue
@@ -111,6 +114,12 @@ _DECIDES_NOTHING: Final = frozenset(
     }
 )
 """Settings of parts that are not run, and of the whole, on which no weight's shape depends."""
+
+
+def _bare(source: Source) -> Source:
+    """A config.json that says of each part no more than its type, so that the classes' defaults are seen."""
+    parts = {"text_config": source.text, **source.parts}
+    return Source({"model_type": source.model_type, **{key: {"model_type": c.model_type} for key, c in parts.items()}})
 
 
 def _around(source: Source) -> dict[str, Any]:

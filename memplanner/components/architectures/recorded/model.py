@@ -110,6 +110,7 @@ class Recorded:
             entering,
             shared,
             kinds,
+            sum(self.sizes[forward.repeats[path]] for path in forward.counted_before),
         )
         self._run(forward.after, values, (), None)
         self._declare({name: t for name, t in forward.weights.items() if not t.unused}, forward.head)

@@ -86,7 +86,8 @@ class Forward(Frozen):
     """The forward pass of a causal language model.
 
     symbols: the settings that sizes are made of. repeats: lists of equal modules that are not run, by their paths, and
-    the setting that says how many there are; in names of weights and modules "#" stands for their numbers. root, stack: as family.Modules has them. tokens, head: the names of
+    the setting that says how many there are; in names of weights and modules "#" stands for their numbers. counted_before: those of these lists that transformers
+    counts before the blocks where it checkpoints every nth. root, stack: as family.Modules has them. tokens, head: the names of
     the weights of the input embeddings and of the output projection, which config.json may make one. before: up to the
     blocks; entering is the hidden state that enters them. after: from the blocks to the head; hidden is what it takes,
     leaving what the blocks return. logits: what follows the head, from its result `projected` to the logits `made`.
@@ -99,6 +100,7 @@ class Forward(Frozen):
     root: str
     stack: str
     repeats: Mapping[str, str]
+    counted_before: tuple[str, ...]
     weights: Mapping[str, Tensors]
     modules: tuple[str, ...]
     before: tuple[Step, ...]
@@ -133,6 +135,7 @@ def as_table(forward: Forward) -> dict[str, Any]:
         "root": forward.root,
         "stack": forward.stack,
         **({"repeats": dict(forward.repeats)} if forward.repeats else {}),
+        **({"counted_before": list(forward.counted_before)} if forward.counted_before else {}),
         "weights": _weights_table(forward.weights),
         "modules": list(forward.modules),
         "before": [_step_row(step) for step in forward.before],
@@ -170,6 +173,7 @@ def from_table(table: dict[str, Any]) -> Forward:
         root=table["root"],
         stack=table["stack"],
         repeats=table.get("repeats", {}),
+        counted_before=tuple(table.get("counted_before", ())),
         weights=_weights(table["weights"]),
         modules=tuple(table["modules"]),
         before=tuple(map(_step, table["before"])),
