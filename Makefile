@@ -5,7 +5,7 @@ DEMO_VENV ?= .venv-demo
 QUICK_VENV ?= .venv-quick
 BIN = $(VENV)/bin
 
-.PHONY: answers action-requirements screens help demo quick test experiments fuzz kills check format-check lint types imports pytest format bench grid accuracy clean
+.PHONY: answers action-requirements screens help demo quick test experiments fuzz kills check format-check lint types imports pytest format bench grid accuracy record clean
 
 help:
 	@echo "make demo    install the core and ask: does the default plan fit an RTX 4090?"
@@ -20,6 +20,7 @@ help:
 	@echo "make grid    predictions against traces of 200 plans drawn at random (PLANS=, SEED=)"
 	@echo "make answers asks for 1000 plans in every way there is, and compares the answers (N=, SEED=)"
 	@echo "make fuzz    readers, writers and commands over hostile inputs (N=1000000, SEED=)"
+	@echo "make record  records the forward passes in profiles/recorded anew, and shows what changed (TYPES=)"
 	@echo "make screens draws the interface's screens in docs/screens anew"
 	@echo "make action-requirements pins what the GitHub action installs (needs uv)"
 	@echo "make clean   remove the virtual environments and caches"
@@ -108,6 +109,9 @@ action-requirements:
 	  $(PYTHON) -c 'import tomllib; f = tomllib.load(open("pyproject.toml", "rb")); print(*f["project"]["dependencies"], *f["build-system"]["requires"], sep="\n")' \
 	  | uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-annotate --quiet - ) > requirements-action.tmp
 	mv requirements-action.tmp requirements-action.txt
+
+record: $(VENV)/.installed
+	$(BIN)/python -m tests.harness.rewrite_recorded $(TYPES)
 
 screens: $(VENV)/.installed
 	$(BIN)/python -m tests.tui.screens

@@ -87,14 +87,15 @@ class RecordedForward(Frozen):
     """No family is written for the model's type: its forward pass was recorded with this version of transformers.
 
     default_targets: target_modules that peft has for the type, or every linear layer, where the plan names none; empty
-    where it does. experts_unquantised: the model's experts are no nn.Linear, so that bitsandbytes leaves them as they
-    are.
+    where it does. experts: the type of experts that are no nn.Linear, so that bitsandbytes leaves them unquantised;
+    empty where there are none, or the base is not quantised. recorded_here: by the user.
     """
 
     model_type: str
     transformers: str
     default_targets: tuple[str, ...] | str = ()
-    experts_unquantised: bool = False
+    experts: str = ""
+    recorded_here: bool = False
 
 
 class Traced(Frozen):

@@ -9,7 +9,8 @@ class ExitCode(IntEnum):
     OK = 0
     """Fits, within budget, within tolerance; or the command only lists things."""
     DOES_NOT_FIT = 1
-    """Does not fit (with --strict: or is tight); of profile: the run did not complete."""
+    """Does not fit (with --strict: or is tight); of profile: the run did not complete; of
+    record: the recording does not give what a trace gives."""
     USAGE_ERROR = 2
     """The plan, a file or a flag is wrong, or the question cannot be answered; stderr says what and where."""
     SOFTWARE_ERROR = 70

@@ -32,6 +32,7 @@ COMMANDS = {
     "gpus": "the cards that memplanner knows",
     "models": "the models that come with memplanner",
     "fetch": "a model's config.json from the Hugging Face hub: the only command that uses a network",
+    "record": "a model type's forward pass, recorded once with torch, and answered from without it",
     "schema": "the JSON Schema of a plan file",
     "paper": "published memory figures beside what the model computes",
 }

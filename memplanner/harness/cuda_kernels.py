@@ -260,15 +260,13 @@ class GroupedProduct(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, weight: Tensor, offs: Tensor | None) -> Tensor:
         of_rows, of_weight, *_ = ctx.needs_input_grad
         ctx.save_for_backward(rows if of_weight else None, weight if of_rows else None, offs)
-        ctx.shapes = rows.shape, weight.shape
+        ctx.layouts = (rows.shape, rows.stride()), (weight.shape, weight.stride())
         return rows.new_empty(rows.shape[0], weight.shape[2])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        needed, shapes = ctx.needs_input_grad, ctx.shapes
-        of_rows = grad.new_empty(shapes[0]) if needed[0] else None
-        of_weight = grad.new_empty(shapes[1]) if needed[1] else None
-        return of_rows, of_weight, None
+        needed = zip(ctx.layouts, ctx.needs_input_grad, strict=False)
+        return *(grad.new_empty_strided(*layout) if is_needed else None for layout, is_needed in needed), None
 
 
 _grouped_mm = torch.nn.functional.grouped_mm

@@ -113,6 +113,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(flag="--modules-to-save", path=("method", "modules_to_save"), values="names", metavar="NAME,NAME"),
     Option(flag="--precision", path=("precision",)),
     Option(flag="--quantization", path=("quantization",)),
+    Option(flag="--kbit-preparation", path=("kbit_preparation",)),
     Option(flag="--optimizer", path=("optimizer",)),
     Option(flag="--optimizer-bits", path=("optimizer", "state_dtype"), values="integer", metavar="8|16|32"),
     Option(flag="--batch-size", path=("step", "batch_size"), values="integer"),

@@ -19,8 +19,8 @@ from memplanner.components.architectures.saved import saved_format
 from memplanner.components.attention import same_kernels
 from memplanner.components.methods.lora import PeftAdapter
 from memplanner.errors import Problem, UserError, misspelling
+from memplanner.files.cache import kept_path
 from memplanner.files.parse import read_text
-from memplanner.files.sandbox import running_in_ci
 from memplanner.files.write import write_text
 from memplanner.notes import Note, Traced
 from memplanner.plan.training_plan import TrainingPlan
@@ -88,7 +88,7 @@ def _refuse_saved(plan: TrainingPlan, model: ModelProfile) -> None:
 @lru_cache(maxsize=64)
 def _kept(key: str) -> StepProgram | None:
     """What the cache has. A file that cannot be read, or is no program, is as good as none."""
-    path = _path(key)
+    path = kept_path("programs", f"{key}.json")
     if path is None:
         return None
     try:
@@ -96,15 +96,6 @@ def _kept(key: str) -> StepProgram | None:
     except (UserError, ValueError):
         return None
     return program if isinstance(program, StepProgram) else None
-
-
-def _path(key: str) -> Path | None:
-    """The program's file in the user's cache directory; None in continuous integration, which keeps nothing."""
-    if running_in_ci():
-        return None
-    from platformdirs import user_cache_path
-
-    return user_cache_path("memplanner") / "programs" / f"{key}.json"
 
 
 def _traced_now(plan: TrainingPlan, root: Path, key: str) -> StepProgram:
@@ -119,7 +110,7 @@ def _traced_now(plan: TrainingPlan, root: Path, key: str) -> StepProgram:
         hint = f"{misspelling(model_type, FAMILIES)} pip install 'memplanner[live]' traces it in seconds".strip()
         key, message = "model_type", f"{show(model_type)}: {message}"
         raise UserError(Problem(where=plan.model, key=key, message=message, hint=hint)) from None
-    path = _path(key)
+    path = kept_path("programs", f"{key}.json")
     if path is not None:
         try:
             write_text(path, as_json.dumps(program))

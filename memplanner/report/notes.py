@@ -71,10 +71,15 @@ def _sequence_above_model(note: SequenceAboveModel) -> str:
 @note_sentence.register
 def _recorded_forward(note: RecordedForward) -> str:
     targets = note.default_targets
+    by = "here by `memplanner record` " if note.recorded_here else ""
     return (
-        f"{note.model_type}: its forward pass is the one recorded from transformers {note.transformers}, and no run of "
-        "such a model has been measured"
-        + ("; its experts stay unquantised, as bitsandbytes packs nn.Linear alone" if note.experts_unquantised else "")
+        f"{note.model_type}: its forward pass is the one recorded {by}from transformers {note.transformers}, and no "
+        "run of such a model has been measured"
+        + (
+            f"; its experts stay unquantised, in {note.experts}, as bitsandbytes packs nn.Linear alone"
+            if note.experts
+            else ""
+        )
         + (
             f"; target_modules assumed: {targets if isinstance(targets, str) else ', '.join(targets)}"
             if targets

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from memplanner.report.problems import NoAnswer
     from memplanner.report.profile_text import RunAnswer, SuiteAnswer
     from memplanner.report.ranks_text import RanksAnswer
+    from memplanner.report.record_text import Recording
     from memplanner.report.sweep_text import PointsAnswer, SweepAnswer
     from memplanner.report.terminal import Page
     from memplanner.report.validate_report import ValidationAnswer
@@ -118,3 +119,4 @@ GPUS: Report[Sequence[GpuProfile]] = Report({"text": "catalogue_text:gpus_text",
 MODELS: Report[Sequence[tuple[ModelProfile, str]]] = Report(
     {"text": "catalogue_text:models_text", "json": "catalogue_text:models_json"}
 )
+RECORD: Report[Recording] = Report({"text": "record_text:record_text", "json": "record_text:record_json"})

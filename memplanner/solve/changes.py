@@ -224,6 +224,9 @@ def _storage(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
         yield "autocast", 1, {"--precision": "bf16-mixed"}, "autocast: weights stay in fp32, activations are in bf16"
     if plan.precision in ("fp32", "bf16-mixed", "fp16-mixed"):
         yield "precision", 3, {"--precision": "bf16"}, "weights and arithmetic in bf16"
+    if plan.quantization != "none" and plan.kbit_preparation != "none":
+        effect = "what is not packed stays in half precision: no prepare_model_for_kbit_training"
+        yield "preparation", 2, {"--kbit-preparation": "none"}, effect
     if plan.method.freezes_base and plan.quantization in ("none", "int8"):
         if plan.quantization == "none":
             yield "quantization", 3, {"--quantization": "int8"}, "frozen weights in 8 bits"

@@ -94,7 +94,9 @@ def value_in(plan: TrainingPlan, name: str) -> str:
 
 
 def applies(plan: TrainingPlan, name: str) -> bool:
-    """Whether the plan's method and optimizer have such a setting."""
+    """Whether the plan's method, base and optimizer have such a setting."""
+    if name == "--kbit-preparation":
+        return plan.quantization != "none"
     if name == moment_width.FLAG:
         return plan.optimizer.kind in moment_width.KINDS
     return name == MODEL or has_use(name, plan.method.kind)

@@ -10,8 +10,8 @@ from tests.cli.conftest import Run
 
 CHECK_FLAGS = (
     "--all --attention --batch-size --budget --checkpointing --context --expandable-segments --format --from --gpu "
-    "--grad-accumulation --headroom --ignore-key --keep-gradients --keep-outputs --locked --loss --method "
-    "--modules-to-save --no-expandable-segments --no-keep-gradients --no-keep-outputs --no-per-layer-updates "
+    "--grad-accumulation --headroom --ignore-key --kbit-preparation --keep-gradients --keep-outputs --locked --loss "
+    "--method --modules-to-save --no-expandable-segments --no-keep-gradients --no-keep-outputs --no-per-layer-updates "
     "--num-labels --optimizer --optimizer-bits --per-layer-updates --plan --precision --projection-rank --quantization "
     "--rank --seq-len --strict --target-modules --task --tolerance --torch"
 )
@@ -38,6 +38,7 @@ def test_commands() -> None:
         "gpus",
         "models",
         "fetch",
+        "record",
         "schema",
         "paper",
     ]

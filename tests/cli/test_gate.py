@@ -81,10 +81,11 @@ CASES: dict[tuple[str, str], Case] = {
     ("profile", "suite"): Case("suite.toml", "profile --device fake --suite {} --out records"),
     ("validate", "records"): Case("record.json", "validate {}"),
     ("validate", "published"): Case("published.json", "validate --published {}", names=False),
+    ("record", "model"): Case("config.json", "record {} --to out", names=False),
     ("tui", "model"): Case("config.json", "tui {}", names=False),
     ("tui", "plan"): Case("plan.toml", "tui --plan {}"),
 }
-FOLDERS = {("fetch", "to"), ("profile", "out"), ("tui", "records")}
+FOLDERS = {("fetch", "to"), ("profile", "out"), ("record", "to"), ("tui", "records")}
 """Written to: tests/files/test_write.py and tests/suite hold what happens there."""
 NO_FILES = {
     *((command, "ignored") for command in ("check", "explain", "fit", "compare", "sweep")),
@@ -141,6 +142,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 ASKED = [argument for argument in CASES if argument[0] != "tui"]
 """The interface needs a terminal; what it opens, it opens as the other commands do."""
+QUICK = [argument for argument in ASKED if argument[0] not in ("profile", "record")]
 
 
 @pytest.mark.parametrize("where", ["link-{}", "folder/{}"])
@@ -152,7 +154,7 @@ def test_no_link_leads_out(argument: tuple[str, str], where: str, ask: Ask) -> N
     assert "leads out of the repository" in err
 
 
-@pytest.mark.parametrize("argument", [argument for argument in ASKED if argument[0] != "profile"], ids="-".join)
+@pytest.mark.parametrize("argument", QUICK, ids="-".join)
 def test_what_is_typed_may_lie_anywhere(argument: tuple[str, str], ask: Ask) -> None:
     case = CASES[argument]
     _, out, err = ask(*case.words.format(f"../outside/{case.file}").split())

@@ -75,7 +75,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model of a type that, here, has no recorded forward pass either."""
     from memplanner.prediction import recorded
 
-    monkeypatch.setattr(recorded, "recorded_type", lambda _: None)
+    monkeypatch.setattr(recorded, "shipped", lambda _: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

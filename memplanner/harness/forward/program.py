@@ -305,6 +305,7 @@ class _Builder:
                 conv1d=type(linear).__name__ == "Conv1D",
                 buffer=name in buffers,
                 unused=is_unused,
+                frozen=name not in buffers and not tensor.requires_grad,
                 dtype="" if tensor.dtype is torch.bfloat16 else str(tensor.dtype).removeprefix("torch."),
             )
         return found
@@ -312,7 +313,9 @@ class _Builder:
 
 def _of_parts(recording: Recording) -> dict[str, int]:
     """The settings that shapes of weights outside the operations are made of."""
-    shared = {key: recording.settings[key] for key in ("hidden_size", "head_dim", "vocab_size") if key in recording.settings}
+    shared = {
+        key: recording.settings[key] for key in ("hidden_size", "head_dim", "vocab_size") if key in recording.settings
+    }
     return {**shared, **recording.parts}
 
 

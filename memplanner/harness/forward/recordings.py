@@ -13,6 +13,7 @@ from memplanner.components.architectures.recorded.program import Forward
 from memplanner.harness.builders.factories import factory_of
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.forward.operations import WORD, record_forward
+from memplanner.harness.forward.parts import DEPTHS, PART_SIZES, in_recording, rotary, symbol_of, tokens_within
 from memplanner.harness.forward.program import Recording, program_of
 
 SIZES: Final[Mapping[str, tuple[int, int, int]]] = {
@@ -40,17 +41,6 @@ BATCH: Final = (2, 3, 5)
 SEQ: Final = (2 * 157, 2 * 163, 2 * 167)
 
 
-PART_SIZES: Final = ("hidden_size", "embed_dim", "intermediate_size", "out_hidden_size")
-"""The settings of other parts, such as a tower for images, that sizes of their weights are made of."""
-DEPTHS: Final = ("depth", "num_hidden_layers")
-"""The names of the setting that says how many blocks such a part has."""
-_PART_PRIMES: Final = ((41, 43, 47), (53, 59, 61), (67, 71, 73), (79, 83, 89))
-_PART_UNIT: Final = 192
-"""What the number of heads of every part divides."""
-_FEWEST_BLOCKS: Final = 5
-"""Of the first of the other parts; each has two more than the one before."""
-
-
 class Source:
     """A config.json that is to be recorded, and transformers' reading of it."""
 
@@ -65,19 +55,17 @@ class Source:
             raise NotBuildableError(f"transformers has no language model of type {self.model_type}")
         self.factory = factory
 
-    @property
-    def parts(self) -> dict[str, Any]:
-        """transformers' configs of what there is beside the language model, by their keys."""
-        keys = self.config.sub_configs if self.nested else ()
-        found = {key: getattr(self.config, key, None) for key in keys if key != "text_config"}
-        return {key: config for key, config in found.items() if config is not None}
-
-    def made(
-        self, text: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]] | None = None, **around: Any
-    ) -> Any:
-        """transformers' config with other settings of the language model, and of its other parts."""
+    def made(self, text: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]] | None = None, **around: Any) -> Any:
+        """transformers' config with other settings of the language model, of its other parts and of the whole."""
         import transformers
 
+        fields = self.changed(text, parts or {}, around)
+        return transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+
+    def changed(
+        self, text: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]], around: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """config.json with other settings of the language model, of its other parts and of the whole."""
         fields = {key: value for key, value in self.fields.items() if key not in _NO_FIELDS}
         if text and getattr(self, "nested", False):
             nested = fields.get("text_config")
@@ -88,9 +76,9 @@ class Source:
             fields["text_config"] = {**{key: value for key, value in nested.items() if key not in older}, **text}
         else:
             fields |= text
-        for key, settings in (parts or {}).items():
+        for key, settings in parts.items():
             fields[key] = {**(fields.get(key) or {}), **settings}
-        return transformers.AutoConfig.for_model(self.model_type, **fields | around)
+        return {"model_type": self.model_type, **fields, **around}
 
     @property
     def refuses_sdpa(self) -> bool:
@@ -147,32 +135,21 @@ def _record(
     text = source.text
     sizes = {name: values[place] for name, values in SIZES.items() if isinstance(getattr(text, name, None), int)}
     around: dict[str, Any] = {}
-    rope = getattr(text, "rope_parameters", None) or {}
-    if source.nested and "rope_type" in rope:  # frequencies of time, height and width, where there are such
-        section = [share * SIZES["head_dim"][place] // 32 for share in (6, 5, 5)]
-        around["rope_parameters"] = {**rope, "mrope_section": section}
+    if source.nested:
+        around |= rotary(text, SIZES["head_dim"][place])
     if "qk_rope_head_dim" in sizes:  # latent attention has keys for every head, and transformers makes head_dim of it
         sizes = {name: size for name, size in sizes.items() if name not in ("head_dim", "num_key_value_heads")}
         around["num_key_value_heads"] = sizes["num_attention_heads"]
     elif not has_own_heads:
         sizes["hidden_size"] = sizes["num_attention_heads"] * SIZES["head_dim"][place]
         sizes.pop("head_dim", None)
-    lists = {
-        key: value[:num_layers]
-        for key, value in text.to_dict().items()
-        if isinstance(value, list) and len(value) == text.num_hidden_layers and num_layers < len(value)
-    }
+    lists = truncated_lists(text, num_layers)
     padding = {} if getattr(text, "pad_token_id", None) is None else {"pad_token_id": 0}
     own = {text.attribute_map.get(name, name): value for name, value in sizes.items()}
     layers = {text.attribute_map.get("num_hidden_layers", "num_hidden_layers"): num_layers}
-    parts = _parts(source, place)
-    if source.nested:
-        padding |= {key: 1 for key, value in source.config.to_dict().items() if _is_token(key, value)}
-    config = source.made(
-        {**own, **around, **lists, **({} if "pad_token_id" not in padding else {"pad_token_id": 0}), **layers},
-        {key: settings for key, (settings, _) in parts.items()},
-        **(padding if source.nested else {}),
-    )
+    parts = in_recording(source.config, place) if source.nested else {}
+    tokens = tokens_within(source.config) if source.nested else {}
+    config = source.made({**own, **around, **lists, **padding, **layers}, parts, **tokens)
     model = _built(source, config, attention, dtype)
     if not has_own_heads and "qk_rope_head_dim" not in sizes:
         sizes["head_dim"] = SIZES["head_dim"][place]
@@ -181,33 +158,18 @@ def _record(
         settings["num_key_value_groups"] = sizes["num_attention_heads"] // sizes["num_key_value_heads"]
     mode = model[1]
     entries = record_forward(model[0], BATCH[place], SEQ[place], mode, applies_autocast=dtype is torch.float32)
-    numbers = {f"{key.removesuffix('_config')}_{n}": v for key, (own, _) in parts.items() for n, v in own.items() if n in PART_SIZES}
-    depths = {f"{key.removesuffix('_config')}_depth": depth for key, (_, depth) in parts.items()}
+    numbers = {symbol_of(key, n): v for key, own in parts.items() for n, v in own.items() if n in PART_SIZES}
+    depths = {symbol_of(key, n): v for key, own in parts.items() for n, v in own.items() if n in DEPTHS}
     return Recording(settings=settings, parts=numbers, depths=depths, entries=entries, model=model[0])
 
 
-def _is_token(key: str, value: Any) -> bool:
-    """Whether a setting is the number of a token, which has to be one of the vocabulary."""
-    return isinstance(value, int) and key.endswith(("_token_id", "_token_index"))
-
-
-def _parts(source: Source, place: int) -> dict[str, tuple[dict[str, Any], int]]:
-    """The settings of the other parts in a recording, and how many blocks each has."""
-    found = {}
-    for number, (key, config) in enumerate(source.parts.items()):
-        depth, settings = _FEWEST_BLOCKS + 2 * number, config.to_dict()
-        name = next((name for name in DEPTHS if name in settings), None)
-        if name is None:
-            raise NotBuildableError(f"{key} does not say how many blocks there are")
-        own: dict[str, Any] = {"model_type": config.model_type, name: depth}
-        for symbol, primes in zip(PART_SIZES, _PART_PRIMES, strict=False):
-            if isinstance(settings.get(symbol), int):
-                own[symbol] = _PART_UNIT * primes[place]
-        for other, value in settings.items():
-            if isinstance(value, list) and len(value) == settings[name]:
-                own[other] = value[:depth]
-        found[key] = own, depth
-    return found
+def truncated_lists(text: Any, num_layers: int) -> dict[str, Any]:
+    """The settings that name something for every layer, of fewer layers."""
+    return {
+        key: value[:num_layers]
+        for key, value in text.to_dict().items()
+        if isinstance(value, list) and len(value) == text.num_hidden_layers and num_layers < len(value)
+    }
 
 
 def _built(source: Source, config: Any, attention: str, dtype: torch.dtype) -> tuple[nn.Module, FakeTensorMode]:

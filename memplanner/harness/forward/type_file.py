@@ -1,17 +1,17 @@
 """The file of a type of model: its programs, and which of them runs for a config.json."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
 
 from memplanner.components.architectures.recorded.program import as_table
-from memplanner.components.architectures.recorded.settings import EAGER, IN_VOCABULARY, Recorded
+from memplanner.components.architectures.recorded.settings import EAGER, IN_VOCABULARY, SCHEMA, Recorded
 from memplanner.components.methods.targets import ALL_LINEAR
 from memplanner.harness.builders.targets import converted_names, default_targets
 from memplanner.harness.errors import NotBuildableError
-from memplanner.harness.forward.recordings import DEPTHS, PART_SIZES, SIZES, Source, record_type
+from memplanner.harness.forward.parts import DEPTHS, PART_SIZES, depth_name, parts_of, symbol_of
+from memplanner.harness.forward.recordings import SIZES, Source, record_type
 
 _IGNORED: Final = frozenset(
     {
@@ -39,7 +39,7 @@ def table_of(sources: Sequence[Source]) -> dict[str, Any]:
         sources = sources[1:] or sources
         first = _bare(sources[0])
     table: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
         "model_type": first.model_type,
         "transformers": transformers.__version__,
         "torch": torch.__version__.partition("+")[0],
@@ -47,7 +47,10 @@ def table_of(sources: Sequence[Source]) -> dict[str, Any]:
         "lora_targets": default_targets(first.config),
         "converted": converted_names(first.config),
         "names": {
-            key: own for key, own in first.text.attribute_map.items() if key in SIZES or key == "num_hidden_layers"
+            name: other
+            for pair in first.text.attribute_map.items()
+            for name, other in (pair, pair[::-1])
+            if name in SIZES or name == "num_hidden_layers"
         },
         "derived": _derived(first),
         "defaults": {},
@@ -59,7 +62,7 @@ def table_of(sources: Sequence[Source]) -> dict[str, Any]:
     table["defaults"] = {key: _plain(resolved.get(key, getattr(first.text, key, None))) for key in known}
     if first.nested:
         table["defaults"]["tie_word_embeddings"] = bool(getattr(first.config, "tie_word_embeddings", False))
-        table |= {"text_type": first.text.model_type, "ties_by_text": _ties_by_text(first), "parts": _part_symbols(first)}
+        table |= {"ties_by_text": _ties_by_text(first), "parts": _part_symbols(first)}
         around = _around(first)
         keys += around
         table["defaults"] |= around
@@ -110,7 +113,13 @@ _DECIDES_NOTHING: Final = frozenset(
         *("hidden_act", "hidden_activation", "initializer_range", "initializer_factor", "vocab_size", "projection_dim"),
         *("rope_parameters", "rope_theta", "window_size", "tokens_per_second", "projector_hidden_act", "dtype"),
         *("fullatt_block_indexes", "image_seq_length", "ignore_index", "tie_word_embeddings", "pixel_shuffle_ratio"),
-        *("vision_feature_select_strategy", "mm_tokens_per_image", "model_type", "standardize", "max_position_embeddings"),
+        *(
+            "vision_feature_select_strategy",
+            "mm_tokens_per_image",
+            "model_type",
+            "standardize",
+            "max_position_embeddings",
+        ),
     }
 )
 """Settings of parts that are not run, and of the whole, on which no weight's shape depends."""
@@ -118,7 +127,7 @@ _DECIDES_NOTHING: Final = frozenset(
 
 def _bare(source: Source) -> Source:
     """A config.json that says of each part no more than its type, so that the classes' defaults are seen."""
-    parts = {"text_config": source.text, **source.parts}
+    parts = {"text_config": source.text, **parts_of(source.config)}
     return Source({"model_type": source.model_type, **{key: {"model_type": c.model_type} for key, c in parts.items()}})
 
 
@@ -129,13 +138,16 @@ def _around(source: Source) -> dict[str, Any]:
     import transformers
 
     common = transformers.PreTrainedConfig().to_dict()
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {
+        ".architectures": [source.factory._model_mapping[type(source.config)].__name__],
+        "text_config.model_type": source.text.model_type,
+    }
     for key, value in source.config.to_dict().items():
         if key in common or key in _DECIDES_NOTHING or key in source.config.sub_configs:
             continue
         if not key.endswith(("_token_id", "_token_index")):
             found[f".{key}"] = value
-    for part, config in source.parts.items():
+    for part, config in parts_of(source.config).items():
         found[f"{part}.model_type"] = config.model_type
         for key, value in config.to_dict().items():
             decides = key not in (*common, *_DECIDES_NOTHING, *PART_SIZES, *DEPTHS) and not key.endswith("_token_id")
@@ -148,13 +160,13 @@ def _around(source: Source) -> dict[str, Any]:
 def _part_symbols(source: Source) -> dict[str, list[Any]]:
     """The settings of other parts that sizes are made of: the part's key, the names and the default of each."""
     found: dict[str, list[Any]] = {}
-    for part, config in source.parts.items():
-        settings, prefix = config.to_dict(), part.removesuffix("_config")
+    for part, config in parts_of(source.config).items():
+        settings = config.to_dict()
         for name in (name for name in PART_SIZES if isinstance(settings.get(name), int)):
-            found[f"{prefix}_{name}"] = [part, [name], settings[name]]
-        names = [name for name in DEPTHS if name in settings]
-        names += [other for other, own in config.attribute_map.items() if own in names and other not in names]
-        found[f"{prefix}_depth"] = [part, names, settings[names[0]]]
+            found[symbol_of(part, name)] = [part, [name], settings[name]]
+        own = depth_name(part, settings)
+        others = [other for other, name in config.attribute_map.items() if name == own]
+        found[symbol_of(part, own)] = [part, [own, *others], settings[own]]
     return found
 
 
@@ -233,17 +245,3 @@ def _kinds(lists: list[str], words: list[str], order: list[str]) -> dict[str, An
                     "period": "".join(rest[:period]),
                 }
     return {"lists": lists, "words": by_word, "first": "", "period": ""}
-
-
-def text_of(table: Any) -> str:
-    """The file as JSON: an operation or a setting a line."""
-    return f"{_lines(table)}\n"
-
-
-def _lines(value: Any) -> str:
-    if isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
-        return "{\n" + ",\n".join(f"{json.dumps(key)}: {_lines(item)}" for key, item in value.items()) + "\n}"
-    if isinstance(value, list) and value and all(isinstance(item, dict | list) for item in value):
-        is_deep = any(isinstance(item, dict) for item in value)
-        return "[\n" + ",\n".join(_lines(item) if is_deep else json.dumps(item) for item in value) + "\n]"
-    return json.dumps(value)

@@ -16,6 +16,7 @@ from memplanner.components.architectures.recorded.program import (
     Value,
     Weight,
 )
+from memplanner.components.architectures.recorded.reading import reading
 from memplanner.components.architectures.recorded.sizes import label_of, shape_of
 from memplanner.components.architectures.recorded.unused import hold_unused
 from memplanner.components.context import Context, LinearSpec
@@ -49,7 +50,7 @@ RAISED: Final = frozenset(
 
 class RecordedConfig(Published):
     """settings: the numbers of config.json that the program's sizes are made of. kinds: of every block. lora_targets:
-    what peft adapts where a plan names nothing.
+    what peft adapts where a plan names nothing. path: of a user's file; empty for what ships.
     """
 
     forward: Forward
@@ -64,6 +65,7 @@ class RecordedConfig(Published):
     tied: bool
     vocab: int
     activation: str = ""
+    path: str = ""
     positions: int | None = None
     max_positions: int | None = None
 
@@ -75,6 +77,10 @@ class Recorded:
     """A model whose forward pass is a program."""
 
     def __init__(self, config: RecordedConfig, ctx: Context) -> None:
+        with reading(config.path):
+            self._prepare(config, ctx)
+
+    def _prepare(self, config: RecordedConfig, ctx: Context) -> None:
         self.c, self.ctx, self.vocab = config, ctx, config.vocab
         self.forward = forward = config.forward
         self.sizes = {**config.settings, "batch": ctx.batch, "seq": ctx.seq}
@@ -92,6 +98,10 @@ class Recorded:
 
     def hidden_states(self, input_ids: Tensor) -> Tensor:
         """Token ids to what the head takes."""
+        with reading(self.c.path):
+            return self._hidden_states(input_ids)
+
+    def _hidden_states(self, input_ids: Tensor) -> Tensor:
         forward, ctx = self.forward, self.ctx
         values: Values = {0: input_ids}
         self._run(forward.before, values, (), None)
@@ -125,6 +135,10 @@ class Recorded:
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """The output projection, and what follows it."""
+        with reading(self.c.path):
+            return self._logits(hidden_states)
+
+    def _logits(self, hidden_states: Tensor) -> Tensor:
         forward = self.forward
         values: Values = {forward.projected: logits_of(self.ctx, self.lm_head, hidden_states)}
         self._run(forward.logits, values, (), None)
@@ -134,12 +148,14 @@ class Recorded:
 
     def _note(self) -> RecordedForward:
         method, blocks = self.ctx.method, self.forward.blocks.values()
+        has_experts = any(step.name == "_grouped_mm" for block in blocks for step in block.steps)
         is_packed = self.ctx.quantization is not None
         return RecordedForward(
             model_type=self.forward.model_type,
             transformers=self.forward.transformers,
             default_targets=self.c.lora_targets if method.peft_targets == () else (),
-            experts_unquantised=is_packed and any(step.name == "_grouped_mm" for b in blocks for step in b.steps),
+            recorded_here=bool(self.c.path),
+            experts=self.ctx.weight_dtype.name if is_packed and has_experts else "",
         )
 
     # -- running -----------------------------------------------------------------------------------------------------
@@ -290,9 +306,8 @@ class Recorded:
         own = DTYPES[tensors.dtype] if tensors.dtype else None
         if tensors.buffer:
             return self.ctx.param(path, shape, trainable=False, dtype=own or self.ctx.numerics.stored, role="buffer")
-        return self.ctx.param(
-            path, shape, dtype=own or (self.ctx.norm_dtype if "norm" in path else self.ctx.weight_dtype)
-        )
+        dtype = own or (self.ctx.norm_dtype if "norm" in path else self.ctx.weight_dtype)
+        return self.ctx.param(path, shape, trainable=False if tensors.frozen else None, dtype=dtype)
 
     def _spec(self, name: str, block: Block | None) -> LinearSpec:
         key = ("" if block is None else str(id(block)), name)

@@ -6,8 +6,6 @@ from typing import Any, Final
 from memplanner.components.architectures.recorded.sizes import Size, parse_size, size_text
 from memplanner.frozen import Frozen
 
-SCHEMA: Final = 1
-
 
 class Value(int):
     """A tensor that the program has made, by its number."""
@@ -57,8 +55,8 @@ class Step(Frozen, kw_only=False):
 
 class Tensors(Frozen, kw_only=False):
     """A weight's shape, by its place in the program's list. linear: it is a linear layer's, with or without a bias;
-    conv1d: stored (in, out). buffer: it is no parameter. unused: no operation takes it, as a tower's for images where
-    there are none. dtype: its type, where that is not the model's.
+    conv1d: stored (in, out). buffer: it is no parameter. frozen: it is a parameter that never learns. unused: no
+    operation takes it, as a tower's for images where there are none. dtype: its type, where that is not the model's.
     """
 
     shape: int
@@ -67,6 +65,7 @@ class Tensors(Frozen, kw_only=False):
     conv1d: bool = False
     buffer: bool = False
     unused: bool = False
+    frozen: bool = False
     dtype: str = ""
 
 
@@ -127,7 +126,6 @@ class Forward(Frozen):
 def as_table(forward: Forward) -> dict[str, Any]:
     """The program as JSON has it."""
     return {
-        "schema": SCHEMA,
         "model_type": forward.model_type,
         "transformers": forward.transformers,
         "symbols": list(forward.symbols),
@@ -163,8 +161,6 @@ def as_table(forward: Forward) -> dict[str, Any]:
 
 def from_table(table: dict[str, Any]) -> Forward:
     """The program that `as_table` wrote; ValueError, KeyError or TypeError where it is none."""
-    if table.get("schema") != SCHEMA:
-        raise ValueError(f"it is of schema {table.get('schema')!r}, and this version reads {SCHEMA}")
     return Forward(
         model_type=table["model_type"],
         transformers=table["transformers"],
@@ -209,7 +205,10 @@ def _weights_table(weights: Mapping[str, Tensors]) -> dict[str, Any]:
 
 def vars_of(tensors: Tensors) -> dict[str, Any]:
     """The fields of a weight's record."""
-    return {key: getattr(tensors, key) for key in ("shape", "linear", "bias", "conv1d", "buffer", "unused", "dtype")}
+    return {
+        key: getattr(tensors, key)
+        for key in ("shape", "linear", "bias", "conv1d", "buffer", "frozen", "unused", "dtype")
+    }
 
 
 def _weights(table: dict[str, Any]) -> dict[str, Tensors]:

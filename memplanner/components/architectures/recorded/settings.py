@@ -19,6 +19,8 @@ EAGER: Final = "eager"
 IN_VOCABULARY: Final = ".image_token_id<vocab_size"
 """Stands among settings for whether images' token is one of the vocabulary: others are replaced before the embedding.
 """
+SCHEMA: Final = 1
+"""Of the file."""
 
 
 def canonical(key: str, value: Any) -> Any:
@@ -30,7 +32,7 @@ def canonical(key: str, value: Any) -> Any:
     if isinstance(value, int):
         return value > 0 if "dropout" in key or "pdrop" in key else value
     if isinstance(value, list):
-        return len(value)
+        return str(value[0]) if key == "architectures" and value else len(value)
     if isinstance(value, dict):
         kinds = {k: canonical(k, v) for k, v in sorted(value.items()) if k in ("rope_type", "type", *EXACT_FLOATS)}
         return kinds or None
@@ -38,9 +40,10 @@ def canonical(key: str, value: Any) -> Any:
 
 
 class Recorded(Frozen, eq=False, kw_only=False):
-    """The programs of a type of model, as its file has them."""
+    """The programs of a type of model, as its file has them. path: of a user's file; empty for what ships."""
 
     table: Mapping[str, Any]
+    path: str = ""
 
     @property
     def transformers(self) -> str:
@@ -136,6 +139,7 @@ class Recorded(Frozen, eq=False, kw_only=False):
         """The numbers that sizes are made of; problems are left with the reader."""
         text = self.text(fields.config)
         numbers: dict[str, Any] = {}
+        wrong: set[str] = set()  # of settings with two names, told once
         for symbol in symbols:
             if symbol in ("batch", "seq", "num_key_value_groups"):
                 continue
@@ -145,12 +149,16 @@ class Recorded(Frozen, eq=False, kw_only=False):
                 value = self.value(text, symbol)
                 key = next((name for name in (symbol, self.table["names"].get(symbol)) if name in text), symbol)
             most = MAX_LAYERS if symbol.endswith("_depth") else MOST.get(symbol, MAX_SIZE)
+            if key in wrong:
+                continue
+            wrong.add(key)
             if isinstance(value, bool) or not isinstance(value, int):
                 fields.problem(key, "missing" if value is None else f"{show_value(value)} is not a whole number")
             elif not 1 <= value <= most:
                 fields.problem(key, f"{show_value(value)} is not between 1 and {most}")
             else:
                 numbers[symbol] = value
+                wrong.discard(key)
         return numbers
 
     def kinds(self, fields: ConfigReader, variant: Mapping[str, Any]) -> tuple[str, ...]:
@@ -216,6 +224,7 @@ def read_recorded(
         settings={**numbers, **windows, "num_key_value_groups": heads // kv_heads, "head_dim": head_dim},
         kinds=kinds,
         lora_targets=recorded.lora_targets,
+        path=recorded.path,
         hidden=numbers["hidden_size"],
         num_heads=heads,
         num_kv_heads=kv_heads,

@@ -56,9 +56,7 @@ def _is_of_linear(name: str, forward: Forward) -> bool:
     return name.endswith(".bias") and weight is not None and weight.linear
 
 
-def _stretches(
-    ctx: Context, stack: str, forward: Forward, settings: Mapping[str, int]
-) -> Iterator[tuple[str, int]]:
+def _stretches(ctx: Context, stack: str, forward: Forward, settings: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """The scopes of equal modules that a method treats alike, and how many they are."""
     if not stack:
         yield "", 1
