@@ -11,6 +11,7 @@ from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.errors import Problem, UserError
 from memplanner.files.write import check_writable, write_text
+from memplanner.prediction.recorded import own_path, recording_name
 from memplanner.report.record_text import Difference, Recording
 from memplanner.report.terminal import Page
 from memplanner.report.writers import RECORD
@@ -36,7 +37,7 @@ def configure(parser: argparse.ArgumentParser, *, described: bool) -> None:
 
 def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
     configs = _configs(args.model, root)
-    path = _path(args.to, str(configs[0].get("model_type")), root)
+    path = _path(args.to, recording_name(configs[0]), root)
     check_writable(path)
     try:
         from memplanner.harness.forward import made
@@ -70,16 +71,15 @@ def _configs(model: str, root: Path) -> Sequence[Mapping[str, Any]]:
     except UserError:
         if _TYPE.fullmatch(model) is None:
             raise
-    return [profile.config for profile in all_models() if profile.model_type == model] or [{"model_type": model}]
+    configs = [profile.config for profile in all_models() if profile.model_type == model] or [{"model_type": model}]
+    return [config for config in configs if recording_name(config) == recording_name(configs[0])]
 
 
-def _path(folder: str, model_type: str, root: Path) -> Path:
-    from memplanner.prediction.recorded import own_path
-
+def _path(folder: str, name: str, root: Path) -> Path:
     if folder:
-        return root / Path(folder).expanduser() / f"{model_type}.json"
-    path = own_path(model_type)
+        return root / Path(folder).expanduser() / f"{name}.json"
+    path = own_path(name)
     if path is None:
-        message = f"nothing is kept in continuous integration of {model_type}"
+        message = f"nothing is kept in continuous integration of {name}"
         raise UserError(Problem(where="record", key="", message=message, hint="--to FOLDER writes it there"))
     return path

@@ -384,24 +384,26 @@ class Context:
         entering: list[Tensor],
         shared: Callable[[int], Any],
         kinds: Sequence[str] = (),
+        counted_before: int = 0,
     ) -> Tensor:
         """A stack of blocks under the plan's checkpointing: transformers checkpoints blocks 0, N, 2N, …
 
         entering: the hidden state, taken out of the list, so that it lives on only if the caller holds it elsewhere.
         shared: what a block is given beside the hidden state; a checkpointed call holds on to it. kinds: of each block,
-        where they are not all of one kind.
+        where they are not all of one kind. counted_before: how many other modules transformers counts before the first
+        block, such as those of a tower for images.
         """
         every, tape = self.checkpoint_every, self.tape
 
         def layer(i: int, h: Tensor) -> Tensor:
             given = shared(i)
-            if every and i % every == 0:
+            if every and (i + counted_before) % every == 0:
                 out = tape.checkpoint(lambda x: block(i, x, given), h, use_reentrant=self.use_reentrant)
                 self._check_trained(out)
                 return out
             return block(i, h, given)
 
-        return tape.stack(prefix, self.runs(prefix, num_layers, kinds), layer, entering)
+        return tape.stack(prefix, self.runs(prefix, num_layers, kinds, counted_before), layer, entering)
 
     def _check_trained(self, out: Tensor) -> None:
         """UserError where no gradient enters a checkpointed block that has something to train: with use_reentrant
@@ -417,7 +419,9 @@ class Context:
             hint = "input_gradients true, or use_reentrant false"
             raise UserError(Problem(where="plan", key="step.use_reentrant", message=message, hint=hint))
 
-    def runs(self, prefix: str, num_layers: int, kinds: Sequence[str] = ()) -> list[tuple[int, int]]:
+    def runs(
+        self, prefix: str, num_layers: int, kinds: Sequence[str] = (), counted_before: int = 0
+    ) -> list[tuple[int, int]]:
         """Stretches of equal blocks as (width, reps): by their kinds, by what the method does to their modules, and
         by the period of checkpointing.
         """
@@ -428,10 +432,11 @@ class Context:
         i = 0
         while i < num_layers:
             end = next((j for j in range(i, num_layers) if blocks[j] != blocks[i]), num_layers)
-            reps = (end - i) // period if i % period == 0 else 0
+            after = (i + counted_before) % period
+            reps = (end - i) // period if after == 0 else 0
             width = period if reps else 1
             if not reps:  # to the next checkpointed block, or that block alone
-                reps = 1 if i % period == 0 else min(end, -(-i // period) * period) - i
+                reps = 1 if after == 0 else min(end, i + period - after) - i
             runs.append((width, reps))
             i += width * reps
         return runs

@@ -187,6 +187,9 @@ def make_states(job: Job, tracker: Tracker) -> None:
         run_step(job, tracker)
         gc.collect()
         return
+    if job.has_other_parts:
+        job.find_unreached(tracker.device)
+        gc.collect()
     with tracker.watching():
         job.make_states()
         tracker.on_host(job.on_host())

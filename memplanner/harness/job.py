@@ -49,6 +49,10 @@ class Job:
     refreshes: bool = False
     """Whether the optimizers recompute subspaces at intervals."""
     tokens_per_step: int = 0
+    has_other_parts: bool = False
+    """Whether the model has parts that its batches may not run, such as a tower for images."""
+    unreached: frozenset[int] = frozenset()
+    """Identities of the parameters that learn but get no gradient, as far as `find_unreached` has been called."""
     on_gradient: list[Callable[[nn.Parameter], None]] = field(default_factory=list)
     """Called as soon as a parameter's gradient is complete, before an update inside backward uses it up."""
     batches_made: int = field(default=0, init=False)
@@ -56,6 +60,19 @@ class Job:
     def trained(self) -> list[nn.Parameter]:
         """The parameters that learn."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    def reached(self) -> list[nn.Parameter]:
+        """The parameters that learn and get gradients."""
+        return [p for p in self.trained() if id(p) not in self.unreached]
+
+    def find_unreached(self, device: str) -> None:
+        """See which parameters get no gradient, by a forward and a backward pass."""
+        with self.autocasting(device):
+            loss = loss_of(call(self.model, self.batch()))
+        loss.backward()
+        self.unreached = frozenset(id(p) for p in self.trained() if p.grad is None)
+        for param in self.trained():
+            param.grad = None
 
     @property
     def updates_in(self) -> Phase:
@@ -68,7 +85,7 @@ class Job:
 
     def make_states(self) -> None:
         """Let the optimizers make their states, from empty gradients, which spares a forward and a backward pass."""
-        for param in self.trained():
+        for param in self.reached():
             param.grad = torch.empty_like(param)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -258,6 +275,7 @@ def job_of_plan(plan: TrainingPlan, root: Path, device: str, fake_mode: Any = No
         keep_outputs_until=step.keep_outputs_until,
         stepped=not step.per_layer_updates,
         refreshes=plan.method.refreshes,
+        has_other_parts=model.config.get_text_config() is not model.config,  # type: ignore[union-attr,operator]
         tokens_per_step=step.batch_size * step.seq_len * step.grad_accumulation,
     )
     return job

@@ -69,7 +69,7 @@ def _recorded(plan: TrainingPlan, root: Path) -> StepProgram:
             make_states(job, tracker)
             if job.grad_accumulation > 1 or job.keep_gradients:
                 job.grad_accumulation = 1
-                for param in job.trained():
+                for param in job.reached():
                     param.grad = torch.empty_like(param)
             tracker.track_job()
             tracker.begin()

@@ -26,7 +26,7 @@ from memplanner.files.summed_json import loads
 FOLDER: Final = "recorded"
 Answer = Literal["written", "recorded", "traced"]
 """What answers for a model: a family written by hand, a recorded program, or a trace of the very step."""
-_TYPE: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,100}(\.[A-Za-z0-9_-]{1,100})?")
 _MOST_BYTES: Final = 8 << 20
 
 
@@ -48,7 +48,7 @@ def answer_of(config: Mapping[str, Any], task: Task | None = None, method: Metho
 
 def why_traced(config: Mapping[str, Any], task: Task | None, method: Method) -> str:
     """Why neither a family nor a recorded program answers for a plan; without a full stop."""
-    found = _of_type(str(config.get("model_type")))
+    found = _of_name(recording_name(config))
     if not found:
         return "no family is written for this type of model"
     if _recorded_for(config) is None:
@@ -75,19 +75,30 @@ def read_recorded_config(config: Mapping[str, Any], where: str, *, attention: st
     return family, settings.replaced(saved_in=saved_in, multiplied_in=multiplied_in)
 
 
-def own_path(model_type: str) -> Path | None:
-    """Where the user's recording of a type is kept; None in continuous integration, and for what is no type's name."""
-    return kept_path(FOLDER, f"{model_type}.json") if _TYPE.fullmatch(model_type) else None
+def recording_name(config: Mapping[str, Any]) -> str:
+    """The name of the recording that a config.json needs: its model type, and after a dot that of its language model
+    where it may have several, as LLaVA has LLaMA, Mistral and others.
+    """
+    model_type = str(config.get("model_type"))
+    text = config.get("text_config")
+    text_type = text.get("model_type") if isinstance(text, dict) else None
+    is_own = not isinstance(text_type, str) or text_type.startswith(model_type)
+    return model_type if is_own else f"{model_type}.{text_type}"
 
 
-def shipped_path(model_type: str) -> Path:
-    """Where the recording of a type that ships is."""
-    return profiles_dir() / FOLDER / f"{model_type}.json"
+def own_path(name: str) -> Path | None:
+    """Where the user's recording of this name is kept; None in continuous integration, and for what is no name."""
+    return kept_path(FOLDER, f"{name}.json") if _NAME.fullmatch(name) else None
+
+
+def shipped_path(name: str) -> Path:
+    """Where the recording of this name that ships is."""
+    return profiles_dir() / FOLDER / f"{name}.json"
 
 
 @cache
 def shipped_types() -> frozenset[str]:
-    """The types of models whose recordings ship."""
+    """The names of the recordings that ship."""
     try:
         return frozenset(name.removesuffix(".json") for name in os.listdir(profiles_dir() / FOLDER))
     except FileNotFoundError:
@@ -95,27 +106,27 @@ def shipped_types() -> frozenset[str]:
 
 
 @cache
-def shipped(model_type: str) -> Recorded | None:
-    """What ships of a type; None where nothing does."""
-    if model_type not in shipped_types():
+def shipped(name: str) -> Recorded | None:
+    """The recording of this name that ships; None where none does."""
+    if name not in shipped_types():
         return None
-    path = shipped_path(model_type)
+    path = shipped_path(name)
     with reading(str(path)):
         return Recorded(_table(path.read_text(encoding="utf-8")))
 
 
 def _recorded_for(config: Mapping[str, Any]) -> Recorded | None:
     """The recording with a program for a config.json: the one that ships, or the user's."""
-    for recorded in _of_type(str(config.get("model_type"))):
+    for recorded in _of_name(recording_name(config)):
         with reading(recorded.path):
             if recorded.variant(config) is not None:
                 return recorded
     return None
 
 
-def _of_type(model_type: str) -> list[Recorded]:
-    found = [shipped(model_type)]
-    path = own_path(model_type)
+def _of_name(name: str) -> list[Recorded]:
+    found = [shipped(name)]
+    path = own_path(name)
     if path is not None:
         try:
             stat = path.stat()

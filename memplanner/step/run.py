@@ -53,7 +53,7 @@ def _written(step: Step, tape: Tape, batch: int, seq: int) -> tuple[StepProgram,
     if step.keeps_outputs != "update":
         tape.leaves.clear()
     tape.phase("update")
-    trained = step.family.in_module_order([param for param in tape.params.values() if param.trainable])
+    trained = step.family.in_module_order([p for p in tape.params.values() if p.trainable and not p.unused])
     gradients_outlive = step.accumulates and not step.rule.replaces_gradients
     if step.accumulates and not gradients_outlive:
         _gradients_before(tape, trained)

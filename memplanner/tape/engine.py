@@ -76,7 +76,8 @@ class Param:
     parameter of the model (quantisation scales, cached norms, position tables); or a leaf, which the step itself makes
     and drops with the graph. stands_for: the shape of the weight that a packed tensor holds. projection: how the
     gradient is projected before it is used. value: a leaf's own tensor, which the graph keeps alive. uses: gradients
-    that backward has still to deliver. pending: the sum of those delivered so far.
+    that backward has still to deliver. pending: the sum of those delivered so far. unused: no operation of the step
+    takes it, so that it gets no gradient even if it is trained.
     """
 
     __slots__ = (
@@ -92,6 +93,7 @@ class Param:
         "shape",
         "stands_for",
         "trainable",
+        "unused",
         "uses",
         "value",
     )
@@ -120,6 +122,7 @@ class Param:
         self.stands_for = stands_for or shape
         self.projection = projection
         self.value = value
+        self.unused = False
         self.node: Param | None = self if trainable else None
         self.uses = 0
         self.pending: Tensor | None = None

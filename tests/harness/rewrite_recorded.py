@@ -12,7 +12,7 @@ from pathlib import Path
 from memplanner.catalogue import all_models
 from memplanner.errors import UserError
 from memplanner.harness.forward.made import differences, made
-from memplanner.prediction.recorded import answer_of, shipped_path, shipped_types
+from memplanner.prediction.recorded import answer_of, recording_name, shipped_path, shipped_types
 
 SHOWN = 12
 """Lines that changed, of each type."""
@@ -64,7 +64,7 @@ def main() -> int:
 
 def _rewritten(model_type: str) -> str:
     """The type's row of the page; empty where the file is left as it is."""
-    bundled = [profile for profile in all_models() if profile.model_type == model_type]
+    bundled = [profile for profile in all_models() if recording_name(profile.config) == model_type]
     try:
         text, recorded, sources = made([p.config for p in bundled] or [{"model_type": model_type}], model_type)
         found = [*differences(recorded, sources)]

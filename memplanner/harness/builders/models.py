@@ -12,9 +12,9 @@ from torch import nn
 from memplanner.catalogue import find_model
 from memplanner.components.architectures.family import Family
 from memplanner.components.architectures.registry import FAMILIES, read_config
-from memplanner.components.architectures.tasks import class_end
 from memplanner.components.losses.cross_entropy import CrossEntropy
 from memplanner.harness.builders.adapters import adapted
+from memplanner.harness.builders.factories import factory_of
 from memplanner.harness.builders.unwritten import config_of, unwritten
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.notices import recomputing, reentrant
@@ -37,19 +37,19 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     UnsupportedError where no library trains such a model with the plan's optimizer; NotBuildableError where this
     harness has no builder for it.
     """
-    import transformers
-
     rule_of(plan)
     profile = find_model(plan.model, root)
     family, settings = settings_of(plan, root)
     config = config_of(profile)
-    config.use_cache = False
+    for each in (config, config.get_text_config()):  # which else caches keys and values where nothing is checkpointed
+        each.use_cache = False
     if plan.step.loss.kind != "cross-entropy":
         raise NotBuildableError(f"loss {plan.step.loss.kind!r}: no model of transformers has such a loss")
     config.num_labels = settings.num_labels
     if settings.task == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = 0  # without any, decoders take no batches
-    factory: Any = getattr(transformers, f"AutoModel{class_end(settings.task)}")
+    factory = factory_of(config, settings.task, profile.config.get("architectures") or ())
+    assert factory is not None, "settings_of refuses a task that there is no class for"
     config._attn_implementation = _attention_of(plan, factory._model_mapping[type(config)])
     if isinstance(plan.step.loss, CrossEntropy) and plan.step.loss.shifts == "logits":
         raise NotBuildableError("a loss that shifts logits: the installed transformers shifts labels")

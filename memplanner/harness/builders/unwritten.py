@@ -4,8 +4,9 @@ from typing import Any, Final, NoReturn, get_args
 
 from memplanner.catalogue import ModelProfile
 from memplanner.components.architectures.family import Family, Published
-from memplanner.components.architectures.tasks import Task, class_end, task_of
+from memplanner.components.architectures.tasks import Task, task_of
 from memplanner.errors import Problem, UserError, misspelling
+from memplanner.harness.builders.factories import factory_of
 from memplanner.harness.builders.targets import default_targets
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.errors import show
@@ -39,7 +40,7 @@ def unwritten(plan: TrainingPlan, profile: ModelProfile) -> tuple[Family, Publis
     plan's, that of the class in config.json, or the first that transformers has a class for.
     """
     config = config_of(profile)
-    offered = [task for task in get_args(Task) if _has_class(config, task)]
+    offered = [task for task in get_args(Task) if factory_of(config, task) is not None]
     task = plan.task or _published(profile.config, offered) or next((t for t in _PREFERRED if t in offered), None)
     if task is None or task not in offered:
         hint = f"it has one for {', '.join(offered)}" if offered else "`profile --entry` runs a model of your own"
@@ -55,13 +56,6 @@ def unwritten(plan: TrainingPlan, profile: ModelProfile) -> tuple[Family, Publis
     )
     labels = 2 if task == "question-answering" else plan.num_labels or int(getattr(config, "num_labels", 2))
     return family, Published(task=task, num_labels=labels)
-
-
-def _has_class(config: Any, task: Task) -> bool:
-    import transformers
-
-    factory = getattr(transformers, f"AutoModel{class_end(task)}")
-    return type(config) in factory._model_mapping
 
 
 def _published(config: dict[str, Any], offered: list[Task]) -> Task | None:

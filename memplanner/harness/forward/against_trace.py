@@ -10,6 +10,7 @@ from memplanner.catalogue import capability_of, find_gpu
 from memplanner.components.architectures.recorded.settings import Recorded, read_recorded
 from memplanner.files.write import write_text
 from memplanner.frozen import Frozen
+from memplanner.harness.forward.parts import in_small_model, rotary, tokens_within
 from memplanner.harness.forward.recordings import Source, truncated_lists
 from memplanner.harness.recording import record
 from memplanner.plan.training_plan import TrainingPlan
@@ -81,9 +82,10 @@ def small_config(source: Source) -> dict[str, Any]:
     own |= {names["num_hidden_layers"]: NUM_LAYERS, **truncated_lists(text, NUM_LAYERS)}
     if getattr(text, "pad_token_id", None) is not None:
         own["pad_token_id"] = 0
-    nested = source.fields.get("text_config")
     if source.nested:
-        return {**source.fields, "text_config": {**(nested if isinstance(nested, dict) else {}), **own}}
+        text_type = {"model_type": text.model_type} if isinstance(source.fields.get("text_config"), dict) else {}
+        own |= {**text_type, **rotary(text, SIZES["head_dim"])}
+        return source.changed(own, in_small_model(source.config), tokens_within(source.config))
     return {**source.fields, **own}
 
 

@@ -46,7 +46,9 @@ def made(configs: Sequence[Mapping[str, Any]], where: str) -> tuple[str, Recorde
     recorded = Recorded(loads(text))
     of_variant: dict[int, Source] = {}
     for source in sources:
-        of_variant.setdefault(id(recorded.variant(source.fields)), source)
+        variant = recorded.variant(source.fields)
+        if variant is not None:  # as of a model with other parts, whose settings by default are nobody's
+            of_variant.setdefault(id(variant), source)
     return text, recorded, [*of_variant.values()]
 
 

@@ -394,6 +394,32 @@ def _masking(recorder: Recorder, kind: str, window: str | None) -> Any:
     return mask
 
 
+_BY_KIND: Final = {
+    "full_attention": "create_causal_mask",
+    "sliding_attention": "create_sliding_window_causal_mask",
+    "chunked_attention": "create_chunked_causal_mask",
+}
+"""transformers' names for kinds of layers, and the functions that make their masks."""
+
+
+def _masks_by_kind(recorder: Recorder) -> Any:
+    """create_masks_for_generate, which models with other parts call: a mask for each kind of layer. transformers takes
+    the kinds out of a set, whose order is another in each process; here it is that of the layers.
+    """
+
+    def masks(config: Any, **kwargs: Any) -> Any:
+        text = config.get_text_config()
+        kinds = dict.fromkeys(getattr(text, "layer_types", None) or ())
+        by_kind = {}
+        for kind in kinds or ("full_attention",):
+            if kind not in _BY_KIND:
+                raise NotBuildableError(f"a mask for layers of kind {kind}")
+            by_kind[kind] = _masking(recorder, *MASKS[_BY_KIND[kind]])(text, **kwargs)
+        return by_kind if kinds else by_kind["full_attention"]
+
+    return masks
+
+
 @contextlib.contextmanager
 def _transformers_noted(recorder: Recorder, model: nn.Module) -> Iterator[None]:
     """Let transformers' own code call the recorder for attention, masks, blocks and the embedded tokens."""
@@ -410,6 +436,9 @@ def _transformers_noted(recorder: Recorder, model: nn.Module) -> Iterator[None]:
                 if hasattr(module, function):
                     made = _masking(recorder, kind, window)
                     stack.enter_context(unittest.mock.patch.object(module, function, made))
+            if hasattr(module, "create_masks_for_generate"):
+                made = _masks_by_kind(recorder)
+                stack.enter_context(unittest.mock.patch.object(module, "create_masks_for_generate", made))
         handles = []
         for path, module in model.named_modules():
             handles += _named(recorder, path, module, path if module in blocks else None)

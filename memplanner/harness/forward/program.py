@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from memplanner.components.architectures.recorded.program import (
     Block,
@@ -29,9 +30,14 @@ _BLOCK = re.compile(r"(.+)\.(\d+)")
 
 
 class Recording(Frozen, eq=False):
-    """What one forward pass gave. settings: the numbers that sizes are made of. model: the module itself."""
+    """What one forward pass gave. settings: the numbers that sizes are made of. parts: those of the model's other
+    parts, which are not run, such as a tower for images; depths: of these, how many equal modules a list has. model:
+    the module itself.
+    """
 
     settings: Mapping[str, int]
+    parts: Mapping[str, int]
+    depths: Mapping[str, int]
     entries: Sequence[Entry]
     model: nn.Module
 
@@ -51,6 +57,7 @@ class _Builder:
         self.recordings = recordings
         self.first = recordings[0]
         self.sizes = Sizes([r.settings for r in recordings])
+        self.part_sizes = Sizes([_of_parts(r) for r in recordings])
         self.shapes: list[tuple[Size, ...]] = []
         self.types = _types(self.first.entries, lowered.entries)
         self.entries = self._common()
@@ -97,8 +104,8 @@ class _Builder:
             return 1.0
         return arg if all(other == arg for other in others) else 0
 
-    def _shape(self, dims: Sequence[tuple[int, ...]]) -> int:
-        shape = tuple(self.sizes.size(values) for values in zip(*dims, strict=True))
+    def _shape(self, dims: Sequence[tuple[int, ...]], sizes: Sizes | None = None) -> int:
+        shape = tuple((sizes or self.sizes).size(values) for values in zip(*dims, strict=True))
         if shape not in self.shapes:
             self.shapes.append(shape)
         return self.shapes.index(shape)
@@ -161,7 +168,8 @@ class _Builder:
         hidden = head.args[0]
         logits = [e for e in self.entries[self.head + 1 : -1] if not (isinstance(e, Free) and e.value == hidden)]
         made = self.entries[-1].leaving
-        outer = {name: t for name, t in self._weights(self.first.model, "").items() if not name.startswith(f"{stack}.")}
+        repeats = self._repeats(f"{stack}.")
+        outer = self._weights(self.first.model, "", f"{stack}.", repeats)
         steps = {
             "before": _steps(before),
             "after": _steps(after),
@@ -170,12 +178,14 @@ class _Builder:
         return Forward(
             model_type=str(self.first.model.config.model_type),  # type: ignore[union-attr]
             transformers=transformers,
-            symbols=tuple(self.first.settings),
+            symbols=(*self.first.settings, *self.first.parts, *self.first.depths),
             shapes=tuple(self.shapes),
             root=root,
             stack=stack.removeprefix(f"{root}."),
+            repeats=repeats,
+            counted_before=self._counted_before(f"{stack}.", repeats),
             weights=outer,
-            modules=tuple(_modules(self.first.model, leaving_out=f"{stack}.")),
+            modules=tuple(_folded(_modules(self.first.model, leaving_out=f"{stack}."), repeats)),
             entering=entering,
             blocks=kinds,
             leaving=leaving,
@@ -236,24 +246,91 @@ class _Builder:
 
     # -- weights -----------------------------------------------------------------------------------------------------
 
-    def _weights(self, module: nn.Module, path: str) -> dict[str, Tensors]:
+    def _repeats(self, stack: str) -> dict[str, str]:
+        """The lists of equal modules outside the stack, and the settings that say how many they have."""
+        found: dict[str, str] = {}
+        for symbol, depth in self.first.depths.items():
+            for name, module in self.first.model.named_modules():
+                if not isinstance(module, nn.ModuleList) or len(module) != depth or f"{name}." == stack:
+                    continue
+                if len({tuple((n, tuple(t.shape), t.dtype) for n, t in _tensors(child)) for child in module}) == 1:
+                    found[name] = symbol
+            if symbol not in found.values():
+                raise NotBuildableError(f"no list of {symbol} equal modules")
+        return found
+
+    def _counted_before(self, stack: str, repeats: Mapping[str, str]) -> tuple[str, ...]:
+        """The lists of modules that transformers counts before the blocks where it checkpoints every nth."""
+        found: dict[str, None] = {}
+        for name, module in self.first.model.named_modules():
+            if name.startswith(stack):
+                return tuple(found)
+            if isinstance(module, GradientCheckpointingLayer):
+                path = name.rpartition(".")[0]
+                if path not in repeats:
+                    raise NotBuildableError(f"{name} is checkpointed, and in no list of equal modules")
+                found[path] = None
+        return tuple(found)
+
+    def _used(self) -> set[str]:
+        """The names of the weights that operations take; of one weight with two names, both."""
+        model = self.first.model
+        args = [arg for entry in self.entries if isinstance(entry, Step) for arg in entry.args]
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore[operator]
+        return {*(str(arg) for arg in args if isinstance(arg, Weight)), *(f"{self._path(m)}.weight" for m in ends)}
+
+    def _weights(
+        self, module: nn.Module, path: str, stack: str = "", repeats: Mapping[str, str] | None = None
+    ) -> dict[str, Tensors]:
+        """The weights of a block at a path; or with no path those outside the stack, of equal modules the first's."""
+        repeats = repeats or {}
+        used = self._used() if self.first.parts and not path else None
         others = [r.model.get_submodule(path) if path else r.model for r in self.recordings]
         shapes = [{name: tuple(t.shape) for name, t in _tensors(other)} for other in others]
         linears = {f"{name}.weight" if name else "weight": m for name, m in module.named_modules() if _is_linear(m)}
         found: dict[str, Tensors] = {}
         buffers = {name for name, _ in module.named_buffers()}
         for name, tensor in _tensors(module):
+            if stack and name.startswith(stack):
+                continue
+            folded = _folded([name], repeats)
+            if not folded:
+                continue
             linear = linears.get(name)
-            found[name] = Tensors(
-                shape=self._shape([others[name] for others in shapes]),
+            is_unused = used is not None and name not in used
+            found[folded[0]] = Tensors(
+                shape=self._shape([others[name] for others in shapes], self.part_sizes if is_unused else None),
                 linear=linear is not None,
                 bias=linear is not None and linear.bias is not None,
                 conv1d=type(linear).__name__ == "Conv1D",
                 buffer=name in buffers,
+                unused=is_unused,
                 frozen=name not in buffers and not tensor.requires_grad,
                 dtype="" if tensor.dtype is torch.bfloat16 else str(tensor.dtype).removeprefix("torch."),
             )
         return found
+
+
+def _of_parts(recording: Recording) -> dict[str, int]:
+    """The settings that shapes of weights outside the operations are made of."""
+    shared = {
+        key: recording.settings[key] for key in ("hidden_size", "head_dim", "vocab_size") if key in recording.settings
+    }
+    return {**shared, **recording.parts}
+
+
+def _folded(names: Sequence[str], repeats: Mapping[str, str]) -> list[str]:
+    """Names with "#" for the number of the first of equal modules, without those of the others."""
+    found = []
+    for name in names:
+        stack = next((path for path in repeats if name.startswith(f"{path}.")), None)
+        if stack is None:
+            found.append(name)
+            continue
+        number, dot, rest = name.removeprefix(f"{stack}.").partition(".")
+        if number == "0":
+            found.append(f"{stack}.#{dot}{rest}")
+    return found
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, Any]]:

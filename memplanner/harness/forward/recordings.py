@@ -1,5 +1,6 @@
 """Records a type of model's forward pass: builds small models of several sizes, and finds what they have in common."""
 
+import unittest.mock
 import warnings
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,8 +10,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memplanner.components.architectures.recorded.program import Forward
+from memplanner.harness.builders.factories import factory_of
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.forward.operations import WORD, record_forward
+from memplanner.harness.forward.parts import DEPTHS, PART_SIZES, in_recording, rotary, symbol_of, tokens_within
 from memplanner.harness.forward.program import Recording, program_of
 
 SIZES: Final[Mapping[str, tuple[int, int, int]]] = {
@@ -18,7 +21,7 @@ SIZES: Final[Mapping[str, tuple[int, int, int]]] = {
     "intermediate_size": (8 * 41, 8 * 43, 8 * 47),
     "num_attention_heads": (12, 30, 28),
     "num_key_value_heads": (3, 5, 7),
-    "head_dim": (16 * 17, 16 * 19, 16 * 23),
+    "head_dim": (32 * 17, 32 * 19, 32 * 23),
     "vocab_size": (8 * 313, 8 * 317, 8 * 331),
     "max_position_embeddings": (8 * 337, 8 * 347, 8 * 349),
     "moe_intermediate_size": (8 * 53, 8 * 59, 8 * 61),
@@ -47,19 +50,35 @@ class Source:
         self.config = self.made({})
         self.text = self.config.get_text_config()
         self.nested = self.text is not self.config
-        self.factory = _factory(self.config)
+        factory = factory_of(self.config, "causal-lm", fields.get("architectures") or ())
+        if factory is None:
+            raise NotBuildableError(f"transformers has no language model of type {self.model_type}")
+        self.factory = factory
 
-    def made(self, text: Mapping[str, Any], **around: Any) -> Any:
-        """transformers' config with other settings of the language model."""
+    def made(self, text: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]] | None = None, **around: Any) -> Any:
+        """transformers' config with other settings of the language model, of its other parts and of the whole."""
         import transformers
 
+        fields = self.changed(text, parts or {}, around)
+        return transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
+
+    def changed(
+        self, text: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]], around: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """config.json with other settings of the language model, of its other parts and of the whole."""
         fields = {key: value for key, value in self.fields.items() if key not in _NO_FIELDS}
-        nested = fields.get("text_config")
-        if text and (isinstance(nested, dict) or getattr(self, "nested", False)):
-            fields["text_config"] = {**(nested or {}), **text}
+        if text and getattr(self, "nested", False):
+            nested = fields.get("text_config")
+            if not isinstance(nested, dict):  # older files have the language model's settings beside all others
+                known = {*self.text.to_dict(), "rope_scaling", "rope_theta"} - {"model_type"}
+                nested = {key: value for key, value in fields.items() if key in known and key not in _NO_FIELDS}
+            older = ("rope_scaling",) if "rope_parameters" in text else ()
+            fields["text_config"] = {**{key: value for key, value in nested.items() if key not in older}, **text}
         else:
             fields |= text
-        return transformers.AutoConfig.for_model(self.model_type, **fields | around)
+        for key, settings in parts.items():
+            fields[key] = {**(fields.get(key) or {}), **settings}
+        return {"model_type": self.model_type, **fields, **around}
 
     @property
     def refuses_sdpa(self) -> bool:
@@ -76,15 +95,6 @@ _NO_FIELDS: Final = (
     "dtype",
     "torch_dtype",
 )
-
-
-def _factory(config: Any) -> Any:
-    import transformers
-
-    for factory in (transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText):
-        if type(config) in factory._model_mapping:
-            return factory
-    raise NotBuildableError(f"transformers has no language model of type {config.model_type}")
 
 
 def record_type(source: Source, *, num_layers: int, attention: str = WORD) -> tuple[Forward, list[str]]:
@@ -124,7 +134,9 @@ def _record(
 ) -> Recording:
     text = source.text
     sizes = {name: values[place] for name, values in SIZES.items() if isinstance(getattr(text, name, None), int)}
-    around: dict[str, int] = {}
+    around: dict[str, Any] = {}
+    if source.nested:
+        around |= rotary(text, SIZES["head_dim"][place])
     if "qk_rope_head_dim" in sizes:  # latent attention has keys for every head, and transformers makes head_dim of it
         sizes = {name: size for name, size in sizes.items() if name not in ("head_dim", "num_key_value_heads")}
         around["num_key_value_heads"] = sizes["num_attention_heads"]
@@ -135,7 +147,9 @@ def _record(
     padding = {} if getattr(text, "pad_token_id", None) is None else {"pad_token_id": 0}
     own = {text.attribute_map.get(name, name): value for name, value in sizes.items()}
     layers = {text.attribute_map.get("num_hidden_layers", "num_hidden_layers"): num_layers}
-    config = source.made({**own, **around, **lists, **padding, **layers}, **({} if not source.nested else padding))
+    parts = in_recording(source.config, place) if source.nested else {}
+    tokens = tokens_within(source.config) if source.nested else {}
+    config = source.made({**own, **around, **lists, **padding, **layers}, parts, **tokens)
     model = _built(source, config, attention, dtype)
     if not has_own_heads and "qk_rope_head_dim" not in sizes:
         sizes["head_dim"] = SIZES["head_dim"][place]
@@ -144,7 +158,9 @@ def _record(
         settings["num_key_value_groups"] = sizes["num_attention_heads"] // sizes["num_key_value_heads"]
     mode = model[1]
     entries = record_forward(model[0], BATCH[place], SEQ[place], mode, applies_autocast=dtype is torch.float32)
-    return Recording(settings=settings, entries=entries, model=model[0])
+    numbers = {symbol_of(key, n): v for key, own in parts.items() for n, v in own.items() if n in PART_SIZES}
+    depths = {symbol_of(key, n): v for key, own in parts.items() for n, v in own.items() if n in DEPTHS}
+    return Recording(settings=settings, parts=numbers, depths=depths, entries=entries, model=model[0])
 
 
 def truncated_lists(text: Any, num_layers: int) -> dict[str, Any]:
@@ -163,6 +179,7 @@ def _built(source: Source, config: Any, attention: str, dtype: torch.dtype) -> t
     transformers.AttentionInterface._global_mapping.setdefault(WORD, lambda *_, **__: None)
     config._attn_implementation = attention
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, warnings.catch_warnings():
+    without_values = unittest.mock.patch.object(transformers.PreTrainedModel, "initialize_weights", lambda _: None)
+    with mode, without_values, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return source.factory.from_config(config, dtype=dtype).train(), mode

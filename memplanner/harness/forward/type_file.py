@@ -6,10 +6,11 @@ from typing import Any, Final
 import torch
 
 from memplanner.components.architectures.recorded.program import as_table
-from memplanner.components.architectures.recorded.settings import EAGER, SCHEMA, Recorded
+from memplanner.components.architectures.recorded.settings import EAGER, IN_VOCABULARY, SCHEMA, Recorded
 from memplanner.components.methods.targets import ALL_LINEAR
 from memplanner.harness.builders.targets import converted_names, default_targets
 from memplanner.harness.errors import NotBuildableError
+from memplanner.harness.forward.parts import DEPTHS, PART_SIZES, depth_name, parts_of, symbol_of
 from memplanner.harness.forward.recordings import SIZES, Source, record_type
 
 _IGNORED: Final = frozenset(
@@ -26,13 +27,17 @@ _IGNORED: Final = frozenset(
 
 
 def table_of(sources: Sequence[Source]) -> dict[str, Any]:
-    """The file of a type of model. sources: config.jsons of the type, the first of which has the class's defaults.
+    """The file of a type of model. sources: config.jsons of the type, the first of which has the class's defaults; of a
+    model with other parts than a language model, only the others are recorded, if there are any.
 
     NotBuildableError where the first cannot be recorded; others are left out.
     """
     import transformers
 
     first = sources[0]
+    if first.nested:
+        sources = sources[1:] or sources
+        first = _bare(sources[0])
     table: dict[str, Any] = {
         "schema": SCHEMA,
         "model_type": first.model_type,
@@ -57,6 +62,10 @@ def table_of(sources: Sequence[Source]) -> dict[str, Any]:
     table["defaults"] = {key: _plain(resolved.get(key, getattr(first.text, key, None))) for key in known}
     if first.nested:
         table["defaults"]["tie_word_embeddings"] = bool(getattr(first.config, "tie_word_embeddings", False))
+        table |= {"ties_by_text": _ties_by_text(first), "parts": _part_symbols(first)}
+        around = _around(first)
+        keys += around
+        table["defaults"] |= around
     table["defaults"] = {key: value for key, value in table["defaults"].items() if value is not None}
     recorded = Recorded(table)
     for source in sources:
@@ -97,6 +106,76 @@ def _deciding(source: Source) -> list[str]:
         and "eps" not in key.split("_")
         and "epsilon" not in key.split("_")
     ]
+
+
+_DECIDES_NOTHING: Final = frozenset(
+    {
+        *("hidden_act", "hidden_activation", "initializer_range", "initializer_factor", "vocab_size", "projection_dim"),
+        *("rope_parameters", "rope_theta", "window_size", "tokens_per_second", "projector_hidden_act", "dtype"),
+        *("fullatt_block_indexes", "image_seq_length", "ignore_index", "tie_word_embeddings", "pixel_shuffle_ratio"),
+        *(
+            "vision_feature_select_strategy",
+            "mm_tokens_per_image",
+            "model_type",
+            "standardize",
+            "max_position_embeddings",
+        ),
+    }
+)
+"""Settings of parts that are not run, and of the whole, on which no weight's shape depends."""
+
+
+def _bare(source: Source) -> Source:
+    """A config.json that says of each part no more than its type, so that the classes' defaults are seen."""
+    parts = {"text_config": source.text, **parts_of(source.config)}
+    return Source({"model_type": source.model_type, **{key: {"model_type": c.model_type} for key, c in parts.items()}})
+
+
+def _around(source: Source) -> dict[str, Any]:
+    """The settings of the whole and of its other parts that decide shapes of weights beside those that sizes are made
+    of, by their keys as `Recorded.fingerprint` has them; with the values that the class has by default.
+    """
+    import transformers
+
+    common = transformers.PreTrainedConfig().to_dict()
+    found: dict[str, Any] = {
+        ".architectures": [source.factory._model_mapping[type(source.config)].__name__],
+        "text_config.model_type": source.text.model_type,
+    }
+    for key, value in source.config.to_dict().items():
+        if key in common or key in _DECIDES_NOTHING or key in source.config.sub_configs:
+            continue
+        if not key.endswith(("_token_id", "_token_index")):
+            found[f".{key}"] = value
+    for part, config in parts_of(source.config).items():
+        found[f"{part}.model_type"] = config.model_type
+        for key, value in config.to_dict().items():
+            decides = key not in (*common, *_DECIDES_NOTHING, *PART_SIZES, *DEPTHS) and not key.endswith("_token_id")
+            if decides and "dropout" not in key and "eps" not in key.split("_"):
+                found[f"{part}.{key}"] = value
+    token = getattr(source.config, "image_token_id", None)
+    return {**found, IN_VOCABULARY: token} if token is not None else found
+
+
+def _part_symbols(source: Source) -> dict[str, list[Any]]:
+    """The settings of other parts that sizes are made of: the part's key, the names and the default of each."""
+    found: dict[str, list[Any]] = {}
+    for part, config in parts_of(source.config).items():
+        settings = config.to_dict()
+        for name in (name for name in PART_SIZES if isinstance(settings.get(name), int)):
+            found[symbol_of(part, name)] = [part, [name], settings[name]]
+        own = depth_name(part, settings)
+        others = [other for other, name in config.attribute_map.items() if name == own]
+        found[symbol_of(part, own)] = [part, [own, *others], settings[own]]
+    return found
+
+
+def _ties_by_text(source: Source) -> bool:
+    """Whether the language model's setting ties the output projection of the whole, whose own does not say so."""
+    key = "tie_word_embeddings"
+    text = {"model_type": source.text.model_type, key: True}
+    made = Source({"model_type": source.model_type, key: False, "text_config": text}).config
+    return bool(made.tie_word_embeddings)
 
 
 def _derived(source: Source) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 from memplanner.components.architectures.family import Family, Modules
 from memplanner.components.architectures.recorded.model import Recorded, RecordedConfig
 from memplanner.components.architectures.recorded.program import Forward
+from memplanner.components.architectures.recorded.unused import numbered
 from memplanner.tape.engine import Param
 
 
@@ -47,7 +48,9 @@ def modules(config: RecordedConfig) -> Modules:
         block = forward.blocks[kind]
         linear += [f"{path}.{name.removesuffix('.weight')}" for name, w in block.weights.items() if w.linear]
         others += [f"{path}.{name}" for name in block.modules]
-    outside = [n.removesuffix(".weight") for n, w in forward.weights.items() if w.linear and n != forward.head]
+    names = [n.removesuffix(".weight") for n, w in forward.weights.items() if w.linear and n != forward.head]
+    outside = [path for name in names for path in numbered(name, forward.repeats, config.settings)]
+    around = [path for name in forward.modules for path in numbered(name, forward.repeats, config.settings)]
     embeddings = {s.args[0].removesuffix(".weight") for s in forward.before if s.name == "embedding"}
     return Modules(
         root=forward.root,
@@ -57,7 +60,7 @@ def modules(config: RecordedConfig) -> Modules:
         outside=tuple(outside),
         embeddings=tuple(sorted(embeddings)),
         head=(forward.head.removesuffix(".weight"),),
-        others=(*(m for m in forward.modules if m not in embeddings and m != forward.root), *others),
+        others=(*(m for m in around if m not in embeddings and m != forward.root), *others),
     )
 
 

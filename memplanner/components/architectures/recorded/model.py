@@ -18,6 +18,7 @@ from memplanner.components.architectures.recorded.program import (
 )
 from memplanner.components.architectures.recorded.reading import reading
 from memplanner.components.architectures.recorded.sizes import label_of, shape_of
+from memplanner.components.architectures.recorded.unused import hold_unused
 from memplanner.components.context import Context, LinearSpec
 from memplanner.notes import RecordedForward
 from memplanner.program import shapes
@@ -119,9 +120,11 @@ class Recorded:
             entering,
             shared,
             kinds,
+            sum(self.sizes[forward.repeats[path]] for path in forward.counted_before),
         )
         self._run(forward.after, values, (), None)
-        self._declare(forward.weights, forward.head)
+        self._declare({name: t for name, t in forward.weights.items() if not t.unused}, forward.head)
+        hold_unused(ctx, forward, self.sizes, self._unused, self._unused_spec)
         hidden = values[forward.hidden]
         assert hidden is not None
         return hidden
@@ -297,9 +300,9 @@ class Recorded:
     def _tensors(self, name: str, block: Block | None) -> Tensors:
         return self.forward.weights[name] if block is None else block.weights[name]
 
-    def _param(self, name: str, block: Block | None) -> Param:
+    def _param(self, name: str, block: Block | None, path: str = "") -> Param:
         tensors = self._tensors(name, block)
-        path, shape = self._path(name, block), self.shapes[tensors.shape]
+        path, shape = path or self._path(name, block), self.shapes[tensors.shape]
         own = DTYPES[tensors.dtype] if tensors.dtype else None
         if tensors.buffer:
             return self.ctx.param(path, shape, trainable=False, dtype=own or self.ctx.numerics.stored, role="buffer")
@@ -326,6 +329,12 @@ class Recorded:
                 in_block=block is not None,
             )
         return spec
+
+    def _unused(self, name: str, path: str) -> Param:
+        return self._param(name, None, path)
+
+    def _unused_spec(self, name: str, path: str) -> LinearSpec:
+        return self._spec(name, None).replaced(path=path.removesuffix(".weight"))
 
     def _declare(self, weights: Mapping[str, Tensors], head: str) -> None:
         """Hold what no operation has used."""

@@ -55,8 +55,8 @@ class Step(Frozen, kw_only=False):
 
 class Tensors(Frozen, kw_only=False):
     """A weight's shape, by its place in the program's list. linear: it is a linear layer's, with or without a bias;
-    conv1d: stored (in, out). buffer: it is no parameter. frozen: it is a parameter that never learns. dtype: its type,
-    where that is not the model's.
+    conv1d: stored (in, out). buffer: it is no parameter. frozen: it is a parameter that never learns. unused: no
+    operation takes it, as a tower's for images where there are none. dtype: its type, where that is not the model's.
     """
 
     shape: int
@@ -64,6 +64,7 @@ class Tensors(Frozen, kw_only=False):
     bias: bool = False
     conv1d: bool = False
     buffer: bool = False
+    unused: bool = False
     frozen: bool = False
     dtype: str = ""
 
@@ -83,7 +84,9 @@ class Block(Frozen, kw_only=False):
 class Forward(Frozen):
     """The forward pass of a causal language model.
 
-    symbols: the settings that sizes are made of. root, stack: as family.Modules has them. tokens, head: the names of
+    symbols: the settings that sizes are made of. repeats: lists of equal modules that are not run, by their paths, and
+    the setting that says how many there are; in names of weights and modules "#" stands for their numbers. counted_before: those of these lists that transformers
+    counts before the blocks where it checkpoints every nth. root, stack: as family.Modules has them. tokens, head: the names of
     the weights of the input embeddings and of the output projection, which config.json may make one. before: up to the
     blocks; entering is the hidden state that enters them. after: from the blocks to the head; hidden is what it takes,
     leaving what the blocks return. logits: what follows the head, from its result `projected` to the logits `made`.
@@ -95,6 +98,8 @@ class Forward(Frozen):
     shapes: tuple[tuple[Size, ...], ...]
     root: str
     stack: str
+    repeats: Mapping[str, str]
+    counted_before: tuple[str, ...]
     weights: Mapping[str, Tensors]
     modules: tuple[str, ...]
     before: tuple[Step, ...]
@@ -127,6 +132,8 @@ def as_table(forward: Forward) -> dict[str, Any]:
         "shapes": [[size_text(size) for size in sizes] for sizes in forward.shapes],
         "root": forward.root,
         "stack": forward.stack,
+        **({"repeats": dict(forward.repeats)} if forward.repeats else {}),
+        **({"counted_before": list(forward.counted_before)} if forward.counted_before else {}),
         "weights": _weights_table(forward.weights),
         "modules": list(forward.modules),
         "before": [_step_row(step) for step in forward.before],
@@ -161,6 +168,8 @@ def from_table(table: dict[str, Any]) -> Forward:
         shapes=tuple(tuple(parse_size(text) for text in sizes) for sizes in table["shapes"]),
         root=table["root"],
         stack=table["stack"],
+        repeats=table.get("repeats", {}),
+        counted_before=tuple(table.get("counted_before", ())),
         weights=_weights(table["weights"]),
         modules=tuple(table["modules"]),
         before=tuple(map(_step, table["before"])),
@@ -196,7 +205,10 @@ def _weights_table(weights: Mapping[str, Tensors]) -> dict[str, Any]:
 
 def vars_of(tensors: Tensors) -> dict[str, Any]:
     """The fields of a weight's record."""
-    return {key: getattr(tensors, key) for key in ("shape", "linear", "bias", "conv1d", "buffer", "frozen", "dtype")}
+    return {
+        key: getattr(tensors, key)
+        for key in ("shape", "linear", "bias", "conv1d", "buffer", "frozen", "unused", "dtype")
+    }
 
 
 def _weights(table: dict[str, Any]) -> dict[str, Tensors]:

@@ -16,6 +16,9 @@ EXACT_FLOATS: Final = frozenset({"partial_rotary_factor", "rotary_pct", "rope_pc
 MOST: Final[Mapping[str, int]] = {"num_experts": 4096, "num_local_experts": 4096, "n_routed_experts": 4096}
 """No published model has more."""
 EAGER: Final = "eager"
+IN_VOCABULARY: Final = ".image_token_id<vocab_size"
+"""Stands among settings for whether images' token is one of the vocabulary: others are replaced before the embedding.
+"""
 SCHEMA: Final = 1
 """Of the file."""
 
@@ -28,6 +31,8 @@ def canonical(key: str, value: Any) -> Any:
         return value if key in EXACT_FLOATS else value > 0
     if isinstance(value, int):
         return value > 0 if "dropout" in key or "pdrop" in key else value
+    if isinstance(value, list):
+        return str(value[0]) if key == "architectures" and value else len(value)
     if isinstance(value, dict):
         kinds = {k: canonical(k, v) for k, v in sorted(value.items()) if k in ("rope_type", "type", *EXACT_FLOATS)}
         return kinds or None
@@ -75,9 +80,34 @@ class Recorded(Frozen, eq=False, kw_only=False):
         return self.table["defaults"].get(key)
 
     def fingerprint(self, config: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
-        """What of a config.json decides the structure of the forward pass."""
-        text = self.text(config)
-        return {key: canonical(key, text[key] if key in text else self.table["defaults"].get(key)) for key in fields}
+        """What of a config.json decides the structure of the forward pass, and the shapes of what does not run in it.
+
+        fields: of the language model; of another part after its key and a dot, and of the whole after a dot.
+        """
+        found = {}
+        for key in fields:
+            part, dot, name = key.rpartition(".")
+            around = self.text(config) if not dot else config.get(part) if part else config
+            value = around.get(name) if isinstance(around, Mapping) and name in around else self._default(config, key)
+            found[key] = canonical(name, value)
+        return found
+
+    def _default(self, config: Mapping[str, Any], key: str) -> Any:
+        if key == IN_VOCABULARY:
+            names = ("image_token_id", "image_token_index")
+            number = next((config[name] for name in names if name in config), self.table["defaults"].get(key))
+            words = self.value(self.text(config), "vocab_size")
+            return isinstance(number, int) and isinstance(words, int) and number < words
+        return self.table["defaults"].get(key)
+
+    def is_tied(self, config: Mapping[str, Any]) -> bool:
+        """Whether the output projection is the table of tokens. Of a model with other parts its own setting counts, and
+        for some types the language model's as well.
+        """
+        key = "tie_word_embeddings"
+        own = config.get(key)
+        tied = bool(self.table["defaults"].get(key) if own is None else own)
+        return tied or (bool(self.table.get("ties_by_text")) and bool(self.text(config).get(key)))
 
     def variant(self, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The programs for a config.json; None where it has settings with which none was recorded."""
@@ -96,6 +126,15 @@ class Recorded(Frozen, eq=False, kw_only=False):
             )
         return min(found, key=len)[0] if found else ""
 
+    def _of_part(self, config: Mapping[str, Any], symbol: str) -> tuple[Any, str]:
+        """A setting of another part than the language model, and its key."""
+        part, names, default = self.table["parts"][symbol]
+        around = config.get(part)
+        for name in names:
+            if isinstance(around, Mapping) and around.get(name) is not None:
+                return around[name], f"{part}.{name}"
+        return default, f"{part}.{names[0]}"
+
     def settings(self, fields: ConfigReader, symbols: Sequence[str]) -> dict[str, Any]:
         """The numbers that sizes are made of; problems are left with the reader."""
         text = self.text(fields.config)
@@ -104,9 +143,12 @@ class Recorded(Frozen, eq=False, kw_only=False):
         for symbol in symbols:
             if symbol in ("batch", "seq", "num_key_value_groups"):
                 continue
-            value = self.value(text, symbol)
-            key = next((name for name in (symbol, self.table["names"].get(symbol)) if name in text), symbol)
-            most = MOST.get(symbol, MAX_SIZE)
+            if symbol in self.table.get("parts", ()):
+                value, key = self._of_part(fields.config, symbol)
+            else:
+                value = self.value(text, symbol)
+                key = next((name for name in (symbol, self.table["names"].get(symbol)) if name in text), symbol)
+            most = MAX_LAYERS if symbol.endswith("_depth") else MOST.get(symbol, MAX_SIZE)
             if key in wrong:
                 continue
             wrong.add(key)
@@ -177,7 +219,6 @@ def read_recorded(
     positions = numbers.get("max_position_embeddings")
     is_table = any("max_position_embeddings" in term.symbols for sizes in forward.shapes for s in sizes for term in s)
     windows = {key: recorded.value(text, key) for key in ("sliding_window", "attention_chunk_size")}
-    tied = recorded.value(text, "tie_word_embeddings")
     return family_of_program(forward, recorded.lora_targets), RecordedConfig(
         forward=forward,
         settings={**numbers, **windows, "num_key_value_groups": heads // kv_heads, "head_dim": head_dim},
@@ -189,7 +230,7 @@ def read_recorded(
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         num_layers=len(kinds),
-        tied=bool(config.get("tie_word_embeddings", tied)),
+        tied=recorded.is_tied(config),
         vocab=numbers["vocab_size"],
         positions=positions if is_table else None,
         max_positions=None if is_table else recorded.value(text, "max_position_embeddings"),
