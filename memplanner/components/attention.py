@@ -27,13 +27,14 @@ def same_kernels(compute_capability: float) -> float:
 
 class Call(Frozen):
     """A call of scaled_dot_product_attention, as far as it decides which kernel runs. groups: query heads per key/value
-    head, 1 where transformers expands them before the call.
+    head, 1 where transformers expands them before the call. value_dim: the width of values, head_dim of queries and keys.
     """
 
     dtype: Dtype
     seq: int
     groups: int
     head_dim: int
+    value_dim: int
     masked: bool
     dropout: float = 0.0
 
@@ -95,10 +96,13 @@ class Attention(Frozen):
         both (check_cudnn_d256_bprop_head_dim).
         """
         major = int(self.compute_capability)
-        if major not in (9, 10) or call.dtype is FP32 or call.head_dim % 8 or call.seq == 1 or call.dropout * 16 % 1:
+        if major not in (9, 10) or call.dtype is FP32 or call.seq == 1 or call.dropout * 16 % 1:
+            return False
+        if call.head_dim % 8 or call.value_dim % 8:
             return False
         widest = 256 if major == 9 and self.torch == "2.13" else 128
-        return call.head_dim <= widest or (call.head_dim == 256 and self.torch != "2.13")
+        width = max(call.head_dim, call.value_dim)
+        return width <= widest or (call.head_dim == call.value_dim == 256 and self.torch != "2.13")
 
     def against_flash(self, call: Call) -> str:
         """Why the flash kernel cannot run (can_use_flash_attention); empty where it can.
@@ -112,6 +116,8 @@ class Attention(Frozen):
             return "needs sm_80"
         if call.masked:
             return "takes no mask"
+        if call.head_dim != call.value_dim:
+            return f"takes no keys of {call.head_dim} with values of {call.value_dim}"
         is_small = 8.6 <= self.compute_capability < 9 or self.compute_capability >= 12
         if call.head_dim > WIDEST_FLASH:
             return f"takes no head dim {call.head_dim}"
@@ -123,8 +129,9 @@ class Attention(Frozen):
         """Why the memory-efficient kernel cannot run (can_use_mem_efficient_attention); empty where it can."""
         if call.dtype is BF16 and self.compute_capability < 8:
             return "needs sm_80 for bf16"
-        if call.head_dim % self.alignment(call.dtype):
-            return f"takes no head dim {call.head_dim}"
+        for width in (call.head_dim, call.value_dim):
+            if width % self.alignment(call.dtype):
+                return f"takes no head dim {width}"
         if call.groups > 1 and self.torch == "2.13":  # check_batch_size_and_num_heads_dense; pytorch/pytorch#191085
             return "takes no grouped heads"
         return ""

@@ -126,6 +126,7 @@ class Context:
             seq=heads.seq,
             groups=1 if is_expanded else heads.groups,
             head_dim=heads.head_dim,
+            value_dim=heads.value_dim,
             masked=mask is not None,
             dropout=dropout,
         )

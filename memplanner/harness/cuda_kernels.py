@@ -39,10 +39,10 @@ def _ceil(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _by_token(like: Tensor) -> Tensor:
-    """An empty (batch, heads, seq, dim) tensor laid out (batch, seq, heads, dim)."""
-    batch, heads, seq, dim = like.shape
-    return torch.empty(batch, seq, heads, dim, dtype=like.dtype, device=like.device).transpose(1, 2)
+def _by_token(like: Tensor, dim: int | None = None) -> Tensor:
+    """An empty (batch, heads, seq, dim) tensor laid out (batch, seq, heads, dim). dim: another width than like's."""
+    batch, heads, seq, own = like.shape
+    return torch.empty(batch, seq, heads, dim or own, dtype=like.dtype, device=like.device).transpose(1, 2)
 
 
 class FlashAttention(torch.autograd.Function):
@@ -50,7 +50,7 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = torch.empty_like(q if v.shape[3] == q.shape[3] else q[..., : v.shape[3]])
+        out = torch.empty_like(q)
         lse = torch.empty(q.shape[:3], dtype=torch.float32)
         seed = torch.empty(2, dtype=torch.int64)
         ctx.save_for_backward(q, k, v, out, lse, seed)
@@ -83,7 +83,7 @@ class CudnnAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         seed, offset = torch.empty(1, dtype=torch.int64), torch.empty(1, dtype=torch.int64)
-        out = torch.empty_like(q)
+        out = torch.empty_like(q) if v.shape[3] == q.shape[3] else _by_token(q, v.shape[3])
         lse = torch.empty(*q.shape[:3], 1, dtype=torch.float32)
         ctx.save_for_backward(q, k, v, out, lse, seed, offset, bias)
         return out
@@ -105,7 +105,7 @@ class EfficientAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        out = _by_token(q)
+        out = _by_token(q, v.shape[3])
         lse = torch.empty(*q.shape[:2], _ceil(q.shape[2], 32), dtype=torch.float32)
         ctx.save_for_backward(q, k, v, out, lse, bias)
         return out
@@ -118,7 +118,7 @@ class EfficientAttention(torch.autograd.Function):
         tiles = (*q.shape[:2], _ceil(q.shape[2], 64), _ceil(q.shape[3], 64))
         accumulator = torch.empty(tiles, dtype=torch.float32)
         if k.shape[1] != q.shape[1]:
-            expanded = [torch.empty_like(q), torch.empty_like(q)]
+            expanded = [torch.empty_like(q), q.new_empty(*q.shape[:3], v.shape[3])]
             del expanded
         del accumulator
         del sums, saved
@@ -155,6 +155,7 @@ def _attention(attention: Attention) -> Any:
             seq=key.shape[2],
             groups=groups,
             head_dim=query.shape[3],
+            value_dim=value.shape[3],
             masked=attn_mask is not None,
             dropout=dropout_p,
         )

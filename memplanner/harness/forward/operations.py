@@ -316,6 +316,13 @@ def _raised(recorder: Recorder, args: Any) -> Any:
         return (args[0].float() if args[0].is_floating_point() else args[0], *args[1:])
 
 
+def _joined(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """cat and stack, whose parts autocast casts to one type."""
+    tensors, dim = _bound(args, kwargs, ("tensors", "dim"))
+    name = "stack" if func is torch.stack else "cat"
+    return recorder.note(name, (list(tensors), dim or 0), _run(recorder, func, args, kwargs))
+
+
 def _grouped_mm(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
     """Of bf16 alone on fake tensors, of other types as well in PyTorch."""
     rows, weight = args[:2]
@@ -352,6 +359,7 @@ _FUNCTIONS: Final[dict[Any, Any]] = {
     **dict.fromkeys(
         (torch.pow, Tensor.pow, Tensor.__pow__, torch.rsqrt, Tensor.rsqrt, torch.exp, Tensor.exp), _raising
     ),
+    **dict.fromkeys((torch.cat, torch.concat, torch.stack), _joined),
     **dict.fromkeys((nn.functional.grouped_mm, torch._grouped_mm), _grouped_mm),
     **dict.fromkeys((nn.functional.layer_norm, torch.layer_norm), _layer_norm),
 }

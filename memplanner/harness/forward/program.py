@@ -118,6 +118,9 @@ class _Builder:
                 return place
         raise NotBuildableError("the output projection is not called")
 
+    def _first_block(self) -> int:
+        return next(i for i, entry in enumerate(self.entries) if isinstance(entry, Begin))
+
     def _path(self, module: nn.Module) -> str:
         return next(str(name) for name, m in self.first.model.named_modules() if m is module)
 
@@ -191,7 +194,9 @@ class _Builder:
         )
 
     def _block(self, path: str, begin: int, end: int, until: int, *, is_last: bool) -> Block:
-        """The block's own program, with numbers of its own."""
+        """The block's own program, with numbers of its own. What it returns beside its hidden state, such as the weights
+        of attention, which transformers' models then drop, ends with it.
+        """
         entering, leaving = self.entries[begin].entering, self.entries[end].leaving
         numbers: dict[int, int] = {entering: 0}
         given: list[int] = []
@@ -225,10 +230,10 @@ class _Builder:
                 entries.append(entry.replaced(args=args, outs=outs, module=module))
             elif isinstance(entry, Free) and entry.value in own and entry.value not in (leaving, entering):
                 entries.append(Free(numbers[entry.value]))
-        freed = {entry.value for entry in entries if isinstance(entry, Free)}
-        kept = [v for v in own if numbers[v] not in freed and v != leaving]
-        if kept:
-            raise NotBuildableError(f"{path} hands on more than its hidden state: {kept}")
+        before = {v for e in self.entries[: self._first_block()] if isinstance(e, Step) for v in e.outs}
+        foreign = [v for v in given if v not in before and v != 0]
+        if foreign:
+            raise NotBuildableError(f"{path} takes more than a hidden state from other blocks: {foreign}")
         return Block(
             given=tuple(given),
             steps=_steps(entries),

@@ -71,17 +71,28 @@ def _deciding(source: Source) -> list[str]:
 
     common = transformers.PreTrainedConfig().to_dict()
     names = {*SIZES, *source.text.attribute_map.values()}
+    unset = {key for key in SIZES if key in source.text.to_dict() and getattr(source.text, key) is None} - {"head_dim"}
     return [
         key
         for key, value in source.text.to_dict().items()
         if key not in common
-        and key not in names
+        and (key not in names or key in unset)
         and key not in _IGNORED
         and not key.endswith("_token_id")
         and not isinstance(value, list)
         and "eps" not in key.split("_")
         and "epsilon" not in key.split("_")
     ]
+
+
+_FOLLOWING: Final = {
+    "head_dim": "hidden_size/num_attention_heads",
+    "num_key_value_heads": "num_attention_heads",
+    "num_kv_heads": "num_attention_heads",
+    "intermediate_size": "4*hidden_size",
+    "ffn_hidden_size": "4*hidden_size",
+}
+"""What a setting is where config.json does not say it, for classes that make it of others."""
 
 
 def _derived(source: Source) -> dict[str, str]:
@@ -93,11 +104,8 @@ def _derived(source: Source) -> dict[str, str]:
         other = Source({"model_type": source.model_type}).made(own).get_text_config()
     except Exception:  # of classes that check more
         return {}
-    for key, words in {
-        "head_dim": "hidden_size/num_attention_heads",
-        "num_key_value_heads": "num_attention_heads",
-    }.items():
-        value = {"head_dim": 232, "num_key_value_heads": 12}[key]
+    for key, words in _FOLLOWING.items():
+        value = {"head_dim": 232, "num_key_value_heads": 12, "num_kv_heads": 12}.get(key, 4 * 2784)
         if getattr(other, key, None) in (value, None):
             found[key] = words
     return found

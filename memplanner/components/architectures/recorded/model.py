@@ -23,6 +23,7 @@ from memplanner.program import shapes
 from memplanner.program.shapes import BF16, FP16, FP32, Dtype, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.aten import OPERATIONS
+from memplanner.tape.aten.base import promoted
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Param, Tensor
 
@@ -44,6 +45,8 @@ RAISED: Final = frozenset(
     | {"prod", "sum", "sinh", "cosh", "tan", "acos", "asin", "expm1", "log10", "log2", "log1p", "logsumexp"}
 )
 """Operations that autocast casts to fp32 (autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE)."""
+PROMOTED: Final = frozenset({"cat", "stack"})
+"""Operations whose parts autocast casts to the widest of their types (autocast_mode.h, AT_FORALL_PROMOTE)."""
 
 
 class RecordedConfig(Published):
@@ -212,6 +215,9 @@ class Recorded:
         assert autocast is not None
         if name == "softmax":
             return [*args[:2], args[2] or FP32]
+        if name in PROMOTED:
+            widest = promoted(*args[0])
+            return [[x if x.dtype is widest else ops.to(x, widest) for x in args[0]], *args[1:]]
         wanted = autocast if name in LOWERED else FP32 if name in RAISED else None
         if wanted is None:
             return args
@@ -232,6 +238,7 @@ class Recorded:
             num_heads=q.shape.dims[1],
             num_kv_heads=k.shape.dims[1],
             head_dim=q.shape.dims[3],
+            value_dim=v.shape.dims[3],
         )
         out, weights = heads.attend(
             self.ctx.kernel(heads, mask, dropout, q.dtype),

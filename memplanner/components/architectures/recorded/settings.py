@@ -55,7 +55,10 @@ class Recorded(Frozen, eq=False, kw_only=False):
         derived = self.table["derived"].get(key)
         if derived is not None:
             over, _, under = derived.partition("/")
+            *times, over = over.split("*")
             number = self.value(text, over)
+            if times and isinstance(number, int):
+                number *= int(times[0])
             divisor = self.value(text, under) if under else 1
             return number // divisor if isinstance(number, int) and isinstance(divisor, int) and divisor else None
         return self.table["defaults"].get(key)
