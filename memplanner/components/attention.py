@@ -27,7 +27,7 @@ def same_kernels(compute_capability: float) -> float:
 
 class Call(Frozen):
     """A call of scaled_dot_product_attention, as far as it decides which kernel runs. groups: query heads per key/value
-    head, 1 where transformers expands them before the call. value_dim: the width of values, head_dim of queries and keys.
+    head, 1 where transformers expands them before the call. value_dim: the width of values; head_dim: of the others.
     """
 
     dtype: Dtype

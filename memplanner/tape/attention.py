@@ -25,7 +25,7 @@ WIDEST_GROUPED: Final = 256
 
 
 class Heads(Frozen):
-    """The shapes of one attention layer. value_dim: the width of values, and so of the output; head_dim of the others."""
+    """The shapes of one attention layer. value_dim: the width of values and the output, head_dim: of the others."""
 
     batch: int
     seq: int

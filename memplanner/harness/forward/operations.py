@@ -310,7 +310,7 @@ def _raising(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _raised(recorder: Recorder, args: Any) -> Any:
     """The arguments, of which autocast casts the first to fp32."""
-    if not (recorder.applies_autocast and torch.is_autocast_enabled("cpu")):
+    if not (recorder.applies_autocast and torch.is_autocast_enabled("cpu") and isinstance(args[0], Tensor)):
         return args
     with recorder.whole():
         return (args[0].float() if args[0].is_floating_point() else args[0], *args[1:])

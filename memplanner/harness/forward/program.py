@@ -194,8 +194,8 @@ class _Builder:
         )
 
     def _block(self, path: str, begin: int, end: int, until: int, *, is_last: bool) -> Block:
-        """The block's own program, with numbers of its own. What it returns beside its hidden state, such as the weights
-        of attention, which transformers' models then drop, ends with it.
+        """The block's own program, with numbers of its own. What it returns beside its hidden state, such as attention's
+        weights, which transformers' models then drop, ends with it.
         """
         entering, leaving = self.entries[begin].entering, self.entries[end].leaving
         numbers: dict[int, int] = {entering: 0}
@@ -230,6 +230,8 @@ class _Builder:
                 entries.append(entry.replaced(args=args, outs=outs, module=module))
             elif isinstance(entry, Free) and entry.value in own and entry.value not in (leaving, entering):
                 entries.append(Free(numbers[entry.value]))
+        freed = {entry.value for entry in entries if isinstance(entry, Free)}
+        entries += [Free(numbers[v]) for v in sorted(own) if numbers[v] not in freed and v != leaving]
         before = {v for e in self.entries[: self._first_block()] if isinstance(e, Step) for v in e.outs}
         foreign = [v for v in given if v not in before and v != 0]
         if foreign:

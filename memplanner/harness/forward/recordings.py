@@ -39,7 +39,7 @@ SIZES: Final[Mapping[str, tuple[int, int, int]]] = {
 }
 """The settings that sizes are made of, and their values in the recordings, which share few factors."""
 ROUND_HEADS: Final = (16, 32, 64)
-"""Numbers of heads for models that count up to the next power of two (ALiBi's slopes), which then is the number itself."""
+"""Numbers of heads for models that count on to the next power of two (ALiBi), which then is the number itself."""
 BATCH: Final = (2, 3, 5)
 SEQ: Final = (2 * 157, 2 * 163, 2 * 167)
 

@@ -41,11 +41,12 @@ def table_of(sources: Sequence[Source], *, lora_targets: tuple[str, ...] | str) 
         "names": {
             key: own for key, own in first.text.attribute_map.items() if key in SIZES or key == "num_hidden_layers"
         },
-        "derived": _derived(first),
+        "derived": {},
         "defaults": {},
         "variants": [],
     }
     keys = _deciding(first)
+    table["derived"] = _derived(first, keys)
     known = (*SIZES, *keys, "num_hidden_layers", "sliding_window", "attention_chunk_size", "tie_word_embeddings")
     resolved = first.text.to_dict()
     table["defaults"] = {key: _plain(resolved.get(key, getattr(first.text, key, None))) for key in known}
@@ -95,8 +96,8 @@ _FOLLOWING: Final = {
 """What a setting is where config.json does not say it, for classes that make it of others."""
 
 
-def _derived(source: Source) -> dict[str, str]:
-    """Settings whose default follows from others."""
+def _derived(source: Source, keys: Sequence[str]) -> dict[str, str]:
+    """Settings whose default follows from others. keys: of those that decide the structure, where they are another."""
     text = source.text
     found = {}
     own = {text.attribute_map.get(k, k): v for k, v in (("hidden_size", 2784), ("num_attention_heads", 12))}
@@ -108,7 +109,7 @@ def _derived(source: Source) -> dict[str, str]:
         value = {"head_dim": 232, "num_key_value_heads": 12, "num_kv_heads": 12}.get(key, 4 * 2784)
         if getattr(other, key, None) in (value, None):
             found[key] = words
-    return found
+    return found | {key: "hidden_size" for key in keys if getattr(other, key, None) == 2784}
 
 
 def _variant(source: Source, lora_targets: tuple[str, ...] | str) -> dict[str, Any]:
@@ -153,8 +154,8 @@ def _kinds(lists: list[str], words: list[str], order: list[str]) -> dict[str, An
             rest = whole[first:]
             if len(rest) >= 2 * period and all(rest[i] == rest[i % period] for i in range(len(rest))):
                 return {
-                    "lists": lists if len(set(order)) > 1 else [],
-                    "words": by_word if len(set(order)) > 1 else {},
+                    "lists": lists if by_word else [],
+                    "words": by_word,
                     "first": "".join(whole[:first]),
                     "period": "".join(rest[:period]),
                 }

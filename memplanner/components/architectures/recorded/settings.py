@@ -66,24 +66,44 @@ class Recorded(Frozen, eq=False, kw_only=False):
     def fingerprint(self, config: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
         """What of a config.json decides the structure of the forward pass."""
         text = self.text(config)
-        return {key: canonical(key, text[key] if key in text else self.table["defaults"].get(key)) for key in fields}
+        return {key: self._deciding(text, key) for key in fields}
+
+    def _deciding(self, text: Mapping[str, Any], key: str) -> Any:
+        """What of one setting decides it: whether it is the other that it follows by default, or its own value."""
+        other = self.table["derived"].get(key)
+        if other is not None and other == "hidden_size" and text.get(key) in (None, self.value(text, other)):
+            return f"={other}"
+        return canonical(key, text[key] if key in text else self.table["defaults"].get(key))
 
     def variant(self, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The programs for a config.json; None where it has settings with which none was recorded."""
         for variant in self.table["variants"]:
-            if self.fingerprint(config, [*variant["fields"]]) == variant["fields"]:
+            if self.fingerprint(config, [*variant["fields"]]) == variant["fields"] and not self._foreign(
+                config, variant
+            ):
                 return variant  # type: ignore[no-any-return]
         return None
+
+    def _foreign(self, config: Mapping[str, Any], variant: Mapping[str, Any]) -> str:
+        """The first kind of layer in a config.json that was not recorded, as "key word"; empty where there is none."""
+        text, rule = self.text(config), variant["kinds"]
+        lists = [text.get(name) for name in rule["lists"]]
+        if not all(isinstance(values, list) for values in lists):
+            return ""
+        words = ["/".join(map(str, word)) for word in zip(*lists, strict=False)]
+        unknown = next((word for word in words if word not in rule["words"]), "")
+        return f"{'/'.join(rule['lists'])} {show_value(unknown)}" if unknown else ""
 
     def unknown(self, config: Mapping[str, Any]) -> str:
         """The setting in which a config.json differs from the programs that are nearest, as "key value"."""
         found: list[list[str]] = []
         for variant in self.table["variants"]:
             own = self.fingerprint(config, [*variant["fields"]])
-            found.append(
-                [f"{key} {show_value(own[key])}" for key, value in variant["fields"].items() if own[key] != value]
-            )
-        return min(found, key=len)[0] if found else ""
+            differing = [f"{key} {show_value(own[key])}" for key, value in variant["fields"].items() if own[key] != value]
+            foreign = self._foreign(config, variant)
+            found.append([*differing, *([foreign] if foreign else [])])
+        nearest = min(found, key=len, default=[])
+        return nearest[0] if nearest else ""
 
     def settings(self, fields: ConfigReader, symbols: Sequence[str]) -> dict[str, Any]:
         """The numbers that sizes are made of; problems are left with the reader."""
