@@ -86,24 +86,26 @@ class TypicalBatch(Frozen):
 class RecordedForward(Frozen):
     """No family is written for the model's type: its forward pass was recorded with this version of transformers.
 
-    takes_default_targets: as Traced has it. experts_unquantised: the model's experts are no nn.Linear, so that
-    bitsandbytes leaves them as they are.
+    default_targets: target_modules that peft has for the type, or every linear layer, where the plan names none; empty
+    where it does. experts_unquantised: the model's experts are no nn.Linear, so that bitsandbytes leaves them as they
+    are.
     """
 
     model_type: str
     transformers: str
-    takes_default_targets: bool = False
+    default_targets: tuple[str, ...] | str = ()
     experts_unquantised: bool = False
 
 
 class Traced(Frozen):
-    """No family is written for the model's type: its step was traced with this version of transformers.
+    """Neither a family nor a recorded program answers: the step was traced with this version of transformers.
 
-    takes_default_targets: adapters are where peft puts them for this type, as the plan does not say it.
+    why: the reason. takes_default_targets: adapters are where peft puts them for this type, as the plan does not say.
     """
 
     model_type: str
     transformers: str
+    why: str
     takes_default_targets: bool = False
 
 

@@ -41,8 +41,9 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
 
     loaded_plan = loaded(args, root)
     plan = loaded_plan.plan
-    if answer_of(find_model(plan.model, loaded_plan.root).config, plan.task) == "traced":
-        refuse_traced(plan)  # hundreds of steps would have to be traced
+    model = find_model(plan.model, loaded_plan.root)
+    if answer_of(model.config, plan.task, plan.method) == "traced":
+        refuse_traced(plan, model)  # hundreds of steps would have to be traced
     if args.evidence:
         return _by_module(args, page, root, loaded_plan)
     if args.maximize == "rank" and plan.method.chosen_rank is None:

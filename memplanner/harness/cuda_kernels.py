@@ -253,20 +253,21 @@ def _cuda_layer_norm(
 
 class GroupedProduct(torch.autograd.Function):
     """Products of grouped rows in types other than bf16, which PyTorch multiplies group by group into one result
-    (aten/src/ATen/native/GroupedMMUtils.h, _grouped_mm_fallback) and refuses on fake tensors.
+    (aten/src/ATen/native/GroupedMMUtils.h, _grouped_mm_fallback) and refuses on fake tensors. Either factor is kept for
+    the other's gradient (tools/autograd/derivatives.yaml, _grouped_mm).
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, weight)
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, offs: Tensor | None) -> Tensor:
+        of_rows, of_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(rows if of_weight else None, weight if of_rows else None, offs)
+        ctx.layouts = (rows.shape, rows.stride()), (weight.shape, weight.stride())
         return rows.new_empty(rows.shape[0], weight.shape[2])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        rows, weight = ctx.saved_tensors
-        of_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        return of_rows, of_weight
+        needed = zip(ctx.layouts, ctx.needs_input_grad, strict=False)
+        return *(grad.new_empty_strided(*layout) if is_needed else None for layout, is_needed in needed), None
 
 
 _grouped_mm = torch.nn.functional.grouped_mm
@@ -275,7 +276,7 @@ _grouped_mm = torch.nn.functional.grouped_mm
 def _cuda_grouped_mm(rows: Tensor, weight: Tensor, *, offs: Tensor | None = None, **kwargs: Any) -> Tensor:
     if rows.dtype is torch.bfloat16:
         return _grouped_mm(rows, weight, offs=offs, **kwargs)
-    return GroupedProduct.apply(rows, weight)  # type: ignore[no-any-return]
+    return GroupedProduct.apply(rows, weight, offs)  # type: ignore[no-any-return]
 
 
 _svd = torch.linalg.svd

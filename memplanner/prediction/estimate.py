@@ -393,7 +393,7 @@ def _read_model(
 
 def is_computed(plan: TrainingPlan, model: ModelProfile) -> bool:
     """Whether the plan's step is computed, by a family or a recorded program, and not traced."""
-    return answer_of(model.config, plan.task) != "traced"
+    return answer_of(model.config, plan.task, plan.method) != "traced"
 
 
 _SIMULATION = AllocatorSimulation()

@@ -64,9 +64,10 @@ class Predictor:
                 if past_workspace == workspace:
                     return estimate.replaced(plan=plan, gpu=gpu)
                 same_step = estimate.program, estimate.step_notes
-        is_traced = not is_computed(plan, profile_of(plan, self.root))
+        profile = profile_of(plan, self.root)
+        is_traced = not is_computed(plan, profile)
         if is_traced and not self.traces:
-            refuse_traced(plan)
+            refuse_traced(plan, profile)
         if is_traced or plan.step.typical_seq_len is not None:  # such a plan's notes need a second step
             estimate = predict(plan, root=self.root, simulation=self._simulation)
         else:

@@ -11,6 +11,8 @@ from memplanner.components.architectures.recorded.settings import Recorded, read
 from memplanner.components.architectures.registry import FAMILIES
 from memplanner.components.architectures.saved import saved_format
 from memplanner.components.architectures.tasks import Task, task_of
+from memplanner.components.methods.base import Method
+from memplanner.components.methods.targets import ALL_LINEAR, ends_in
 from memplanner.errors import UserError
 from memplanner.files.sandbox import profiles_dir
 
@@ -19,9 +21,9 @@ Answer = Literal["written", "recorded", "traced"]
 """What answers for a model: a family written by hand, a recorded program, or a trace of the very step."""
 
 
-def answer_of(config: Mapping[str, Any], task: Task | None = None) -> Answer:
+def answer_of(config: Mapping[str, Any], task: Task | None = None, method: Method | None = None) -> Answer:
     """What answers for a model, by its config.json. One that names no type is left to the written families, which
-    complain of it. task: the plan's.
+    complain of it. task and method: the plan's. Adapters of bare parameters, such as those of experts, are traced.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type in FAMILIES:
@@ -29,7 +31,32 @@ def answer_of(config: Mapping[str, Any], task: Task | None = None) -> Answer:
     recorded = recorded_type(model_type)
     if recorded is None or recorded.variant(config) is None or not _is_language_model(config, task):
         return "traced"
-    return "recorded"
+    targets = None if method is None else method.peft_targets
+    return "traced" if targets and _adapts_parameters(targets, recorded.converted) else "recorded"
+
+
+def why_traced(config: Mapping[str, Any], task: Task | None, method: Method) -> str:
+    """Why neither a family nor a recorded program answers for a plan; without a full stop."""
+    recorded = recorded_type(str(config.get("model_type")))
+    if recorded is None:
+        return "no family is written for this type of model"
+    unknown = recorded.unknown(config)
+    if unknown:
+        return f"no forward pass with {unknown} was recorded for this type of model"
+    if not _is_language_model(config, task):
+        return "only causal language models of this type were recorded"
+    assert method.peft_targets
+    return "target_modules mean experts or their router, which peft adapts as bare parameters"
+
+
+def _adapts_parameters(targets: tuple[str, ...] | str, converted: tuple[str, ...]) -> bool:
+    """Whether peft turns some of target_modules into adapters of bare parameters, as it does with names that experts
+    had as linear layers (peft/utils/transformers_weight_conversion.py). Of a pattern it makes names, which then hold in
+    every block.
+    """
+    if not converted or isinstance(targets, str):
+        return bool(converted)
+    return any(target == ALL_LINEAR or any(ends_in(target, name) for name in converted) for target in targets)
 
 
 def _is_language_model(config: Mapping[str, Any], task: Task | None) -> bool:

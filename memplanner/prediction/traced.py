@@ -24,6 +24,7 @@ from memplanner.files.sandbox import running_in_ci
 from memplanner.files.write import write_text
 from memplanner.notes import Note, Traced
 from memplanner.plan.training_plan import TrainingPlan
+from memplanner.prediction.recorded import why_traced
 from memplanner.program import as_json
 from memplanner.program.program import StepProgram
 from memplanner.settings.errors import show
@@ -37,9 +38,10 @@ _NO_TENSORS: Final = ("device", "allocator", "budget", "headroom")
 _MOST_BYTES: Final = 64 << 20
 
 
-def refuse_traced(plan: TrainingPlan) -> NoReturn:
+def refuse_traced(plan: TrainingPlan, model: ModelProfile) -> NoReturn:
     """UserError that says what answers for a model that has to be traced."""
-    message = "no family is written for this type of model, and its steps are traced one by one, in seconds each"
+    why = why_traced(model.config, plan.task, plan.method)
+    message = f"{why}, and its steps are traced one by one, in seconds each"
     hint = "`memplanner check`, `explain`, `compare` and `sweep` do that"
     raise UserError(Problem(where=plan.model, key="model_type", message=message, hint=hint))
 
@@ -67,6 +69,7 @@ def traced(
     note = Traced(
         model_type=str(model.config.get("model_type")),
         transformers=_version("transformers"),
+        why=why_traced(model.config, plan.task, plan.method),
         takes_default_targets=isinstance(plan.method, PeftAdapter) and not plan.method.target_modules,
     )
     return program, (note,)
@@ -109,8 +112,10 @@ def _traced_now(plan: TrainingPlan, root: Path, key: str) -> StepProgram:
         recording = import_module(TRACER)
         program: StepProgram = recording.record(plan, root)
     except ModuleNotFoundError as error:
-        message = f"no family is written for this type of model, and a trace needs {error.name}, which is not installed"
-        model_type = find_model(plan.model, root).config["model_type"]
+        config = find_model(plan.model, root).config
+        why = why_traced(config, plan.task, plan.method)
+        message = f"{why}, and a trace needs {error.name}, which is not installed"
+        model_type = config["model_type"]
         hint = f"{misspelling(model_type, FAMILIES)} pip install 'memplanner[live]' traces it in seconds".strip()
         key, message = "model_type", f"{show(model_type)}: {message}"
         raise UserError(Problem(where=plan.model, key=key, message=message, hint=hint)) from None

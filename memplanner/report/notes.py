@@ -70,19 +70,24 @@ def _sequence_above_model(note: SequenceAboveModel) -> str:
 
 @note_sentence.register
 def _recorded_forward(note: RecordedForward) -> str:
+    targets = note.default_targets
     return (
         f"{note.model_type}: its forward pass is the one recorded from transformers {note.transformers}, and no run of "
         "such a model has been measured"
         + ("; its experts stay unquantised, as bitsandbytes packs nn.Linear alone" if note.experts_unquantised else "")
-        + ("; target_modules are peft's for it, or every linear layer" if note.takes_default_targets else "")
+        + (
+            f"; target_modules assumed: {targets if isinstance(targets, str) else ', '.join(targets)}"
+            if targets
+            else ""
+        )
     )
 
 
 @note_sentence.register
 def _traced(note: Traced) -> str:
     return (
-        f"no family is written for {note.model_type}: its step was traced on fake tensors with transformers "
-        f"{note.transformers}, and no run of such a model has been measured"
+        f"{note.model_type}: {note.why}; the step was traced on fake tensors with transformers {note.transformers}, "
+        "and no run of such a model has been measured"
         + ("; target_modules are peft's for it, or every linear layer" if note.takes_default_targets else "")
     )
 

@@ -53,9 +53,7 @@ keep their numbers per row in bf16.
 def recorded_now(model_type: str) -> Recorded:
     """The type's file, made anew."""
     quiet_libraries()
-    return Recorded(
-        json.loads(text_of(table_of([Source({"model_type": model_type})], lora_targets=("q_proj", "v_proj"))))
-    )
+    return Recorded(json.loads(text_of(table_of([Source({"model_type": model_type})]))))
 
 
 def step_of(recorded: Recorded, config: dict[str, Any], plan: TrainingPlan) -> StepProgram:

@@ -71,6 +71,11 @@ class Method(Settings):
         targets: tuple[str, ...] = family.block_targets
         return targets
 
+    @property
+    def peft_targets(self) -> tuple[str, ...] | str | None:
+        """target_modules as peft gets them, empty where it takes its own for the type; None where it adapts nothing."""
+        return None
+
     def ranks(self, family: Any, config: Any) -> Mapping[str, int]:
         """The rank of every module that the method acts on with a rank, by its path; config: the model's."""
         return {}

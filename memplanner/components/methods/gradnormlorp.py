@@ -55,6 +55,11 @@ class GradNormLorp(LowRank):
         return frozenset(family.modules(config).classifier if self.implementation == "dora-galore" else ())
 
     @property
+    def peft_targets(self) -> tuple[str, ...] | str | None:
+        """Every linear layer where none are named."""
+        return (self.target_modules or ("all-linear",)) if self.implementation == "dora-galore" else None
+
+    @property
     def is_bare(self) -> bool:
         """Whether the weights stay as they are and the authors' optimizers do all the work."""
         return self.implementation in ("low-rank-weight-norm-adamw", "weight-norm-galore-adamw")

@@ -56,6 +56,11 @@ class PeftAdapter(LowRank):
         """Only adapters and copies learn."""
         return False
 
+    @property
+    def peft_targets(self) -> tuple[str, ...] | str | None:
+        """As they are written."""
+        return self.target_modules
+
     def default_targets(self, family: Any) -> tuple[str, ...] | str:
         """peft's own for the architecture."""
         targets: tuple[str, ...] | str = family.lora_targets

@@ -14,6 +14,7 @@ from memplanner.components.methods.gradnormlorp import GradNormLorp
 from memplanner.components.methods.lora import Lora, PeftAdapter
 from memplanner.components.methods.targets import ALL_LINEAR
 from memplanner.gradnormlorp import apply_gradnormlorp
+from memplanner.harness.builders.targets import linear_names
 from memplanner.harness.errors import NotBuildableError
 
 
@@ -76,6 +77,8 @@ def _with_peft(
     if use_dora and getattr(model, "is_loaded_in_4bit", False) and next(model.parameters()).is_meta:
         raise NotBuildableError("DoRA over a 4-bit base on fake tensors: peft dequantises weights that are not there")
     targets = method.target_modules or method.default_targets(family)
+    if not method.target_modules and targets == (ALL_LINEAR,):
+        targets = linear_names(model)
     config = LoraConfig(
         r=method.rank,
         lora_alpha=method.rank,

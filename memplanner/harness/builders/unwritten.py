@@ -5,8 +5,8 @@ from typing import Any, Final, NoReturn, get_args
 from memplanner.catalogue import ModelProfile
 from memplanner.components.architectures.family import Family, Published
 from memplanner.components.architectures.tasks import Task, class_end, task_of
-from memplanner.components.methods.targets import ALL_LINEAR
 from memplanner.errors import Problem, UserError, misspelling
+from memplanner.harness.builders.targets import default_targets
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.settings.errors import show
 
@@ -38,8 +38,6 @@ def unwritten(plan: TrainingPlan, profile: ModelProfile) -> tuple[Family, Publis
     """A family in name alone, with peft's default targets (where it has none: every linear layer), and the task: the
     plan's, that of the class in config.json, or the first that transformers has a class for.
     """
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGETS
-
     config = config_of(profile)
     offered = [task for task in get_args(Task) if _has_class(config, task)]
     task = plan.task or _published(profile.config, offered) or next((t for t in _PREFERRED if t in offered), None)
@@ -47,13 +45,12 @@ def unwritten(plan: TrainingPlan, profile: ModelProfile) -> tuple[Family, Publis
         hint = f"it has one for {', '.join(offered)}" if offered else "`profile --entry` runs a model of your own"
         wanted = task or f"a task that is modelled, which are {', '.join(get_args(Task))}"
         _refuse(profile, "model_type", f"transformers has no class of {config.model_type} models for {wanted}", hint)
-    targets = TARGETS.get(config.model_type, TARGETS.get(config.get_text_config().model_type, (ALL_LINEAR,)))
     family = Family(
         name=str(config.model_type),
         read=_nothing,
         model=_nothing,
         modules=_nothing,
-        lora_targets=targets if isinstance(targets, str) else tuple(targets),
+        lora_targets=default_targets(config),
         block_targets=(),
     )
     labels = 2 if task == "question-answering" else plan.num_labels or int(getattr(config, "num_labels", 2))

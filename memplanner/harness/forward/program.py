@@ -36,16 +36,14 @@ class Recording(Frozen, eq=False):
     model: nn.Module
 
 
-def program_of(
-    recordings: Sequence[Recording], lowered: Recording, *, lora_targets: tuple[str, ...] | str, transformers: str
-) -> tuple[Forward, list[str]]:
+def program_of(recordings: Sequence[Recording], lowered: Recording, *, transformers: str) -> tuple[Forward, list[str]]:
     """The program that all recordings have in common, and the kind of each block.
 
     recordings: of the model in bf16. lowered: of the same model in fp32 under autocast, which shows what changes of
     type are to; its sizes are those of the first. NotBuildableError where the recordings differ in more than sizes.
     """
     builder = _Builder(recordings, lowered)
-    return builder.program(lora_targets, transformers), builder.order
+    return builder.program(transformers), builder.order
 
 
 class _Builder:
@@ -124,7 +122,7 @@ class _Builder:
     def _path(self, module: nn.Module) -> str:
         return next(str(name) for name, m in self.first.model.named_modules() if m is module)
 
-    def program(self, lora_targets: tuple[str, ...] | str, transformers: str) -> Forward:
+    def program(self, transformers: str) -> Forward:
         begins = [i for i, entry in enumerate(self.entries) if isinstance(entry, Begin)]
         ends = [i for i, entry in enumerate(self.entries) if isinstance(entry, End)][:-1]
         if not begins or len(begins) != len(ends):
@@ -189,7 +187,6 @@ class _Builder:
             head=f"{self._path(self.first.model.get_output_embeddings())}.weight",  # type: ignore[operator]
             projected=head.outs[0],
             made=made,
-            lora_targets=lora_targets,
             **steps,
         )
 
@@ -260,6 +257,7 @@ class _Builder:
                 bias=linear is not None and linear.bias is not None,
                 conv1d=type(linear).__name__ == "Conv1D",
                 buffer=name in buffers,
+                frozen=name not in buffers and not tensor.requires_grad,
                 dtype="" if tensor.dtype is torch.bfloat16 else str(tensor.dtype).removeprefix("torch."),
             )
         return found

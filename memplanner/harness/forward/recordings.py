@@ -93,9 +93,7 @@ def _factory(config: Any) -> Any:
     raise NotBuildableError(f"transformers has no language model of type {config.model_type}")
 
 
-def record_type(
-    source: Source, *, num_layers: int, lora_targets: tuple[str, ...] | str, attention: str = WORD
-) -> tuple[Forward, list[str]]:
+def record_type(source: Source, *, num_layers: int, attention: str = WORD) -> tuple[Forward, list[str]]:
     """The program of a model, and the kind of each of its blocks.
 
     attention: "eager" for transformers' own code, operation by operation; else attention is one operation.
@@ -116,7 +114,7 @@ def record_type(
         try:
             recordings = [_record(source, place, **how) for place in range(len(BATCH))]
             lowered = _record(source, 0, **how, dtype=torch.float32)
-            return program_of(recordings, lowered, lora_targets=lora_targets, transformers=transformers.__version__)
+            return program_of(recordings, lowered, transformers=transformers.__version__)
         except NotBuildableError as error:
             failed.append(error)
         except Exception as error:  # of code that takes a head's width for hidden/heads

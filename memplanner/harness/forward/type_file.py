@@ -8,6 +8,8 @@ import torch
 
 from memplanner.components.architectures.recorded.program import as_table
 from memplanner.components.architectures.recorded.settings import EAGER, Recorded
+from memplanner.components.methods.targets import ALL_LINEAR
+from memplanner.harness.builders.targets import converted_names, default_targets
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.forward.recordings import SIZES, Source, record_type
 
@@ -24,7 +26,7 @@ _IGNORED: Final = frozenset(
 """Settings that no tensor of a training step depends on, or that are accounted for otherwise."""
 
 
-def table_of(sources: Sequence[Source], *, lora_targets: tuple[str, ...] | str) -> dict[str, Any]:
+def table_of(sources: Sequence[Source]) -> dict[str, Any]:
     """The file of a type of model. sources: config.jsons of the type, the first of which has the class's defaults.
 
     NotBuildableError where the first cannot be recorded; others are left out.
@@ -38,8 +40,13 @@ def table_of(sources: Sequence[Source], *, lora_targets: tuple[str, ...] | str) 
         "transformers": transformers.__version__,
         "torch": torch.__version__.partition("+")[0],
         "nested": first.nested,
+        "lora_targets": default_targets(first.config),
+        "converted": converted_names(first.config),
         "names": {
-            key: own for key, own in first.text.attribute_map.items() if key in SIZES or key == "num_hidden_layers"
+            name: other
+            for pair in first.text.attribute_map.items()
+            for name, other in (pair, pair[::-1])
+            if name in SIZES or name == "num_hidden_layers"
         },
         "derived": {},
         "defaults": {},
@@ -58,8 +65,17 @@ def table_of(sources: Sequence[Source], *, lora_targets: tuple[str, ...] | str) 
         config = source.fields if source is not first else {}
         if recorded.variant(config) is not None:
             continue
-        table["variants"].append({"fields": recorded.fingerprint(config, keys), **_variant(source, lora_targets)})
+        table["variants"].append({"fields": recorded.fingerprint(config, keys), **_variant(source)})
+    if table["converted"] and table["lora_targets"] == (ALL_LINEAR,):
+        table["lora_targets"] = [name for name in _linear_names(table) if name not in table["converted"]]
     return table
+
+
+def _linear_names(table: dict[str, Any]) -> dict[str, None]:
+    """The names of linear layers in blocks."""
+    blocks = (block for variant in table["variants"] for block in variant[EAGER]["blocks"].values())
+    names = (name for block in blocks for name, fields in block["weights"].items() if fields.get("linear"))
+    return dict.fromkeys(name.removesuffix(".weight").rpartition(".")[2] for name in names)
 
 
 def _plain(value: Any) -> Any:
@@ -112,7 +128,7 @@ def _derived(source: Source, keys: Sequence[str]) -> dict[str, str]:
     return found | {key: "hidden_size" for key in keys if getattr(other, key, None) == 2784}
 
 
-def _variant(source: Source, lora_targets: tuple[str, ...] | str) -> dict[str, Any]:
+def _variant(source: Source) -> dict[str, Any]:
     lists = [
         key
         for key, value in source.text.to_dict().items()
@@ -129,10 +145,10 @@ def _variant(source: Source, lora_targets: tuple[str, ...] | str) -> dict[str, A
         source.text.num_hidden_layers, max(6, covered, int(getattr(source.text, "first_k_dense_replace", 0) or 0) + 3)
     )
     refuses = source.refuses_sdpa
-    eager, order = record_type(source, num_layers=num_layers, lora_targets=lora_targets, attention=EAGER)
+    eager, order = record_type(source, num_layers=num_layers, attention=EAGER)
     found: dict[str, Any] = {"refuses_sdpa": refuses, "kinds": _kinds(lists, words, order), EAGER: as_table(eager)}
     try:
-        kernels, other = record_type(source, num_layers=num_layers, lora_targets=lora_targets)
+        kernels, other = record_type(source, num_layers=num_layers)
         if other == order:
             found["kernels"] = as_table(kernels)
     except NotBuildableError:

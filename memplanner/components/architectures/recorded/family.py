@@ -61,8 +61,8 @@ def modules(config: RecordedConfig) -> Modules:
     )
 
 
-def family_of_program(forward: Forward) -> RecordedFamily:
-    """The family that answers for a program."""
+def family_of_program(forward: Forward, lora_targets: tuple[str, ...] | str) -> RecordedFamily:
+    """The family that answers for a program. lora_targets: peft's, where a plan names none."""
     linear = dict.fromkeys(
         name.removesuffix(".weight").rpartition(".")[2]
         for block in forward.blocks.values()
@@ -74,7 +74,7 @@ def family_of_program(forward: Forward) -> RecordedFamily:
         read=_unread,
         model=Recorded,
         modules=modules,
-        lora_targets=forward.lora_targets,
+        lora_targets=lora_targets,
         block_targets=tuple(linear),
         tasks=("causal-lm",),
         forward=forward,

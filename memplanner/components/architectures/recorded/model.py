@@ -50,11 +50,14 @@ PROMOTED: Final = frozenset({"cat", "stack"})
 
 
 class RecordedConfig(Published):
-    """settings: the numbers of config.json that the program's sizes are made of. kinds: of every block."""
+    """settings: the numbers of config.json that the program's sizes are made of. kinds: of every block. lora_targets:
+    what peft adapts where a plan names nothing.
+    """
 
     forward: Forward
     settings: Mapping[str, Any]
     kinds: tuple[str, ...]
+    lora_targets: tuple[str, ...] | str
     hidden: int
     num_heads: int
     num_kv_heads: int
@@ -135,7 +138,7 @@ class Recorded:
         return RecordedForward(
             model_type=self.forward.model_type,
             transformers=self.forward.transformers,
-            takes_default_targets=method.freezes_base and not getattr(method, "target_modules", True),
+            default_targets=self.c.lora_targets if method.peft_targets == () else (),
             experts_unquantised=is_packed and any(step.name == "_grouped_mm" for b in blocks for step in b.steps),
         )
 
@@ -291,9 +294,8 @@ class Recorded:
         own = DTYPES[tensors.dtype] if tensors.dtype else None
         if tensors.buffer:
             return self.ctx.param(path, shape, trainable=False, dtype=own or self.ctx.numerics.stored, role="buffer")
-        return self.ctx.param(
-            path, shape, dtype=own or (self.ctx.norm_dtype if "norm" in path else self.ctx.weight_dtype)
-        )
+        dtype = own or (self.ctx.norm_dtype if "norm" in path else self.ctx.weight_dtype)
+        return self.ctx.param(path, shape, trainable=False if tensors.frozen else None, dtype=dtype)
 
     def _spec(self, name: str, block: Block | None) -> LinearSpec:
         key = ("" if block is None else str(id(block)), name)

@@ -57,7 +57,8 @@ class Step(Frozen, kw_only=False):
 
 class Tensors(Frozen, kw_only=False):
     """A weight's shape, by its place in the program's list. linear: it is a linear layer's, with or without a bias;
-    conv1d: stored (in, out). buffer: it is no parameter. dtype: its type, where that is not the model's.
+    conv1d: stored (in, out). buffer: it is no parameter. frozen: it is a parameter that never learns. dtype: its type,
+    where that is not the model's.
     """
 
     shape: int
@@ -65,6 +66,7 @@ class Tensors(Frozen, kw_only=False):
     bias: bool = False
     conv1d: bool = False
     buffer: bool = False
+    frozen: bool = False
     dtype: str = ""
 
 
@@ -108,7 +110,6 @@ class Forward(Frozen):
     projected: int
     logits: tuple[Step, ...]
     made: int
-    lora_targets: tuple[str, ...] | str
 
     @property
     def has_kernels(self) -> bool:
@@ -129,7 +130,6 @@ def as_table(forward: Forward) -> dict[str, Any]:
         "shapes": [[size_text(size) for size in sizes] for sizes in forward.shapes],
         "root": forward.root,
         "stack": forward.stack,
-        "lora_targets": forward.lora_targets if isinstance(forward.lora_targets, str) else [*forward.lora_targets],
         "weights": _weights_table(forward.weights),
         "modules": list(forward.modules),
         "before": [_step_row(step) for step in forward.before],
@@ -159,7 +159,6 @@ def from_table(table: dict[str, Any]) -> Forward:
     """The program that `as_table` wrote; ValueError, KeyError or TypeError where it is none."""
     if table.get("schema") != SCHEMA:
         raise ValueError(f"it is of schema {table.get('schema')!r}, and this version reads {SCHEMA}")
-    targets = table["lora_targets"]
     return Forward(
         model_type=table["model_type"],
         transformers=table["transformers"],
@@ -167,7 +166,6 @@ def from_table(table: dict[str, Any]) -> Forward:
         shapes=tuple(tuple(parse_size(text) for text in sizes) for sizes in table["shapes"]),
         root=table["root"],
         stack=table["stack"],
-        lora_targets=targets if isinstance(targets, str) else tuple(targets),
         weights=_weights(table["weights"]),
         modules=tuple(table["modules"]),
         before=tuple(map(_step, table["before"])),
@@ -203,7 +201,7 @@ def _weights_table(weights: Mapping[str, Tensors]) -> dict[str, Any]:
 
 def vars_of(tensors: Tensors) -> dict[str, Any]:
     """The fields of a weight's record."""
-    return {key: getattr(tensors, key) for key in ("shape", "linear", "bias", "conv1d", "buffer", "dtype")}
+    return {key: getattr(tensors, key) for key in ("shape", "linear", "bias", "conv1d", "buffer", "frozen", "dtype")}
 
 
 def _weights(table: dict[str, Any]) -> dict[str, Tensors]:

@@ -42,6 +42,17 @@ class Recorded(Frozen, eq=False, kw_only=False):
         """The version with which they were recorded."""
         return str(self.table["transformers"])
 
+    @property
+    def lora_targets(self) -> tuple[str, ...] | str:
+        """What peft adapts where a plan names nothing: a pattern, or names."""
+        targets = self.table["lora_targets"]
+        return targets if isinstance(targets, str) else tuple(targets)
+
+    @property
+    def converted(self) -> tuple[str, ...]:
+        """Names among target_modules that peft takes for bare parameters, of experts and their router."""
+        return tuple(self.table["converted"])
+
     def text(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """The settings of the language model in a config.json, which nests them where there are other parts."""
         nested = config.get("text_config")
@@ -182,10 +193,11 @@ def read_recorded(
     is_table = any("max_position_embeddings" in term.symbols for sizes in forward.shapes for s in sizes for term in s)
     windows = {key: recorded.value(text, key) for key in ("sliding_window", "attention_chunk_size")}
     tied = recorded.value(text, "tie_word_embeddings")
-    return family_of_program(forward), RecordedConfig(
+    return family_of_program(forward, recorded.lora_targets), RecordedConfig(
         forward=forward,
         settings={**numbers, **windows, "num_key_value_groups": heads // kv_heads, "head_dim": head_dim},
         kinds=kinds,
+        lora_targets=recorded.lora_targets,
         hidden=numbers["hidden_size"],
         num_heads=heads,
         num_kv_heads=kv_heads,
