@@ -15,9 +15,9 @@ Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must 
 * singular value decomposition: cuSOLVER destroys its input, so the gradient is copied in column-major order first
   (ATen/native/BatchLinearAlgebra.cpp, linalg_svd_out); its own workspace is in no source;
 * products of half matrices with a float32 result: cuBLAS makes them in one call, the CPU casts (torch.mm, out_dtype);
-* autocast on CUDA casts what goes into pow and layer_norm to float32, and asks softmax for a float32 result, which is
-  no cast of a float16 input (ATen/autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE); on the CPU it does
-  neither.
+* autocast on CUDA casts what goes into pow, exp, layer_norm and the like to float32, and asks softmax for a float32
+  result, which is no cast of a float16 input (ATen/autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE);
+  on the CPU it does neither.
 """
 
 import contextlib
@@ -158,6 +158,7 @@ def _attention(attention: Attention) -> Any:
             value_dim=value.shape[3],
             masked=attn_mask is not None,
             dropout=dropout_p,
+            broadcasts=not enable_gqa and key.shape[1] != query.shape[1],
         )
         kernel = attention.kernel(call)
         if kernel == "math":
@@ -219,6 +220,19 @@ def _cuda_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, d
     return _softmax(input, dim, _stacklevel, dtype)
 
 
+_RAISED = ("exp", "expm1", "log", "log10", "log1p", "log2", "reciprocal", "rsqrt")
+
+
+def _cuda_raised(function: Any) -> Any:
+    """A function of one tensor that autocast on CUDA runs in fp32."""
+
+    def raised(input: Tensor, **kwargs: Any) -> Tensor:
+        promoted = torch.is_autocast_enabled("cpu") and input.dtype in _HALVES
+        return function(input.float() if promoted else input, **kwargs)  # type: ignore[no-any-return]
+
+    return raised
+
+
 _pow = torch.pow
 
 
@@ -230,8 +244,8 @@ def _is_autocast_enabled(device_type: str = "cpu") -> bool:
     return _autocast_enabled(device_type)
 
 
-def _cuda_pow(input: Tensor, exponent: Any) -> Tensor:
-    promoted = torch.is_autocast_enabled("cpu") and input.dtype in _HALVES
+def _cuda_pow(input: Any, exponent: Any) -> Tensor:
+    promoted = torch.is_autocast_enabled("cpu") and isinstance(input, Tensor) and input.dtype in _HALVES
     return _pow(input.float() if promoted else input, exponent)
 
 
@@ -343,6 +357,8 @@ def cuda_memory(attention: Attention) -> Iterator[None]:
         patch(unittest.mock.patch.object(functional, "layer_norm", _cuda_layer_norm))
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))
         patch(unittest.mock.patch.object(torch, "square", _cuda_square))
+        for name in _RAISED:
+            patch(unittest.mock.patch.object(torch, name, _cuda_raised(getattr(torch, name))))
         patch(unittest.mock.patch.object(functional, "grouped_mm", _cuda_grouped_mm))
         patch(unittest.mock.patch.object(torch, "is_autocast_enabled", _is_autocast_enabled))
         patch(unittest.mock.patch.object(torch.linalg, "svd", _cuda_svd))

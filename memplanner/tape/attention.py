@@ -80,20 +80,21 @@ class Heads(Frozen):
         dropout: float,
         softmax: Softmax,
         autocast: Dtype | None,
+        broadcasts: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """The output of attention by this kernel, merged to (batch, seq, heads·dim), and the attention weights. Eager
-        attention alone returns weights: they live until the forward pass of the block ends.
+        attention alone returns weights: they live until the forward pass of the block ends. broadcasts: keys and values
+        of fewer heads are left to matmul, which the math kernel alone does.
         """
         if kernel == "eager":
             out, weights = eager(q, k, v, self, mask=mask, dropout=dropout, softmax=softmax, autocast=autocast)
             return ops.reshape(out, self.tokens), weights
         # Like sdpa_attention_forward, this holds on to what is expanded until the kernel is done.
-        if kernel == "efficient" or self.is_expanded(masked=mask is not None):
+        if not broadcasts and (kernel == "efficient" or self.is_expanded(masked=mask is not None)):
             k, v = repeat_kv(k, self), repeat_kv(v, self)
         if kernel == "math":
-            return ops.reshape(
-                math(q, k, v, self, mask=mask, causal=causal, dropout=dropout, autocast=autocast), self.tokens
-            ), None
+            how: dict[str, Any] = {"mask": mask, "causal": causal, "dropout": dropout, "autocast": autocast}
+            return ops.reshape(math(q, k, v, self, broadcasts=broadcasts, **how), self.tokens), None
         if kernel in ("efficient", "efficient-grouped"):
             return efficient(q, k, v, self, autocast, mask), None
         if kernel == "cudnn":
@@ -205,8 +206,11 @@ def math(
     causal: bool,
     dropout: float,
     autocast: Dtype | None,
+    broadcasts: bool = False,
 ) -> Tensor:
-    """PyTorch's fallback without a fused kernel, in fp32 (_scaled_dot_product_attention_math)."""
+    """PyTorch's fallback without a fused kernel, in fp32 (_scaled_dot_product_attention_math). broadcasts: it is matmul
+    that expands grouped heads.
+    """
     tape = q.tape
     q, k, v = lowered(autocast, q, k, v)
     dtype = q.dtype
@@ -221,8 +225,10 @@ def math(
         zero, minus = tape.new(SCALAR, FP32, "zero"), tape.new(SCALAR, FP32, "minus infinity")
         bias = tape.new(square, FP32, "causal mask")
         del zero, minus, allowed
-    keys, values = repeat_interleave(k32, heads), repeat_interleave(v32, heads)
+    keys, values = (k32, v32) if broadcasts else (repeat_interleave(k32, heads), repeat_interleave(v32, heads))
     scaled_k = ops.scale(keys, "scaled key")
+    if broadcasts:
+        scaled_k = _broadcast(scaled_k, heads)
     scores = _matmul(scaled_q, scaled_k, heads.scores, "attention scores", None)
     del scaled_k
     if bias is not None:
@@ -231,12 +237,23 @@ def math(
     del scores
     weights = ops.dropout(weights, dropout)
     returned = ops.to(weights, dtype, "attention weights") if dtype is not FP32 else None
+    values = _broadcast(values, heads) if broadcasts else values
     out = ops.view(_matmul(weights, values, heads.out, "attention output", None), heads.out)
     out = ops.to(out, dtype, "attention output")
     del returned, weights, q32, k32, v32, keys, values, scaled_q, bias
     by_token = ops.transpose(out, heads.by_token)
     del out
     return ops.contiguous(by_token)
+
+
+def _broadcast(x: Tensor, heads: Heads) -> Tensor:
+    """Keys or values as torch.matmul expands them to all heads: a copy, but of a single sequence a view."""
+    if heads.batch > 1:
+        return repeat_interleave(x, heads)
+    node = x.tape.record(_repeat_backward, (x.node,), None, x.shape)
+    out = x.tape.view(x, heads.expanded(x))
+    out.node = node
+    return out
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None) -> Tensor:

@@ -132,7 +132,8 @@ def small(model_type: str) -> dict[str, Any]:
     """A config.json of the type."""
     text = Source({"model_type": model_type}).text
     names = {key: text.attribute_map.get(key, key) for key in (*SMALL, "num_hidden_layers")}
-    sizes = {names[key]: value for key, value in SMALL.items() if isinstance(getattr(text, key, None), int)}
+    fields = text.to_dict()
+    sizes = {names[key]: value for key, value in SMALL.items() if isinstance(fields.get(names[key]), int)}
     layers = {names["num_hidden_layers"]: 6}
     padding = {} if getattr(text, "pad_token_id", None) is None else {"pad_token_id": 0}
     return {"model_type": model_type, **sizes, **layers, **padding}

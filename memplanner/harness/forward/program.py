@@ -93,7 +93,7 @@ class _Builder:
             return Type({"bfloat16": "weights"}.get(arg, arg))
         if isinstance(arg, list):
             return [self._arg(call, *items) for items in zip(arg, *others, strict=True)]
-        if isinstance(arg, float) and call.name not in ("pow", "dropout", "attention"):
+        if isinstance(arg, float) and call.name not in ("pow", "dropout", "attention", "sdpa"):
             return 1.0
         return arg if all(other == arg for other in others) else 0
 
@@ -191,8 +191,8 @@ class _Builder:
         )
 
     def _block(self, path: str, begin: int, end: int, until: int, *, is_last: bool) -> Block:
-        """The block's own program, with numbers of its own. What it returns beside its hidden state, such as attention's
-        weights, which transformers' models then drop, ends with it.
+        """The block's own program, with numbers of its own. What it returns beside its hidden state, and transformers'
+        models then drop, ends with it.
         """
         entering, leaving = self.entries[begin].entering, self.entries[end].leaving
         numbers: dict[int, int] = {entering: 0}

@@ -10,6 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memplanner.components.architectures.recorded.program import Forward
+from memplanner.components.architectures.recorded.settings import ADJUSTING
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.forward.operations import WORD, record_forward
 from memplanner.harness.forward.program import Recording, program_of
@@ -144,6 +145,8 @@ def _record(
     around: dict[str, int] = {}
     if has_own_heads and _has_head_dim(text):
         sizes["head_dim"] = SIZES["head_dim"][place]
+    if hasattr(text, ADJUSTING[0]):
+        around |= {ADJUSTING[0]: False, "block_ff_dim": sizes["intermediate_size"]}
     if has_round_heads:
         sizes["num_attention_heads"] = ROUND_HEADS[place]
     if "qk_rope_head_dim" in sizes:  # latent attention has keys for every head, and transformers makes head_dim of it

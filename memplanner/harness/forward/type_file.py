@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import torch
 
-from memplanner.components.architectures.recorded.program import as_table
-from memplanner.components.architectures.recorded.settings import EAGER, Recorded
+from memplanner.components.architectures.recorded.program import Forward, as_table
+from memplanner.components.architectures.recorded.settings import ADJUSTING, EAGER, Recorded
 from memplanner.components.methods.targets import ALL_LINEAR
 from memplanner.harness.builders.targets import converted_names, default_targets
 from memplanner.harness.errors import NotBuildableError
@@ -29,7 +29,7 @@ _IGNORED: Final = frozenset(
 def table_of(sources: Sequence[Source]) -> dict[str, Any]:
     """The file of a type of model. sources: config.jsons of the type, the first of which has the class's defaults.
 
-    NotBuildableError where the first cannot be recorded; others are left out.
+    NotBuildableError where none can be recorded.
     """
     import transformers
 
@@ -54,18 +54,31 @@ def table_of(sources: Sequence[Source]) -> dict[str, Any]:
     }
     keys = _deciding(first)
     table["derived"] = _derived(first, keys)
-    known = (*SIZES, *keys, "num_hidden_layers", "sliding_window", "attention_chunk_size", "tie_word_embeddings")
+    known = (
+        *SIZES,
+        *keys,
+        *ADJUSTING,
+        "num_hidden_layers",
+        "sliding_window",
+        "attention_chunk_size",
+        "tie_word_embeddings",
+    )
     resolved = first.text.to_dict()
     table["defaults"] = {key: _plain(resolved.get(key, getattr(first.text, key, None))) for key in known}
     if first.nested:
         table["defaults"]["tie_word_embeddings"] = bool(getattr(first.config, "tie_word_embeddings", False))
     table["defaults"] = {key: value for key, value in table["defaults"].items() if value is not None}
-    recorded = Recorded(table)
+    recorded, failed = Recorded(table), list[NotBuildableError]()
     for source in sources:
         config = source.fields if source is not first else {}
         if recorded.variant(config) is not None:
             continue
-        table["variants"].append({"fields": recorded.fingerprint(config, keys), **_variant(source)})
+        try:
+            table["variants"].append({"fields": recorded.fingerprint(config, keys), **_variant(source)})
+        except NotBuildableError as error:
+            failed.append(error)
+    if not table["variants"]:
+        raise failed[0]
     if table["converted"] and table["lora_targets"] == (ALL_LINEAR,):
         table["lora_targets"] = [name for name in _linear_names(table) if name not in table["converted"]]
     return table
@@ -79,7 +92,7 @@ def _linear_names(table: dict[str, Any]) -> dict[str, None]:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float | str | dict | None) else None
+    return value if isinstance(value, bool | int | float | str | dict | list | None) else None
 
 
 def _deciding(source: Source) -> list[str]:
@@ -96,10 +109,21 @@ def _deciding(source: Source) -> list[str]:
         and (key not in names or key in unset)
         and key not in _IGNORED
         and not key.endswith("_token_id")
-        and not isinstance(value, list)
+        and key not in ADJUSTING
+        and not (isinstance(value, list) and (_names_layers(source, value) or not _is_flat(value)))
         and "eps" not in key.split("_")
         and "epsilon" not in key.split("_")
     ]
+
+
+def _is_flat(value: list[Any]) -> bool:
+    return all(isinstance(item, int | str) for item in value)
+
+
+def _names_layers(source: Source, value: Any) -> bool:
+    """Whether a setting names a kind for every layer."""
+    is_list = isinstance(value, list) and len(value) == source.text.num_hidden_layers and _is_flat(value)
+    return is_list and (len({*value}) < len(value) or len(value) == 1)
 
 
 _FOLLOWING: Final = {
@@ -129,14 +153,7 @@ def _derived(source: Source, keys: Sequence[str]) -> dict[str, str]:
 
 
 def _variant(source: Source) -> dict[str, Any]:
-    lists = [
-        key
-        for key, value in source.text.to_dict().items()
-        if isinstance(value, list)
-        and len(value) == source.text.num_hidden_layers
-        and value
-        and not isinstance(value[0], list | dict)
-    ]
+    lists = [key for key, value in source.text.to_dict().items() if _names_layers(source, value)]
     words = [
         "/".join(str(source.text.to_dict()[key][i]) for key in lists) for i in range(source.text.num_hidden_layers)
     ]
@@ -148,13 +165,23 @@ def _variant(source: Source) -> dict[str, Any]:
     eager, order = record_type(source, num_layers=num_layers, attention=EAGER)
     found: dict[str, Any] = {"refuses_sdpa": refuses, "kinds": _kinds(lists, words, order), EAGER: as_table(eager)}
     try:
-        kernels, other = record_type(source, num_layers=num_layers)
+        kernels, other = _with_kernels(source, num_layers)
         if other == order:
             found["kernels"] = as_table(kernels)
     except NotBuildableError:
         if not refuses:
             raise
     return found
+
+
+def _with_kernels(source: Source, num_layers: int) -> tuple[Forward, list[str]]:
+    """The program in which attention is one operation: transformers' own or, of a class that does not ask transformers
+    for it, the class's calls of scaled_dot_product_attention.
+    """
+    try:
+        return record_type(source, num_layers=num_layers)
+    except NotBuildableError:
+        return record_type(source, num_layers=num_layers, attention="sdpa")
 
 
 def _kinds(lists: list[str], words: list[str], order: list[str]) -> dict[str, Any]:

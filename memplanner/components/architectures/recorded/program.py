@@ -114,7 +114,7 @@ class Forward(Frozen):
     @property
     def has_kernels(self) -> bool:
         """Whether attention is one operation, for which a kernel runs, and not written out."""
-        return any(step.name == "attention" for block in self.blocks.values() for step in block.steps)
+        return any(step.name in ("attention", "sdpa") for block in self.blocks.values() for step in block.steps)
 
 
 # -- as JSON -----------------------------------------------------------------------------------------------------------

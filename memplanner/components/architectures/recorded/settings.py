@@ -18,6 +18,15 @@ MOST: Final[Mapping[str, int]] = {"num_experts": 4096, "num_local_experts": 4096
 EAGER: Final = "eager"
 
 
+ADJUSTING: Final = ("block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "block_multiple_of")
+"""Settings that make a feed-forward layer's width of another: whether, times what, and up to a multiple of what."""
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def canonical(key: str, value: Any) -> Any:
     """What of a setting's value decides the structure of a forward pass."""
     if isinstance(value, bool | str | None):
@@ -26,6 +35,8 @@ def canonical(key: str, value: Any) -> Any:
         return value if key in EXACT_FLOATS else value > 0
     if isinstance(value, int):
         return value > 0 if "dropout" in key or "pdrop" in key else value
+    if isinstance(value, list):
+        return value or None
     if isinstance(value, dict):
         kinds = {k: canonical(k, v) for k, v in sorted(value.items()) if k in ("rope_type", "type", *EXACT_FLOATS)}
         return kinds or None
@@ -60,6 +71,8 @@ class Recorded(Frozen, eq=False, kw_only=False):
 
     def value(self, text: Mapping[str, Any], key: str) -> Any:
         """A setting: as the file says it, under either of its names, or as the class has it by default."""
+        if key == "intermediate_size" and self._is_adjusted(text):
+            return self._adjusted(text)
         for name in (key, self.table["names"].get(key)):
             if name is not None and text.get(name) is not None:
                 return text[name]
@@ -73,6 +86,21 @@ class Recorded(Frozen, eq=False, kw_only=False):
             divisor = self.value(text, under) if under else 1
             return number // divisor if isinstance(number, int) and isinstance(divisor, int) and divisor else None
         return self.table["defaults"].get(key)
+
+    def _is_adjusted(self, text: Mapping[str, Any]) -> bool:
+        return bool(text.get(ADJUSTING[0], self.table["defaults"].get(ADJUSTING[0])))
+
+    def _adjusted(self, text: Mapping[str, Any]) -> Any:
+        """The width of feed-forward layers whose config.json has it half as large again, and unrounded (transformers'
+        modeling_lfm2.py, Lfm2MLP).
+        """
+        defaults = self.table["defaults"]
+        times, multiple = (text.get(key, defaults.get(key)) for key in ADJUSTING[1:])
+        size = text.get("block_ff_dim", text.get("intermediate_size", defaults.get("intermediate_size")))
+        if not is_whole(size) or not is_whole(multiple) or isinstance(times, bool | str) or multiple < 1:
+            return None
+        size = 2 * size // 3
+        return size if times is None else -(-int(times * size) // multiple) * multiple
 
     def fingerprint(self, config: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
         """What of a config.json decides the structure of the forward pass."""
@@ -110,7 +138,9 @@ class Recorded(Frozen, eq=False, kw_only=False):
         found: list[list[str]] = []
         for variant in self.table["variants"]:
             own = self.fingerprint(config, [*variant["fields"]])
-            differing = [f"{key} {show_value(own[key])}" for key, value in variant["fields"].items() if own[key] != value]
+            differing = [
+                f"{key} {show_value(own[key])}" for key, value in variant["fields"].items() if own[key] != value
+            ]
             foreign = self._foreign(config, variant)
             found.append([*differing, *([foreign] if foreign else [])])
         nearest = min(found, key=len, default=[])
