@@ -27,15 +27,18 @@ def same_kernels(compute_capability: float) -> float:
 
 class Call(Frozen):
     """A call of scaled_dot_product_attention, as far as it decides which kernel runs. groups: query heads per key/value
-    head, 1 where transformers expands them before the call.
+    head, 1 where transformers expands them before the call. value_dim: the width of values; head_dim: of the others.
+    broadcasts: keys and values have fewer heads, and enable_gqa is not asked for.
     """
 
     dtype: Dtype
     seq: int
     groups: int
     head_dim: int
+    value_dim: int
     masked: bool
     dropout: float = 0.0
+    broadcasts: bool = False
 
 
 class Attention(Frozen):
@@ -95,10 +98,13 @@ class Attention(Frozen):
         both (check_cudnn_d256_bprop_head_dim).
         """
         major = int(self.compute_capability)
-        if major not in (9, 10) or call.dtype is FP32 or call.head_dim % 8 or call.seq == 1 or call.dropout * 16 % 1:
+        if major not in (9, 10) or call.dtype is FP32 or call.seq == 1 or call.dropout * 16 % 1:
+            return False
+        if call.head_dim % 8 or call.value_dim % 8 or call.broadcasts:
             return False
         widest = 256 if major == 9 and self.torch == "2.13" else 128
-        return call.head_dim <= widest or (call.head_dim == 256 and self.torch != "2.13")
+        width = max(call.head_dim, call.value_dim)
+        return width <= widest or (call.head_dim == call.value_dim == 256 and self.torch != "2.13")
 
     def against_flash(self, call: Call) -> str:
         """Why the flash kernel cannot run (can_use_flash_attention); empty where it can.
@@ -112,6 +118,10 @@ class Attention(Frozen):
             return "needs sm_80"
         if call.masked:
             return "takes no mask"
+        if call.broadcasts:
+            return "broadcasts no keys"
+        if call.head_dim != call.value_dim:
+            return f"takes no keys of {call.head_dim} with values of {call.value_dim}"
         is_small = 8.6 <= self.compute_capability < 9 or self.compute_capability >= 12
         if call.head_dim > WIDEST_FLASH:
             return f"takes no head dim {call.head_dim}"
@@ -123,8 +133,11 @@ class Attention(Frozen):
         """Why the memory-efficient kernel cannot run (can_use_mem_efficient_attention); empty where it can."""
         if call.dtype is BF16 and self.compute_capability < 8:
             return "needs sm_80 for bf16"
-        if call.head_dim % self.alignment(call.dtype):
-            return f"takes no head dim {call.head_dim}"
+        if call.broadcasts:  # check_batch_size_and_num_heads_dense
+            return "broadcasts no keys"
+        for width in (call.head_dim, call.value_dim):
+            if width % self.alignment(call.dtype):
+                return f"takes no head dim {width}"
         if call.groups > 1 and self.torch == "2.13":  # check_batch_size_and_num_heads_dense; pytorch/pytorch#191085
             return "takes no grouped heads"
         return ""
@@ -135,10 +148,13 @@ class Attention(Frozen):
             return 4 if dtype is FP32 else 8
         return 8 if self.compute_capability >= 7 and dtype is not FP32 else 1
 
-    def mask(self, ctx: "Context", embedded: Dtype, *, causal: bool = True, window: int | None = None) -> Tensor | None:
+    def mask(
+        self, ctx: "Context", embedded: Dtype, *, causal: bool = True, window: int | None = None, always: bool = False
+    ) -> Tensor | None:
         """The mask that all layers of a kind share, (batch, 1, seq, seq): for eager attention in the type of the
         embedded tokens, for SDPA boolean, and only where batches are padded or a sequence is as long as the sliding
-        window; the kernels know causality by themselves, and flash-attention windows too.
+        window; the kernels know causality by themselves, and flash-attention windows too. always: the model asks for a
+        mask in any case (allow_is_causal_skip=False).
 
         Source: transformers.masking_utils, eager_mask, sdpa_mask, _ignore_causal_mask_sdpa and flash_attention_mask.
         """
@@ -146,7 +162,7 @@ class Attention(Frozen):
         if self.kind == "flash-attention-2":
             return None
         is_windowed = window is not None and ctx.seq >= window
-        if not (self.padding or is_windowed or (eager and causal)):
+        if not (self.padding or is_windowed or (causal and (eager or always))):
             return None
         tape, s = ctx.tape, ctx.seq
         full = Shape(batch=ctx.batch, one=1, queries=s, keys=s)

@@ -117,17 +117,23 @@ class Context:
             return self.numerics.compute
         return self.autocast
 
-    def kernel(self, heads: Heads, mask: Tensor | None, dropout: float, dtype: Dtype) -> Kernel:
-        """The attention kernel that runs on this device for queries of this type, which autocast may lower."""
+    def kernel(
+        self, heads: Heads, mask: Tensor | None, dropout: float, dtype: Dtype, *, broadcasts: bool = False
+    ) -> Kernel:
+        """The attention kernel that runs on this device for queries of this type, which autocast may lower. broadcasts:
+        as attention.Call has it.
+        """
         attention = self.attention
-        is_expanded = heads.is_expanded(masked=mask is not None)
+        is_expanded = broadcasts or heads.is_expanded(masked=mask is not None)
         call = Call(
             dtype=self.attention_type(dtype) or dtype,
             seq=heads.seq,
             groups=1 if is_expanded else heads.groups,
             head_dim=heads.head_dim,
+            value_dim=heads.value_dim,
             masked=mask is not None,
             dropout=dropout,
+            broadcasts=broadcasts,
         )
         kernel = attention.kernel(call)
         if attention.kind == "sdpa" and kernel != "flash":

@@ -15,9 +15,9 @@ Where PyTorch's CPU path keeps other tensors than its CUDA path, the trace must 
 * singular value decomposition: cuSOLVER destroys its input, so the gradient is copied in column-major order first
   (ATen/native/BatchLinearAlgebra.cpp, linalg_svd_out); its own workspace is in no source;
 * products of half matrices with a float32 result: cuBLAS makes them in one call, the CPU casts (torch.mm, out_dtype);
-* autocast on CUDA casts what goes into pow and layer_norm to float32, and asks softmax for a float32 result, which is
-  no cast of a float16 input (ATen/autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE); on the CPU it does
-  neither.
+* autocast on CUDA casts what goes into pow, exp, layer_norm and the like to float32, and asks softmax for a float32
+  result, which is no cast of a float16 input (ATen/autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE);
+  on the CPU it does neither.
 """
 
 import contextlib
@@ -39,10 +39,10 @@ def _ceil(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _by_token(like: Tensor) -> Tensor:
-    """An empty (batch, heads, seq, dim) tensor laid out (batch, seq, heads, dim)."""
-    batch, heads, seq, dim = like.shape
-    return torch.empty(batch, seq, heads, dim, dtype=like.dtype, device=like.device).transpose(1, 2)
+def _by_token(like: Tensor, dim: int | None = None) -> Tensor:
+    """An empty (batch, heads, seq, dim) tensor laid out (batch, seq, heads, dim). dim: another width than like's."""
+    batch, heads, seq, own = like.shape
+    return torch.empty(batch, seq, heads, dim or own, dtype=like.dtype, device=like.device).transpose(1, 2)
 
 
 class FlashAttention(torch.autograd.Function):
@@ -50,7 +50,7 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = torch.empty_like(q if v.shape[3] == q.shape[3] else q[..., : v.shape[3]])
+        out = torch.empty_like(q)
         lse = torch.empty(q.shape[:3], dtype=torch.float32)
         seed = torch.empty(2, dtype=torch.int64)
         ctx.save_for_backward(q, k, v, out, lse, seed)
@@ -83,7 +83,7 @@ class CudnnAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         seed, offset = torch.empty(1, dtype=torch.int64), torch.empty(1, dtype=torch.int64)
-        out = torch.empty_like(q)
+        out = torch.empty_like(q) if v.shape[3] == q.shape[3] else _by_token(q, v.shape[3])
         lse = torch.empty(*q.shape[:3], 1, dtype=torch.float32)
         ctx.save_for_backward(q, k, v, out, lse, seed, offset, bias)
         return out
@@ -105,7 +105,7 @@ class EfficientAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        out = _by_token(q)
+        out = _by_token(q, v.shape[3])
         lse = torch.empty(*q.shape[:2], _ceil(q.shape[2], 32), dtype=torch.float32)
         ctx.save_for_backward(q, k, v, out, lse, bias)
         return out
@@ -118,7 +118,7 @@ class EfficientAttention(torch.autograd.Function):
         tiles = (*q.shape[:2], _ceil(q.shape[2], 64), _ceil(q.shape[3], 64))
         accumulator = torch.empty(tiles, dtype=torch.float32)
         if k.shape[1] != q.shape[1]:
-            expanded = [torch.empty_like(q), torch.empty_like(q)]
+            expanded = [torch.empty_like(q), q.new_empty(*q.shape[:3], v.shape[3])]
             del expanded
         del accumulator
         del sums, saved
@@ -155,8 +155,10 @@ def _attention(attention: Attention) -> Any:
             seq=key.shape[2],
             groups=groups,
             head_dim=query.shape[3],
+            value_dim=value.shape[3],
             masked=attn_mask is not None,
             dropout=dropout_p,
+            broadcasts=not enable_gqa and key.shape[1] != query.shape[1],
         )
         kernel = attention.kernel(call)
         if kernel == "math":
@@ -218,6 +220,19 @@ def _cuda_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, d
     return _softmax(input, dim, _stacklevel, dtype)
 
 
+_RAISED = ("exp", "expm1", "log", "log10", "log1p", "log2", "reciprocal", "rsqrt")
+
+
+def _cuda_raised(function: Any) -> Any:
+    """A function of one tensor that autocast on CUDA runs in fp32."""
+
+    def raised(input: Tensor, **kwargs: Any) -> Tensor:
+        promoted = torch.is_autocast_enabled("cpu") and input.dtype in _HALVES
+        return function(input.float() if promoted else input, **kwargs)  # type: ignore[no-any-return]
+
+    return raised
+
+
 _pow = torch.pow
 
 
@@ -229,8 +244,8 @@ def _is_autocast_enabled(device_type: str = "cpu") -> bool:
     return _autocast_enabled(device_type)
 
 
-def _cuda_pow(input: Tensor, exponent: Any) -> Tensor:
-    promoted = torch.is_autocast_enabled("cpu") and input.dtype in _HALVES
+def _cuda_pow(input: Any, exponent: Any) -> Tensor:
+    promoted = torch.is_autocast_enabled("cpu") and isinstance(input, Tensor) and input.dtype in _HALVES
     return _pow(input.float() if promoted else input, exponent)
 
 
@@ -342,6 +357,8 @@ def cuda_memory(attention: Attention) -> Iterator[None]:
         patch(unittest.mock.patch.object(functional, "layer_norm", _cuda_layer_norm))
         patch(unittest.mock.patch.object(torch, "pow", _cuda_pow))
         patch(unittest.mock.patch.object(torch, "square", _cuda_square))
+        for name in _RAISED:
+            patch(unittest.mock.patch.object(torch, name, _cuda_raised(getattr(torch, name))))
         patch(unittest.mock.patch.object(functional, "grouped_mm", _cuda_grouped_mm))
         patch(unittest.mock.patch.object(torch, "is_autocast_enabled", _is_autocast_enabled))
         patch(unittest.mock.patch.object(torch.linalg, "svd", _cuda_svd))

@@ -25,16 +25,18 @@ WIDEST_GROUPED: Final = 256
 
 
 class Heads(Frozen):
-    """The shapes of one attention layer."""
+    """The shapes of one attention layer. value_dim: the width of values and the output, head_dim: of the others."""
 
     batch: int
     seq: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    value_dim: int
     tokens: Shape
     q: Shape
     kv: Shape
+    out: Shape
     half_q: Shape
     half_kv: Shape
     by_token: Shape
@@ -42,20 +44,26 @@ class Heads(Frozen):
     lse: Shape
 
     @classmethod
-    def of(cls, *, batch: int, seq: int, num_heads: int, num_kv_heads: int, head_dim: int) -> "Heads":
-        """All shapes from the five numbers."""
+    def of(
+        cls, *, batch: int, seq: int, num_heads: int, num_kv_heads: int, head_dim: int, value_dim: int | None = None
+    ) -> "Heads":
+        """All shapes from these numbers. value_dim: head_dim by default."""
+        wide = head_dim if value_dim is None else value_dim
+        width = {"head_dim": wide} if wide == head_dim else {"value_dim": wide}
         return cls(
             batch=batch,
             seq=seq,
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
-            tokens=Shape(batch=batch, seq=seq, heads_dim=num_heads * head_dim),
+            value_dim=wide,
+            tokens=Shape(batch=batch, seq=seq, heads_dim=num_heads * wide),
             q=Shape(batch=batch, heads=num_heads, seq=seq, head_dim=head_dim),
             kv=Shape(batch=batch, kv_heads=num_kv_heads, seq=seq, head_dim=head_dim),
+            out=Shape(batch=batch, heads=num_heads, seq=seq, **width),
             half_q=Shape(batch=batch, heads=num_heads, seq=seq, half_head_dim=head_dim // 2),
             half_kv=Shape(batch=batch, kv_heads=num_kv_heads, seq=seq, half_head_dim=head_dim // 2),
-            by_token=Shape(batch=batch, seq=seq, heads=num_heads, head_dim=head_dim),
+            by_token=Shape(batch=batch, seq=seq, heads=num_heads, **width),
             scores=Shape(batch=batch, heads=num_heads, seq=seq, keys=seq),
             lse=Shape(batch=batch, heads=num_heads, seq=seq),
         )
@@ -72,20 +80,21 @@ class Heads(Frozen):
         dropout: float,
         softmax: Softmax,
         autocast: Dtype | None,
+        broadcasts: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """The output of attention by this kernel, merged to (batch, seq, heads·dim), and the attention weights. Eager
-        attention alone returns weights: they live until the forward pass of the block ends.
+        attention alone returns weights: they live until the forward pass of the block ends. broadcasts: keys and values
+        of fewer heads are left to matmul, which the math kernel alone does.
         """
         if kernel == "eager":
             out, weights = eager(q, k, v, self, mask=mask, dropout=dropout, softmax=softmax, autocast=autocast)
             return ops.reshape(out, self.tokens), weights
         # Like sdpa_attention_forward, this holds on to what is expanded until the kernel is done.
-        if kernel == "efficient" or self.is_expanded(masked=mask is not None):
+        if not broadcasts and (kernel == "efficient" or self.is_expanded(masked=mask is not None)):
             k, v = repeat_kv(k, self), repeat_kv(v, self)
         if kernel == "math":
-            return ops.reshape(
-                math(q, k, v, self, mask=mask, causal=causal, dropout=dropout, autocast=autocast), self.tokens
-            ), None
+            how: dict[str, Any] = {"mask": mask, "causal": causal, "dropout": dropout, "autocast": autocast}
+            return ops.reshape(math(q, k, v, self, broadcasts=broadcasts, **how), self.tokens), None
         if kernel in ("efficient", "efficient-grouped"):
             return efficient(q, k, v, self, autocast, mask), None
         if kernel == "cudnn":
@@ -101,6 +110,10 @@ class Heads(Frozen):
             num_kv_heads=self.num_kv_heads,
             head_dim=head_dim,
         )
+
+    def expanded(self, x: Tensor) -> Shape:
+        """The shape of keys or values x once every query head has its own."""
+        return self.q if x.shape.dims[3] == self.head_dim else self.out
 
     def is_expanded(self, *, masked: bool) -> bool:
         """Whether transformers gives every query head its own keys and values before it calls SDPA: it leaves grouped
@@ -121,7 +134,7 @@ def repeat_kv(x: Tensor, heads: Heads) -> Tensor:
     if heads.groups == 1 or heads.num_kv_heads > 1:
         return repeat_interleave(x, heads)
     node = x.tape.record(_repeat_backward, (x.node,), None, x.shape)
-    out = x.tape.view(x, heads.q)
+    out = x.tape.view(x, heads.expanded(x))
     out.node = node
     return out
 
@@ -131,7 +144,7 @@ def repeat_interleave(x: Tensor, heads: Heads) -> Tensor:
     if x.shape.dims[1] == heads.num_heads:
         return x
     node = x.tape.record(_repeat_backward, (x.node,), None, x.shape)
-    out = x.tape.new(heads.q, x.dtype, "key/value heads expanded")
+    out = x.tape.new(heads.expanded(x), x.dtype, "key/value heads expanded")
     out.node = node
     return out
 
@@ -163,7 +176,7 @@ def eager(
         "attention weights",
     )
     weights = ops.dropout(weights, dropout)
-    out = ops.view(_matmul(weights, v, heads.q, "attention output", autocast), heads.q)
+    out = ops.view(_matmul(weights, v, heads.out, "attention output", autocast), heads.out)
     by_token = ops.transpose(out, heads.by_token)
     del out
     return ops.contiguous(by_token), weights
@@ -193,8 +206,11 @@ def math(
     causal: bool,
     dropout: float,
     autocast: Dtype | None,
+    broadcasts: bool = False,
 ) -> Tensor:
-    """PyTorch's fallback without a fused kernel, in fp32 (_scaled_dot_product_attention_math)."""
+    """PyTorch's fallback without a fused kernel, in fp32 (_scaled_dot_product_attention_math). broadcasts: it is matmul
+    that expands grouped heads.
+    """
     tape = q.tape
     q, k, v = lowered(autocast, q, k, v)
     dtype = q.dtype
@@ -209,8 +225,10 @@ def math(
         zero, minus = tape.new(SCALAR, FP32, "zero"), tape.new(SCALAR, FP32, "minus infinity")
         bias = tape.new(square, FP32, "causal mask")
         del zero, minus, allowed
-    keys, values = repeat_interleave(k32, heads), repeat_interleave(v32, heads)
+    keys, values = (k32, v32) if broadcasts else (repeat_interleave(k32, heads), repeat_interleave(v32, heads))
     scaled_k = ops.scale(keys, "scaled key")
+    if broadcasts:
+        scaled_k = _broadcast(scaled_k, heads)
     scores = _matmul(scaled_q, scaled_k, heads.scores, "attention scores", None)
     del scaled_k
     if bias is not None:
@@ -219,12 +237,23 @@ def math(
     del scores
     weights = ops.dropout(weights, dropout)
     returned = ops.to(weights, dtype, "attention weights") if dtype is not FP32 else None
-    out = ops.view(_matmul(weights, values, heads.q, "attention output", None), heads.q)
+    values = _broadcast(values, heads) if broadcasts else values
+    out = ops.view(_matmul(weights, values, heads.out, "attention output", None), heads.out)
     out = ops.to(out, dtype, "attention output")
     del returned, weights, q32, k32, v32, keys, values, scaled_q, bias
     by_token = ops.transpose(out, heads.by_token)
     del out
     return ops.contiguous(by_token)
+
+
+def _broadcast(x: Tensor, heads: Heads) -> Tensor:
+    """Keys or values as torch.matmul expands them to all heads: a copy, but of a single sequence a view."""
+    if heads.batch > 1:
+        return repeat_interleave(x, heads)
+    node = x.tape.record(_repeat_backward, (x.node,), None, x.shape)
+    out = x.tape.view(x, heads.expanded(x))
+    out.node = node
+    return out
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None) -> Tensor:
@@ -279,7 +308,7 @@ def cudnn(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | None,
     bias = None if mask is None else additive_mask(mask, q.dtype)
     seed = tape.new(Shape(seed=1), INT64, "random seed")
     offset = tape.new(Shape(offset=1), INT64, "random offset")
-    out = tape.like(q, "attention output")
+    out = tape.like(q, "attention output") if heads.value_dim == heads.head_dim else _by_token(tape, heads.out, q.dtype)
     lse = tape.new(heads.lse, FP32, "log-sum-exp")
     saved = (q, k, v, out, lse, seed, offset, bias)
     out.node = tape.record(_cudnn_backward, (q.node, k.node, v.node), saved, heads)
@@ -302,8 +331,7 @@ def efficient(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | N
     tape = q.tape
     q, k, v = lowered(autocast, q, k, v)
     bias = None if mask is None else additive_mask(mask, q.dtype, multiple=8)
-    out = tape.new(heads.q, q.dtype, "attention output")
-    out.transposed = True
+    out = _by_token(tape, heads.out, q.dtype)
     padded = _up(heads.seq, 32)
     lse = tape.new(Shape(batch=heads.batch, heads=heads.num_heads, seq=padded), FP32, "log-sum-exp")
     node = tape.record(_efficient_backward, (q.node, k.node, v.node), (q, k, v, out, lse, bias), heads)
@@ -314,19 +342,19 @@ def efficient(q: Tensor, k: Tensor, v: Tensor, heads: Heads, autocast: Dtype | N
 def _efficient_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[Tensor | None, ...]:
     # aten/src/ATen/native/transformers/cuda/attention_backward.cu, _efficient_attention_backward
     heads: Heads = node.ctx
-    kv: Shape = saved[1].shape
-    dq = _grad(tape, heads.q, grad.dtype, "query gradient")
-    dk = _grad(tape, kv, grad.dtype, "key gradient")
-    dv = _grad(tape, kv, grad.dtype, "value gradient")
+    keys, values = saved[1].shape, saved[2].shape
+    dq = _by_token(tape, heads.q, grad.dtype, "query gradient")
+    dk = _by_token(tape, keys, grad.dtype, "key gradient")
+    dv = _by_token(tape, values, grad.dtype, "value gradient")
     delta = tape.new(heads.lse, FP32, "softmax gradient sums")
     # kernel_backward.h: kNeedsAccumGradQ holds from compute capability 7.0 on, in tiles of 64 rows and 64 columns.
     rows, width = _up(heads.seq, 64), _up(heads.head_dim, 64)
     tiles = Shape(batch=heads.batch, heads=heads.num_heads, seq=rows, head_dim=width)
     accumulator = tape.new(tiles, FP32, "query gradient in fp32")
-    if kv.dims[1] != heads.num_heads:
+    if keys.dims[1] != heads.num_heads:
         # pytorch/pytorch#191085: each query head writes its own, a second kernel sums them.
         dk_expanded = tape.new(heads.q, grad.dtype, "key gradient of all heads")
-        dv_expanded = tape.new(heads.q, grad.dtype, "value gradient of all heads")
+        dv_expanded = tape.new(heads.out, grad.dtype, "value gradient of all heads")
         del dk_expanded, dv_expanded
     del accumulator
     del delta
@@ -360,10 +388,11 @@ def _gradients_like(tape: Tape, dtype: Dtype, *tensors: Tensor) -> tuple[Tensor,
     return tuple(tape.like(x, name, dtype) for x, name in zip(tensors, names, strict=True))
 
 
-def _grad(tape: Tape, shape: Shape, dtype: Dtype, name: str) -> Tensor:
-    grad = tape.new(shape, dtype, name)
-    grad.transposed = True
-    return grad
+def _by_token(tape: Tape, shape: Shape, dtype: Dtype, name: str = "attention output") -> Tensor:
+    """A new (batch, heads, seq, dim) tensor whose memory is ordered by token."""
+    out = tape.new(shape, dtype, name)
+    out.transposed = True
+    return out
 
 
 def _merge(out: Tensor, heads: Heads) -> Tensor:

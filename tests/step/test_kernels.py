@@ -16,6 +16,7 @@ from tests.models import plan_of
 
 def kernel(card: float, dtype: Dtype, torch: str = "2.13", kind: str = "sdpa", **fields: Any) -> str:
     call = {"seq": 128, "groups": 1, "head_dim": 64, "masked": False, **fields}
+    call.setdefault("value_dim", call["head_dim"])
     return Attention(kind=kind, compute_capability=card, padding=False, torch=torch).kernel(Call(dtype=dtype, **call))
 
 
@@ -41,6 +42,10 @@ def kernel(card: float, dtype: Dtype, torch: str = "2.13", kind: str = "sdpa", *
         (12.0, BF16, {"head_dim": 256}, "flash", "flash"),
         (12.0, BF16, {"head_dim": 256, "dropout": 0.1}, "efficient", "efficient"),
         (11.0, BF16, {"head_dim": 208}, "flash", "flash"),
+        # Latent attention: flash takes one width alone.
+        (8.0, BF16, {"head_dim": 192, "value_dim": 128}, "efficient", "efficient"),
+        (9.0, BF16, {"head_dim": 192, "value_dim": 128}, "cudnn", "efficient"),
+        (8.0, BF16, {"head_dim": 64, "value_dim": 36}, "math", "math"),
         # Before Ampere there is no flash, and no bf16 in the memory-efficient kernel.
         (7.5, FP16, {}, "efficient", "efficient"),
         (7.5, FP16, {"groups": 4}, "math", "efficient-grouped"),

@@ -76,9 +76,9 @@ class Compared(Frozen):
 
 def small_config(source: Source) -> dict[str, Any]:
     """A config.json of the same kind with small sizes."""
-    text = source.text
+    text, fields = source.text, source.text.to_dict()
     names = {key: text.attribute_map.get(key, key) for key in (*SIZES, "num_hidden_layers")}
-    own: dict[str, Any] = {names[key]: size for key, size in SIZES.items() if isinstance(getattr(text, key, None), int)}
+    own: dict[str, Any] = {names[key]: size for key, size in SIZES.items() if isinstance(fields.get(names[key]), int)}
     own |= {names["num_hidden_layers"]: NUM_LAYERS, **truncated_lists(text, NUM_LAYERS)}
     if getattr(text, "pad_token_id", None) is not None:
         own["pad_token_id"] = 0

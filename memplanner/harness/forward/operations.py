@@ -310,10 +310,27 @@ def _raising(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
 
 def _raised(recorder: Recorder, args: Any) -> Any:
     """The arguments, of which autocast casts the first to fp32."""
-    if not (recorder.applies_autocast and torch.is_autocast_enabled("cpu")):
+    if not (recorder.applies_autocast and torch.is_autocast_enabled("cpu") and isinstance(args[0], Tensor)):
         return args
     with recorder.whole():
         return (args[0].float() if args[0].is_floating_point() else args[0], *args[1:])
+
+
+def _sdpa(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """A model's own call, whose result (batch, heads, seq, dim) it goes on to merge."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    query, key, value, mask, dropout, causal = _bound(args, kwargs, names)
+    with recorder.whole():
+        out = query.new_empty(*query.shape[:3], value.shape[3])
+    grouped = bool(kwargs.get("enable_gqa"))
+    return recorder.note("sdpa", (query, key, value, mask, bool(causal), float(dropout or 0.0), grouped), out)
+
+
+def _joined(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
+    """cat and stack, whose parts autocast casts to one type."""
+    tensors, dim = _bound(args, kwargs, ("tensors", "dim"))
+    name = "stack" if func is torch.stack else "cat"
+    return recorder.note(name, (list(tensors), dim or 0), _run(recorder, func, args, kwargs))
 
 
 def _grouped_mm(recorder: Recorder, func: Any, args: Any, kwargs: Any) -> Any:
@@ -350,8 +367,14 @@ _FUNCTIONS: Final[dict[Any, Any]] = {
     **dict.fromkeys((Tensor.reshape, torch.reshape, Tensor.flatten, torch.flatten, Tensor.reshape_as), _reshape),
     Tensor.contiguous: _contiguous,
     **dict.fromkeys(
-        (torch.pow, Tensor.pow, Tensor.__pow__, torch.rsqrt, Tensor.rsqrt, torch.exp, Tensor.exp), _raising
+        (
+            *(torch.pow, Tensor.pow, Tensor.__pow__, torch.rsqrt, Tensor.rsqrt, torch.exp, Tensor.exp),
+            *(torch.expm1, Tensor.expm1, torch.log, Tensor.log, torch.log1p, Tensor.log1p),
+        ),
+        _raising,
     ),
+    nn.functional.scaled_dot_product_attention: _sdpa,
+    **dict.fromkeys((torch.cat, torch.concat, torch.stack), _joined),
     **dict.fromkeys((nn.functional.grouped_mm, torch._grouped_mm), _grouped_mm),
     **dict.fromkeys((nn.functional.layer_norm, torch.layer_norm), _layer_norm),
 }
@@ -389,7 +412,9 @@ def _masking(recorder: Recorder, kind: str, window: str | None) -> Any:
         for extra in ("or_mask_function", "and_mask_function", "block_sequence_ids", "encoder_hidden_states"):
             if kwargs.get(extra) is not None:
                 raise NotBuildableError(f"a mask with {extra}")
-        return recorder.note("mask", (kind == "causal", Setting(window) if window else None, embeds), out)
+        args = (kind == "causal", Setting(window) if window else None, embeds)
+        always = (True,) if kwargs.get("allow_is_causal_skip") is False else ()
+        return recorder.note("mask", (*args, *always), out)
 
     return mask
 
@@ -439,6 +464,9 @@ def _transformers_noted(recorder: Recorder, model: nn.Module) -> Iterator[None]:
             if hasattr(module, "create_masks_for_generate"):
                 made = _masks_by_kind(recorder)
                 stack.enter_context(unittest.mock.patch.object(module, "create_masks_for_generate", made))
+        for linear in recorder.linears.values():
+            if type(linear).forward is not nn.Linear.forward and linear.bias is None:
+                stack.enter_context(unittest.mock.patch.object(linear, "forward", _as_module(recorder, linear)))
         handles = []
         for path, module in model.named_modules():
             handles += _named(recorder, path, module, path if module in blocks else None)
@@ -452,6 +480,16 @@ def _transformers_noted(recorder: Recorder, model: nn.Module) -> Iterator[None]:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _as_module(recorder: Recorder, linear: nn.Linear) -> Any:
+    """The forward function of a linear layer that writes out its product, as one operation like any other's."""
+    forward = linear.forward
+
+    def noted(x: Tensor) -> Any:
+        return recorder.note("module", (x, linear.weight, None), _run(recorder, forward, (x,), {}))
+
+    return noted
 
 
 def _named(recorder: Recorder, path: str, module: nn.Module, block: str | None) -> list[Any]:

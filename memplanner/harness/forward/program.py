@@ -100,7 +100,7 @@ class _Builder:
             return Type({"bfloat16": "weights"}.get(arg, arg))
         if isinstance(arg, list):
             return [self._arg(call, *items) for items in zip(arg, *others, strict=True)]
-        if isinstance(arg, float) and call.name not in ("pow", "dropout", "attention"):
+        if isinstance(arg, float) and call.name not in ("pow", "dropout", "attention", "sdpa"):
             return 1.0
         return arg if all(other == arg for other in others) else 0
 
@@ -122,6 +122,9 @@ class _Builder:
             if isinstance(entry, Step) and entry.name == "module" and entry.args[1] in names:
                 return place
         raise NotBuildableError("the output projection is not called")
+
+    def _first_block(self) -> int:
+        return next(i for i, entry in enumerate(self.entries) if isinstance(entry, Begin))
 
     def _path(self, module: nn.Module) -> str:
         return next(str(name) for name, m in self.first.model.named_modules() if m is module)
@@ -198,7 +201,9 @@ class _Builder:
         )
 
     def _block(self, path: str, begin: int, end: int, until: int, *, is_last: bool) -> Block:
-        """The block's own program, with numbers of its own."""
+        """The block's own program, with numbers of its own. What it returns beside its hidden state, and transformers'
+        models then drop, ends with it.
+        """
         entering, leaving = self.entries[begin].entering, self.entries[end].leaving
         numbers: dict[int, int] = {entering: 0}
         given: list[int] = []
@@ -233,9 +238,11 @@ class _Builder:
             elif isinstance(entry, Free) and entry.value in own and entry.value not in (leaving, entering):
                 entries.append(Free(numbers[entry.value]))
         freed = {entry.value for entry in entries if isinstance(entry, Free)}
-        kept = [v for v in own if numbers[v] not in freed and v != leaving]
-        if kept:
-            raise NotBuildableError(f"{path} hands on more than its hidden state: {kept}")
+        entries += [Free(numbers[v]) for v in sorted(own) if numbers[v] not in freed and v != leaving]
+        before = {v for e in self.entries[: self._first_block()] if isinstance(e, Step) for v in e.outs}
+        foreign = [v for v in given if v not in before and v != 0]
+        if foreign:
+            raise NotBuildableError(f"{path} takes more than a hidden state from other blocks: {foreign}")
         return Block(
             given=tuple(given),
             steps=_steps(entries),

@@ -1,5 +1,6 @@
 """Records a type of model's forward pass: builds small models of several sizes, and finds what they have in common."""
 
+import itertools
 import unittest.mock
 import warnings
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memplanner.components.architectures.recorded.program import Forward
+from memplanner.components.architectures.recorded.settings import ADJUSTING
 from memplanner.harness.builders.factories import factory_of
 from memplanner.harness.errors import NotBuildableError
 from memplanner.harness.forward.operations import WORD, record_forward
@@ -19,8 +21,11 @@ from memplanner.harness.forward.program import Recording, program_of
 SIZES: Final[Mapping[str, tuple[int, int, int]]] = {
     "hidden_size": (12 * 8 * 29, 30 * 8 * 31, 28 * 8 * 37),
     "intermediate_size": (8 * 41, 8 * 43, 8 * 47),
+    "ffn_dim": (8 * 41, 8 * 43, 8 * 47),
+    "ffn_hidden_size": (8 * 41, 8 * 43, 8 * 47),
     "num_attention_heads": (12, 30, 28),
-    "num_key_value_heads": (3, 5, 7),
+    "num_key_value_heads": (6, 10, 14),
+    "num_kv_heads": (6, 10, 14),
     "head_dim": (32 * 17, 32 * 19, 32 * 23),
     "vocab_size": (8 * 313, 8 * 317, 8 * 331),
     "max_position_embeddings": (8 * 337, 8 * 347, 8 * 349),
@@ -37,6 +42,8 @@ SIZES: Final[Mapping[str, tuple[int, int, int]]] = {
     "v_head_dim": (8 * 139, 8 * 149, 8 * 151),
 }
 """The settings that sizes are made of, and their values in the recordings, which share few factors."""
+ROUND_HEADS: Final = (16, 32, 64)
+"""Numbers of heads for models that count on to the next power of two (ALiBi), which then is the number itself."""
 BATCH: Final = (2, 3, 5)
 SEQ: Final = (2 * 157, 2 * 163, 2 * 167)
 
@@ -105,22 +112,32 @@ def record_type(source: Source, *, num_layers: int, attention: str = WORD) -> tu
     """
     import transformers
 
-    last: Exception | None = None
-    for has_own_heads in (True, False):
-        if has_own_heads and not isinstance(getattr(source.text, "head_dim", None), int):
+    failed: list[NotBuildableError] = []
+    for has_own_heads, has_round_heads in itertools.product((True, False), (False, True)):
+        if has_own_heads and not _has_head_dim(source.text):
             continue
-        how: dict[str, Any] = {"has_own_heads": has_own_heads, "attention": attention, "num_layers": num_layers}
+        how: dict[str, Any] = {
+            "has_own_heads": has_own_heads,
+            "has_round_heads": has_round_heads,
+            "attention": attention,
+            "num_layers": num_layers,
+        }
         try:
             recordings = [_record(source, place, **how) for place in range(len(BATCH))]
             lowered = _record(source, 0, **how, dtype=torch.float32)
-        except NotBuildableError:
-            raise
+            return program_of(recordings, lowered, transformers=transformers.__version__)
+        except NotBuildableError as error:
+            failed.append(error)
         except Exception as error:  # of code that takes a head's width for hidden/heads
-            last = last or error
-            continue
-        return program_of(recordings, lowered, transformers=transformers.__version__)
-    text = " ".join(str(last).split())[:200]
-    raise NotBuildableError(f"it does not run with sizes of its own: {type(last).__name__}: {text}")
+            text = " ".join(str(error).split())[:200]
+            message = f"it does not run with sizes of its own: {type(error).__name__}: {text}"
+            failed.append(NotBuildableError(message))
+    raise failed[0]
+
+
+def _has_head_dim(text: Any) -> bool:
+    """Whether the width of a head is a setting, and not only what hidden_size and the heads make it."""
+    return "head_dim" in text.to_dict()
 
 
 def _record(
@@ -128,6 +145,7 @@ def _record(
     place: int,
     *,
     has_own_heads: bool,
+    has_round_heads: bool,
     attention: str,
     num_layers: int,
     dtype: torch.dtype = torch.bfloat16,
@@ -137,12 +155,20 @@ def _record(
     around: dict[str, Any] = {}
     if source.nested:
         around |= rotary(text, SIZES["head_dim"][place])
+    if has_own_heads and _has_head_dim(text):
+        sizes["head_dim"] = SIZES["head_dim"][place]
+    if hasattr(text, ADJUSTING[0]):
+        around |= {ADJUSTING[0]: False, "block_ff_dim": sizes["intermediate_size"]}
+    if has_round_heads:
+        sizes["num_attention_heads"] = ROUND_HEADS[place]
     if "qk_rope_head_dim" in sizes:  # latent attention has keys for every head, and transformers makes head_dim of it
         sizes = {name: size for name, size in sizes.items() if name not in ("head_dim", "num_key_value_heads")}
         around["num_key_value_heads"] = sizes["num_attention_heads"]
     elif not has_own_heads:
         sizes["hidden_size"] = sizes["num_attention_heads"] * SIZES["head_dim"][place]
         sizes.pop("head_dim", None)
+        if "head_dim" in text.to_dict():
+            around["head_dim"] = SIZES["head_dim"][place]
     lists = truncated_lists(text, num_layers)
     padding = {} if getattr(text, "pad_token_id", None) is None else {"pad_token_id": 0}
     own = {text.attribute_map.get(name, name): value for name, value in sizes.items()}
@@ -179,7 +205,7 @@ def _built(source: Source, config: Any, attention: str, dtype: torch.dtype) -> t
     transformers.AttentionInterface._global_mapping.setdefault(WORD, lambda *_, **__: None)
     config._attn_implementation = attention
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    without_values = unittest.mock.patch.object(transformers.PreTrainedModel, "initialize_weights", lambda _: None)
+    without_values = unittest.mock.patch.object(transformers.PreTrainedModel, "initialize_weights")
     with mode, without_values, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return source.factory.from_config(config, dtype=dtype).train(), mode

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import torch
 
-from memplanner.components.architectures.recorded.program import as_table
-from memplanner.components.architectures.recorded.settings import EAGER, IN_VOCABULARY, SCHEMA, Recorded
+from memplanner.components.architectures.recorded.program import Forward, as_table
+from memplanner.components.architectures.recorded.settings import ADJUSTING, EAGER, IN_VOCABULARY, SCHEMA, Recorded
 from memplanner.components.methods.targets import ALL_LINEAR
 from memplanner.harness.builders.targets import converted_names, default_targets
 from memplanner.harness.errors import NotBuildableError
@@ -30,7 +30,7 @@ def table_of(sources: Sequence[Source]) -> dict[str, Any]:
     """The file of a type of model. sources: config.jsons of the type, the first of which has the class's defaults; of a
     model with other parts than a language model, only the others are recorded, if there are any.
 
-    NotBuildableError where the first cannot be recorded; others are left out.
+    NotBuildableError where none can be recorded.
     """
     import transformers
 
@@ -52,12 +52,21 @@ def table_of(sources: Sequence[Source]) -> dict[str, Any]:
             for name, other in (pair, pair[::-1])
             if name in SIZES or name == "num_hidden_layers"
         },
-        "derived": _derived(first),
+        "derived": {},
         "defaults": {},
         "variants": [],
     }
     keys = _deciding(first)
-    known = (*SIZES, *keys, "num_hidden_layers", "sliding_window", "attention_chunk_size", "tie_word_embeddings")
+    table["derived"] = _derived(first, keys)
+    known = (
+        *SIZES,
+        *keys,
+        *ADJUSTING,
+        "num_hidden_layers",
+        "sliding_window",
+        "attention_chunk_size",
+        "tie_word_embeddings",
+    )
     resolved = first.text.to_dict()
     table["defaults"] = {key: _plain(resolved.get(key, getattr(first.text, key, None))) for key in known}
     if first.nested:
@@ -67,12 +76,17 @@ def table_of(sources: Sequence[Source]) -> dict[str, Any]:
         keys += around
         table["defaults"] |= around
     table["defaults"] = {key: value for key, value in table["defaults"].items() if value is not None}
-    recorded = Recorded(table)
+    recorded, failed = Recorded(table), list[NotBuildableError]()
     for source in sources:
         config = source.fields if source is not first else {}
         if recorded.variant(config) is not None:
             continue
-        table["variants"].append({"fields": recorded.fingerprint(config, keys), **_variant(source)})
+        try:
+            table["variants"].append({"fields": recorded.fingerprint(config, keys), **_variant(source)})
+        except NotBuildableError as error:
+            failed.append(error)
+    if not table["variants"]:
+        raise failed[0]
     if table["converted"] and table["lora_targets"] == (ALL_LINEAR,):
         table["lora_targets"] = [name for name in _linear_names(table) if name not in table["converted"]]
     return table
@@ -86,7 +100,7 @@ def _linear_names(table: dict[str, Any]) -> dict[str, None]:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float | str | dict | None) else None
+    return value if isinstance(value, bool | int | float | str | dict | list | None) else None
 
 
 def _deciding(source: Source) -> list[str]:
@@ -95,14 +109,16 @@ def _deciding(source: Source) -> list[str]:
 
     common = transformers.PreTrainedConfig().to_dict()
     names = {*SIZES, *source.text.attribute_map.values()}
+    unset = {key for key in SIZES if key in source.text.to_dict() and getattr(source.text, key) is None} - {"head_dim"}
     return [
         key
         for key, value in source.text.to_dict().items()
         if key not in common
-        and key not in names
+        and (key not in names or key in unset)
         and key not in _IGNORED
         and not key.endswith("_token_id")
-        and not isinstance(value, list)
+        and key not in ADJUSTING
+        and not (isinstance(value, list) and (_names_layers(source, value) or not _is_flat(value)))
         and "eps" not in key.split("_")
         and "epsilon" not in key.split("_")
     ]
@@ -178,8 +194,28 @@ def _ties_by_text(source: Source) -> bool:
     return bool(made.tie_word_embeddings)
 
 
-def _derived(source: Source) -> dict[str, str]:
-    """Settings whose default follows from others."""
+def _is_flat(value: list[Any]) -> bool:
+    return all(isinstance(item, int | str) for item in value)
+
+
+def _names_layers(source: Source, value: Any) -> bool:
+    """Whether a setting names a kind for every layer."""
+    is_list = isinstance(value, list) and len(value) == source.text.num_hidden_layers and _is_flat(value)
+    return is_list and (len({*value}) < len(value) or len(value) == 1)
+
+
+_FOLLOWING: Final = {
+    "head_dim": "hidden_size/num_attention_heads",
+    "num_key_value_heads": "num_attention_heads",
+    "num_kv_heads": "num_attention_heads",
+    "intermediate_size": "4*hidden_size",
+    "ffn_hidden_size": "4*hidden_size",
+}
+"""What a setting is where config.json does not say it, for classes that make it of others."""
+
+
+def _derived(source: Source, keys: Sequence[str]) -> dict[str, str]:
+    """Settings whose default follows from others. keys: of those that decide the structure, where they are another."""
     text = source.text
     found = {}
     own = {text.attribute_map.get(k, k): v for k, v in (("hidden_size", 2784), ("num_attention_heads", 12))}
@@ -187,25 +223,15 @@ def _derived(source: Source) -> dict[str, str]:
         other = Source({"model_type": source.model_type}).made(own).get_text_config()
     except Exception:  # of classes that check more
         return {}
-    for key, words in {
-        "head_dim": "hidden_size/num_attention_heads",
-        "num_key_value_heads": "num_attention_heads",
-    }.items():
-        value = {"head_dim": 232, "num_key_value_heads": 12}[key]
+    for key, words in _FOLLOWING.items():
+        value = {"head_dim": 232, "num_key_value_heads": 12, "num_kv_heads": 12}.get(key, 4 * 2784)
         if getattr(other, key, None) in (value, None):
             found[key] = words
-    return found
+    return found | {key: "hidden_size" for key in keys if getattr(other, key, None) == 2784}
 
 
 def _variant(source: Source) -> dict[str, Any]:
-    lists = [
-        key
-        for key, value in source.text.to_dict().items()
-        if isinstance(value, list)
-        and len(value) == source.text.num_hidden_layers
-        and value
-        and not isinstance(value[0], list | dict)
-    ]
+    lists = [key for key, value in source.text.to_dict().items() if _names_layers(source, value)]
     words = [
         "/".join(str(source.text.to_dict()[key][i]) for key in lists) for i in range(source.text.num_hidden_layers)
     ]
@@ -217,13 +243,23 @@ def _variant(source: Source) -> dict[str, Any]:
     eager, order = record_type(source, num_layers=num_layers, attention=EAGER)
     found: dict[str, Any] = {"refuses_sdpa": refuses, "kinds": _kinds(lists, words, order), EAGER: as_table(eager)}
     try:
-        kernels, other = record_type(source, num_layers=num_layers)
+        kernels, other = _with_kernels(source, num_layers)
         if other == order:
             found["kernels"] = as_table(kernels)
     except NotBuildableError:
         if not refuses:
             raise
     return found
+
+
+def _with_kernels(source: Source, num_layers: int) -> tuple[Forward, list[str]]:
+    """The program in which attention is one operation: transformers' own or, of a class that does not ask transformers
+    for it, the class's calls of scaled_dot_product_attention.
+    """
+    try:
+        return record_type(source, num_layers=num_layers)
+    except NotBuildableError:
+        return record_type(source, num_layers=num_layers, attention="sdpa")
 
 
 def _kinds(lists: list[str], words: list[str], order: list[str]) -> dict[str, Any]:
@@ -239,8 +275,8 @@ def _kinds(lists: list[str], words: list[str], order: list[str]) -> dict[str, An
             rest = whole[first:]
             if len(rest) >= 2 * period and all(rest[i] == rest[i % period] for i in range(len(rest))):
                 return {
-                    "lists": lists if len(set(order)) > 1 else [],
-                    "words": by_word if len(set(order)) > 1 else {},
+                    "lists": lists if by_word else [],
+                    "words": by_word,
                     "first": "".join(whole[:first]),
                     "period": "".join(rest[:period]),
                 }

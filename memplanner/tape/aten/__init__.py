@@ -7,7 +7,7 @@ that make tensors from nothing (zeros, arange) take the type alone; those with a
 example and a type, or None for the example's.
 
 Names are those of native_functions.yaml without the overload; a few are functions of torch that call several operators:
-to, softmax, matmul, reshape, contiguous, dropout, linear, layer_norm.
+to, softmax, matmul, reshape, contiguous, dropout, linear, layer_norm. "constant" is torch.tensor of numbers.
 """
 
 from memplanner.tape.aten.base import Rule

@@ -96,6 +96,7 @@ _NAMES = {
 MAKING: dict[str, Rule] = {
     "arange": _maker("range"),
     "scalar_tensor": _maker("number"),
+    "constant": _maker("constant"),
     "linspace": _maker("range"),
     "constant_pad_nd": _pad,
     "repeat": _repeat,

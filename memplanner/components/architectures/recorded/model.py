@@ -25,6 +25,7 @@ from memplanner.program import shapes
 from memplanner.program.shapes import BF16, FP16, FP32, Dtype, Shape
 from memplanner.tape import nn, ops
 from memplanner.tape.aten import OPERATIONS
+from memplanner.tape.aten.base import promoted
 from memplanner.tape.attention import Heads
 from memplanner.tape.engine import Param, Tensor
 
@@ -46,6 +47,8 @@ RAISED: Final = frozenset(
     | {"prod", "sum", "sinh", "cosh", "tan", "acos", "asin", "expm1", "log10", "log2", "log1p", "logsumexp"}
 )
 """Operations that autocast casts to fp32 (autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE)."""
+PROMOTED: Final = frozenset({"cat", "stack"})
+"""Operations whose parts autocast casts to the widest of their types (autocast_mode.h, AT_FORALL_PROMOTE)."""
 
 
 class RecordedConfig(Published):
@@ -205,13 +208,15 @@ class Recorded:
                 self.ctx.require_input_gradients(args[0])
                 return
             case "mask":
-                causal, window, embedded = args
+                causal, window, embedded, *always = args
                 attention = self.ctx.attention
                 if not self.forward.has_kernels:
                     attention = attention.replaced(kind="eager")
-                made = attention.mask(self.ctx, embedded.dtype, causal=causal, window=window)
+                made = attention.mask(self.ctx, embedded.dtype, causal=causal, window=window, always=bool(always))
             case "attention":
                 made = self._attention(args, shapes_[0])
+            case "sdpa":
+                made = self._sdpa(args)
             case "linear":
                 made = (
                     self.ctx.matmul(args[0], args[1], args[2], shapes_[0], f"{step.module} output")
@@ -234,6 +239,9 @@ class Recorded:
         assert autocast is not None
         if name == "softmax":
             return [*args[:2], args[2] or FP32]
+        if name in PROMOTED:
+            widest = promoted(*args[0])
+            return [[x if x.dtype is widest else ops.to(x, widest) for x in args[0]], *args[1:]]
         wanted = autocast if name in LOWERED else FP32 if name in RAISED else None
         if wanted is None:
             return args
@@ -248,13 +256,7 @@ class Recorded:
     def _attention(self, args: list[Any], by_token: Shape) -> tuple[Tensor, Tensor | None]:
         q, k, v, mask, causal, dropout, *_ = args
         del args[:]
-        heads = Heads.of(
-            batch=q.shape.dims[0],
-            seq=q.shape.dims[2],
-            num_heads=q.shape.dims[1],
-            num_kv_heads=k.shape.dims[1],
-            head_dim=q.shape.dims[3],
-        )
+        heads = _heads(q, k, v)
         out, weights = heads.attend(
             self.ctx.kernel(heads, mask, dropout, q.dtype),
             *(q, k, v),
@@ -265,6 +267,23 @@ class Recorded:
             autocast=self.ctx.attention_type(q.dtype),
         )
         return ops.view(out, by_token), weights
+
+    def _sdpa(self, args: list[Any]) -> Tensor:
+        q, k, v, mask, causal, dropout, grouped = args
+        del args[:]
+        heads = _heads(q, k, v)
+        broadcasts = heads.groups > 1 and not grouped
+        kernel = self.ctx.kernel(heads, mask, dropout, q.dtype, broadcasts=broadcasts)
+        how: dict[str, Any] = {"mask": mask, "causal": causal, "dropout": dropout}
+        out, _ = heads.attend(
+            kernel,
+            *(q, k, v),
+            **how,
+            softmax="fp32",
+            autocast=self.ctx.attention_type(q.dtype),
+            broadcasts=broadcasts,
+        )
+        return ops.transpose(ops.view(out, heads.by_token), heads.out)
 
     # -- operands ----------------------------------------------------------------------------------------------------
 
@@ -342,3 +361,16 @@ class Recorded:
         for name, tensors in weights.items():
             if not tensors.linear and name != head and name.removesuffix(".bias") + ".weight" not in weights:
                 self._param(name, block)
+
+
+def _heads(q: Tensor, k: Tensor, v: Tensor) -> Heads:
+    """The shapes of attention of these, each (batch, heads, seq, dim)."""
+    batch, num_heads, seq, head_dim = q.shape.dims
+    return Heads.of(
+        batch=batch,
+        seq=seq,
+        num_heads=num_heads,
+        num_kv_heads=k.shape.dims[1],
+        head_dim=head_dim,
+        value_dim=v.shape.dims[3],
+    )

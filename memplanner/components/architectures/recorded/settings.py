@@ -23,6 +23,15 @@ SCHEMA: Final = 1
 """Of the file."""
 
 
+ADJUSTING: Final = ("block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "block_multiple_of")
+"""Settings that make a feed-forward layer's width of another: whether, times what, and up to a multiple of what."""
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def canonical(key: str, value: Any) -> Any:
     """What of a setting's value decides the structure of a forward pass."""
     if isinstance(value, bool | str | None):
@@ -32,11 +41,18 @@ def canonical(key: str, value: Any) -> Any:
     if isinstance(value, int):
         return value > 0 if "dropout" in key or "pdrop" in key else value
     if isinstance(value, list):
-        return str(value[0]) if key == "architectures" and value else len(value)
+        return value or None
     if isinstance(value, dict):
         kinds = {k: canonical(k, v) for k, v in sorted(value.items()) if k in ("rope_type", "type", *EXACT_FLOATS)}
         return kinds or None
     return None
+
+
+def _of_part(name: str, value: Any) -> Any:
+    """The same of a setting of a part that does not run, of whose lists the length counts."""
+    if isinstance(value, list):
+        return str(value[0]) if name == "architectures" and value else len(value)
+    return canonical(name, value)
 
 
 class Recorded(Frozen, eq=False, kw_only=False):
@@ -68,28 +84,51 @@ class Recorded(Frozen, eq=False, kw_only=False):
 
     def value(self, text: Mapping[str, Any], key: str) -> Any:
         """A setting: as the file says it, under either of its names, or as the class has it by default."""
+        if key == "intermediate_size" and self._is_adjusted(text):
+            return self._adjusted(text)
         for name in (key, self.table["names"].get(key)):
             if name is not None and text.get(name) is not None:
                 return text[name]
         derived = self.table["derived"].get(key)
         if derived is not None:
             over, _, under = derived.partition("/")
+            *times, over = over.split("*")
             number = self.value(text, over)
+            if times and isinstance(number, int):
+                number *= int(times[0])
             divisor = self.value(text, under) if under else 1
             return number // divisor if isinstance(number, int) and isinstance(divisor, int) and divisor else None
         return self.table["defaults"].get(key)
+
+    def _is_adjusted(self, text: Mapping[str, Any]) -> bool:
+        return bool(text.get(ADJUSTING[0], self.table["defaults"].get(ADJUSTING[0])))
+
+    def _adjusted(self, text: Mapping[str, Any]) -> Any:
+        """The width of feed-forward layers whose config.json has it half as large again, and unrounded (transformers'
+        modeling_lfm2.py, Lfm2MLP).
+        """
+        defaults = self.table["defaults"]
+        times, multiple = (text.get(key, defaults.get(key)) for key in ADJUSTING[1:])
+        size = text.get("block_ff_dim", text.get("intermediate_size", defaults.get("intermediate_size")))
+        if not is_whole(size) or not is_whole(multiple) or isinstance(times, bool | str) or multiple < 1:
+            return None
+        size = 2 * size // 3
+        return size if times is None else -(-int(times * size) // multiple) * multiple
 
     def fingerprint(self, config: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
         """What of a config.json decides the structure of the forward pass, and the shapes of what does not run in it.
 
         fields: of the language model; of another part after its key and a dot, and of the whole after a dot.
         """
-        found = {}
+        text, found = self.text(config), {}
         for key in fields:
             part, dot, name = key.rpartition(".")
-            around = self.text(config) if not dot else config.get(part) if part else config
+            if not dot:
+                found[key] = self._deciding(text, key)
+                continue
+            around = config.get(part) if part else config
             value = around.get(name) if isinstance(around, Mapping) and name in around else self._default(config, key)
-            found[key] = canonical(name, value)
+            found[key] = _of_part(name, value)
         return found
 
     def _default(self, config: Mapping[str, Any], key: str) -> Any:
@@ -109,22 +148,44 @@ class Recorded(Frozen, eq=False, kw_only=False):
         tied = bool(self.table["defaults"].get(key) if own is None else own)
         return tied or (bool(self.table.get("ties_by_text")) and bool(self.text(config).get(key)))
 
+    def _deciding(self, text: Mapping[str, Any], key: str) -> Any:
+        """What of one setting decides it: whether it is the other that it follows by default, or its own value."""
+        other = self.table["derived"].get(key)
+        if other is not None and other == "hidden_size" and text.get(key) in (None, self.value(text, other)):
+            return f"={other}"
+        return canonical(key, text[key] if key in text else self.table["defaults"].get(key))
+
     def variant(self, config: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The programs for a config.json; None where it has settings with which none was recorded."""
         for variant in self.table["variants"]:
-            if self.fingerprint(config, [*variant["fields"]]) == variant["fields"]:
+            if self.fingerprint(config, [*variant["fields"]]) == variant["fields"] and not self._foreign(
+                config, variant
+            ):
                 return variant  # type: ignore[no-any-return]
         return None
+
+    def _foreign(self, config: Mapping[str, Any], variant: Mapping[str, Any]) -> str:
+        """The first kind of layer in a config.json that was not recorded, as "key word"; empty where there is none."""
+        text, rule = self.text(config), variant["kinds"]
+        lists = [text.get(name) for name in rule["lists"]]
+        if not all(isinstance(values, list) for values in lists):
+            return ""
+        words = ["/".join(map(str, word)) for word in zip(*lists, strict=False)]
+        unknown = next((word for word in words if word not in rule["words"]), "")
+        return f"{'/'.join(rule['lists'])} {show_value(unknown)}" if unknown else ""
 
     def unknown(self, config: Mapping[str, Any]) -> str:
         """The setting in which a config.json differs from the programs that are nearest, as "key value"."""
         found: list[list[str]] = []
         for variant in self.table["variants"]:
             own = self.fingerprint(config, [*variant["fields"]])
-            found.append(
-                [f"{key} {show_value(own[key])}" for key, value in variant["fields"].items() if own[key] != value]
-            )
-        return min(found, key=len)[0] if found else ""
+            differing = [
+                f"{key} {show_value(own[key])}" for key, value in variant["fields"].items() if own[key] != value
+            ]
+            foreign = self._foreign(config, variant)
+            found.append([*differing, *([foreign] if foreign else [])])
+        nearest = min(found, key=len, default=[])
+        return nearest[0] if nearest else ""
 
     def _of_part(self, config: Mapping[str, Any], symbol: str) -> tuple[Any, str]:
         """A setting of another part than the language model, and its key."""

@@ -24,7 +24,7 @@ def hold_unused(
     param: Callable[[str, str], Param],
     spec: Callable[[str, str], LinearSpec],
 ) -> None:
-    """Declare the parameters. param, spec: of a weight, by its name in the program and its path in the present scope."""
+    """Declare the parameters. param, spec: of a weight, by its name in the program and its path in this scope."""
     tape = ctx.tape
     known = {*tape.params}
     unused = [name for name, tensors in forward.weights.items() if tensors.unused]
