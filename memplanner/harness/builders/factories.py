@@ -1,4 +1,4 @@
-"""Which of transformers' classes is trained: the one that config.json names, or the first that there is for the task."""
+"""Which of transformers' classes is trained: the one that config.json names, or the first there is for the task."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -179,7 +179,7 @@ def _built(source: Source, config: Any, attention: str, dtype: torch.dtype) -> t
     transformers.AttentionInterface._global_mapping.setdefault(WORD, lambda *_, **__: None)
     config._attn_implementation = attention
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    without_values = unittest.mock.patch.object(transformers.PreTrainedModel, "initialize_weights", lambda _: None)
+    without_values = unittest.mock.patch.object(transformers.PreTrainedModel, "initialize_weights")
     with mode, without_values, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return source.factory.from_config(config, dtype=dtype).train(), mode

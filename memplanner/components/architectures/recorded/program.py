@@ -85,11 +85,12 @@ class Forward(Frozen):
     """The forward pass of a causal language model.
 
     symbols: the settings that sizes are made of. repeats: lists of equal modules that are not run, by their paths, and
-    the setting that says how many there are; in names of weights and modules "#" stands for their numbers. counted_before: those of these lists that transformers
-    counts before the blocks where it checkpoints every nth. root, stack: as family.Modules has them. tokens, head: the names of
-    the weights of the input embeddings and of the output projection, which config.json may make one. before: up to the
-    blocks; entering is the hidden state that enters them. after: from the blocks to the head; hidden is what it takes,
-    leaving what the blocks return. logits: what follows the head, from its result `projected` to the logits `made`.
+    the setting that says how many there are; in names of weights and modules "#" stands for their numbers.
+    counted_before: those of these lists that transformers counts before the blocks where it checkpoints every nth.
+    root, stack: as family.Modules has them. tokens, head: the names of the weights of the input embeddings and of the
+    output projection, which config.json may make one. before: up to the blocks; entering is the hidden state that
+    enters them. after: from the blocks to the head; hidden is what it takes, leaving what the blocks return. logits:
+    what follows the head, from its result `projected` to the logits `made`.
     """
 
     model_type: str
