@@ -98,7 +98,7 @@ def _text_alone(note: TextAlone) -> str:
     )
     if note.is_checkpointed:
         return sentence
-    return f"{sentence}; use_cache false in text_config too, as else keys and values are kept where nothing is checkpointed"
+    return f"{sentence}; use_cache false in text_config too, or keys and values are kept where nothing is checkpointed"
 
 
 @note_sentence.register
