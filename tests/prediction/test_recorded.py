@@ -212,7 +212,7 @@ def test_a_tower_counts_and_has_no_states(tmp_path: Path) -> None:
 
 def test_names_in_the_tower_are_adapted_and_quantised_too(tmp_path: Path) -> None:
     """q_proj is in the tower as well: peft adapts it there; bitsandbytes packs every linear layer of it."""
-    fields: dict[str, Any] = {"method": LORA | {"target_modules": ["q_proj"]}, "quantization": "nf4"}
+    fields: dict[str, Any] = {"method": {**LORA, "target_modules": ["q_proj"]}, "quantization": "nf4"}
     less, more = (predict(asked(tmp_path, small_gemma3(num_hidden_layers=depth), **fields)) for depth in (3, 4))
     assert more.num_trainable - less.num_trainable == 8 * (128 + 128)
     linear = 4 * 128 * 128 + 2 * 128 * 192
