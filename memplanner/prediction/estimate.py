@@ -21,6 +21,7 @@ from memplanner.notes import (
     ContextAboveLimit,
     MadeWhole,
     Note,
+    RecordedForward,
     SequenceAboveModel,
     TakenByName,
     Traced,
@@ -243,7 +244,9 @@ class Estimate(Frozen):
     @property
     def margin(self) -> Margin:
         """How far the device bytes have been off for this kind of plan."""
-        return margin_of(self.plan)
+        return margin_of(
+            self.plan, is_written=not any(isinstance(n, Traced | RecordedForward) for n in self.step_notes)
+        )
 
     @property
     def is_hopeless(self) -> bool:

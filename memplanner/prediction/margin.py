@@ -96,6 +96,14 @@ def margin_from(kinds: Mapping[str, Excesses], kind: str) -> Margin:
     return Margin(kind, max(share, 0.0), sum(map(len, own.values())), len(own))
 
 
-def margin_of(plan: TrainingPlan) -> Margin:
-    """The margin of the plan's kind."""
-    return margin_of_kind(kind_of_plan(plan))
+@cache
+def widest_margin() -> Margin:
+    """That of the kind that has the widest, for models of a type that no run was measured of."""
+    kinds = measured()
+    widest = max((margin_from(kinds, kind) for kind in kinds), key=lambda margin: margin.share)
+    return Margin("models of this type", widest.share, 0, 0)
+
+
+def margin_of(plan: TrainingPlan, *, is_written: bool = True) -> Margin:
+    """The margin of the plan's kind; the widest, where no family is written for the model."""
+    return margin_of_kind(kind_of_plan(plan)) if is_written else widest_margin()

@@ -227,3 +227,13 @@ def test_another_tower_than_was_recorded_is_traced() -> None:
     assert answer_of(small_gemma3(patch_size=16)) == "traced"
     assert answer_of(small_gemma3(model_type="clip_vision_model")) == "traced"
     assert answer_of(small_gemma3() | {"architectures": ["Gemma3Model"]}) == "traced"
+
+
+def test_the_margin_of_what_no_run_was_measured_of_is_the_widest(tmp_path: Path) -> None:
+    full, lora = (predict(asked(tmp_path, CONFIG, method=method)) for method in ("full", LORA))
+    assert full.margin == lora.margin
+    for method in ("full", LORA):
+        plan = TrainingPlan.model_validate({"model": "llama-60m", "method": method, "device": "24GiB"})
+        assert predict(plan).margin.share <= full.margin.share
+    nf4 = TrainingPlan.model_validate({"model": "llama-60m", "method": LORA, "quantization": "nf4", "device": "24GiB"})
+    assert predict(nf4).margin.share == full.margin.share, "the widest today"
