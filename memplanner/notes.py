@@ -98,6 +98,18 @@ class RecordedForward(Frozen):
     recorded_here: bool = False
 
 
+class TextAlone(Frozen):
+    """Batches of a model with other parts, such as a tower for images, are taken to have text alone.
+
+    parts: what the others are called. num_parameters: of what text does not run; None where it was not counted.
+    is_checkpointed: whether blocks are, where transformers caches no keys and values.
+    """
+
+    parts: tuple[str, ...]
+    num_parameters: int | None
+    is_checkpointed: bool
+
+
 class Traced(Frozen):
     """Neither a family nor a recorded program answers: the step was traced with this version of transformers.
 
@@ -113,6 +125,7 @@ class Traced(Frozen):
 Note = (
     OtherKernel
     | RecordedForward
+    | TextAlone
     | Traced
     | RankAboveMatrix
     | SequenceAboveModel

@@ -104,6 +104,7 @@ class _Writer:
 
     def __init__(self, plan: TrainingPlan, job: Job, tracker: Tracker) -> None:
         self.tracker = tracker
+        self.unreached = job.unreached
         self.named = _names(job)
         self.sizes_of = _sizes(plan, job.model)
         self.tensors: list[TensorInfo] = []
@@ -202,7 +203,8 @@ class _Writer:
             stands_for = None if state is None else _labelled(tuple(state.shape), self.sizes_of)
             category = roles.get(address, "parameters")
             trainable = role == "weight" and tensor.requires_grad
-            yield PersistentTensor(name, category, shape, dtype, 1, role, trainable, stands_for)
+            is_reached = id(tensor) not in self.unreached
+            yield PersistentTensor(name, category, shape, dtype, 1, role, trainable, stands_for, is_reached)
 
 
 def _sizes(plan: TrainingPlan, model: nn.Module) -> dict[int, str]:

@@ -22,7 +22,7 @@ from memplanner.errors import Problem, UserError, misspelling
 from memplanner.files.cache import kept_path
 from memplanner.files.parse import read_text
 from memplanner.files.write import write_text
-from memplanner.notes import Note, Traced
+from memplanner.notes import Note, TextAlone, Traced
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction.recorded import why_traced
 from memplanner.program import as_json
@@ -35,6 +35,8 @@ LIBRARIES: Final = ("torch", "transformers", "peft", "bitsandbytes", "galore-tor
 """What a trace depends on, beside the plan, the model and the card's kernels."""
 _NO_TENSORS: Final = ("device", "allocator", "budget", "headroom")
 """Settings that no tensor of a step depends on."""
+_PARTS: Final = ("vision_config", "audio_config")
+"""Keys of config.json with the parts of a model that a batch of text does not run."""
 _MOST_BYTES: Final = 64 << 20
 
 
@@ -72,7 +74,11 @@ def traced(
         why=why_traced(model.config, plan.task, plan.method),
         takes_default_targets=isinstance(plan.method, PeftAdapter) and not plan.method.target_modules,
     )
-    return program, (note,)
+    parts = tuple(key.removesuffix("_config") for key in _PARTS if isinstance(model.config.get(key), dict))
+    if not parts:
+        return program, (note,)
+    checkpointed = plan.step.checkpoint_every > 0
+    return program, (note, TextAlone(parts=parts, num_parameters=None, is_checkpointed=checkpointed))
 
 
 def _refuse_saved(plan: TrainingPlan, model: ModelProfile) -> None:

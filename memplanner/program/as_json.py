@@ -83,8 +83,9 @@ def _program(table: dict[str, Any], arithmetic: Arithmetic | None) -> StepProgra
             role,
             trainable,
             None if stands_for is None else _shape(stands_for, None),
+            is_reached,
         )
-        for name, category, shape, dtype, copies, role, trainable, stands_for in table["persistent"]
+        for name, category, shape, dtype, copies, role, trainable, stands_for, is_reached in table["persistent"]
     )
     return StepProgram(
         tensors=tensors,
@@ -106,9 +107,9 @@ def _tensor(tensor: TensorInfo) -> list[Any]:
 
 
 def _persistent(tensor: PersistentTensor) -> list[Any]:
-    name, category, shape, dtype, copies, role, trainable, stands_for = tensor
+    name, category, shape, dtype, copies, role, trainable, stands_for, is_reached = tensor
     whole = None if stands_for is None else _dims(stands_for)
-    return [name, category, _dims(shape), dtype.name, copies, role, trainable, whole]
+    return [name, category, _dims(shape), dtype.name, copies, role, trainable, whole, is_reached]
 
 
 def _dims(shape: Shape) -> list[list[Any]]:

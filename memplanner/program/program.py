@@ -43,7 +43,8 @@ class PersistentTensor(NamedTuple):
     """A tensor that outlives the step, or `copies` equal ones.
 
     role: a weight of the model; a buffer, which is no parameter; or state that training keeps. stands_for: the shape of
-    the weight that a packed tensor holds; None where it is the tensor's own.
+    the weight that a packed tensor holds; None where it is the tensor's own. is_reached: the step gives it a gradient,
+    if it is trained.
     """
 
     name: str
@@ -54,6 +55,7 @@ class PersistentTensor(NamedTuple):
     role: Literal["weight", "buffer", "state"] = "state"
     trainable: bool = False
     stands_for: Shape | None = None
+    is_reached: bool = True
 
     @property
     def num_bytes(self) -> int:
@@ -111,8 +113,8 @@ class Persistent(Frozen, eq=False, kw_only=False):
 
     @cached_property
     def gradient_bytes(self) -> int:
-        """Exact bytes of the gradients of all weights that learn."""
-        return sum(t.num_bytes for t in self.tensors if t.trainable)
+        """Exact bytes of the gradients of all weights that learn and get one."""
+        return sum(t.num_bytes for t in self.tensors if t.trainable and t.is_reached)
 
 
 class Carried(NamedTuple):

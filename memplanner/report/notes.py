@@ -16,10 +16,11 @@ from memplanner.notes import (
     RecordedForward,
     SequenceAboveModel,
     TakenByName,
+    TextAlone,
     Traced,
     TypicalBatch,
 )
-from memplanner.units import format_bytes
+from memplanner.units import format_bytes, format_count
 
 
 def note_sentences(notes: Iterable[Note]) -> tuple[str, ...]:
@@ -86,6 +87,18 @@ def _recorded_forward(note: RecordedForward) -> str:
             else ""
         )
     )
+
+
+@note_sentence.register
+def _text_alone(note: TextAlone) -> str:
+    count = "" if note.num_parameters is None else f", {format_count(note.num_parameters)} parameters"
+    sentence = (
+        "batches of text alone are assumed, as a tokenizer and not a processor makes them: what they do not run "
+        f"({', '.join(note.parts)}{count}) is loaded, but has no gradients and no optimizer states"
+    )
+    if note.is_checkpointed:
+        return sentence
+    return f"{sentence}; use_cache false in text_config too, or keys and values are kept where nothing is checkpointed"
 
 
 @note_sentence.register

@@ -119,7 +119,8 @@ def _persistent(step: Step, tape: Tape, trained: list[Param], *, gradients_outli
     """The model, its gradients where they outlive a step, and what the optimizer keeps."""
     for p in tape.params.values():
         role = "buffer" if p.role == "buffer" else "weight"
-        yield PersistentTensor(p.name, p.category, p.shape, p.dtype, p.count, role, p.trainable, p.stands_for)  # type: ignore[arg-type]
+        learns = p.trainable, p.stands_for, not p.unused
+        yield PersistentTensor(p.name, p.category, p.shape, p.dtype, p.count, role, *learns)  # type: ignore[arg-type]
     if gradients_outlive:
         for p in trained:
             yield PersistentTensor(f"{p.name} gradient", "gradients", p.shape, p.dtype, p.count)

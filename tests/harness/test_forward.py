@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from memplanner.catalogue import capability_of
+from memplanner.catalogue import capability_of, find_model
 from memplanner.components.architectures.recorded.settings import Recorded
 from memplanner.components.architectures.registry import read_config
 from memplanner.files.summed_json import dumps, loads
@@ -98,3 +98,18 @@ def test_recorded_and_traced_agree(model_type: str) -> None:
         found = compared(recorded_now(model_type), config, plan)
         assert found.kept, found
         assert found.worst <= TOLERANCE, found
+
+
+@pytest.mark.parametrize(
+    ("model", "plan"),
+    [("gemma-3-4b", "full, fp32, eager, every second block"), ("qwen2.5-vl-7b", "LoRA over nf4")],
+)
+def test_a_tower_that_text_does_not_run_is_held_as_in_a_trace(model: str, plan: str) -> None:
+    """Its weights are loaded and quantised, adapters are on it, and transformers counts its blocks where it checkpoints
+    every second; it gets no gradients and has no optimizer states.
+    """
+    source = Source(find_model(model).config)
+    recorded = Recorded(loads(dumps(table_of([source]))))
+    found = compared(recorded, small_config(source), plan)
+    assert found.kept, found
+    assert found.worst <= TOLERANCE, found

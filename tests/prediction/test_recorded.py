@@ -10,9 +10,10 @@ import pytest
 from memplanner.catalogue import ModelProfile, all_models
 from memplanner.cli.main import main
 from memplanner.files.summed_json import dumps, loads
+from memplanner.notes import TextAlone
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
-from memplanner.prediction.recorded import answer_of, own_path, shipped, shipped_path, shipped_types
+from memplanner.prediction.recorded import answer_of, own_path, recording_name, shipped, shipped_path, shipped_types
 
 RECORDED = [model for model in all_models() if answer_of(model.config) == "recorded"]
 LORA: Mapping[str, Any] = {"kind": "lora", "rank": 8}
@@ -42,7 +43,7 @@ def test_the_parameters_of_bundled_models_are_those_published(model: ModelProfil
 @pytest.mark.parametrize("model_type", sorted(shipped_types()))
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_every_program_that_ships_runs(model_type: str, attention: str, tmp_path: Path) -> None:
-    bundled = (model.config for model in RECORDED if model.model_type == model_type)
+    bundled = (model.config for model in RECORDED if recording_name(model.config) == model_type)
     plan = asked(tmp_path, next(bundled, defaults(model_type)), method=LORA)
     plan = plan.model_copy(update={"step": plan.step.model_copy(update={"attention": attention})})
     estimate = predict(plan)
@@ -171,6 +172,61 @@ def test_a_recording_that_was_tampered_with_is_refused(
     assert (out, len(err.splitlines())) == ("", 1)
     assert f"{own}: is no recording that can be read: " in err
     assert "`memplanner record` with the model's type writes it anew" in err
+
+
+def small_gemma3(**fields: Any) -> dict[str, Any]:
+    """A config.json of a Gemma 3 with a small tower for images."""
+    text = {"hidden_size": 256, "intermediate_size": 384, "vocab_size": 1000, "head_dim": 64, "num_hidden_layers": 6}
+    tower = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 16}
+    fixed = {"image_size": 896, "patch_size": 14, "vision_use_head": False}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return {
+        "model_type": "gemma3",
+        "image_token_index": 5,
+        "text_config": text | heads,
+        "vision_config": tower | fixed | fields,
+    }
+
+
+TOWER_BLOCK = 4 * 128 * 129 + 192 * 129 + 128 * 193 + 4 * 128
+"""Parameters of a SigLIP block: four projections of attention and two of the MLP with biases, two layer norms."""
+
+
+def test_a_tower_counts_and_has_no_states(tmp_path: Path) -> None:
+    """Of text alone it gets no gradient, whether or not its weights are to learn."""
+    less, more = (
+        predict(asked(tmp_path, small_gemma3(num_hidden_layers=depth), method="full", precision="bf16"))
+        for depth in (3, 4)
+    )
+    assert more.num_parameters - less.num_parameters == TOWER_BLOCK
+    assert more.num_trainable - less.num_trainable == TOWER_BLOCK
+    assert more.persistent["parameters"] - less.persistent["parameters"] == 2 * TOWER_BLOCK
+    assert more.persistent["gradients"] == less.persistent["gradients"]
+    assert more.persistent["optimizer_state"] == less.persistent["optimizer_state"]
+    (note,) = [note for note in more.notes if isinstance(note, TextAlone)]
+    assert note.parts == ("vision",)
+    (before,) = [note for note in less.notes if isinstance(note, TextAlone)]
+    assert note.num_parameters is not None
+    assert before.num_parameters == note.num_parameters - TOWER_BLOCK
+
+
+def test_names_in_the_tower_are_adapted_and_quantised_too(tmp_path: Path) -> None:
+    """q_proj is in the tower as well: peft adapts it there; bitsandbytes packs every linear layer of it."""
+    fields: dict[str, Any] = {"method": {**LORA, "target_modules": ["q_proj"]}, "quantization": "nf4"}
+    less, more = (predict(asked(tmp_path, small_gemma3(num_hidden_layers=depth), **fields)) for depth in (3, 4))
+    assert more.num_trainable - less.num_trainable == 8 * (128 + 128)
+    linear = 4 * 128 * 128 + 2 * 128 * 192
+    whole = TOWER_BLOCK - linear
+    packed = linear // 2 + 4 * (linear // 64) + 6 * 4 * 16
+    assert more.persistent["parameters"] - less.persistent["parameters"] == packed + 4 * whole
+    assert more.persistent["optimizer_state"] == less.persistent["optimizer_state"]
+
+
+def test_another_tower_than_was_recorded_is_traced() -> None:
+    assert answer_of(small_gemma3()) == "recorded"
+    assert answer_of(small_gemma3(patch_size=16)) == "traced"
+    assert answer_of(small_gemma3(model_type="clip_vision_model")) == "traced"
+    assert answer_of(small_gemma3() | {"architectures": ["Gemma3Model"]}) == "traced"
 
 
 def test_the_margin_of_what_no_run_was_measured_of_is_the_widest(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from memplanner.components.architectures.recorded.reading import reading
 from memplanner.components.architectures.recorded.sizes import label_of, shape_of
 from memplanner.components.architectures.recorded.unused import hold_unused
 from memplanner.components.context import Context, LinearSpec
-from memplanner.notes import RecordedForward
+from memplanner.notes import RecordedForward, TextAlone
 from memplanner.program import shapes
 from memplanner.program.shapes import BF16, FP16, FP32, Dtype, Shape
 from memplanner.tape import nn, ops
@@ -127,7 +127,7 @@ class Recorded:
         )
         self._run(forward.after, values, (), None)
         self._declare({name: t for name, t in forward.weights.items() if not t.unused}, forward.head)
-        hold_unused(ctx, forward, self.sizes, self._unused, self._unused_spec)
+        self._hold_unused()
         hidden = values[forward.hidden]
         assert hidden is not None
         return hidden
@@ -348,6 +348,13 @@ class Recorded:
                 in_block=block is not None,
             )
         return spec
+
+    def _hold_unused(self) -> None:
+        count = hold_unused(self.ctx, self.forward, self.sizes, self._unused, self._unused_spec)
+        parts = dict.fromkeys(symbol.removesuffix("_depth") for symbol in self.forward.repeats.values())
+        if parts:
+            is_checkpointed = self.ctx.checkpoint_every > 0
+            self.ctx.notes.append(TextAlone(parts=tuple(parts), num_parameters=count, is_checkpointed=is_checkpointed))
 
     def _unused(self, name: str, path: str) -> Param:
         return self._param(name, None, path)

@@ -44,6 +44,8 @@ def canonical(key: str, value: Any) -> Any:
         return value or None
     if isinstance(value, dict):
         kinds = {k: canonical(k, v) for k, v in sorted(value.items()) if k in ("rope_type", "type", *EXACT_FLOATS)}
+        if "rope_type" in kinds:  # the older name beside it says the same, or "mrope"
+            kinds.pop("type", None)
         return kinds or None
     return None
 

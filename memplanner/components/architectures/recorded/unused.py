@@ -23,8 +23,11 @@ def hold_unused(
     settings: Mapping[str, int],
     param: Callable[[str, str], Param],
     spec: Callable[[str, str], LinearSpec],
-) -> None:
-    """Declare the parameters. param, spec: of a weight, by its name in the program and its path in this scope."""
+) -> int:
+    """Declare them; returns how many numbers the model's own have.
+
+    param, spec: a weight's, by its name in the program and its path in the present scope.
+    """
     tape = ctx.tape
     known = {*tape.params}
     unused = [name for name, tensors in forward.weights.items() if tensors.unused]
@@ -40,6 +43,8 @@ def hold_unused(
     tape.scope, tape.current_copies = "", 1
     for name in tape.params.keys() - known:
         tape.params[name].unused = True
+    own = (p for p in tape.params.values() if p.unused and p.role == "weight" and p.category == "parameters")
+    return sum(p.stands_for.numel * p.count for p in own)
 
 
 def _stack_of(name: str, repeats: Mapping[str, str]) -> str:
