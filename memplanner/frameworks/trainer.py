@@ -46,6 +46,8 @@ PARALLEL: Final = dict.fromkeys(
     ),
     ONE_GPU,
 )
+DECOMPOSED: Final = "what makes the adapters at the start, a decomposition of each weight, is not counted"
+NO_TRAINING: Final = "it asks for no training"
 COMPILED: Final = "compiled code needs other amounts"
 
 
@@ -114,8 +116,14 @@ def take_trainer(
     _take_checkpointing(keys, table, reentrant_default)
     take_liger(keys, "use_liger_kernel", table)
     keys.bar_if_set(PARALLEL)
+    keys.bar_if_set(
+        {
+            "label_smoothing_factor": "the Trainer's own loss over log-probabilities would be another one",
+            **dict.fromkeys(("use_cpu", "no_cuda"), "it trains on the processor"),
+        }
+    )
     if not keys.peek("do_train"):
-        keys.bar_if_set({"do_predict": "it asks for no training"})
+        keys.bar_if_set({"do_predict": NO_TRAINING})
     keys.leave_out_if_set(
         {
             "auto_find_batch_size": "the batch may be halved until it fits; the figures are for the one given",
