@@ -454,7 +454,16 @@ def test_checkpointing_that_fsdp_is_asked_for_is_read(tmp_path: Path, key: str) 
     assert [problem.key for problem in caught.value.problems] == ["fsdp_config"]
     foreign = read(tmp_path, text, ignored=("fsdp_config",))
     assert foreign.used[f"fsdp_config.{key}"] == "step.checkpointing full"
-    assert merge(foreign.table, {}, where="").step.checkpointing == "full"
+    step = merge(foreign.table, {}, where="").step
+    assert (step.checkpointing, step.use_reentrant) == ("full", False), "accelerate's NO_REENTRANT"
+
+
+def test_one_gpu_along_a_dimension_is_one_gpu(tmp_path: Path) -> None:
+    sizes = ("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree", "dp_shard_size")
+    foreign = read(tmp_path, AXOLOTL + "".join(f"{key}: 1\n" for key in sizes))
+    assert all(foreign.used[key] == "one GPU (1)" for key in sizes)
+    with pytest.raises(UserError, match="several GPUs"):
+        read(tmp_path, AXOLOTL + "tensor_parallel_size: 2\n")
 
 
 @pytest.mark.parametrize(
