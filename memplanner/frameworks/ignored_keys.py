@@ -28,7 +28,7 @@ AXOLOTL_PREFIXES: Final = (
 
 LLAMA_FACTORY: Final = frozenset(
     """
-    trust_remote_code adapter_name_or_path cache_dir use_fast_tokenizer split_special_tokens new_special_tokens
+    trust_remote_code adapter_name_or_path cache_dir use_fast_tokenizer split_special_tokens
     model_revision low_cpu_mem_usage rope_scaling hf_hub_token ms_hub_token om_hub_token print_param_status template
     dataset eval_dataset dataset_dir media_dir data_shared_file_system train_on_prompt mask_history streaming
     buffer_size mix_strategy interleave_probs preprocessing_batch_size preprocessing_num_workers max_samples

@@ -11,6 +11,7 @@ from memplanner.frameworks.optimizers import take_optimizer, take_projected
 from memplanner.frameworks.trainer import (
     DECOMPOSED,
     NO_TRAINING,
+    ONE_GPU,
     Reentrant,
     check_known,
     take_half,
@@ -107,7 +108,11 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     )
     keys.bar_if_set(
         {
-            "resize_vocab": "the larger vocabulary, and copies of embeddings and head for it, are not counted",
+            # New tokens switch resize_vocab on (model/patcher.py, patch_tokenizer).
+            **dict.fromkeys(
+                ("resize_vocab", "new_special_tokens"),
+                "the larger vocabulary, and copies of embeddings and head for it, are not counted",
+            ),
             "mixture_of_depths": "tokens skip blocks",
             **dict.fromkeys(
                 ("use_badam", "use_apollo", "use_adam_mini", "use_muon"), "another optimizer would be counted"
@@ -120,6 +125,9 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             **dict.fromkeys(("use_dft_loss", "use_asft_loss", "use_eaft_loss"), "another loss would be counted"),
         }
     )
+    if keys.peek("ray_num_workers") == 1:
+        keys.use("ray_num_workers", f"one GPU ({keys.take('ray_num_workers')})")
+    keys.bar_if_set({"ray_num_workers": ONE_GPU})
     keys.leave_out_if_set({"pissa_init": DECOMPOSED})
     if not keys.peek("do_train"):  # llamafactory-cli's other commands read files of the same kind
         keys.bar_if_set(dict.fromkeys(("do_eval", "export_dir", "infer_backend"), NO_TRAINING))

@@ -315,6 +315,8 @@ def test_patterns_of_ranks_are_read(tmp_path: Path) -> None:
         (AXOLOTL + LIGER + "liger_use_token_scaling: true\n", "liger_use_token_scaling", "a chunk's logits"),
         (FACTORY + "use_badam: true\n", "use_badam", "another optimizer"),
         (FACTORY + "use_apollo: true\n", "use_apollo", "another optimizer"),
+        (FACTORY + "ray_num_workers: 4\n", "ray_num_workers", "several GPUs"),
+        (FACTORY + "new_special_tokens: <a>,<b>\n", "new_special_tokens", "copies of embeddings and head"),
         (PEFT + "ensure_weight_tying: true\n", "ensure_weight_tying", "counted twice"),
         (PEFT + "bias: all\n", "bias", "trained biases"),
     ],
@@ -462,6 +464,7 @@ def test_one_gpu_along_a_dimension_is_one_gpu(tmp_path: Path) -> None:
     sizes = ("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree", "dp_shard_size")
     foreign = read(tmp_path, AXOLOTL + "".join(f"{key}: 1\n" for key in sizes))
     assert all(foreign.used[key] == "one GPU (1)" for key in sizes)
+    assert read(tmp_path, FACTORY + "ray_num_workers: 1\n").used["ray_num_workers"] == "one GPU (1)"
     with pytest.raises(UserError, match="several GPUs"):
         read(tmp_path, AXOLOTL + "tensor_parallel_size: 2\n")
 
