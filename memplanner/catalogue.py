@@ -3,6 +3,7 @@
 import datetime
 import functools
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,9 +126,13 @@ def files(kind: str, suffix: str) -> tuple[Path, ...]:
     return tuple(file_of(kind, stem, suffix) for stem in stems(kind, suffix))
 
 
+_MAKERS_WORDS = re.compile(r"\b(nvidia|geforce|tesla|amd|radeon|instinct|gpu|generation|blackwell)\b", re.IGNORECASE)
+"""What drivers put around the name that people type: NVIDIA GeForce RTX 4080 Laptop GPU."""
+
+
 def find_gpu(name: str) -> GpuProfile:
-    """The card of that name or alias; UserError with the nearest names otherwise."""
-    gpu = _find(name, *_GPUS, _gpu)
+    """The card of that name or alias, with or without its maker's words; UserError with the nearest names otherwise."""
+    gpu = _find(name, *_GPUS, _gpu) or _find(_MAKERS_WORDS.sub("", name), *_GPUS, _gpu)
     if gpu is None:
         near = _nearest(name, all_gpus())
         hint = f"{near} A size such as 24GiB works, too" if near else _EVERY_CARD
@@ -280,7 +285,8 @@ def _nearest(wanted: str, profiles: Sequence[GpuProfile] | Sequence[ModelProfile
 def _own_model(name: str, path: Path) -> ModelProfile:
     config = parse_json(read_text(path), path)
     config.pop("memplanner", None)
-    return ModelProfile(id=name, name=path.parent.name or name, config=config, source=str(path))
+    own = path.parent.name if path.name == "config.json" else path.name  # the model's name is its folder's
+    return ModelProfile(id=name, name=own or name, config=config, source=str(path))
 
 
 def _checked(cls: type[S], table: object, path: Path) -> S:

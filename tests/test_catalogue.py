@@ -15,11 +15,13 @@ from memplanner.catalogue import all_gpus, all_models, bundled_model, files, fin
 from memplanner.errors import UserError
 from memplanner.files.parse import MAX_FILE_BYTES
 from memplanner.files.sandbox import profiles_dir
+from memplanner.plan.training_plan import TrainingPlan
+from memplanner.prediction import predict
 
 
 def test_every_card_is_valid_and_every_spelling_leads_to_it() -> None:
     cards = all_gpus()
-    assert len(cards) >= 30
+    assert len(cards) >= 70
     spellings: dict[str, str] = {}
     for card in cards:
         for spelling in {key(s) for s in (card.id, card.name, *card.aliases)}:
@@ -46,6 +48,30 @@ def test_every_model_is_valid_and_every_spelling_leads_to_it() -> None:
 @pytest.mark.parametrize("name", ["rtx4090", "RTX 4090", "4090", "NVIDIA GeForce RTX 4090", "rtx-4090", "RTX_4090"])
 def test_spellings(name: str) -> None:
     assert find_gpu(name).id == "rtx4090"
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("GeForce RTX 4080 Laptop GPU", "rtx4080-laptop"),
+        ("nvidia-geforce-rtx-5070", "rtx5070"),
+        ("RTX 6000 Ada Generation", "rtx6000ada"),
+        ("RTX PRO 4500 Blackwell", "rtxpro4500"),
+        ("NVIDIA RTX A4000", "rtxa4000"),
+        ("Radeon RX 7900 XTX", "rx7900xtx"),
+        ("A100 PCIe", "a100-40gb"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-80gb"),
+    ],
+)
+def test_a_card_with_its_makers_words_or_without(name: str, card: str) -> None:
+    assert find_gpu(name).id == card
+
+
+def test_makers_words_do_not_choose_between_cards_of_one_name() -> None:
+    for name in ("GeForce RTX 5060 Ti", "nvidia", "GeForce GPU"):
+        with pytest.raises(UserError, match="no card is called"):
+            find_gpu(name)
 
 
 @pytest.mark.parametrize(
@@ -169,3 +195,13 @@ def _read(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
         find_model(str(path))
     except UserError as error:
         assert "\n" not in str(error)
+
+
+def test_a_problem_names_the_file_that_it_is_in(tmp_path: Path) -> None:
+    text = json.dumps({"model_type": "llama", "quantization_config": {"quant_method": "awq"}})
+    for place, said in (("Llama-AWQ/config.json", "Llama-AWQ: "), ("mine/awq.json", "awq.json: ")):
+        path = tmp_path / place
+        path.parent.mkdir()
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=f"^{said}quantization_config"):
+            predict(TrainingPlan(model=str(path)))

@@ -9,7 +9,8 @@ A model without quantised weights is made block by block. A quantised base is re
   on the card, and is freed. One that the checkpoint has quantised comes as it is kept, with its scales.
 - k-bit preparation then casts what is left, weight by weight (peft, prepare_model_for_kbit_training).
 
-Reading with worker threads, as transformers did before it quantised, leaves other gaps from one run to the next.
+Before its pull request 44576 (March 2026), worker threads read weights on the card ahead of their packing, which left
+other gaps from one run to the next.
 """
 
 from collections.abc import Iterable, Iterator

@@ -102,6 +102,7 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             "multipack_real_batches": "sequences are taken to be as long as sequence_len",
             **dict.fromkeys(("unsloth_lora_mlp", "unsloth_lora_qkv", "unsloth_lora_o"), "fused adapters need less"),
             "flash_attn_fuse_mlp": "fused blocks need less than what is counted",
+            "resize_token_embeddings_to_32x": "up to 31 rows more of embeddings and head are not counted",
         }
     )
     keys.bar_if_set(
@@ -290,6 +291,10 @@ def _adapter(keys: Keys, table: Table) -> None:
     if keys.flag("lora_target_linear", "method.target_modules all-linear"):  # beside those that are named
         named = table["method"].get("target_modules", [])
         set_path(table, "method.target_modules", ["all-linear", *([named] if isinstance(named, str) else named)])
+    upcast = "peft_autocast_adapter_dtype"  # passed to peft's get_peft_model as it is
+    if upcast in keys and not keys.flag(upcast, "method.adapter_dtype fp32, peft's default"):
+        set_path(table, "method.adapter_dtype", "base")
+        keys.use(upcast, "method.adapter_dtype base")
     if four or (adapter == "qlora" and not eight):
         table["quantization"] = "nf4-double"  # axolotl/loaders/model.py: bnb_4bit_use_double_quant=True
     elif eight:

@@ -15,7 +15,7 @@ AXOLOTL: Final = frozenset(
     learning_rate special_tokens tokens strict pad_to_sequence_len loss_watchdog_threshold loss_watchdog_patience
     auto_resume_from_checkpoints dataset_exact_deduplication eval_sample_packing sample_packing_eff_est
     sample_packing_bin_size sample_packing_group_size total_num_tokens min_sample_len excess_length_strategy
-    use_tensorboard resize_token_embeddings_to_32x mean_resizing_embeddings gc_steps
+    use_tensorboard mean_resizing_embeddings gc_steps
     skip_prepare_dataset eot_tokens tokenizer_use_mistral_common eta_min cosine_constant_lr_ratio lr_quadratic_warmup
     adam_eps pretraining_dataset streaming streaming_multipack_buffer_size test_value curriculum_sampling
     sample_packing_sequentially do_causal_lm_eval
@@ -28,14 +28,14 @@ AXOLOTL_PREFIXES: Final = (
 
 LLAMA_FACTORY: Final = frozenset(
     """
-    trust_remote_code adapter_name_or_path cache_dir use_fast_tokenizer split_special_tokens new_special_tokens
+    trust_remote_code adapter_name_or_path cache_dir use_fast_tokenizer split_special_tokens
     model_revision low_cpu_mem_usage rope_scaling hf_hub_token ms_hub_token om_hub_token print_param_status template
     dataset eval_dataset dataset_dir media_dir data_shared_file_system train_on_prompt mask_history streaming
     buffer_size mix_strategy interleave_probs preprocessing_batch_size preprocessing_num_workers max_samples
     eval_num_beams ignore_pad_token_for_loss val_size eval_on_each_dataset tool_format default_system enable_thinking
     tokenized_path lora_alpha use_rslora loraplus_lr_ratio loraplus_lr_embedding create_new_adapter
     include_effective_tokens_per_second compute_accuracy infer_backend use_swanlab quantization_type
-    quantization_device_map pissa_init pissa_iter pissa_convert
+    quantization_device_map pissa_iter pissa_convert
     """.split()
 )
 LLAMA_FACTORY_PREFIXES: Final = (
@@ -55,12 +55,12 @@ TRAINER: Final = frozenset(
     ddp_backend accelerator_config bf16_full_eval fp16_full_eval dataloader_in_order debug
     dataloader_drop_last eval_steps dataloader_num_workers dataloader_prefetch_factor past_index
     run_name disable_tqdm remove_unused_columns label_names load_best_model_at_end metric_for_best_model
-    greater_is_better ignore_data_skip label_smoothing_factor group_by_length length_column_name
+    greater_is_better ignore_data_skip group_by_length length_column_name
     train_sampling_strategy report_to project trackio_space_id trackio_bucket_id trackio_static_space_id ddp_timeout
     ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph dataloader_pin_memory
     dataloader_persistent_workers skip_memory_metrics push_to_hub resume_from_checkpoint hub_model_id hub_strategy
     hub_token hub_private_repo hub_always_push hub_revision include_inputs_for_metrics include_for_metrics
-    eval_do_concat_batches full_determinism use_cpu no_cuda include_tokens_per_second include_num_input_tokens_seen
+    eval_do_concat_batches full_determinism include_tokens_per_second include_num_input_tokens_seen
     eval_on_start batch_eval_metrics eval_use_gather_object average_tokens_across_devices plot_loss overwrite_cache
     model_revision hub_model_revision trust_remote_code chat_template dataset_name dataset_config dataset_train_split
     dataset_test_split dataset_mixture dataset_mixer dataset_splits predict_with_generate
@@ -72,7 +72,7 @@ TRAINER: Final = frozenset(
 PEFT: Final = frozenset(
     """
     auto_mapping base_model_class inference_mode revision lora_alpha fan_in_fan_out use_rslora megatron_core
-    megatron_config loftq_config init_lora_weights peft_version runtime_config alpha_pattern eva_config corda_config
+    megatron_config loftq_config peft_version runtime_config alpha_pattern eva_config corda_config
     qalora_group_size
     """.split()
 )

@@ -8,7 +8,17 @@ from memplanner.frameworks.ignored_keys import LLAMA_FACTORY, LLAMA_FACTORY_PREF
 from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import model_dtype, model_name
 from memplanner.frameworks.optimizers import take_optimizer, take_projected
-from memplanner.frameworks.trainer import Reentrant, check_known, take_half, take_liger, take_lora, take_trainer
+from memplanner.frameworks.trainer import (
+    DECOMPOSED,
+    NO_TRAINING,
+    ONE_GPU,
+    Reentrant,
+    check_known,
+    take_half,
+    take_liger,
+    take_lora,
+    take_trainer,
+)
 from memplanner.settings.errors import show
 
 NAME: Final = "LLaMA-Factory"
@@ -80,6 +90,9 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     galore = bool(keys.peek("use_galore"))  # its GaLoreAdamW is the counterpart of adamw_torch alone
     take_optimizer(keys, "optim", table, default="adamw_torch" if galore else "adamw_torch_fused")
     _galore(keys, table)
+    if keys.peek("use_galore") or keys.peek("loraplus_lr_ratio") or table["method"]["kind"] == "galore":
+        # train/trainer_utils.py makes these two itself, without the Trainer's word to bitsandbytes about embeddings.
+        table["optimizer"].pop("whole_embeddings", None)
     reentrant = _checkpointing(keys, table)
     take_liger(keys, "enable_liger_kernel", table)
     keys.leave_out_if_set(
@@ -95,7 +108,11 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
     )
     keys.bar_if_set(
         {
-            "resize_vocab": "the larger vocabulary, and copies of embeddings and head for it, are not counted",
+            # New tokens switch resize_vocab on (model/patcher.py, patch_tokenizer).
+            **dict.fromkeys(
+                ("resize_vocab", "new_special_tokens"),
+                "the larger vocabulary, and copies of embeddings and head for it, are not counted",
+            ),
             "mixture_of_depths": "tokens skip blocks",
             **dict.fromkeys(
                 ("use_badam", "use_apollo", "use_adam_mini", "use_muon"), "another optimizer would be counted"
@@ -108,6 +125,12 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             **dict.fromkeys(("use_dft_loss", "use_asft_loss", "use_eaft_loss"), "another loss would be counted"),
         }
     )
+    if keys.peek("ray_num_workers") == 1:
+        keys.use("ray_num_workers", f"one GPU ({keys.take('ray_num_workers')})")
+    keys.bar_if_set({"ray_num_workers": ONE_GPU})
+    keys.leave_out_if_set({"pissa_init": DECOMPOSED})
+    if not keys.peek("do_train"):  # llamafactory-cli's other commands read files of the same kind
+        keys.bar_if_set(dict.fromkeys(("do_eval", "export_dir", "infer_backend"), NO_TRAINING))
     take_trainer(keys, table, batch_default=8, reentrant_default=reentrant)
     keys.disregard(LLAMA_FACTORY, LLAMA_FACTORY_PREFIXES)
     return table

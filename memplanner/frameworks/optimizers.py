@@ -10,16 +10,17 @@ from memplanner.settings.errors import show, suggest
 OPTIMIZERS: Final[dict[str, Table]] = {
     "adamw_torch": {"kind": "adamw", "implementation": "foreach"},
     "adamw_torch_fused": {"kind": "adamw", "implementation": "fused"},
-    "adamw_bnb_8bit": {"kind": "adamw-8bit"},
-    "adamw_8bit": {"kind": "adamw-8bit"},
+    "adamw_bnb_8bit": {"kind": "adamw-8bit", "whole_embeddings": True},
+    "adamw_8bit": {"kind": "adamw-8bit", "whole_embeddings": True},
     "adamw_torch_8bit": {"kind": "adamw-8bit", "format": "torchao"},
-    "paged_adamw_8bit": {"kind": "adamw-8bit", "is_paged": True},
+    "paged_adamw_8bit": {"kind": "adamw-8bit", "is_paged": True, "whole_embeddings": True},
     "paged_adamw_32bit": {"kind": "adamw", "implementation": "bitsandbytes", "is_paged": True},
     "paged_adamw": {"kind": "adamw", "implementation": "bitsandbytes", "is_paged": True},
     "adafactor": {"kind": "adafactor"},
     "sgd": {"kind": "sgd"},
 }
-"""Names of transformers' OptimizerNames as optimizers of a plan."""
+"""Names of transformers' OptimizerNames as optimizers of a plan. The Trainer of transformers 5 has
+bitsandbytes keep embeddings' moments in fp32 beside 8-bit ones (trainer.py, create_optimizer)."""
 
 GALORE: Final[dict[str, Table]] = {
     "galore_adamw": {"kind": "adamw"},
@@ -51,7 +52,8 @@ def take_optimizer(keys: Keys, key: str, table: Table, *, default: str) -> None:
         keys.refuse(key, f"the optimizer {show(name)} is not modelled", suggest(name, names))
     paged = ["paged"] if known.get("is_paged") else []
     implementation = [known["implementation"]] if "implementation" in known else []
-    keys.use(key, " ".join(["optimizer", known["kind"], *paged, *implementation]))
+    whole = ", embeddings' moments in fp32 as the Trainer has them" if known.get("whole_embeddings") else ""
+    keys.use(key, " ".join(["optimizer", known["kind"], *paged, *implementation]) + whole)
     table["optimizer"] = dict(known)
     if word in GALORE:
         if table.get("method", {}).get("kind", "full") != "full":

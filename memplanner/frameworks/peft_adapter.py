@@ -6,7 +6,7 @@ from memplanner.files.parse import Table
 from memplanner.frameworks.ignored_keys import PEFT
 from memplanner.frameworks.keys import Keys, set_path
 from memplanner.frameworks.models import model_name
-from memplanner.frameworks.trainer import take_lora
+from memplanner.frameworks.trainer import DECOMPOSED, take_lora
 from memplanner.settings.errors import show
 
 NAME: Final = "peft adapter"
@@ -68,6 +68,11 @@ def read(keys: Keys, known: Table, *, alone: bool) -> Table:
             "ensure_weight_tying": "tied adapters and copies are counted twice",
         }
     )
+    how = keys.take("init_lora_weights")
+    if how in (None, True, False, "gaussian", "orthogonal"):
+        keys.use("init_lora_weights", "no other amounts") if how is not None else None
+    else:
+        keys.leave_out("init_lora_weights", how, DECOMPOSED)
     keys.disregard(PEFT)
     if alone:
         keys.assumed.append("memplanner's defaults for all but model and method: a peft adapter does not say")

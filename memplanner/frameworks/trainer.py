@@ -31,21 +31,16 @@ DECIDES: Final = {
 """Setting -> the Trainer's keys that decide it, whatever they say."""
 
 ONE_GPU: Final = "several GPUs share the work, and the figures would be for one that holds everything"
-PARALLEL: Final = dict.fromkeys(
-    (
-        "deepspeed",
-        "fsdp",
-        "fsdp_config",
-        "fsdp_version",
-        "tensor_parallel_size",
-        "context_parallel_size",
-        "sequence_parallel_degree",
-        "dp_shard_size",
-        "dp_replicate_size",
-        "parallelism_config",
-    ),
-    ONE_GPU,
+SIZES: Final = (
+    *("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree"),
+    *("dp_shard_size", "dp_replicate_size"),
 )
+"""Numbers of GPUs along a dimension; 1 is none."""
+PARALLEL: Final = dict.fromkeys(
+    ("deepspeed", "fsdp", "fsdp_config", "fsdp_version", *SIZES, "parallelism_config"), ONE_GPU
+)
+DECOMPOSED: Final = "what makes the adapters at the start, a decomposition of each weight, is not counted"
+NO_TRAINING: Final = "it asks for no training"
 COMPILED: Final = "compiled code needs other amounts"
 
 
@@ -113,9 +108,18 @@ def take_trainer(
     set_path(table, "step.grad_accumulation", keys.number("gradient_accumulation_steps", "step.grad_accumulation"))
     _take_checkpointing(keys, table, reentrant_default)
     take_liger(keys, "use_liger_kernel", table)
+    for key in SIZES:
+        if keys.peek(key) == 1:
+            keys.use(key, f"one GPU ({keys.take(key)})")
     keys.bar_if_set(PARALLEL)
+    keys.bar_if_set(
+        {
+            "label_smoothing_factor": "the Trainer's own loss over log-probabilities would be another one",
+            **dict.fromkeys(("use_cpu", "no_cuda"), "it trains on the processor"),
+        }
+    )
     if not keys.peek("do_train"):
-        keys.bar_if_set({"do_predict": "it asks for no training"})
+        keys.bar_if_set({"do_predict": NO_TRAINING})
     keys.leave_out_if_set(
         {
             "auto_find_batch_size": "the batch may be halved until it fits; the figures are for the one given",
@@ -164,6 +168,8 @@ def _take_checkpointing(keys: Keys, table: Table, default: Reentrant | None) -> 
         keys.use(key, f"{became}, use_reentrant {str(default.value).lower()}")
         if settings.get("offload"):
             keys.leave_out(key, settings, "activations that are offloaded are counted where they are made")
+    if not switched_on and table.get("step", {}).get("checkpointing") == "full":
+        default = None  # FSDP's switch alone
     if default is not None:
         set_path(table, "step.use_reentrant", default.value or None)
         if default.whose and switched_on:

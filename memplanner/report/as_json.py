@@ -90,13 +90,17 @@ def explain_json(answer: "Explanation", page: "Page") -> str:
 
 
 def fit_json(answer: "FitAnswer", page: "Page") -> str:
-    """The answer of `fit --format json`. value: 0 where nothing fits; next: one unit more, null at the ceiling."""
+    """The answer of `fit --format json`. value: 0 where nothing fits; untried: the largest of those larger ones that
+    were not tried and may fit, 0 where there are none; next: one unit more, null at the ceiling.
+    """
     largest = answer.largest
     value = {
         "schema": "memplanner/fit/1",
         "axis": largest.axis,
         "value": largest.value,
         "comfortable": largest.comfortable,
+        "untried": largest.untried,
+        "comfortable_untried": largest.comfortable_untried,
         "ceiling": largest.ceiling,
         "estimate": estimate_object(largest.estimate),
         "next": None if largest.above is None else estimate_object(largest.above),

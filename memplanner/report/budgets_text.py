@@ -17,6 +17,7 @@ from memplanner.report.growth_phrases import (
 from memplanner.report.layout import BLANK, Column, Line, Span, heading, paragraph, section, table
 from memplanner.report.markdown import escape, markdown_table
 from memplanner.report.palette import VERDICT_COLOURS
+from memplanner.report.phrases import SQUEEZED
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import Checked, CheckedPlans
@@ -37,6 +38,7 @@ def _notes(checked_plans: "CheckedPlans") -> list[str]:
         notes.append(f"in the lock, but no plan any more: {', '.join(checked_plans.gone)}")
     versions = {checked.growth.version for checked in checked_plans.plans if checked.growth and checked.growth.version}
     notes += [f"the lock was written by memplanner {old}, this is {new}" for old, new in sorted(versions)]
+    notes += [f"{c.named.name}: {SQUEEZED}" for c in checked_plans.plans if c.ok and c.estimate.is_squeezed]
     for checked in checked_plans.plans:
         foreign = checked.named.foreign
         if foreign is not None:

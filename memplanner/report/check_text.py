@@ -19,7 +19,7 @@ from memplanner.report.layout import (
 )
 from memplanner.report.notes import note_sentences
 from memplanner.report.palette import MUTED
-from memplanner.report.phrases import PHASE_WORDS, how_read, margin_words, plan_words, share
+from memplanner.report.phrases import PHASE_WORDS, SQUEEZED, how_read, margin_words, plan_words, share
 from memplanner.report.summary import breakdown, verdict
 from memplanner.units import format_bytes, format_count
 
@@ -135,10 +135,7 @@ def _notes(estimate: "Estimate") -> list[str]:
     counts = f"{format_count(estimate.num_parameters)} parameters, {format_count(estimate.num_trainable)} trained"
     advice: list[str] = []
     if estimate.is_squeezed:
-        advice.append(
-            "it fits only because the caching allocator, out of room, returns unused segments to the device and asks "
-            "again, which takes time; whatever else asks for memory then ends the run. Not advisable."
-        )
+        advice.append(SQUEEZED)
     saving = estimate.expandable_saving_bytes
     if saving > 0.01 * estimate.reserved_bytes:
         advice.append(f"PYTORCH_ALLOC_CONF=expandable_segments:True would reserve {format_bytes(saving)} less.")

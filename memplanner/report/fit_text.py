@@ -63,6 +63,18 @@ def _rows(largest: "Largest") -> list[tuple["Estimate", tuple[str, ...]]]:
     ]
 
 
+def _exactness(largest: "Largest") -> list[str]:
+    """What is to be known of a value above which not every other one was tried."""
+    reserve = "may fit as well, as less may be lost to fragmentation: between the two, not every one was tried"
+    name = NAMES[largest.axis]
+    notes = [f"a {name} of up to {largest.untried:,} {reserve}"] if largest.untried else []
+    if largest.comfortable_untried and largest.comfortable != largest.value:
+        notes.append(
+            f"a {name} of up to {largest.comfortable_untried:,} {reserve.replace('fit', 'fit comfortably', 1)}"
+        )
+    return notes
+
+
 def fit_text(answer: FitAnswer, page: "Page") -> str:
     """The whole answer for people."""
     largest, width = answer.largest, page.width
@@ -72,6 +84,7 @@ def fit_text(answer: FitAnswer, page: "Page") -> str:
         for e, row in _rows(largest)
     ]
     columns = [Column(title=title, right=i in (2, 3, 4), shrinks=i == 5) for i, title in enumerate(TITLES)]
+    margin = f"{margin_words(estimate.margin)}."
     command = [*heading("See it whole"), (Span(f"  {printable(answer.command)}"),)] if largest.value else []
     return page.write(
         [
@@ -80,7 +93,7 @@ def fit_text(answer: FitAnswer, page: "Page") -> str:
             *heading(f"On {device_word(estimate.plan)}, {format_bytes(estimate.limit_bytes)}"),
             *table(columns, rows, width),
             *command,
-            *section("Notes", [*note_sentences(estimate.notes), f"{margin_words(estimate.margin)}."], width),
+            *section("Notes", [*_exactness(largest), *note_sentences(estimate.notes), margin], width),
         ]
     )
 
@@ -90,7 +103,7 @@ def fit_markdown(answer: FitAnswer, page: "Page") -> str:
     largest = answer.largest
     lines = [f"**{escape(headline(largest))}**", "", escape(plan_words(largest.estimate.plan)), ""]
     lines += markdown_table(TITLES, [row for _, row in _rows(largest)], right_from=2)
-    lines += ["", f"Plan: {escape(answer.label)}."]
+    lines += ["", *(f"- {escape(note)}" for note in _exactness(largest)), f"- Plan: {escape(answer.label)}."]
     if largest.value:
         lines += ["", f"    {printable(answer.command)}"]
     return "\n".join(lines) + "\n"

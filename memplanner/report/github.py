@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from memplanner.errors import printable
 from memplanner.report.budgets_text import budgets_text
-from memplanner.report.growth_phrases import complaints, explanation, headline
+from memplanner.report.growth_phrases import complaints, explanation, headline, warnings
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans
@@ -24,9 +24,7 @@ def github(checked_plans: "CheckedPlans", page: "Page") -> str:
             continue
         place = {"file": checked.where, "line": str(checked.line)} if checked.where else {}
         place["title"] = headline(checked)
-        body = (
-            [*complaints(checked), *explanation(checked)] if not checked.ok else ["fits, but within the error margin"]
-        )
+        body = warnings(checked) if checked.ok else [*complaints(checked), *explanation(checked)]
         lines.append(command("error" if not checked.ok else "warning", place, "\n".join(map(printable, body))))
     return "".join(lines)
 

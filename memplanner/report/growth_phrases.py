@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from memplanner.report.phrases import PHASE_WORDS, device_word, verdict_line
+from memplanner.report.phrases import PHASE_WORDS, SQUEEZED, device_word, tight_words, verdict_line, verdict_word
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
@@ -73,12 +73,20 @@ def complaints(checked: "Checked") -> list[str]:
     reasons = []
     if checked.over_budget:
         reasons.append(verdict_line(checked.estimate))
+        if checked.estimate.is_squeezed:
+            reasons.append(SQUEEZED)
     if checked.is_unlocked:
         reasons.append("not in the lock: `memplanner lock` writes it anew")
     if checked.has_grown:
         assert checked.growth is not None, "it has grown"
         reasons.append(f"grown beyond {checked.tolerance:.1%} since the lock: {growth_words(checked.growth)}")
     return reasons
+
+
+def warnings(checked: "Checked") -> list[str]:
+    """What is to be known of a plan that passes, one line each; nothing where it fits comfortably."""
+    line = [verdict_line(checked.estimate)] if checked.estimate.is_squeezed else []
+    return [*line, *filter(None, [tight_words(checked.estimate)])]
 
 
 def explanation(checked: "Checked") -> list[str]:
@@ -103,13 +111,14 @@ def explanation(checked: "Checked") -> list[str]:
 
 def state_words(checked: "Checked") -> str:
     """A plan's state in a word or two."""
+    word = verdict_word(checked.estimate)
     if checked.over_budget:
-        return "tight" if checked.estimate.verdict == "tight" else "over budget"
+        return word if checked.estimate.verdict == "tight" else "over budget"
     if checked.is_unlocked:
         return "not locked"
     if checked.has_grown:
         return "grown"
-    return "tight" if checked.estimate.verdict == "tight" else "ok"
+    return word if checked.estimate.verdict == "tight" else "ok"
 
 
 def cells_of(checked: "Checked") -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from xml.etree import ElementTree as ET
 
 from memplanner.errors import printable
 from memplanner.report.growth_phrases import complaints, explanation, headline
+from memplanner.report.phrases import verdict_word
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import CheckedPlans
@@ -27,6 +28,7 @@ def junit(checked_plans: "CheckedPlans", page: "Page") -> str:
         properties = ET.SubElement(case, "properties")
         for name in ("device_bytes", "allocated_bytes", "limit_bytes"):
             ET.SubElement(properties, "property", {"name": name, "value": str(getattr(checked.estimate, name))})
+        ET.SubElement(properties, "property", {"name": "verdict", "value": verdict_word(checked.estimate)})
         if not checked.ok:
             failure = ET.SubElement(case, "failure", {"message": printable(headline(checked)), "type": "MemoryBudget"})
             failure.text = "\n".join(map(printable, (*complaints(checked), *explanation(checked))))

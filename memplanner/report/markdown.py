@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 
 from memplanner.errors import printable
 from memplanner.report.notes import note_sentences
-from memplanner.report.phrases import PHASE_WORDS, how_read, largest_first, plan_words, share, verdict_line
+from memplanner.report.phrases import (
+    PHASE_WORDS,
+    SQUEEZED,
+    how_read,
+    largest_first,
+    margin_words,
+    plan_words,
+    share,
+    verdict_line,
+)
 from memplanner.units import format_bytes
 
 if TYPE_CHECKING:
@@ -42,7 +51,8 @@ def check_markdown(answer: "PlanAnswer", page: "Page") -> str:
     """`check --format markdown`."""
     estimate, changes = answer.estimate, answer.changes
     lines = [f"**{escape(verdict_line(estimate))}**", "", escape(plan_words(estimate.plan)), ""]
-    names = ("live", "allocated", "fragmentation", "reserved", "context", "device", "limit", "margin")
+    wanted = ("wanted",) if estimate.is_squeezed else ()
+    names = ("live", "allocated", "fragmentation", "reserved", *wanted, "context", "device", "limit", "margin")
     sizes = [(name, getattr(estimate, f"{name}_bytes")) for name in names]
     lines += markdown_table(("Peak", "Bytes", ""), [(name, str(size), format_bytes(size)) for name, size in sizes])
     lines += ["", f"Alive at the peak, in {PHASE_WORDS[estimate.peak_phase]}:", ""]
@@ -54,7 +64,9 @@ def check_markdown(answer: "PlanAnswer", page: "Page") -> str:
         ],
     )
     if changes is not None and (shown := changes.fitting or changes.others):
-        lines += ["", "Any one of these makes it fit:" if changes.fitting else "These save most, none is enough:", ""]
+        fit_words = "fit without squeezing" if estimate.is_squeezed else "fit"
+        title = f"Any one of these makes it {fit_words}:" if changes.fitting else "These save most, none is enough:"
+        lines += ["", title, ""]
         lines += [f"- `{c.typed}` saves {format_bytes(c.saved_bytes)}: {c.effect}" for c in shown]
     if changes is not None and (c := changes.together) is not None:
         lines += ["", f"Together: `{c.typed}` saves {format_bytes(c.saved_bytes)}: {c.effect}"]
@@ -63,6 +75,8 @@ def check_markdown(answer: "PlanAnswer", page: "Page") -> str:
     lines += [
         "",
         *(f"- {escape(note)}" for note in note_sentences(estimate.notes)),
+        *([f"- {escape(SQUEEZED)}"] if estimate.is_squeezed else []),
+        f"- {escape(margin_words(estimate.margin))}.",
         f"- Modelled: {escape(estimate.implementation)}.",
     ]
     return "\n".join([*lines, f"- Plan: {escape(answer.label)}."]) + "\n"

@@ -59,6 +59,20 @@ def verdict_word(answer: Answered) -> str:
     return "squeezed" if answer.is_squeezed else VERDICT_WORDS[answer.verdict].lower()
 
 
+SQUEEZED = (
+    "it fits only because the caching allocator, out of room, returns unused segments to the device and asks again, "
+    "which takes time; whatever else asks for memory then ends the run. Not advisable."
+)
+"""Why a squeezed fit is none to be advised."""
+
+
+def tight_words(estimate: "Estimate") -> str:
+    """Why a fit is tight; "" where it is not."""
+    if estimate.is_squeezed:
+        return SQUEEZED
+    return "fits, but within the error margin" if estimate.verdict == "tight" else ""
+
+
 def spare_words(estimate: "Estimate", *, shares: bool = False) -> str:
     """What is left under the limit, or how far beyond it the plan is; shares: also as a share of the limit."""
     size, part = abs(estimate.margin_bytes), share(abs(estimate.margin_bytes), estimate.limit_bytes)

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from memplanner.errors import printable
 from memplanner.report.as_json import dump
-from memplanner.report.growth_phrases import complaints, explanation, headline
+from memplanner.report.growth_phrases import complaints, explanation, headline, warnings
 
 if TYPE_CHECKING:
     from memplanner.budgets.check import Checked, CheckedPlans
@@ -29,6 +29,10 @@ RULES = {
     "tight": (
         "A training plan fits within the estimate's error margin only.",
         "Run it once to be sure, `memplanner profile NAME`, or make room: `memplanner check --plan NAME`.",
+    ),
+    "squeezed": (
+        "A training plan fits only because the caching allocator returns unused segments and asks again.",
+        "Make room: `memplanner check --plan NAME` says what fits without.",
     ),
 }
 """What each rule means, and what to do about it."""
@@ -72,13 +76,15 @@ def _log(run: dict[str, Any]) -> str:
 
 
 def _rule(checked: "Checked") -> str:
+    tight = "squeezed" if checked.estimate.is_squeezed else "tight"
     if checked.over_budget:
-        return "tight" if checked.estimate.verdict == "tight" else "over-budget"
-    return "not-locked" if checked.is_unlocked else "grown" if checked.has_grown else "tight"
+        return tight if checked.estimate.verdict == "tight" else "over-budget"
+    return "not-locked" if checked.is_unlocked else "grown" if checked.has_grown else tight
 
 
 def _result(checked: "Checked") -> dict[str, Any]:
-    lines = [headline(checked), *complaints(checked), *explanation(checked)]
+    why = warnings(checked) if checked.ok else complaints(checked)
+    lines = [headline(checked), *why, *explanation(checked)]
     place = {"artifactLocation": {"uri": quote(checked.where)}, "region": {"startLine": checked.line}}
     return {
         "ruleId": _rule(checked),

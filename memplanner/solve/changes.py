@@ -196,6 +196,11 @@ def _implementations(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]
         yield "fused", 0, {"--optimizer": "adamw-fused"}, "same arithmetic, no copies at the optimizer step"
     if step.attention in ("eager", "sdpa-math"):
         yield "attention", 0, {"--attention": "sdpa"}, "same arithmetic, no score matrices kept"
+    if step.attention == "sdpa" and plan.torch == "2.13":
+        yield "torch", 0, {"--torch": "2.14"}, "PyTorch 2.14: its memory-efficient kernel takes grouped heads"
+    if step.attention != "flash-attention-2":
+        effect = "the package flash-attn: in half precision, no scores and no masks kept"
+        yield "attention", 0, {"--attention": "flash-attention-2"}, effect
     if step.loss.kind == "cross-entropy":
         yield "loss", 0, {"--loss": "fused"}, "same loss, logits never whole (Liger's kernel)"
         yield "chunked", 1, {"--loss": "chunked"}, "same loss, one chunk's logits at a time"
@@ -220,6 +225,9 @@ def _batches(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
 def _storage(plan: TrainingPlan) -> Iterator[tuple[str, int, Flags, str]]:
     if plan.optimizer.kind == "adamw":
         yield "8-bit", 3, {"--optimizer": "adamw-8bit"}, "moments in 8 bits"
+    if plan.quantization != "none" and plan.kbit_preparation == "all" and plan.precision in ("bf16", "fp16"):
+        effect = "autocast: what k-bit preparation puts into fp32 is computed with in half precision"
+        yield "autocast", 1, {"--precision": f"{plan.precision}-mixed"}, effect
     if plan.precision == "fp32":
         yield "autocast", 1, {"--precision": "bf16-mixed"}, "autocast: weights stay in fp32, activations are in bf16"
     if plan.precision in ("fp32", "bf16-mixed", "fp16-mixed"):

@@ -28,6 +28,8 @@ class Largest:
     comfortable, comfortable_estimate: the same of values that fit with more to spare than the estimate may be off; 0
     and None where there is none.
     above: one unit more, which does not fit; None where the search ended at `ceiling` instead.
+    untried, comfortable_untried: where not every larger value was tried, the largest that may fit nevertheless: what
+    its tensors need is within the limit. 0 where every one was, so that the value is the largest of all.
     """
 
     axis: SearchAxis
@@ -37,6 +39,8 @@ class Largest:
     comfortable_estimate: "Estimate | None"
     above: "Estimate | None"
     ceiling: int
+    untried: int = 0
+    comfortable_untried: int = 0
 
 
 def largest(
@@ -74,8 +78,8 @@ def largest(
 
     start = _last_before(is_hopeless, top)
     value = _first_down(start, lambda value: advisable(at(value), strict=strict))
-    start = min(value, _last_before(is_never_comfortable, top))
-    comfortable = _first_down(start, lambda value: at(value).verdict == "fits")
+    comfortable_start = min(value, _last_before(is_never_comfortable, top))
+    comfortable = _first_down(comfortable_start, lambda value: at(value).verdict == "fits")
     return Largest(
         axis=axis,
         value=value,
@@ -84,7 +88,14 @@ def largest(
         comfortable_estimate=at(comfortable) if comfortable else None,
         above=at(value + 1) if 0 < value < top else None,
         ceiling=top,
+        untried=_untried(start, value),
+        comfortable_untried=_untried(comfortable_start, comfortable),
     )
+
+
+def _untried(start: int, found: int) -> int:
+    """The largest value that _first_down(start, …) has not tried of those above what it found; 0 where it tried all."""
+    return start - ONE_BY_ONE if found < start - ONE_BY_ONE else 0
 
 
 def _first_down(start: int, fits: Callable[[int], bool]) -> int:

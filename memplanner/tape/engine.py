@@ -75,9 +75,9 @@ class Param:
     trained, in the place of PyTorch's AccumulateGrad; None if it is frozen. role: a weight; a buffer, which is no
     parameter of the model (quantisation scales, cached norms, position tables); or a leaf, which the step itself makes
     and drops with the graph. stands_for: the shape of the weight that a packed tensor holds. projection: how the
-    gradient is projected before it is used. value: a leaf's own tensor, which the graph keeps alive. uses: gradients
-    that backward has still to deliver. pending: the sum of those delivered so far. unused: no operation of the step
-    takes it, so that it gets no gradient even if it is trained.
+    gradient is projected before it is used. value: a leaf's own tensor, which the graph keeps alive. is_table: whether
+    it is the weight of an nn.Embedding. uses: gradients that backward has still to deliver. pending: the sum of those
+    delivered so far. unused: no operation of the step takes it, so that it gets no gradient even if it is trained.
     """
 
     __slots__ = (
@@ -85,6 +85,7 @@ class Param:
         "count",
         "dtype",
         "grad",
+        "is_table",
         "name",
         "node",
         "pending",
@@ -123,6 +124,7 @@ class Param:
         self.projection = projection
         self.value = value
         self.unused = False
+        self.is_table = False
         self.node: Param | None = self if trainable else None
         self.uses = 0
         self.pending: Tensor | None = None
@@ -135,7 +137,7 @@ class Param:
 
     def copied(self, *, shape: Shape | None = None, count: int | None = None) -> "Param":
         """A parameter like this one, of another shape or count, that is not part of any graph."""
-        return Param(
+        param = Param(
             self.name,
             shape or self.shape,
             self.dtype,
@@ -145,6 +147,8 @@ class Param:
             role=self.role,
             projection=None if shape else self.projection,
         )
+        param.is_table = self.is_table
+        return param
 
 
 Backward = Callable[["Tape", "Node", Tensor, Any], Sequence[Tensor | None]]

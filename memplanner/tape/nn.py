@@ -104,7 +104,8 @@ def _matmul_backward(tape: Tape, node: Node, grad: Tensor, saved: Any) -> tuple[
 
 
 def embedding(tape: Tape, weight: Param, indices: Tensor, out_shape: Shape, name: str) -> Tensor:
-    """Select rows of the weight; backward makes a gradient of the whole table."""
+    """nn.Embedding: rows of its weight; backward makes a gradient of the whole table."""
+    weight.is_table = True
     node = tape.record(_embedding_backward, (weight.node,), (indices,), weight)
     out = tape.new(out_shape, weight.dtype, name)
     out.node = node

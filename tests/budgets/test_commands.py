@@ -122,6 +122,52 @@ def test_a_tight_fit_is_called_tight(ask: Ask, tmp_path: Path) -> None:
     assert "::error file=memplanner.toml,line=4,title=Memory budget%3A a is tight::TIGHT" in out
 
 
+SQUEEZED_PLAN = """
+device = "rtx4090"
+
+[plans.a]
+model = "llama-3.1-8b"
+method = "lora"
+step = { batch_size = 2, seq_len = 2048, checkpointing = "full" }
+"""
+NOT_ADVISABLE = "returns unused segments to the device"
+
+
+def test_a_squeezed_fit_is_called_so_in_every_format(ask: Ask, tmp_path: Path) -> None:
+    """It passes, and no answer says no more of it than that it is tight."""
+    (tmp_path / "memplanner.toml").write_text(SQUEEZED_PLAN, encoding="utf-8")
+    answers = {
+        name: ask("check", "--all", "--format", name) for name in ("text", "github", "markdown", "junit", "sarif")
+    }
+    assert {code for code, _, _ in answers.values()} == {0}
+    said = {name: " ".join(out.split()) for name, (_, out, _) in answers.items()}
+    assert "a squeezed" in said["text"]
+    assert "a: it fits only because the caching allocator" in said["text"]
+    assert "| a | squeezed |" in said["markdown"]
+    assert "title=Memory budget%3A a is squeezed::TIGHT, squeezed: wants " in said["github"]
+    assert all(NOT_ADVISABLE in said[name] for name in ("text", "github", "markdown", "sarif"))
+    assert not any("within the error margin" in text for name, text in said.items() if name != "sarif")
+    case = ET.fromstring(answers["junit"][1]).find(".//property[@name='verdict']")
+    assert case is not None
+    assert case.get("value") == "squeezed"
+    (result,) = json.loads(answers["sarif"][1])["runs"][0]["results"]
+    assert (result["ruleId"], result["level"]) == ("squeezed", "warning")
+    code, out, _ = ask("check", "--all", "--strict")
+    assert code == 1
+    assert "a: squeezed" in out
+    assert NOT_ADVISABLE in " ".join(out.split())
+
+
+def test_one_squeezed_plan_as_markdown(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "memplanner.toml").write_text(SQUEEZED_PLAN, encoding="utf-8")
+    code, out, _ = ask("check", "--plan", "a", "--format", "markdown")
+    assert code == 0
+    assert "| wanted | " in out
+    assert "Any one of these makes it fit without squeezing:" in out
+    assert NOT_ADVISABLE in out
+    assert "a run elsewhere may need up to " in out
+
+
 def test_a_lowered_budget_is_named(ask: Ask, tmp_path: Path) -> None:
     change(tmp_path, "[plans.b]", "[plans.c]\nbudget = '9GiB'\nmodel = 'llama-60m'\n\n[plans.b]")
     ask("lock")

@@ -40,10 +40,19 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "fit", *LORA, "--gpu", "2GB", "--maximize", "batch-size", "--format", "json")
     answer = json.loads(out)
     assert code == 0
-    assert list(answer) == ["schema", "axis", "value", "comfortable", "ceiling", "estimate", "next"]
+    untried = ["untried", "comfortable_untried"]
+    assert list(answer) == ["schema", "axis", "value", "comfortable", *untried, "ceiling", "estimate", "next"]
+    assert [answer[name] for name in untried] == [0, 0]
     assert answer["estimate"]["plan"]["step"]["batch_size"] == answer["value"]
     assert answer["comfortable"] <= answer["value"]
     assert answer["next"]["verdict"] == "does-not-fit" or answer["next"]["squeezed"]
+
+
+@pytest.mark.parametrize("form", ["text", "markdown"])
+def test_it_says_where_not_every_value_was_tried(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("fit", "llama-60m", "--gpu", "rtx4090", "--maximize")
+    assert "not every one was tried" in " ".join(run(capsys, *words, "seq-len", "--format", form)[1].split())
+    assert "not every one was tried" not in " ".join(run(capsys, *words, "batch-size", "--format", form)[1].split())
 
 
 def test_a_card_with_room_for_any_rank_says_so(capsys: pytest.CaptureFixture[str]) -> None:

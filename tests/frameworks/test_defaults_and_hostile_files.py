@@ -299,6 +299,11 @@ def test_patterns_of_ranks_are_read(tmp_path: Path) -> None:
         (TRAINER + "lora_r: 8\n", "lora_r", "is not understood"),
         (TRAINER + "loss_type: dft\n", "loss_type", "'dft' is not modelled: another loss"),
         (TRAINER + "do_predict: true\n", "do_predict", "it asks for no training"),
+        (TRAINER + "label_smoothing_factor: 0.1\n", "label_smoothing_factor", "would be another one"),
+        (TRAINER + "use_cpu: true\n", "use_cpu", "it trains on the processor"),
+        (FACTORY + "export_dir: merged\n", "export_dir", "it asks for no training"),
+        (FACTORY + "infer_backend: vllm\n", "infer_backend", "it asks for no training"),
+        (FACTORY + "do_eval: true\n", "do_eval", "it asks for no training"),
         (AXOLOTL + "deepspeed: zero2.json\n", "deepspeed", "'zero2.json' is not modelled: several GPUs"),
         (AXOLOTL + "fsdp_config: {activation_checkpointing: true}\n", "fsdp_config", "several GPUs"),
         (AXOLOTL + "gptq: true\n", "gptq", "quantised already"),
@@ -310,6 +315,8 @@ def test_patterns_of_ranks_are_read(tmp_path: Path) -> None:
         (AXOLOTL + LIGER + "liger_use_token_scaling: true\n", "liger_use_token_scaling", "a chunk's logits"),
         (FACTORY + "use_badam: true\n", "use_badam", "another optimizer"),
         (FACTORY + "use_apollo: true\n", "use_apollo", "another optimizer"),
+        (FACTORY + "ray_num_workers: 4\n", "ray_num_workers", "several GPUs"),
+        (FACTORY + "new_special_tokens: <a>,<b>\n", "new_special_tokens", "copies of embeddings and head"),
         (PEFT + "ensure_weight_tying: true\n", "ensure_weight_tying", "counted twice"),
         (PEFT + "bias: all\n", "bias", "trained biases"),
     ],
@@ -391,6 +398,33 @@ def test_kernels_that_axolotl_does_not_run_with_are_refused(tmp_path: Path, text
     assert problem.hint == f"{problem.key}: false"
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (PEFT + "init_lora_weights: pissa\n", "init_lora_weights"),
+        (FACTORY + "pissa_init: true\n", "pissa_init"),
+        (AXOLOTL + "resize_token_embeddings_to_32x: true\n", "resize_token_embeddings_to_32x"),
+    ],
+)
+def test_what_is_not_counted_is_said(tmp_path: Path, text: str, key: str) -> None:
+    (left,) = read(tmp_path, text).not_modelled
+    assert left.startswith(f"{key} = ")
+    assert left.endswith("not counted")
+
+
+@pytest.mark.parametrize("how", ["true", "gaussian"])
+def test_adapters_that_are_made_without_the_weights_are_nothing_to_say(tmp_path: Path, how: str) -> None:
+    assert read(tmp_path, f"{PEFT}init_lora_weights: {how}\n").not_modelled == ()
+
+
+def test_what_axolotl_hands_to_peft_about_the_adapters_type(tmp_path: Path) -> None:
+    def dtype(value: str) -> Any:
+        text = f"{AXOLOTL}adapter: lora\npeft_autocast_adapter_dtype: {value}\n"
+        return read(tmp_path, text).table["method"].get("adapter_dtype")
+
+    assert (dtype("false"), dtype("true"), dtype("null")) == ("base", None, None)
+
+
 def test_kernels_that_are_not_modelled_are_left_out(tmp_path: Path) -> None:
     text = AXOLOTL + "adapter: lora\npeft_use_dora: true\nlora_mlp_kernel: true\n"
     (left,) = read(tmp_path, text).not_modelled
@@ -422,7 +456,17 @@ def test_checkpointing_that_fsdp_is_asked_for_is_read(tmp_path: Path, key: str) 
     assert [problem.key for problem in caught.value.problems] == ["fsdp_config"]
     foreign = read(tmp_path, text, ignored=("fsdp_config",))
     assert foreign.used[f"fsdp_config.{key}"] == "step.checkpointing full"
-    assert merge(foreign.table, {}, where="").step.checkpointing == "full"
+    step = merge(foreign.table, {}, where="").step
+    assert (step.checkpointing, step.use_reentrant) == ("full", False), "accelerate's NO_REENTRANT"
+
+
+def test_one_gpu_along_a_dimension_is_one_gpu(tmp_path: Path) -> None:
+    sizes = ("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree", "dp_shard_size")
+    foreign = read(tmp_path, AXOLOTL + "".join(f"{key}: 1\n" for key in sizes))
+    assert all(foreign.used[key] == "one GPU (1)" for key in sizes)
+    assert read(tmp_path, FACTORY + "ray_num_workers: 1\n").used["ray_num_workers"] == "one GPU (1)"
+    with pytest.raises(UserError, match="several GPUs"):
+        read(tmp_path, AXOLOTL + "tensor_parallel_size: 2\n")
 
 
 @pytest.mark.parametrize(
@@ -574,6 +618,18 @@ def test_llama_factorys_adapters_stay_in_half_precision_with_pure_bf16(tmp_path:
     assert "adapter_dtype" not in read(tmp_path, FACTORY + "bf16: true\n").table["method"]
     fused = {"kind": "adamw", "implementation": "fused"}
     assert read(tmp_path, FACTORY).table["optimizer"] == fused, "the Trainer's default with torch 2.8 or newer"
+
+
+def test_the_trainer_leaves_embeddings_moments_whole_beside_bitsandbytes_8_bit_ones(tmp_path: Path) -> None:
+    for word in ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit"):
+        assert read(tmp_path, f"{TRAINER}optim: {word}\n").table["optimizer"]["whole_embeddings"] is True
+    for text in (
+        f"{AXOLOTL}optimizer: galore_adamw_8bit\n",
+        f"{TRAINER}optim: galore_adamw_8bit\n",
+        f"{FACTORY}finetuning_type: full\nuse_galore: true\noptim: adamw_8bit\n",
+        f"{FACTORY}optim: adamw_8bit\nloraplus_lr_ratio: 16.0\n",
+    ):
+        assert "whole_embeddings" not in read(tmp_path, text).table["optimizer"], text
 
 
 def test_torchaos_8_bit_adamw_by_the_trainers_name(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_training_arguments_with_an_adapter(tmp_path: Path) -> None:
 
 def test_every_field_of_the_real_classes_is_understood(tmp_path: Path) -> None:
     transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
-    arguments = transformers.TrainingArguments(output_dir="x", use_cpu=True).to_dict()
+    arguments = transformers.TrainingArguments(output_dir="x", use_cpu=True).to_dict() | {"use_cpu": False}
     foreign = read_framework([write(tmp_path, json.dumps(arguments, default=str), "training_args.json")], "llama-60m")
     assert foreign.not_modelled == ()
     lora = peft.LoraConfig(r=4, target_modules=["q_proj"]).to_dict()

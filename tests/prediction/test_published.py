@@ -43,9 +43,25 @@ def test_every_row_is_compared_or_left_out_for_a_reason(validation: Validation) 
     assert len(compared | left_out.keys() | by_verdict_alone) == len(json.loads(DATA.read_text())["rows"])
 
 
-@pytest.mark.parametrize(("start", "limit"), [("a6000-", 0.001), ("t4-", 0.015), ("a100-", 0.0004)])
+UNEXPLAINED = "t4-2026-09-15-flash-nf4-fp16-adamw-r32-ckpt-HuggingFaceTB_SmolLM2-135M-bs2-seq512"
+"""The one run with an allocated peak that is off by more than half a percent (docs/lab-log.md)."""
+
+
+@pytest.mark.parametrize(("start", "limit"), [("a6000-", 0.001), ("t4-", 0.0025), ("a100-", 0.0004)])
 def test_allocated_peaks(start: str, limit: float, validation: Validation) -> None:
-    assert worst(rows_of(validation, start, "allocated")) <= limit
+    assert worst([row for row in rows_of(validation, start, "allocated") if row.id != UNEXPLAINED]) <= limit
+
+
+def test_allocated_peaks_without_a_quantised_base(validation: Validation) -> None:
+    rows = [row for row in validation.rows if row.metric == "allocated" and "nf4" not in row.method]
+    assert len(rows) == 8 + 18 + 4
+    assert worst(rows) <= 0.001
+
+
+def test_the_unexplained_run(validation: Validation) -> None:
+    (row,) = (row for row in rows_of(validation, UNEXPLAINED, "allocated"))
+    assert row.id == UNEXPLAINED
+    assert 0.008 < row.error <= 0.012, "an explanation ends this, and belongs in the lab log"
 
 
 def test_mean_error_of_allocated_peaks_on_a_t4(validation: Validation) -> None:

@@ -1,6 +1,8 @@
+"""The changes that would make a plan fit."""
+
 from typing import Any
 
-"""The changes that would make a plan fit."""
+import pytest
 
 from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import SizeDevice, TrainingPlan
@@ -95,3 +97,29 @@ def test_expandable_segments_are_offered_where_fragmentation_is_what_is_too_much
     assert not advisable(tight, strict=True)
     changes = single_changes(tight, predict)
     assert ("--expandable-segments", 0) in [(change.typed, change.intrusion) for change in changes.fitting]
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags", "intrusion"),
+    [
+        ({"precision": "fp32"}, "--torch 2.14", 0),
+        ({"model": "mistral-7b-v0.1", "method": "lora", "step": {"seq_len": 8192}}, "--attention flash-attention-2", 0),
+        ({"method": "lora", "quantization": "nf4"}, "--precision bf16-mixed", 1),
+        ({"method": "lora", "quantization": "nf4", "precision": "fp16"}, "--precision fp16-mixed", 1),
+    ],
+    ids=["grouped heads in fp32", "masks of a window", "k-bit preparation", "k-bit preparation in fp16"],
+)
+def test_what_makes_attention_and_arithmetic_small_is_offered(
+    settings: dict[str, Any], flags: str, intrusion: int
+) -> None:
+    """Each where it is enough: on a device that has what the changed plan needs with half of the saving to spare."""
+    step = {"batch_size": 4, "seq_len": 1024}
+    plan = of(**{"model": "llama-3.2-1b", "device": "1TiB", "step": step, **settings})
+    name, value = flags.split()
+    before = predict(plan)
+    after = predict(merge(plan.model_dump(mode="json"), {name: value}, where=""))
+    assert after.device_bytes < before.device_bytes
+    size = (before.device_bytes + after.device_bytes) // 2
+    small = predict(plan.model_copy(update={"device": SizeDevice(memory=f"{size} B")}))
+    assert not advisable(small)
+    assert (flags, intrusion) in [(c.typed, c.intrusion) for c in single_changes(small, predict).fitting]

@@ -118,6 +118,26 @@ def test_as_an_exhaustive_sweep_finds_it(method: str, memory: str) -> None:
     assert result.comfortable == max((rank for rank, e in estimates.items() if e.verdict == "fits"), default=0)
 
 
+@given(fitting=st.sets(st.integers(1, 700), max_size=8))
+@settings(max_examples=100, deadline=None)
+def test_where_not_every_value_is_tried_it_says_up_to_which_one_may_fit(fitting: set[int]) -> None:
+    """Up to 700 nothing is hopeless, and the first 256 from there down are tried one by one."""
+
+    def predicted(changed: TrainingPlan) -> Any:
+        value = value_of(changed, "rank")
+        return Answer(plan=changed, verdict="tight" if value in fitting else "does-not-fit", is_hopeless=value > 700)
+
+    result = largest(plan(), "rank", predicted, ceiling=4096)
+    assert result.value in fitting | {0}
+    most = max(fitting, default=0)
+    if most > 700 - 256:
+        assert (result.value, result.untried) == (most, 0)
+    else:
+        assert result.untried == 700 - 256
+        assert result.value + 1 not in fitting
+    assert result.untried == 0 or most <= result.untried
+
+
 def on(memory: str, axis: SearchAxis, **fields: Any) -> Largest:
     return largest(plan(device=without_context(memory), **fields), axis, predict)
 

@@ -95,7 +95,7 @@ def _adamw(optimizer: AdamW, weights: Dtype, method: str, as_coded: bool | None 
 
 @galore_rule.register
 def _adamw8bit(optimizer: AdamW8bit, weights: Dtype, method: str, as_coded: bool | None = None) -> UpdateRule:
-    if optimizer.format != "bitsandbytes":
+    if optimizer.format != "bitsandbytes" or optimizer.whole_embeddings:
         raise no_such_pair(method, optimizer, AVAILABLE)
     moments = optimizer if as_coded is None else optimizer.model_copy(update={"update_norms": as_coded})
     return GaloreAdamW8bit(moments=moments, pins_singular_vectors=bool(as_coded))

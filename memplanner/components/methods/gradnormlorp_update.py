@@ -40,7 +40,7 @@ def _adamw(optimizer: AdamW) -> UpdateRule:
 
 @gradnormlorp_rule.register
 def _adamw8bit(optimizer: AdamW8bit) -> UpdateRule:
-    if optimizer.format != "bitsandbytes" or optimizer.is_paged:
+    if optimizer.format != "bitsandbytes" or optimizer.is_paged or optimizer.whole_embeddings:
         raise no_such_pair(METHOD, optimizer, AVAILABLE)
     return GradNormLorpAdamW(moments=optimizer)
 

@@ -28,23 +28,33 @@ class AdamW8bit(Optimizer):
     is_paged: bool = False
     """The moments of parameters of 100,000 elements or more are in managed memory, which the host backs: no allocator
     of torch's counts it (bitsandbytes' paged optimizers)."""
+    whole_embeddings: bool = False
+    """The moments of embeddings are in fp32, as the Trainer of transformers 5 asks of bitsandbytes for every
+    nn.Embedding (trainer.py, create_optimizer); those of a head that is the same tensor as well."""
 
     @model_validator(mode="after")
     def _bitsandbytes_alone_pages(self) -> "AdamW8bit":
         if self.is_paged and self.format != "bitsandbytes":
             raise ValueError(f"is_paged is bitsandbytes': format 'bitsandbytes', not {self.format!r}, can be paged")
+        if self.whole_embeddings and self.format != "bitsandbytes":
+            raise ValueError(f"whole_embeddings is for format 'bitsandbytes', not {self.format!r}")
         return self
 
     def describe(self) -> str:
-        """adamw-8bit, and whose format."""
-        return f"{'paged-' if self.is_paged else ''}{self.kind} ({self.format})"
+        """adamw-8bit, whose format, and whether embeddings are left whole."""
+        whole = ", whole_embeddings" if self.whole_embeddings else ""
+        return f"{'paged-' if self.is_paged else ''}{self.kind} ({self.format}{whole})"
 
     def summary(self) -> str:
         """adamw-8bit, and whether it is paged."""
         return f"{'paged ' if self.is_paged else ''}{self.kind}"
 
     def is_quantised(self, param: Param) -> bool:
-        """Whether the parameter is large enough for 8-bit moments; torchao's want whole blocks as well."""
+        """Whether the parameter is large enough for 8-bit moments, and no embedding where those are left whole;
+        torchao's want whole blocks as well.
+        """
+        if self.whole_embeddings and param.is_table:
+            return False
         n = param.shape.numel
         return n >= MIN_8BIT_NUMEL and (self.format == "bitsandbytes" or n % BLOCK == 0)
 

@@ -41,18 +41,37 @@ def optimizers_for(plan: TrainingPlan, model: nn.Module) -> list[torch.optim.Opt
     rule = rule_of(plan)
     groups = parameter_groups(plan.method, model)
     if not plan.step.per_layer_updates:
-        return [optimizer_of(rule, groups)]
+        return [_with_whole_embeddings(rule, optimizer_of(rule, groups), model)]
     if isinstance(rule, GradNormLorpAdamW):
         own = optimizer_of(rule, groups)
         assert isinstance(own, GradNormLoRPAdamW)
         own.update_in_backward()
         return [own]
-    return [_updating_in_backward(rule, group, param) for group in groups for param in group["params"]]
+    return [_updating_in_backward(rule, group, param, model) for group in groups for param in group["params"]]
 
 
-def _updating_in_backward(rule: Any, group: dict[str, Any], param: nn.Parameter) -> torch.optim.Optimizer:
+def _with_whole_embeddings(rule: object, optimizer: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """bitsandbytes' optimizer, told to keep embeddings' moments in fp32 where the plan says so, as transformers'
+    Trainer tells it. The manager that it asks is its own here: bitsandbytes' is the process's, and keeps modules.
+    """
+    if not (isinstance(rule, AdamW8bit) and rule.whole_embeddings):
+        return optimizer
+    from bitsandbytes.optim.optimizer import GlobalOptimManager
+
+    manager = GlobalOptimManager.__new__(GlobalOptimManager)
+    manager.initialize()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            manager.register_module_override(module, "weight", {"optim_bits": 32})
+    optimizer.mng = manager  # type: ignore[attr-defined]
+    return optimizer
+
+
+def _updating_in_backward(
+    rule: Any, group: dict[str, Any], param: nn.Parameter, model: nn.Module
+) -> torch.optim.Optimizer:
     """An optimizer of one parameter, which steps as soon as the gradient is complete."""
-    optimizer = optimizer_of(rule, [{**group, "params": [param]}])
+    optimizer = _with_whole_embeddings(rule, optimizer_of(rule, [{**group, "params": [param]}]), model)
 
     def update(param: torch.Tensor) -> None:
         with update_notice:
