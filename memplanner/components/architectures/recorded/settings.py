@@ -84,14 +84,15 @@ class Recorded(Frozen, eq=False, kw_only=False):
         return None
 
     def unknown(self, config: Mapping[str, Any]) -> str:
-        """The setting in which a config.json differs from the programs that are nearest, as "key value"."""
+        """The setting in which a config.json differs from the nearest programs, as "key value"; "" for none."""
         found: list[list[str]] = []
         for variant in self.table["variants"]:
             own = self.fingerprint(config, [*variant["fields"]])
             found.append(
                 [f"{key} {show_value(own[key])}" for key, value in variant["fields"].items() if own[key] != value]
             )
-        return min(found, key=len)[0] if found else ""
+        nearest = min(found, key=len, default=[])
+        return nearest[0] if nearest else ""
 
     def settings(self, fields: ConfigReader, symbols: Sequence[str]) -> dict[str, Any]:
         """The numbers that sizes are made of; problems are left with the reader."""
