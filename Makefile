@@ -5,7 +5,7 @@ DEMO_VENV ?= .venv-demo
 QUICK_VENV ?= .venv-quick
 BIN = $(VENV)/bin
 
-.PHONY: answers action-requirements screens help demo quick test experiments fuzz kills check format-check lint types imports pytest format bench grid accuracy record clean
+.PHONY: answers action-requirements screens help demo quick test experiments fuzz kills versions check format-check lint types imports pytest format bench grid accuracy record clean
 
 help:
 	@echo "make demo    install the core and ask: does the default plan fit an RTX 4090?"
@@ -13,6 +13,7 @@ help:
 	@echo "make test    install everything, with the CPU build of torch, and run every test but the experiments"
 	@echo "make experiments  trainings that are long enough to learn something: minutes each"
 	@echo "make kills   kills runs of a suite at random moments, and checks what they leave (N=200, SEED=)"
+	@echo "make versions  the unit tests on the installed wheel, with every Python, lowest and newest dependencies (PYTHONS=, needs uv)"
 	@echo "make check   format, lint, types, import boundaries and tests: what CI runs"
 	@echo "make format  rewrite the sources in the house format"
 	@echo "make bench   speed, as ratios (learning curves: python -m benchmarks.training)"
@@ -38,6 +39,10 @@ test: $(VENV)/.installed
 # make test kills six.
 kills: $(VENV)/.installed
 	$(BIN)/python -m tests.suite.kills $(or $(N),200) $(SEED)
+
+# PYTHONS="3.11 3.13" tries these; RESOLUTIONS=lowest-direct, or highest, one end alone.
+versions:
+	.ci/versions $(PYTHONS)
 
 experiments: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m experiment tests/experiments

@@ -1,13 +1,13 @@
 """memplanner fetch: a model's config.json, from the Hugging Face hub."""
 
 import argparse
-import shlex
 from pathlib import Path
 
 from memplanner.cli.main import Answer
 from memplanner.files.parse import read_text
 from memplanner.files.write import write_text
 from memplanner.hub import fetch_config
+from memplanner.plan.flags import command_line
 from memplanner.report.terminal import Page
 
 
@@ -28,4 +28,4 @@ def run(args: argparse.Namespace, page: Page, root: Path) -> Answer:
         write_text(kept, read_text(path))
         path = kept
         model = args.to if args.to.startswith((".", "/", "~")) else f"./{args.to}"
-    return Answer(text=f"{path}\nAsk about it with: memplanner check {shlex.quote(model)}\n")
+    return Answer(text=f"{path}\nAsk about it with: {command_line(['memplanner', 'check', model])}\n")

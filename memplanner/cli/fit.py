@@ -1,7 +1,6 @@
 """memplanner fit: the largest rank, batch or sequence that a card holds."""
 
 import argparse
-import shlex
 from pathlib import Path
 
 from memplanner.catalogue import find_model
@@ -9,7 +8,7 @@ from memplanner.cli.exit_code import ExitCode
 from memplanner.cli.main import Answer
 from memplanner.cli.plan_arguments import add_plan_arguments, loaded, typed_flags
 from memplanner.errors import Problem, UserError
-from memplanner.plan.flags import MODEL, command_words, no_rank
+from memplanner.plan.flags import MODEL, command_line, command_words, no_rank
 from memplanner.plan.load import LoadedPlan
 from memplanner.report.fit_text import FitAnswer
 from memplanner.report.terminal import Page
@@ -79,4 +78,4 @@ def _command(args: argparse.Namespace, value: int) -> str:
     """The `check` command with everything that was typed and the value that was searched for."""
     typed = {name: text for name, text in ((MODEL, args.model), ("--plan", args.plan)) if text}
     typed |= {**typed_flags(args), f"--{args.maximize}": str(value)}
-    return shlex.join(["memplanner", "check", *command_words(typed)])
+    return command_line(["memplanner", "check", *command_words(typed)])

@@ -5,7 +5,8 @@ The field's annotation gives the values, its docstring the help; nothing is said
 
 import functools
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from memplanner.components.methods.base import Method
@@ -179,7 +180,7 @@ def useful(typed: Mapping[str, Value], method: str) -> dict[str, Value]:
 
 
 def command_words(typed: Mapping[str, Value]) -> list[str]:
-    """What is typed as words of a command line, the model first; for the shell, shlex.join joins them."""
+    """What is typed as words of a command line, the model first; for the shell, `command_line` joins them."""
     written = [str(typed[MODEL])] if MODEL in typed else []
     for flag, value in typed.items():
         if isinstance(value, bool):
@@ -187,3 +188,23 @@ def command_words(typed: Mapping[str, Value]) -> list[str]:
         elif flag != MODEL:
             written += [flag, value]
     return written
+
+
+def command_line(words: Sequence[str], *, windows: bool = sys.platform == "win32") -> str:
+    """The words as they are typed into a shell. On Windows, where an apostrophe quotes nothing for cmd, all but the
+    simplest are in quotation marks, which cmd and PowerShell both know, and in which PowerShell splits no list.
+    """
+    if windows:
+        return " ".join(word if _PLAIN.fullmatch(word) else _in_quotation_marks(word) for word in words)
+    import shlex  # for what is said at the end
+
+    return shlex.join(words)
+
+
+_PLAIN: Final = re.compile(r"[\w.:=/\\+-]+", re.ASCII)
+
+
+def _in_quotation_marks(word: str) -> str:
+    """As the C runtime takes a command line apart: a backslash counts twice before a quotation mark."""
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', word)
+    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'

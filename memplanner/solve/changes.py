@@ -12,14 +12,13 @@ what is offered works as typed. `intrusion` orders the changes by what the user 
 6  other data: shorter sequences.
 """
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memplanner.components.optimizers.adamw import AdamW
 from memplanner.errors import UserError
-from memplanner.plan.flags import Value, command_words
+from memplanner.plan.flags import Value, command_line, command_words
 from memplanner.plan.merge import merge
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.solve.compare import common_rank
@@ -48,7 +47,7 @@ class Change:
     @property
     def typed(self) -> str:
         """The flags as they are typed."""
-        return shlex.join(command_words(self.flags))
+        return command_line(command_words(self.flags))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,6 @@
 """The application: five tabs over one plan."""
 
 import gc
-import shlex
 import sys
 from collections.abc import Iterable
 from os.path import lexists
@@ -17,6 +16,7 @@ from textual.widgets import TabbedContent, TabPane
 from textual.worker import get_current_worker
 
 from memplanner.errors import UserError, printable
+from memplanner.plan.flags import command_line
 from memplanner.report.check_text import PlanAnswer
 from memplanner.report.phrases import device_word
 from memplanner.report.terminal import Page
@@ -281,7 +281,7 @@ class MemplannerApp(App[None]):
         except UserError as error:
             self._ask_for_a_file(name, str(error))
         else:
-            command = shlex.join(["memplanner", "check", "--plan", str(path)])
+            command = command_line(["memplanner", "check", "--plan", str(path)])
             where = f" in {Path.cwd()}" if self.is_web else ""
             self.notify(printable(command), title=printable(f"Saved{where}; ask for it with"), markup=False)
 

@@ -1,6 +1,5 @@
 """What the interface edits: a plan file's table, the flags laid over it, and the estimate of both."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from memplanner.catalogue import all_gpus, all_models, key
 from memplanner.errors import Problem, UserError
 from memplanner.plan import moment_width
-from memplanner.plan.flags import BY_FLAG, METHODS, MODEL, OPTIONS, Value, command_words, has_use, useful
+from memplanner.plan.flags import BY_FLAG, METHODS, MODEL, OPTIONS, Value, command_line, command_words, has_use, useful
 from memplanner.plan.merge import merge
 from memplanner.plan.sources import Source, find_source
 from memplanner.plan.training_plan import TrainingPlan
@@ -255,7 +254,7 @@ class PlanState:
         """The command line that asks `check` about this plan."""
         plan_file = {"--plan": self.plan_file} if self.plan_file else {}
         typed = {MODEL: self.flags[MODEL]} if MODEL in self.flags else {}
-        return shlex.join(["memplanner", "check", *command_words({**typed, **plan_file, **self.flags})])
+        return command_line(["memplanner", "check", *command_words({**typed, **plan_file, **self.flags})])
 
 
 def start(root: Path, *, plan_file: str = "", model: str = "", flags: Mapping[str, Value] | None = None) -> PlanState:

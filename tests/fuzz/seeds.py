@@ -9,6 +9,7 @@ from typing import Any
 import memplanner
 from memplanner.catalogue import file_of
 from memplanner.files.sandbox import profiles_dir
+from memplanner.prediction.recorded import shipped, shipped_types
 from tests.models import MODELS
 
 PACKAGE = Path(memplanner.__file__).parent
@@ -151,6 +152,38 @@ def small_models() -> dict[str, dict[str, Any]]:
         for name, config in MODELS.items()
     }
     return {"tiny": small["llama"], **small}
+
+
+SIZES: dict[str, int] = {
+    "hidden_size": 256,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": 256,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 2,
+}
+
+
+@cache
+def recorded_models() -> dict[str, dict[str, Any]]:
+    """As small ones of every type with a recorded forward pass, with the settings that choose among its programs."""
+    return {model_type: _recorded_model(model_type) for model_type in sorted(shipped_types())}
+
+
+def _recorded_model(model_type: str) -> dict[str, Any]:
+    recorded = shipped(model_type)
+    assert recorded is not None
+    names, defaults = recorded.table["names"], recorded.table["defaults"]
+    sizes = {names.get(key, key): size for key, size in SIZES.items() if {key, names.get(key)} & {*defaults}}
+    choices = {key: defaults[key] for key in recorded.table["variants"][0]["fields"] if key in defaults}
+    return {"model_type": model_type, **choices, **sizes}
 
 
 @cache

@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import random
+import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ from memplanner.plan.load import load_plan
 from memplanner.plan.merge import merge
 from memplanner.prediction import Estimate, predict
 from memplanner.prediction.margin import margin_from
+from memplanner.prediction.recorded import answer_of, read_recorded_config
+from memplanner.prediction.traced import TRACER
 from memplanner.report.check_text import PlanAnswer
 from memplanner.report.layout import wrap
 from memplanner.report.markdown import JOINER
@@ -151,7 +154,7 @@ def _put(name: str, text: str) -> Path:
 def set_up() -> None:
     """The files that others name, in the working directory."""
     Path(".git").mkdir()
-    for name, config in seeds.small_models().items():
+    for name, config in (seeds.small_models() | seeds.recorded_models()).items():
         _put(f"{name}.json", json.dumps(config))
     _put("axolotl.yml", as_yaml(seeds.AXOLOTL))
     _put("adapter.json", as_json(seeds.ADAPTER))
@@ -164,12 +167,32 @@ def set_up() -> None:
     _put("memplanner.lock.json", _lock())
 
 
+class Traces:
+    """How many steps have been traced, which takes longer than all else."""
+
+    made = 0
+
+
+traces = Traces()
+
+
 @cache
 def warm_up() -> None:
-    """Import what a trace needs, where it is installed: the first input that is traced would take these seconds."""
+    """Import what a trace needs, where it is installed: the first input that is traced would take these seconds. From
+    then on traces are counted.
+    """
     _put("unwritten.json", '{"model_type": "unwritten"}')
     with contextlib.suppress(UserError):
         predict(merge({"model": "unwritten.json"}, {}, where="seed"), root=Path())
+    recording = sys.modules.get(TRACER)
+    if recording is not None:
+        record = recording.record
+
+        def counted(*args: Any, **named: Any) -> Any:
+            traces.made += 1
+            return record(*args, **named)
+
+        vars(recording)["record"] = counted
 
 
 @cache
@@ -185,7 +208,7 @@ def _lock() -> str:
 # -- readers -----------------------------------------------------------------------------------------------------------
 
 PLAN_WORDS = ("plan/*.py", "components/methods/*.py", "components/optimizers/*.py", "components/losses/*.py")
-CONFIG_WORDS = ("components/architectures/*.py",)
+CONFIG_WORDS = ("components/architectures/*.py", "components/architectures/recorded/*.py")
 FRAMEWORK_WORDS = ("frameworks/*.py",)
 
 
@@ -231,15 +254,23 @@ def _predicted(rng: random.Random) -> None:
 
 def _config(rng: random.Random) -> None:
     words = seeds.words_in(*CONFIG_WORDS)
-    value = mutated(rng.choice(list(seeds.small_models().values())), rng, words)
+    value = mutated(_seed_model(rng), rng, words)
     path = _put("config-fuzzed.json", written(value, rng, as_json))
     profile = find_model(str(path), Path())
     task: Task | None = rng.choice((None, None, "sequence-classification", "question-answering"))
-    read_config(profile.config, profile.source, task=task)
+    if answer_of(profile.config, task) == "recorded":
+        read_recorded_config(profile.config, profile.source, attention=rng.choice(("sdpa", "eager")))
+    else:
+        read_config(profile.config, profile.source, task=task)
+
+
+def _seed_model(rng: random.Random) -> dict[str, Any]:
+    models = seeds.small_models() if rng.random() < 0.5 else seeds.recorded_models()
+    return rng.choice(list(models.values()))
 
 
 def _model(rng: random.Random) -> None:
-    value = mutated(rng.choice(list(seeds.small_models().values())), rng, seeds.words_in(*CONFIG_WORDS), most=2)
+    value = mutated(_seed_model(rng), rng, seeds.words_in(*CONFIG_WORDS), most=2)
     _put("model-fuzzed.json", as_json(value))
     predict(merge({**rng.choice(seeds.PLANS), "model": "model-fuzzed.json"}, {}, where="plan"), root=Path())
 
@@ -410,6 +441,10 @@ def _word(rng: random.Random, flag: str) -> str:
     return rng.choice(HOSTILE_TEXTS) if chance < 0.85 else str(rng.choice((0, 1, -1, 7, 1 << 20, 1 << 63, 10**40, 1.5)))
 
 
+def _model_file(rng: random.Random) -> str:
+    return rng.choice(("tiny", "gpt2", *seeds.recorded_models())) + ".json"
+
+
 def _argv(rng: random.Random) -> None:
     """Words that mostly end at the arguments."""
     offline = tuple(name for name in COMMANDS if name != "fetch")  # which would ask the hub
@@ -429,7 +464,7 @@ def _argv(rng: random.Random) -> None:
     if name in ("tui", "profile"):  # only as far as they are refused
         words.append("--no-such-flag")
     elif not {"--plan", "--from", "--all"} & {*words} and name in OF_A_PLAN:
-        words.insert(1, "tiny.json")
+        words.insert(1, _model_file(rng))
     command([word for word in words if "\x00" not in word])
 
 
@@ -442,7 +477,7 @@ def _asked(rng: random.Random) -> None:
             value = mutated(rng.choice(seeds.PLANS), rng, seeds.words_in(*PLAN_WORDS), most=2)
             path = _put("asked.toml", written(value, rng, as_toml))
             name = rng.choice(("check", "explain", "compare", "fit"))
-            words = [name, "tiny.json", "--plan", str(path)]
+            words = [name, _model_file(rng), "--plan", str(path)]
             forms = ANYBODY if name == "check" else PEOPLE
         case 2:
             value = mutated(rng.choice(seeds.NAMED), rng, seeds.words_in(*PLAN_WORDS), most=2)

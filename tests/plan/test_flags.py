@@ -1,5 +1,6 @@
 """What a flag may be, which methods have a use for it, and how typed flags are written back."""
 
+import random
 import shlex
 from typing import Annotated, ClassVar, Literal
 
@@ -8,7 +9,7 @@ import pytest
 from memplanner.cli.main import main
 from memplanner.errors import UserError
 from memplanner.plan import moment_width
-from memplanner.plan.flags import BY_FLAG, MODEL, OPTIONS, Value, command_words, has_use, useful
+from memplanner.plan.flags import BY_FLAG, MODEL, OPTIONS, Value, command_line, command_words, has_use, useful
 from memplanner.plan.merge import merge
 from memplanner.plan.overlay import overlay, switch_kind
 from memplanner.plan.training_plan import OPTIMIZERS, TrainingPlan
@@ -109,3 +110,39 @@ def test_values_that_are_no_text_are_refused_like_others(flag: str, value: objec
     with pytest.raises(UserError) as error:
         merge({"method": "galore"}, flags, where="plan")
     assert flag in {problem.where for problem in error.value.problems}
+
+
+def test_a_command_is_quoted_for_the_shell_of_the_system() -> None:
+    words = ["check", "./a model.json", "--rank", "8,16", "--target-modules", r".*\.(q|v)_proj", "--gpu", "24GiB"]
+    assert shlex.split(command_line(words, windows=False)) == words
+    assert command_line(words, windows=True) == (
+        'check "./a model.json" --rank "8,16" --target-modules ".*\\.(q|v)_proj" --gpu 24GiB'
+    )
+
+
+def taken_apart(typed: str) -> list[str]:
+    """By the rules of Windows' C runtime: learn.microsoft.com/cpp/c-language/parsing-c-command-line-arguments."""
+    words, word, quoted, begun = [], "", False, False
+    while typed:
+        rest = typed.lstrip("\\")
+        backslashes = len(typed) - len(rest)
+        typed = rest[1:]
+        begun = begun or backslashes > 0 or rest[:1] not in ("", " ")
+        if rest.startswith('"'):
+            word += "\\" * (backslashes // 2) + '"' * (backslashes % 2)
+            quoted ^= backslashes % 2 == 0
+            continue
+        word += "\\" * backslashes
+        if rest.startswith(" ") and not quoted:
+            words += [word] if begun else []
+            word, begun = "", False
+        else:
+            word += rest[:1]
+    return [*words, word] if begun else words
+
+
+def test_windows_takes_a_command_line_apart_again() -> None:
+    rng = random.Random(1)
+    for _ in range(2000):
+        words = ["".join(rng.choices("a \\\"&|,'", k=rng.randrange(6))) for _ in range(rng.randrange(4))]
+        assert taken_apart(command_line(words, windows=True)) == words

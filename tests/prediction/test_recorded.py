@@ -7,13 +7,24 @@ from typing import Any
 
 import pytest
 
-from memplanner.catalogue import ModelProfile, all_models
+from memplanner.catalogue import ModelProfile, all_models, find_model
 from memplanner.cli.main import main
+from memplanner.components.architectures.tasks import Task
+from memplanner.components.methods.lora import Lora
 from memplanner.files.summed_json import dumps, loads
 from memplanner.notes import TextAlone
 from memplanner.plan.training_plan import TrainingPlan
 from memplanner.prediction import predict
-from memplanner.prediction.recorded import answer_of, own_path, recording_name, shipped, shipped_path, shipped_types
+from memplanner.prediction.recorded import (
+    Answer,
+    answer_of,
+    own_path,
+    recording_name,
+    shipped,
+    shipped_path,
+    shipped_types,
+    why_traced,
+)
 
 RECORDED = [model for model in all_models() if answer_of(model.config) == "recorded"]
 LORA: Mapping[str, Any] = {"kind": "lora", "rank": 8}
@@ -62,7 +73,6 @@ def test_every_program_that_ships_runs(model_type: str, attention: str, tmp_path
         ("qwen3_moe", {"num_experts": 10**6}, "num_experts: 1000000 is not between 1 and 4096"),
         ("gpt_oss", {"num_local_experts": 10**6}, "num_local_experts: 1000000 is not between 1 and 4096"),
         ("gemma2", {"layer_types": ["sliding_attention"]}, "layer_types: it does not name 26 layers"),
-        ("gemma2", {"layer_types": ["sideways"] * 26}, "layer_types: 'sideways' is not a kind of layer"),
     ],
     ids=str,
 )
@@ -237,3 +247,29 @@ def test_the_margin_of_what_no_run_was_measured_of_is_the_widest(tmp_path: Path)
         assert predict(plan).margin.share <= full.margin.share
     nf4 = TrainingPlan.model_validate({"model": "llama-60m", "method": LORA, "quantization": "nf4", "device": "24GiB"})
     assert predict(nf4).margin.share == full.margin.share, "the widest today"
+
+
+@pytest.mark.parametrize(
+    ("changes", "task", "answer", "why"),
+    [
+        ({}, None, "recorded", ""),
+        ({}, "causal-lm", "recorded", ""),
+        ({}, "token-classification", "traced", "only causal language models of this type were recorded"),
+        ({"architectures": ["GemmaForTokenClassification"]}, None, "traced", "only causal language models of this"),
+        ({"hidden_act": "relu"}, None, "traced", "no forward pass with hidden_act 'relu' was recorded"),
+        ({"hidden_act": "relu"}, "token-classification", "traced", "no forward pass with hidden_act 'relu' was"),
+        ({"model_type": "gemma5"}, None, "traced", "no family is written for this type of model"),
+    ],
+)
+def test_what_answers_and_why(changes: dict[str, object], task: Task | None, answer: Answer, why: str) -> None:
+    config = find_model("gemma-2b").config | changes
+    method = Lora(kind="lora", rank=8)
+    assert answer_of(config, task, method) == answer
+    if answer == "traced":
+        assert why_traced(config, task, method).startswith(why)
+
+
+def test_a_kind_of_layer_that_was_not_recorded_is_left_to_a_trace() -> None:
+    config = defaults("gemma2") | {"layer_types": ["sideways"] * 26}
+    assert answer_of(config) == "traced"
+    assert "no forward pass with layer_types 'sideways' was" in why_traced(config, None, Lora(kind="lora", rank=8))

@@ -1,10 +1,12 @@
 """A plan's model: transformers' modules with random weights, quantised, adapted and checkpointed."""
 
+import contextlib
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -29,6 +31,8 @@ DTYPES = {
     "fp16-mixed": torch.float32,
 }
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
+MOST_MODULES: Final = 1 << 16
+"""Of a model; each takes time and memory, in a trace as well. Published ones have a few thousand."""
 
 
 def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> tuple[nn.Module, Family]:
@@ -54,7 +58,7 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     if isinstance(plan.step.loss, CrossEntropy) and plan.step.loss.shifts == "logits":
         raise NotBuildableError("a loss that shifts logits: the installed transformers shifts labels")
     dtype = DTYPES[plan.precision] if plan.master_weights else AUTOCAST[plan.precision]
-    with torch.device(device), warnings.catch_warnings():
+    with torch.device(device), warnings.catch_warnings(), _bounded_modules():
         warnings.simplefilter("ignore")
         try:
             base = factory.from_config(config, dtype=dtype)
@@ -79,6 +83,22 @@ def build(plan: TrainingPlan, root: Path = Path(), *, device: str = "meta") -> t
     else:
         base.disable_input_require_grads()
     return model.train(), family
+
+
+@contextlib.contextmanager
+def _bounded_modules() -> Iterator[None]:
+    """NotBuildableError where more modules are made than any model has: numbers of config.json multiply each other."""
+    made = itertools.count(1)
+
+    def count(*_: object) -> None:
+        if next(made) > MOST_MODULES:
+            raise NotBuildableError(f"a model of more than {MOST_MODULES:,} modules, which no published one has")
+
+    handle = nn.modules.module.register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def settings_of(plan: TrainingPlan, root: Path) -> tuple[Family, Any]:

@@ -1,9 +1,12 @@
 """Models of types that no family is written for: what transformers and peft know of them."""
 
+import re
+from collections.abc import Iterator
 from typing import Any, Final, NoReturn, get_args
 
 from memplanner.catalogue import ModelProfile
-from memplanner.components.architectures.family import Family, Published
+from memplanner.components.architectures.family import MAX_LAYERS, MAX_SIZE, Family, Published
+from memplanner.components.architectures.recorded.settings import MOST
 from memplanner.components.architectures.tasks import Task, task_of
 from memplanner.errors import Problem, UserError, misspelling
 from memplanner.harness.builders.factories import factory_of
@@ -15,6 +18,15 @@ _PREFERRED: Final[tuple[Task, ...]] = ("causal-lm", "masked-lm", "sequence-class
 """What a model is trained for where neither the plan nor config.json says it."""
 _NO_FIELDS: Final = ("memplanner", "model_type", "architectures", "auto_map")
 """Keys of config.json that are no settings of the model. Code that a repository brings (auto_map) is never run."""
+_LIMITS: Final = (
+    (re.compile(r"(.*_)?(layers?|depth)"), MAX_LAYERS),
+    (re.compile(r".*experts"), max(MOST.values())),
+    (re.compile(r".*(theta|base|freq|_id|index|seed).*"), None),
+    (re.compile(r".*"), MAX_SIZE),
+)
+"""Keys of config.json, and the largest whole number under one: the first that matches counts. None: whatever is there,
+which is no size of anything.
+"""
 
 
 def config_of(profile: ModelProfile) -> Any:
@@ -28,11 +40,29 @@ def config_of(profile: ModelProfile) -> Any:
         message = f"{show(model_type)} is no model type of the installed transformers {transformers.__version__}"
         _refuse(profile, "model_type", message, misspelling(str(model_type), transformers.CONFIG_MAPPING))
     fields = {key: value for key, value in profile.config.items() if key not in _NO_FIELDS}
+    for key, number, most in _absurd("", fields):
+        _refuse(profile, key, f"{show(number)} is above {most}, and no published model has as much")
     try:
         return transformers.AutoConfig.for_model(model_type, **fields)
     except Exception as error:  # whatever its classes raise at what the file says
         text = " ".join(str(error).split())[:200]
         _refuse(profile, "", f"transformers refuses it: {type(error).__name__}: {text}")
+
+
+def _absurd(key: str, value: Any) -> Iterator[tuple[str, int, int]]:
+    """Whole numbers under the key and inside it that are larger than in any published model, each with its own key and
+    its limit. transformers' classes take time and memory in proportion to such as the number of layers.
+    """
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _absurd(name, inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _absurd(key, inner)
+    elif isinstance(value, int):
+        most = next(limit for form, limit in _LIMITS if form.fullmatch(key))
+        if most is not None and value > most:
+            yield key, value, most
 
 
 def unwritten(plan: TrainingPlan, profile: ModelProfile) -> tuple[Family, Published]:

@@ -177,7 +177,7 @@ class Recorded(Frozen, eq=False, kw_only=False):
         return f"{'/'.join(rule['lists'])} {show_value(unknown)}" if unknown else ""
 
     def unknown(self, config: Mapping[str, Any]) -> str:
-        """The setting in which a config.json differs from the programs that are nearest, as "key value"."""
+        """The setting in which a config.json differs from the nearest programs, as "key value"; "" for none."""
         found: list[list[str]] = []
         for variant in self.table["variants"]:
             own = self.fingerprint(config, [*variant["fields"]])
